@@ -1,0 +1,62 @@
+# One command each. A fresh machine needs Python 3.11 or newer, git and make: the first command makes .venv.
+
+PYTHON ?= python3
+SEARCH ?= $(BIN)/hmq-lab search --out runs/builtin
+UV     := uv==0.13.9
+EXTRAS := lab,export,scale,test
+
+BIN   := .venv/bin
+DONE  := .venv/.done
+BEGUN := .venv/.begun
+
+.DEFAULT_GOAL := help
+.PHONY: help search figures lab test lint notebooks constraints clean
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 18
+
+search: $(DONE) ## search the bits of a small network on the built-in pictures, into runs/builtin
+	$(SEARCH)
+
+figures: $(DONE) ## draw the figures of runs/builtin again
+	$(BIN)/hmq-lab figures runs/builtin
+
+lab: $(DONE) ## open the first lesson in JupyterLab
+	$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/00_start_here.ipynb
+
+test: lint ## check style, then run the tests
+	$(BIN)/pytest
+
+lint: $(DONE) ## check style alone, in the notebooks too
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Runs copies: the notebooks on disk stay as they are. The outer limit catches a kernel that hangs between cells.
+notebooks: $(DONE) ## run every lesson from top to bottom
+	$(BIN)/pytest --nbmake --nbmake-timeout=600 --timeout=1800 notebooks
+
+# One resolution for every supported Python and system. It keeps the versions that still do; UPGRADE=--upgrade takes the
+# newest. An uv that is there is enough: constraints that no longer fit pyproject.toml keep .venv from being finished.
+constraints: $(if $(wildcard $(BIN)/uv),,$(DONE)) ## write constraints.txt again from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-annotate $(UPGRADE) \
+	  --custom-compile-command "make constraints" --quiet --output-file constraints.txt
+
+clean: ## remove caches and what a build left; .venv and runs stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find hmq_lab tests notebooks -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
+
+# The only rule that installs. Its stamp is written last; an attempt that was cut off is thrown away and begun again.
+# uv takes a fifth of pip's time; where it cannot be had or fails, pip installs the same versions.
+INSTALL = -c constraints.txt -e ".[$(EXTRAS)]"
+
+$(DONE): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo \
+	  "'$(PYTHON)' is not Python 3.11 or newer with venv: name one (make PYTHON=python3.12 ...); on Debian, python3-venv." >&2; exit 1; }
+	@if [ -e $(BEGUN) ]; then rm -rf .venv; fi
+	@mkdir -p .venv && touch $(BEGUN)
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV) \
+	  && $(BIN)/uv pip install --python $(BIN)/python $(INSTALL) \
+	  || { echo "uv did not install: pip does, which takes minutes"; \
+	       $(BIN)/python -m pip install --disable-pip-version-check $(INSTALL); }
+	@mv $(BEGUN) $(DONE)
