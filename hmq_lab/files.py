@@ -1,0 +1,101 @@
+"""Files that are whole or not there: written beside their place and moved into it, with a SHA-256 of what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+@contextmanager
+def replacing(path: Path):
+    """A temporary path in the same folder that takes `path`'s place when the block ends without an error.
+
+    >>> with replacing(Path("notes.txt")) as temporary: temporary.write_text("all or nothing")
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def digest(header: dict, tensors: Mapping[str, Tensor] | None = None) -> str:
+    """SHA-256 of a header (what JSON can say) and of tensors, by name, dtype, shape and bytes."""
+    header = json.loads(json.dumps(header))  # as it will be read: the keys of JSON are strings
+    h = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, tensor in sorted((tensors or {}).items()):
+        h.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        h.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return h.hexdigest()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict) -> None:
+    """A safetensors file with a header (any JSON) and the SHA-256 of both in its metadata.
+
+    >>> write_tensors("w.safetensors", {"w": torch.zeros(3)}, {"model": "resnet8"})
+    """
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    metadata = {"header": json.dumps(header), "sha256": digest(header, tensors)}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """The tensors and the header of a file of `write_tensors`.
+
+    Raises FileNotFoundError, or ValueError naming a file that is truncated, altered or none of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # it has no iterator of its own
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no whole safetensors file: {error}") from error
+    if not {"header", "sha256"} <= metadata.keys():
+        raise ValueError(f"{path} was not written by hmq_lab: its metadata holds {sorted(metadata)}")
+    try:
+        header = json.loads(metadata["header"])
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} was altered: its header is no JSON: {error}") from error
+    if digest(header, tensors) != metadata["sha256"]:
+        raise ValueError(f"{path} was altered: its content does not have the SHA-256 it states")
+    return tensors, header
+
+
+def check_writable(folder: Path) -> None:
+    """Raise PermissionError, NotADirectoryError or the like, naming the folder, unless files can be made in it.
+
+    >>> check_writable("runs/new")      # leaves nothing behind, not even the folder
+    """
+    folder = Path(folder)
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise type(error)(f"cannot write to the folder {folder}: {error.strerror or error}") from error
+    finally:
+        for made in missing:
+            if made.is_dir():
+                made.rmdir()

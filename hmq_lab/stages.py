@@ -1,0 +1,422 @@
+"""The search: stage 1 trains weights and logits, a repair fixes the schemes, stage 2 trains the weights alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from hmq_lab import budget, kernels, records
+from hmq_lab.block import SearchSpace
+from hmq_lab.budget import Target
+from hmq_lab.data import Data, load
+from hmq_lab.files import read_tensors, write_tensors
+from hmq_lab.placement import attach, blocks, calibrate, set_activation_bits, switched_off
+from hmq_lab.records import Record
+from hmq_lab.seeds import generator, stable_hash
+from hmq_lab.settings import PRESETS, Settings, preset
+from hmq_lab.training import evaluate
+
+CHECKPOINT, RECORD, NETWORK = "checkpoint.safetensors", "record.json", "network.safetensors"
+WORTH_COMPILING = 500  # steps: compiling takes a minute or so
+
+
+def search(
+    model: nn.Module,
+    data: Data | str,
+    target: Target | float = 8.0,
+    *,
+    space: SearchSpace | None = None,
+    settings: Settings | str | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    device: torch.device | str = "cpu",
+    out: Path | str | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    on_event: Callable[[dict], None] | None = None,
+) -> Record:
+    """Search the bit-width and threshold of every tensor of a trained float network, fine-tune, and tell.
+
+    >>> model = models.build("resnet8")
+    >>> record = search(model, "builtin", Target(weights=8))
+    >>> record.results["rates"]["weights"], record.results["accuracy"]["test"]
+    >>> model                                                      # keeps its blocks, with the selected schemes
+
+    data: a `Data`, or what `data.load` takes. target: `Target`, or a number, the rate of the weights.
+    settings: `Settings`, or the name of a preset; by default quick/builtin, quick/cifar10, or paper for other data.
+    seed: same seed, same run, on one machine. name: of the network, for the record.
+    out: a folder for record.json, network.safetensors and, after each epoch, a checkpoint; resume: go on from it.
+    on_event: called with every event as it happens (see `Record`).
+
+    A validation split cut from the training set chooses the epoch of stage 2 that is kept; the test set is looked at
+    once, at the end. Ctrl-C finishes the step, saves, and returns a record with status "interrupted".
+    Raises ValueError for bad input, FloatingPointError naming the first tensor when a loss is not finite.
+    """
+    data = load(data) if isinstance(data, str) else data
+    target = target if isinstance(target, Target) else Target(weights=target)
+    space = SearchSpace() if space is None else space
+    if settings is None:
+        settings = f"quick/{data.name}" if f"quick/{data.name}" in PRESETS else "paper"
+    settings = preset(settings) if isinstance(settings, str) else settings
+    target.check_reachable(space)
+    if len(data.train) < settings.batch_size:
+        raise ValueError(
+            f"batch_size must be at most the {len(data.train)} training pictures, got {settings.batch_size}"
+        )
+    run = _Run(model, data, target, space, settings, seed, name or type(model).__name__, torch.device(device), on_event)
+    out = None if out is None else Path(out)
+    if resume and out is not None and (out / RECORD).exists():
+        return run.already_done(out)
+    return run.go(out, resume, progress)
+
+
+class _Run:
+    """One search: what it is to do, and where it stands. All that changes on the way is in a checkpoint."""
+
+    def __init__(self, model, data, target, space, settings, seed, name, device, on_event):
+        self.model, self.data, self.target, self.space = model, data, target, space
+        self.settings, self.seed, self.device, self.on_event = settings, seed, device, on_event
+        self.steps_per_epoch = len(data.train) // settings.batch_size
+        self.epochs = {1: settings.search_epochs, 2: settings.final_epochs}
+        self.configuration = {
+            "model": name,
+            "data": data.name,
+            "normalize": data.normalize,
+            "pictures": [len(split) for split in (data.train, data.validation, data.test)],
+            "target": dataclasses.asdict(target),
+            "space": {"bits": list(space.bits), "thresholds": space.thresholds},
+            "seed": seed,
+            "settings": dataclasses.asdict(settings),
+        }
+        self.stage, self.epoch, self.batch = 1, 0, 0  # the next step to take
+        self.loss_sum = 0.0  # over this epoch's steps so far
+        self.events: list[dict] = []
+        self.results: dict = {"status": "running", "target": dataclasses.asdict(target)}
+        self.bits_before_repair: dict[str, int] = {}
+        self.best: dict[str, Tensor] = {}  # the network of stage 2 that validation prefers
+        self.best_accuracy = -1.0
+        self.timing: dict = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": 0.0, "epochs": []}
+        self.saved_optimizer: dict | None = None
+
+    @property
+    def step(self) -> int:
+        """Steps taken so far, in both stages."""
+        before = self.epochs[1] if self.stage == 2 else 0
+        return (before + self.epoch) * self.steps_per_epoch + self.batch
+
+    def go(self, out: Path | None, resume: bool, progress: bool) -> Record:
+        self.clock = time.perf_counter()
+        total = sum(self.epochs.values()) * self.steps_per_epoch
+        with torch.random.fork_rng(), _stop_signals() as stop:
+            self.attach()
+            if resume and out is not None and (out / CHECKPOINT).exists():
+                self.restore(out / CHECKPOINT)
+            else:
+                self.calibrate()
+            bar = tqdm(total=total, initial=self.step, disable=not progress, unit="step", dynamic_ncols=True)
+            with bar, kernels.compiled(self.worth_compiling(total - self.step, bar)):
+                for stage in (1, 2):
+                    if self.stage == stage:
+                        self.optimizer = self.make_optimizer()
+                    while self.stage == stage and self.epoch < self.epochs[stage]:
+                        self.train_epoch(bar, stop)
+                        if self.batch == self.steps_per_epoch:
+                            self.end_epoch(bar)
+                        if out is not None:
+                            self.save(out / CHECKPOINT)
+                        if stop.is_set():
+                            return self.record("interrupted")
+                    if self.stage == stage == 1:
+                        self.select()
+                self.finish()
+        record = self.record("complete")
+        if out is not None:
+            write_tensors(out / NETWORK, self.model.state_dict(), {"configuration": self.configuration})
+            records.write(record, out / RECORD)
+            (out / CHECKPOINT).unlink(missing_ok=True)
+        return record
+
+    def attach(self) -> None:
+        """Blocks on the network, and the activations' bit-widths from the target."""
+        self.model.to(self.device)
+        if self.settings.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        sample = next(self.data.train.batches(min(self.settings.batch_size, 64), device=self.device))[0]
+        attach(self.model, self.space, sample, generator=generator(self.seed, "logits"))
+        set_activation_bits(self.model, self.target.bits_of(budget.activation_sizes(self.model)))
+        self.blocks = blocks(self.model)
+
+    def calibrate(self) -> None:
+        """The activations' thresholds from the training pictures, and the float network's accuracy to compare with."""
+        batch_size = self.settings.batch_size
+        count = max(1, (self.settings.calibration_pictures or len(self.data.train)) // batch_size)
+        batches = self.data.train.batches(batch_size, seed=self.seed, device=self.device)
+        calibrate(self.model, (x for x, _ in itertools.islice(batches, count)))
+        with switched_off(self.model):
+            self.results["accuracy"] = {
+                "float_validation": self.accuracy(self.data.validation),
+                "float_test": self.accuracy(self.data.test),
+            }
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        settings, logits = self.settings, [block.logits for block in self.blocks.values()]
+        known = set(map(id, logits))
+        network = [p for p in self.model.parameters() if id(p) not in known]
+        rate = settings.network_rate if self.stage == 1 else settings.final_rate
+        groups = [{"params": network, "lr": rate, "weight_decay": settings.weight_decay}]
+        if self.stage == 1:
+            groups.append({"params": logits, "lr": settings.logit_rate, "weight_decay": 0.0})
+        optimizer = torch.optim.RAdam(groups, decoupled_weight_decay=True)
+        if self.saved_optimizer is not None:
+            optimizer.load_state_dict(self.saved_optimizer)
+            self.saved_optimizer = None
+        return optimizer
+
+    def train_epoch(self, bar: tqdm, stop: threading.Event) -> None:
+        """The steps of this epoch that are left, or those until a signal asks to stop."""
+        settings = self.settings
+        epoch = self.epoch + (self.epochs[1] if self.stage == 2 else 0)
+        batches = self.data.train.batches(
+            settings.batch_size,
+            seed=self.seed,
+            epoch=epoch,
+            start=self.batch,
+            augment=settings.augment,
+            device=self.device,
+            drop_last=True,
+        )
+        self.model.train()
+        for x, y in batches:
+            self.train_step(x, y)
+            bar.update()
+            if stop.is_set():
+                return
+
+    def train_step(self, x: Tensor, y: Tensor) -> None:
+        settings, step = self.settings, self.step
+        event = {"kind": "step", "stage": self.stage, "epoch": self.epoch, "step": step}
+        torch.manual_seed(stable_hash(self.seed, "step", step))  # for dropout and its like
+        if self.stage == 1:
+            if step % max(1, self.epochs[1] * self.steps_per_epoch // settings.snapshots) == 0:
+                self.emit(self.tables())
+            event |= self.set_search(step)
+        else:
+            steps = self.epochs[2] * self.steps_per_epoch
+            done = self.epoch * self.steps_per_epoch + self.batch
+            self.optimizer.param_groups[0]["lr"] = settings.final_rate_at(done, steps)
+
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
+            task = F.cross_entropy(_logits(self.model(x)).float(), y)
+        loss = task
+        if self.stage == 1:
+            expected = budget.expected_rate(self.model)
+            hinge = budget.hinge(expected, event["target_rate"])
+            loss = task + settings.gamma * hinge
+            event |= {"expected_rate": expected.item(), "hinge": hinge.item()}
+        event |= {"loss": loss.item(), "task_loss": task.item(), "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        if not math.isfinite(event["loss"]):
+            raise FloatingPointError(
+                f"the loss is {event['loss']} at step {step} (stage {self.stage}, epoch {self.epoch}); "
+                f"the first tensor that is not finite: {_first_not_finite(self.model, x)}"
+            )
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.batch += 1
+        self.loss_sum += event["loss"]
+        if step % settings.log_every == 0:
+            self.emit(event)
+
+    def set_search(self, step: int) -> dict[str, float]:
+        """Temperature and noise of a step of stage 1; returns what the schedules say."""
+        temperature = self.settings.temperature(self.steps_per_epoch)(step)
+        noise = generator(self.seed, "noise", step)
+        for block in self.blocks.values():
+            block.temperature.fill_(temperature)
+            block.resample(noise)
+        target = self.settings.target_rate(step, self.steps_per_epoch, self.target.weights)
+        return {"temperature": temperature, "target_rate": target}
+
+    def end_epoch(self, bar: tqdm) -> None:
+        event = {"kind": "epoch", "stage": self.stage, "epoch": self.epoch, "step": self.step - 1}
+        event["training_loss"] = self.loss_sum / self.steps_per_epoch
+        event["validation_accuracy"] = accuracy = self.accuracy(self.data.validation)
+        event["expected_rate"] = budget.expected_rate(self.model).item()
+        event["actual_rate"] = actual = budget.rates(self.model).weights
+        self.emit(event)
+        if self.stage == 2 and accuracy > self.best_accuracy:
+            self.best_accuracy = accuracy
+            self.best = {key: value.clone() for key, value in self.model.state_dict().items()}
+        bar.set_postfix_str(f"stage {self.stage}: {accuracy:.1f} % at rate {actual:.2f}")
+        self.timing["epochs"].append({"stage": self.stage, "epoch": self.epoch, "until": self.tick()})
+        self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.0
+
+    def select(self) -> None:
+        """From stage 1 to stage 2: the selection, repaired where it misses the target, is fixed."""
+        before = budget.rates(self.model)
+        self.bits_before_repair = budget.weight_bits(self.model)
+        self.emit(self.tables())
+        moves = budget.repair(self.model, self.target.weights)
+        event = {"kind": "repair", "step": self.step, "rate_before": before.weights}
+        event["rate_after"] = budget.rates(self.model).weights
+        self.emit(event | {"moves": [dataclasses.asdict(move) for move in moves]})
+        self.results["rates_before_repair"] = dataclasses.asdict(before)
+        self.results["accuracy"]["after_search"] = self.accuracy(self.data.validation)
+        self.stage, self.epoch = 2, 0
+
+    def finish(self) -> None:
+        if self.best:
+            self.model.load_state_dict(self.best)
+        self.results["accuracy"]["validation"] = self.accuracy(self.data.validation)
+        self.results["accuracy"]["test"] = self.accuracy(self.data.test)
+
+    def accuracy(self, split) -> float:
+        return evaluate(self.model, split, device=self.device)
+
+    def tables(self) -> dict:
+        """The probabilities of every block, to three digits: an event."""
+        tables = {}
+        for name, block in self.blocks.items():
+            tables[name] = [[round(p, 3) or 0 for p in row] for row in block.probabilities().tolist()]
+        return {"kind": "tables", "step": self.step, "tables": tables}
+
+    def emit(self, event: dict) -> None:
+        self.events.append(event)
+        if self.on_event is not None:
+            self.on_event(event)
+
+    def tick(self) -> float:
+        """Seconds spent on this run so far; those before an interruption count."""
+        now = time.perf_counter()
+        self.timing["seconds"] += now - self.clock
+        self.clock = now
+        return round(self.timing["seconds"], 1)
+
+    def worth_compiling(self, steps: int, bar: tqdm) -> bool:
+        choice = self.settings.compile
+        if choice != "auto":
+            return choice == "on"
+        compiler = self.device.type == "cuda" or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+        worth = bool(compiler) and steps >= WORTH_COMPILING
+        if worth and not bar.disable:
+            bar.write("compiling the quantizer, which the first steps pay for (settings: compile='off' does without)")
+        return worth
+
+    def record(self, status: str) -> Record:
+        self.tick()
+        self.results["status"] = status
+        self.results["rates"] = dataclasses.asdict(budget.rates(self.model))
+        tensors, floats = records.describe(self.model)
+        for tensor in tensors:
+            block = self.blocks[tensor["name"]]
+            tensor["space"] = {"bits": block.bits.tolist(), "exponents": block.exponents.tolist()}
+            tensor["bits_before_repair"] = self.bits_before_repair.get(tensor["name"], tensor["bits"])
+        header = {"schema": records.SCHEMA, **self.configuration}
+        header |= {"versions": records.versions(), "hardware": records.hardware(self.device)}
+        return Record(header, tensors, floats, self.events, self.results, self.timing)
+
+    def save(self, path: Path) -> None:
+        """A checkpoint: all that a run in another process needs to go on as if nothing had happened."""
+        self.tick()
+        tensors = {f"model/{key}": value for key, value in self.model.state_dict().items()}
+        tensors |= {f"best/{key}": value for key, value in self.best.items()}
+        optimizer = self.optimizer.state_dict()
+        for index, state in optimizer["state"].items():
+            tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
+        header = {"configuration": self.configuration, "groups": optimizer["param_groups"]}
+        write_tensors(path, tensors, header | {name: getattr(self, name) for name in STATE})
+
+    def restore(self, path: Path) -> None:
+        tensors, header = read_tensors(path)
+        _check_same(self.configuration, header["configuration"], path)
+        for name in STATE:
+            setattr(self, name, header[name])
+        parts: dict[str, dict] = {"model": {}, "best": {}, "optimizer": {}}
+        for key, value in tensors.items():
+            part, name = key.split("/", 1)
+            parts[part][name] = value.to(self.device)
+        self.model.load_state_dict(parts["model"])
+        self.best = parts["best"]
+        state: dict[int, dict] = {}
+        for key, value in parts["optimizer"].items():
+            index, name = key.split("/")
+            state.setdefault(int(index), {})[name] = value
+        self.saved_optimizer = {"state": state, "param_groups": header["groups"]}
+
+    def already_done(self, out: Path) -> Record:
+        """The record of a run that is complete, its network loaded."""
+        record = records.read(out)
+        _check_same(self.configuration, {key: record.header.get(key) for key in self.configuration}, out / RECORD)
+        self.attach()
+        self.model.load_state_dict(read_tensors(out / NETWORK)[0])
+        return record
+
+
+STATE = (
+    "stage", "epoch", "batch", "loss_sum", "events", "results", "bits_before_repair", "best_accuracy", "timing",
+)  # fmt: skip
+
+
+def _check_same(wanted: dict, found: dict, path: Path) -> None:
+    different = [key for key in wanted if wanted[key] != found.get(key)]
+    if different:
+        said = "; ".join(f"{key}: {found.get(key)} there, {wanted[key]} here" for key in different)
+        raise ValueError(f"{path} is of another configuration ({said})")
+
+
+def _logits(output) -> Tensor:
+    """The class scores of a network, also of one that returns them in a named tuple with auxiliary heads."""
+    return output if isinstance(output, Tensor) else output.logits
+
+
+def _first_not_finite(model: nn.Module, x: Tensor) -> str:
+    """The name of the first weight, or else activation, that holds NaN or infinities."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            return f"parameter {name}"
+    found: list[str] = []
+    names = {block: name for name, block in blocks(model, "activation").items()}
+
+    def look(block, inputs):
+        if not inputs[0].isfinite().all():
+            found.append(f"activation {names[block]}")
+
+    hooks = [block.register_forward_pre_hook(look) for block in names]
+    with torch.no_grad():
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return (["the input pictures"] if not x.isfinite().all() else found or ["the loss itself"])[0]
+
+
+@contextmanager
+def _stop_signals():
+    """An event that SIGINT (Ctrl-C, a notebook's stop button) and SIGTERM set; a second one interrupts at once."""
+    stop = threading.Event()
+    before = {}
+
+    def handler(number, frame):
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
