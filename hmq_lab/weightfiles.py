@@ -1,0 +1,140 @@
+"""Weights in files: safetensors, written in one piece and checked when read. Nothing here unpickles an object.
+
+>>> from hmq_lab import models
+>>> from hmq_lab.weightfiles import SHIPPED, load_weights
+>>> net = models.build("tiny_resnet8")
+>>> about = load_weights(net, SHIPPED / "builtin_tiny_resnet8.safetensors")
+>>> about["data"], about["model"], about["normalize"]
+('builtin', 'tiny_resnet8', 'builtin')
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from hmq_lab.files import digest, replacing
+
+SHIPPED = Path(__file__).parent / "weights"
+FORMAT = "hmq_lab weights 1"
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which training scripts store the tensors
+
+
+def save_weights(model: nn.Module, path: str | os.PathLike, metadata: Mapping[str, object] | None = None) -> str:
+    """Write the model's parameters and buffers to a safetensors file; returns its SHA-256.
+
+    >>> save_weights(net, "net.safetensors", {"model": "resnet8", "epochs": 40})  # doctest: +SKIP
+    'd1b0e8a4...'
+
+    metadata: what `load_weights` gives back, as strings; "format" and "sha256", of tensors and metadata, are added.
+    The file appears whole or not at all, and missing folders are made.
+    """
+    tensors = {key: t.detach().cpu().contiguous().clone() for key, t in model.state_dict().items()}
+    header = {key: str(value) for key, value in (metadata or {}).items() if key != "sha256"} | {"format": FORMAT}
+    header["sha256"] = digest(header, tensors)
+    with replacing(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata=header)
+    return header["sha256"]
+
+
+def load_weights(model: nn.Module, path: str | os.PathLike, *, rows: Sequence[int] | None = None) -> dict[str, str]:
+    """Fill the model from a file, all of it or nothing, and return the file's metadata.
+
+    >>> from hmq_lab import models
+    >>> load_weights(models.build("resnet8"), SHIPPED / "builtin_tiny_resnet8.safetensors")
+    Traceback (most recent call last):
+    ValueError: ...builtin_tiny_resnet8.safetensors does not fit CifarResNet:
+      other shapes (the file's, the model's): bn1.bias (8,) (16,); bn1.running_mean (8,) (16,); ...
+
+    path: a safetensors file, or a .pt, .pth, .th or .bin file of tensors, which torch reads without running code from
+    it. A "module." in front of every key, and a "state_dict" around them, are taken off.
+    rows: the outputs to keep of the last layer, for weights with more classes than the model: with ImageNet's 1,000,
+    `rows=[0, 217, 482, ...]` picks a few. A safetensors file's metadata are strings; other files have none.
+    Raises FileNotFoundError, and ValueError naming the keys that are missing, unexpected, wrongly shaped or not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no weights file {path}")
+    tensors, metadata = _read(path)
+    if metadata.get("format") == FORMAT:
+        header = {key: value for key, value in metadata.items() if key != "sha256"}
+        if digest(header, tensors) != metadata.get("sha256"):
+            raise ValueError(f"{path} is damaged: it does not hold what was written, by its SHA-256")
+    tensors = _unwrap(tensors, path)
+    wanted = model.state_dict()
+    if rows is not None:
+        tensors = _keep_rows(tensors, wanted, list(rows), path)
+    _check(tensors, wanted, f"{path} does not fit {type(model).__name__}:")
+    model.load_state_dict(tensors, strict=False)  # checked above; strict would miss the counters of old files
+    return metadata
+
+
+def _read(path: Path) -> tuple[dict, dict[str, str]]:
+    if path.suffix in (".pt", ".pth", ".th", ".bin", ".tar"):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True), {}
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(
+                f"{path} cannot be read as a file of tensors alone: {str(error).splitlines()[0]}"
+            ) from error
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} cannot be read as a safetensors file: {error}") from error
+
+
+def _unwrap(tensors: object, path: Path) -> dict[str, Tensor]:
+    for wrapper in WRAPPERS:
+        if isinstance(tensors, Mapping) and isinstance(tensors.get(wrapper), Mapping):
+            tensors = tensors[wrapper]
+    if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()) or not tensors:
+        raise ValueError(f"{path} holds no named tensors, also not under {', '.join(WRAPPERS)}")
+    if all(key.startswith("module.") for key in tensors):  # saved from DataParallel
+        tensors = {key.removeprefix("module."): t for key, t in tensors.items()}
+    return dict(tensors)
+
+
+def _keep_rows(tensors, wanted, rows: list[int], path: Path) -> dict[str, Tensor]:
+    """Pick rows of the tensors that have the model's shape but for their first dimension."""
+    picked = dict(tensors)
+    for key, t in tensors.items():
+        if key in wanted and t.shape != wanted[key].shape and t.shape[1:] == wanted[key].shape[1:]:
+            if not all(0 <= row < len(t) for row in rows):
+                raise ValueError(f"rows must be from 0 to {len(t) - 1}, the outputs of {key} in {path}, got {rows}")
+            picked[key] = t[rows]
+    return picked
+
+
+def _check(tensors, wanted, sentence: str) -> None:
+    shapes = {k: f"{k} {tuple(t.shape)} {tuple(wanted[k].shape)}" for k, t in tensors.items() if k in wanted}
+    complaints = {
+        # counters of batches came with torch 0.4.1 and change nothing
+        "missing": [k for k in wanted if k not in tensors and not k.endswith("num_batches_tracked")],
+        "unexpected": [k for k in tensors if k not in wanted],
+        "other shapes (the file's, the model's)": [s for k, s in shapes.items() if tensors[k].shape != wanted[k].shape],
+        "not finite": [k for k, t in tensors.items() if not t.isfinite().all()],
+    }
+    lines = [f"\n  {what}: {_listed(items)}" for what, items in complaints.items() if items]
+    if lines:
+        raise ValueError(sentence + "".join(lines))
+
+
+def _listed(items: list[str], most: int = 12) -> str:
+    return "; ".join(items[:most]) + (f"; and {len(items) - most} more" if len(items) > most else "")
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """A safetensors file's metadata without its tensors; {} for other files, which have none.
+
+    >>> read_metadata(SHIPPED / "builtin_tiny_resnet8.safetensors")["normalize"]
+    'builtin'
+    """
+    return _read(Path(path))[1] if Path(path).suffix == ".safetensors" and Path(path).is_file() else {}
