@@ -1,0 +1,248 @@
+"""The commands: search, figures, placements, train. Exit code 0 done, 2 bad input (one line), 1 anything else."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import warnings
+from pathlib import Path
+
+from hmq_lab.settings import PRESETS, preset
+
+SHIPPED = {"builtin": "tiny_resnet8"}  # data: the network whose weights come with the package
+NETWORK_FOR = SHIPPED | {"cifar10": "resnet20"}
+
+
+class BadInput(Exception):
+    """What the user gave cannot be used; the message says why, on one line."""
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise BadInput(message)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    >>> main(["figures", "no/such/folder"])
+    2
+    """
+    try:
+        options = parser().parse_args(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"hmq-lab: warning: {message}", file=sys.stderr)
+            return options.command(options)
+    except (BadInput, ValueError, OSError) as error:
+        print(f"hmq-lab: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except FloatingPointError as error:
+        print(f"hmq-lab: stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("hmq-lab: interrupted", file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    top = Parser(prog="hmq-lab", description="Search the bit-width and threshold of every tensor of a network.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+
+    command = commands.add_parser("search", help="search, fine-tune and report", formatter_class=_Help)
+    command.set_defaults(command=search)
+    _add_data(command)
+    command.add_argument("--model", help="a CIFAR network of ours or any of torchvision's (by default, by data)")
+    command.add_argument("--weights", help="of the float network: safetensors or .pth (default: shipped, else random)")
+    command.add_argument("--target-weights", type=float, default=8.0, metavar="R", help="compression of the weights")
+    either = command.add_mutually_exclusive_group()
+    either.add_argument("--target-activations", type=float, metavar="R", help="of the largest activation")
+    either.add_argument("--activation-bits", type=int, metavar="B", help="of every activation (default: 8)")
+    command.add_argument("--preset", help=f"{', '.join(PRESETS)} (by default, by data)")
+    command.add_argument("--search-epochs", type=int, metavar="N", help="epochs of stage 1 (default: the preset's)")
+    command.add_argument("--final-epochs", type=int, metavar="N", help="epochs of stage 2 (default: the preset's)")
+    command.add_argument("--batch-size", type=int, metavar="N", help="pictures in a step (default: the preset's)")
+    command.add_argument("--precision", choices=("float32", "bfloat16"), help="of convolutions (default: the preset's)")
+    command.add_argument("--compile", choices=("auto", "on", "off"), help="the quantizer (default: the preset's)")
+    command.add_argument("--bits", default="1,2,3,4,5,6,7,8", help="to choose from, for each weight")
+    command.add_argument("--thresholds", type=int, default=8, metavar="N", help="powers of two to choose from")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same run")
+    command.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes cuda where there is one")
+    command.add_argument("--out", type=Path, metavar="DIR", help="for record, network, figures (runs/DATA-MODEL)")
+    again = command.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
+    again.add_argument("--overwrite", action="store_true", help="begin anew where DIR holds a run already")
+    command.add_argument("--no-figures", action="store_true", help="the record alone")
+    command.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    command = commands.add_parser("figures", help="draw the figures of a run", formatter_class=_Help)
+    command.set_defaults(command=figures)
+    command.add_argument("run", type=Path, metavar="DIR", help="a folder with a record.json, or a record")
+    command.add_argument("--out", type=Path, help="where to (default: DIR/figures)")
+
+    command = commands.add_parser("placements", help="list what is quantized in a network", formatter_class=_Help)
+    command.set_defaults(command=placements)
+    command.add_argument("--model", required=True, help="a CIFAR network of ours or any of torchvision's")
+    command.add_argument("--classes", type=int, help="outputs (default: 10 for ours, 1000 for torchvision's)")
+    command.add_argument("--picture-size", type=int, metavar="N", help="pixels a side (default: 32, or 224)")
+
+    command = commands.add_parser("train", help="train a float network", formatter_class=_Help)
+    command.set_defaults(command=train)
+    _add_data(command)
+    command.add_argument("--model", help="a CIFAR network of ours or any of torchvision's (by default, by data)")
+    command.add_argument("--epochs", type=int, default=60, metavar="N", help="passes over the training pictures")
+    command.add_argument("--learning-rate", type=float, default=0.1, metavar="R", help="its peak")
+    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures in a step")
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same network")
+    command.add_argument("--device", default="auto", help="cpu, cuda, ...; auto takes cuda where there is one")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .safetensors file")
+    return top
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a default only where there is one and the text does not tell it."""
+
+    def _get_help_string(self, action):
+        tell = action.default not in (None, False) and "default" not in action.help
+        return super()._get_help_string(action) if tell else action.help
+
+
+def _add_data(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", default="builtin", help="builtin, cifar10, imagenet, or a folder of pictures")
+    command.add_argument("--root", type=Path, help="where data sets lie (default: $HMQ_LAB_DATA or ~/.cache/hmq_lab)")
+    command.add_argument("--download", action="store_true", help="let torchvision fetch CIFAR10")
+    command.add_argument("--normalize", help="what the weights were trained with: builtin, cifar10, imagenet, half or "
+                         "identity (default: what the weights' file says, else the data's)")  # fmt: skip
+
+
+def search(options: argparse.Namespace) -> int:
+    import torch
+
+    from hmq_lab import data, models, records
+    from hmq_lab.block import SearchSpace
+    from hmq_lab.budget import Target
+    from hmq_lab.files import check_writable
+    from hmq_lab.stages import RECORD
+    from hmq_lab.stages import search as run
+    from hmq_lab.weightfiles import SHIPPED as SHELF
+    from hmq_lab.weightfiles import load_weights, read_metadata
+
+    name = options.model or NETWORK_FOR.get(options.data, "mobilenet_v2")
+    source = Path(options.data).name
+    out = options.out or Path("runs") / f"{source}-{name}"
+    target = Target(options.target_weights, options.target_activations, options.activation_bits)
+    try:
+        bits = tuple(int(b) if b.strip().isdigit() else float(b) for b in options.bits.split(","))
+    except ValueError:
+        raise BadInput(f"--bits must be numbers with commas between them, got {options.bits!r}") from None
+    space = SearchSpace(bits, options.thresholds)
+    target.check_reachable(space)
+    fallback = f"quick/{source}" if f"quick/{source}" in PRESETS else "paper"
+    changes = ("search_epochs", "final_epochs", "batch_size", "precision", "compile")
+    settings = preset(
+        options.preset or fallback, **{key: v for key in changes if (v := getattr(options, key)) is not None}
+    )
+    device = _device(options.device)
+    check_writable(out)
+    if (out / RECORD).exists() and not (options.resume or options.overwrite):
+        raise BadInput(f"{out} holds a run already: --resume, --overwrite, or another --out")
+
+    weights = options.weights
+    if weights is None and SHIPPED.get(options.data) == name:
+        weights = SHELF / f"{options.data}_{name}.safetensors"
+    said = read_metadata(weights).get("normalize") if weights else None
+    pictures = data.load(
+        options.data, root=options.root, download=options.download, normalize=options.normalize or said
+    )
+    torch.manual_seed(options.seed)
+    model = models.build(name, classes=len(pictures.classes))
+    if weights:
+        load_weights(model, weights)
+    else:
+        warnings.warn("no --weights: the search starts from random ones, which is not what it is for", stacklevel=1)
+    record = run(
+        model, pictures, target, space=space, settings=settings, seed=options.seed, name=name, device=device, out=out,
+        resume=options.resume, progress=not options.quiet,
+    )  # fmt: skip
+    if record.results["status"] == "interrupted":
+        again = shlex.join(["hmq-lab", *_typed(options)])
+        print(f"stopped after step {len(record.of('step'))}; to go on: {again}", file=sys.stderr)
+        return 1
+    print(records.table(record))
+    if not options.no_figures:
+        figures(argparse.Namespace(run=out, out=None))
+    print(f"written to {out}")
+    return 0 if record.results["rates"]["weights"] >= target.weights else 1
+
+
+def _typed(options: argparse.Namespace) -> list[str]:
+    typed = [a for a in sys.argv[1:] if a != "--overwrite"]
+    return typed if "--resume" in typed else [*typed, "--resume"]
+
+
+def figures(options: argparse.Namespace) -> int:
+    from hmq_lab import records
+
+    record = records.read(options.run)
+    try:
+        from hmq_lab import plots
+    except ImportError as error:
+        raise BadInput(f"figures need {error.name}: pip install hmq_lab[lab]") from error
+    folder = options.out or (options.run if options.run.is_dir() else options.run.parent) / "figures"
+    for path in plots.write_all(record, folder):
+        print(path)
+    return 0
+
+
+def placements(options: argparse.Namespace) -> int:
+    import torch
+
+    from hmq_lab import models, records
+    from hmq_lab.placement import attach
+    from hmq_lab.placement import placements as listed
+
+    ours = options.model in models.NETWORKS and options.model != "mobilenet_v1"
+    classes = options.classes or (10 if ours else 1000)
+    size = options.picture_size or (32 if ours else 224)
+    torch.manual_seed(0)
+    model = models.build(options.model, classes=classes)
+    attach(model, sample=torch.randn(2, 3, size, size))
+    rows = [("tensor", "kind", "elements", "", "why")]
+    for p in listed(model):
+        form = "float" if not p.quantized else "signed" if p.signed else "unsigned"
+        rows.append((p.name, p.kind, f"{p.size:,}", form, p.reason))
+    print(records.columns(rows))
+    quantized = [p for p in listed(model) if p.quantized]
+    for kind in ("weight", "activation"):
+        of = [p for p in quantized if p.kind == kind]
+        print(f"{len(of)} {kind} tensors quantized, {sum(p.size for p in of):,} elements")
+    return 0
+
+
+def train(options: argparse.Namespace) -> int:
+    from hmq_lab.files import check_writable
+    from hmq_lab.training import train_weights
+
+    name = options.model or NETWORK_FOR.get(options.data, "mobilenet_v2")
+    check_writable(options.out.parent)
+    about = train_weights(
+        name, options.data, options.out, seed=options.seed, root=options.root, download=options.download,
+        normalize=options.normalize, command=shlex.join(["hmq-lab", *sys.argv[1:]]), epochs=options.epochs,
+        learning_rate=options.learning_rate, batch_size=options.batch_size, device=_device(options.device),
+        progress=print,
+    )  # fmt: skip
+    print(f"{about['accuracy']:.2f} % on the test pictures; written to {options.out}")
+    return 0
+
+
+def _device(name: str):
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
