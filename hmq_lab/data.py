@@ -110,7 +110,7 @@ def load(
         classes, splits = CIFAR10, _unpacked_cifar10(place)
     else:
         classes, splits = folders.scan(place)
-    name = "cifar10" if classes == CIFAR10 else place.resolve().name
+    name = "cifar10" if classes == CIFAR10 else "imagenet" if source == "imagenet" else place.resolve().name
     normalize = normalize or ("cifar10" if name == "cifar10" else "imagenet")
     splits = _in_memory_or_not(splits, normalize, picture_size, workers)
 
@@ -136,16 +136,17 @@ def _drawn(count: int, stream: str) -> tuple[Tensor, Tensor]:
 
 
 def _in_memory_or_not(splits: dict, normalize: str, picture_size, workers) -> dict[str, Pictures | Folder]:
+    """Splits as (pictures or files, labels) -> splits to go through."""
     mean, std = STATISTICS[normalize]
     first = splits["train"][0][0]
-    if isinstance(first, str) and (picture_size is not None or max(read(first).size) > SMALL):
-        size = picture_size or 224
-        options = {"size": size, "resize": size * 8 // 7} | (
-            {} if workers is None else {"workers": workers}
-        )  # 224, 256
-        return {s: Folder(files, labels, mean, std, **options) for s, (files, labels) in splits.items()}
     if isinstance(first, str):
-        splits = {s: (folders.decode(files), labels) for s, (files, labels) in splits.items()}
+        pixels = read(first).size
+        if picture_size is not None or max(pixels) > SMALL:
+            size = picture_size or 224
+            options = {"size": size, "resize": size * 8 // 7}  # 224 out of 256
+            options |= {} if workers is None else {"workers": workers}
+            return {s: Folder(files, labels, mean, std, **options) for s, (files, labels) in splits.items()}
+        splits = {s: (folders.decode(files, pixels), labels) for s, (files, labels) in splits.items()}
     return {s: Pictures(*folders.by_content(*both), mean, std) for s, both in splits.items()}
 
 

@@ -62,7 +62,7 @@ class Pictures:
 
     def subset(self, indices: Sequence[int] | Tensor) -> Pictures:
         """Some of the pictures, in the order asked for: `split.subset(range(1000))`."""
-        indices = torch.as_tensor(indices)
+        indices = torch.as_tensor(indices, dtype=torch.long)
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
     def batches(
@@ -112,7 +112,7 @@ class Folder:
 
     def subset(self, indices: Sequence[int] | Tensor) -> Folder:
         """Some of the pictures, in the order asked for."""
-        indices = torch.as_tensor(indices)
+        indices = torch.as_tensor(indices, dtype=torch.long)
         return replace(self, files=tuple(self.files[i] for i in indices.tolist()), labels=self.labels[indices])
 
     def batches(
@@ -148,7 +148,7 @@ def plan(count, batch_size, seed=None, epoch=0, start=0, augment=False, drop_las
     if augment and seed is None:
         raise ValueError("augment=True needs a seed: random pictures have to come from somewhere")
     order = torch.arange(count) if seed is None else torch.randperm(count, generator=generator(seed, "order", epoch))
-    parts = [part for part in order.split(batch_size) if len(part) == batch_size or not drop_last]
+    parts = [part for part in order.split(batch_size) if len(part) >= (batch_size if drop_last else 1)]
     if not 0 <= start <= len(parts):
         raise ValueError(f"start must be from 0 to {len(parts)}, the batches of an epoch, got {start}")
     return parts[start:]
