@@ -1,4 +1,4 @@
-"""The commands: search, figures, placements, train. Exit code 0 done, 2 bad input (one line), 1 anything else."""
+"""The commands of hmq-lab. Exit code 0 done, 2 bad input (one line), 1 anything else."""
 
 from __future__ import annotations
 
@@ -96,6 +96,14 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same network")
     command.add_argument("--device", default="auto", help="cpu, cuda, ...; auto takes cuda where there is one")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .safetensors file")
+
+    command = commands.add_parser(
+        "bench", help="measure what a search costs beside float training", formatter_class=_Help
+    )
+    command.set_defaults(command=bench)
+    command.add_argument("--json", action="store_true", help="everything that was measured, as JSON")
+    command.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="the quantizer")
+    command.add_argument("--quick", action="store_true", help="three rounds instead of nine")
     return top
 
 
@@ -232,6 +240,27 @@ def train(options: argparse.Namespace) -> int:
         progress=print,
     )  # fmt: skip
     print(f"{about['accuracy']:.2f} % on the test pictures; written to {options.out}")
+    return 0
+
+
+def bench(options: argparse.Namespace) -> int:
+    import json
+
+    from hmq_lab import bench, kernels
+
+    compiled = options.compile == "on" or (options.compile == "auto" and kernels.compiler_found())
+    found = bench.report(compiled, options.quick)
+    if options.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    how = "compiled" if compiled else "no compiler"
+    print(f"a block over clone():             {found['block_over_clone']:.2f} ({how})")
+    print(f"a block over clone(), eager:      {found['block_eager_over_clone']:.2f}")
+    print(f"a search step over a float step:  {found['step_over_float']:.2f}")
+    print(f"its memory over a float step's:   {found['memory_over_float']:.2f}")
+    for row in found["spaces"]:
+        cost = f"{row['seconds'] * 1e3:6.0f} ms, {row['bytes'] / 2**20:5.0f} MiB"
+        print(f"a step with {row['schemes']:3d} schemes a tensor: {cost}")
     return 0
 
 

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torchvision
 from torch import Tensor
 
 from hmq_lab import folders, glyphs
@@ -163,7 +162,9 @@ def _find_cifar10(places: list[Path], download: bool) -> Path:
         if _is_packed(place) or all((place / "train" / name).is_dir() for name in CIFAR10):
             return place
     if download:
-        torchvision.datasets.CIFAR10(places[-1], download=True)
+        from torchvision.datasets import CIFAR10 as Archive  # torchvision takes a second to import
+
+        Archive(places[-1], download=True)
         return places[-1]
     raise FileNotFoundError(
         f"no CIFAR10 in {' or '.join(map(str, places))}: looked for {BATCHES}/, {ARCHIVE} and train/<class>/*.png. "
@@ -174,12 +175,14 @@ def _find_cifar10(places: list[Path], download: bool) -> Path:
 def _unpacked_cifar10(place: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Through torchvision, which compares every file with its published MD5 before it unpickles it."""
 
+    from torchvision.datasets import CIFAR10 as Archive
+
     def both():
         with warnings.catch_warnings():  # the files name their types as numpy did in 2009, and numpy 2.4 says so
             warnings.filterwarnings("ignore", message=".*align should be passed")
             found = {
-                "train": torchvision.datasets.CIFAR10(place),
-                "test": torchvision.datasets.CIFAR10(place, train=False),
+                "train": Archive(place),
+                "test": Archive(place, train=False),
             }
         return {s: (torch.from_numpy(d.data).permute(0, 3, 1, 2), torch.tensor(d.targets)) for s, d in found.items()}
 

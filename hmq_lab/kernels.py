@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import shutil
 from collections.abc import Iterator
 
 import torch
@@ -138,6 +139,11 @@ def compiled(enable: bool = True):
             yield
     finally:
         _compiling = before
+
+
+def compiler_found() -> bool:
+    """Whether torch.compile has what it needs here: a C++ compiler, or Triton's own for CUDA."""
+    return torch.cuda.is_available() or any(map(shutil.which, ("c++", "g++", "clang++", "cl")))
 
 
 def _whole(x: Tensor) -> bool:

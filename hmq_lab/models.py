@@ -16,7 +16,6 @@ import functools
 from collections.abc import Callable
 
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from hmq_lab.weightfiles import load_weights, save_weights
@@ -39,7 +38,9 @@ def build(name: str, classes: int = 10, **options) -> nn.Module:
     if name in NETWORKS:
         return NETWORKS[name](classes=classes, **options)
     if name in _torchvision_names():
-        return torchvision.models.get_model(name, num_classes=classes, **{**_NO_EXTRAS.get(name, {}), **options})
+        from torchvision.models import get_model
+
+        return get_model(name, num_classes=classes, **{**_NO_EXTRAS.get(name, {}), **options})
     near = difflib.get_close_matches(str(name), names(), n=4, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(NETWORKS)} and torchvision's."
     raise ValueError(f"there is no network {name!r}: {hint} hmq_lab.models.names() lists them all")
@@ -55,7 +56,9 @@ def names() -> list[str]:
 
 
 def _torchvision_names() -> list[str]:
-    return torchvision.models.list_models(module=torchvision.models)
+    from torchvision import models  # a second to import, and only these two functions need it
+
+    return models.list_models(module=models)
 
 
 class CifarResNet(nn.Module):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import shutil
 import signal
 import threading
 import time
@@ -309,8 +308,7 @@ class _Run:
         choice = self.settings.compile
         if choice != "auto":
             return choice == "on"
-        compiler = self.device.type == "cuda" or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-        worth = bool(compiler) and steps >= WORTH_COMPILING
+        worth = steps >= WORTH_COMPILING and kernels.compiler_found()
         if worth and not bar.disable:
             bar.write("compiling the quantizer, which the first steps pay for (settings: compile='off' does without)")
         return worth
