@@ -17,6 +17,7 @@ from hmq_lab.files import digest, replacing
 from hmq_lab.placement import placements
 
 SCHEMA = 1
+RECORDED = Path(__file__).parent / "recorded"
 KINDS = {"step", "tables", "epoch", "repair"}
 
 
@@ -139,6 +140,19 @@ def read(path: Path) -> Record:
     if sha != digest({key: value for key, value in content.items() if key != "timing"}):
         raise ValueError(f"{path} was altered: its content does not have the SHA-256 it states")
     return Record(**{key: content[key] for key in parts})
+
+
+def recorded(name: str) -> Record:
+    """A record that comes with the package.
+
+    >>> recorded("cifar10-resnet20-w16-a8").results["rates"]["weights"]
+
+    Raises ValueError naming those there are.
+    """
+    there = sorted(path.stem for path in RECORDED.glob("*.json"))
+    if name not in there:
+        raise ValueError(f"no record {name!r} comes with hmq_lab: there are {', '.join(there)}")
+    return read(RECORDED / f"{name}.json")
 
 
 def table(record: Record) -> str:

@@ -98,11 +98,11 @@ PRESETS = {
     "paper": Settings(),
     "paper/mobilenet_v1": Settings(network_rate=5e-6, final_rate=5e-6, gamma=64.0, logit_rate=0.005),
     "quick/builtin": Settings(
-        search_epochs=3, final_epochs=3, batch_size=64, network_rate=1e-3, final_rate=1e-3, final_schedule="cosine",
+        search_epochs=6, final_epochs=8, batch_size=64, network_rate=1e-3, final_rate=1e-3, final_schedule="cosine",
         logit_rate=0.05, cycles=3, target_steps=2, margin=0.03, calibration_pictures=1024,
     ),
     "quick/cifar10": Settings(
-        search_epochs=3, final_epochs=5, batch_size=128, network_rate=1e-3, final_rate=1e-3, final_schedule="cosine",
+        search_epochs=3, final_epochs=5, batch_size=64, network_rate=1e-3, final_rate=1e-3, final_schedule="cosine",
         logit_rate=0.05, cycles=3, target_steps=2, first_target=8.0, margin=0.03, calibration_pictures=5120,
         precision="bfloat16", log_every=20,
     ),

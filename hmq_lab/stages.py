@@ -29,7 +29,7 @@ from hmq_lab.settings import PRESETS, Settings, preset
 from hmq_lab.training import evaluate
 
 CHECKPOINT, RECORD, NETWORK = "checkpoint.safetensors", "record.json", "network.safetensors"
-WORTH_COMPILING = 500  # steps: compiling takes a minute or so
+WORTH_COMPILING = 10**10  # elements quantized in a run: saves as much time as compiling takes, about a minute
 
 
 def search(
@@ -308,7 +308,8 @@ class _Run:
         choice = self.settings.compile
         if choice != "auto":
             return choice == "on"
-        worth = steps >= WORTH_COMPILING and kernels.compiler_found()
+        elements = steps * self.settings.batch_size * sum(budget.activation_sizes(self.model).values())
+        worth = elements >= WORTH_COMPILING and kernels.compiler_found()
         if worth and not bar.disable:
             bar.write("compiling the quantizer, which the first steps pay for (settings: compile='off' does without)")
         return worth
