@@ -1,0 +1,213 @@
+"""The search on a handful of pictures: what it reaches, that it can be repeated, stopped and resumed."""
+
+import dataclasses
+import json
+import math
+import signal
+
+import pytest
+import torch
+
+from hmq_lab import SearchSpace, models, records
+from hmq_lab.budget import Target
+from hmq_lab.data import Data, load
+from hmq_lab.settings import PRESETS, Settings, preset
+from hmq_lab.stages import CHECKPOINT, NETWORK, RECORD, search
+
+SETTINGS = Settings(
+    search_epochs=2, final_epochs=2, batch_size=32, network_rate=1e-3, final_rate=1e-3, final_schedule="cosine",
+    logit_rate=0.1, cycles=2, target_steps=2, calibration_pictures=64, compile="off", log_every=1, snapshots=4,
+)  # fmt: skip
+STEPS = 5 * 4
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Data:
+    """160 training, 40 validation and 40 test pictures of the built-in data."""
+    full = load("builtin")
+    cut = {}
+    for name, count in (("train", 160), ("validation", 40), ("test", 40)):
+        split = getattr(full, name)
+        cut[name] = dataclasses.replace(split, images=split.images[:count], labels=split.labels[:count])
+    return dataclasses.replace(full, **cut)
+
+
+def network():
+    torch.manual_seed(0)
+    return models.build("tiny_resnet8")
+
+
+def run(pictures, model=None, **options):
+    options = {"settings": SETTINGS, "progress": False, "name": "tiny_resnet8"} | options
+    return search(model or network(), pictures, options.pop("target", Target(weights=12)), **options)
+
+
+def content(record):
+    """Everything of a record that must be the same again."""
+    parts = dataclasses.asdict(record)
+    parts.pop("timing")
+    return json.loads(json.dumps(parts))
+
+
+@pytest.fixture(scope="module")
+def whole(pictures):
+    """An uninterrupted run."""
+    return run(pictures)
+
+
+def test_the_search_reaches_its_target_and_says_what_it_did(whole, pictures):
+    results = whole.results
+    assert results["status"] == "complete"
+    assert results["rates"]["weights"] >= 12
+    weights = [t for t in whole.tensors if t["kind"] == "weight"]
+    by_hand = 32 * sum(t["size"] for t in weights) / sum(t["size"] * t["bits"] for t in weights)
+    assert results["rates"]["weights"] == pytest.approx(by_hand)
+    assert {t["bits"] for t in whole.tensors if t["kind"] == "activation"} == {8}
+    assert set(results["accuracy"]) == {"float_validation", "float_test", "after_search", "validation", "test"}
+    steps = whole.of("step")
+    assert [e["step"] for e in steps] == list(range(STEPS))
+    assert all(e["loss"] == pytest.approx(e["task_loss"] + 32 * e["hinge"]) for e in steps if e["stage"] == 1)
+    assert [e["stage"] for e in whole.of("epoch")] == [1, 1, 2, 2]
+    (repair,) = whole.of("repair")
+    assert repair["rate_after"] >= 12 and repair["rate_before"] == pytest.approx(
+        results["rates_before_repair"]["weights"]
+    )
+    changed = [t for t in weights if t["bits"] != t["bits_before_repair"]]
+    assert {m["name"] for m in repair["moves"]} == {t["name"] for t in changed}
+    for tables in whole.of("tables"):
+        assert set(tables["tables"]) == {t["name"] for t in whole.tensors}
+        for t in whole.tensors:
+            table = torch.tensor(tables["tables"][t["name"]])
+            assert table.shape == (len(t["space"]["bits"]), len(t["space"]["exponents"]))
+            assert table.sum() == pytest.approx(1, abs=0.05)
+
+
+def test_temperature_and_target_follow_their_schedules(whole):
+    steps = [e for e in whole.of("step") if e["stage"] == 1]
+    assert [e["temperature"] for e in steps] == [SETTINGS.temperature(5)(e["step"]) for e in steps]
+    assert steps[0]["temperature"] == steps[5]["temperature"] == 1 > steps[4]["temperature"]
+    assert [e["target_rate"] for e in steps] == [4.0] * 5 + [12.0] * 5
+    rates = [e["learning_rate"] for e in whole.of("step") if e["stage"] == 2]
+    assert rates == sorted(rates, reverse=True) and rates[0] == 1e-3
+    assert rates[5] == pytest.approx(5e-4)
+
+
+def test_the_same_seed_gives_the_same_record_and_another_seed_another(whole, pictures):
+    assert content(run(pictures)) == content(whole)
+    assert content(run(pictures, seed=1)) != content(whole)
+
+
+def test_the_network_keeps_the_selected_schemes(pictures, whole):
+    model = network()
+    record = run(pictures, model)
+    model.eval()
+    for t in (t for t in record.tensors if t["kind"] == "weight"):
+        weight = model.get_submodule(t["name"].removesuffix(".weight")).weight
+        step = 2.0 ** (t["threshold_exponent"] - t["bits"] + 1)
+        codes = weight / step
+        assert torch.equal(codes, codes.round())
+        assert -(2 ** (t["bits"] - 1)) <= codes.min() and codes.max() <= 2 ** (t["bits"] - 1) - 1
+
+
+def test_without_stage_1_or_stage_2(pictures):
+    settings = dataclasses.replace(SETTINGS, search_epochs=0, final_epochs=1)
+    record = run(pictures, settings=settings, target=Target(weights=4))
+    assert record.results["rates"]["weights"] == 4 and not record.of("repair")[0]["moves"]
+    record = run(pictures, settings=dataclasses.replace(SETTINGS, final_epochs=0, search_epochs=1))
+    assert record.results["rates"]["weights"] >= 12
+
+
+class Stop(BaseException):
+    """A process that dies."""
+
+
+@pytest.mark.parametrize("step", [0, 3, 5, 9, 10, 13, 15, 19])
+def test_a_killed_run_resumes_to_the_same_record(step, pictures, whole, tmp_path):
+    def kill(event):
+        if event["kind"] == "step" and event["step"] == step:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(pictures, out=tmp_path, on_event=kill)
+    assert not (tmp_path / RECORD).exists()
+    resumed = run(pictures, out=tmp_path, resume=True)
+    assert content(resumed) == content(whole)
+    assert content(records.read(tmp_path)) == content(whole)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([RECORD, NETWORK])
+
+
+@pytest.mark.parametrize("step", [2, 4, 12])
+def test_a_signal_finishes_the_step_saves_and_the_run_resumes(step, pictures, whole, tmp_path):
+    def interrupt(event):
+        if event["kind"] == "step" and event["step"] == step:
+            signal.raise_signal(signal.SIGINT)
+
+    model = network()
+    stopped = run(pictures, model, out=tmp_path, on_event=interrupt)
+    assert stopped.results["status"] == "interrupted"
+    assert len(stopped.of("step")) == step + 1
+    assert torch.isfinite(model(next(pictures.test.batches(8))[0])).all()
+    assert (tmp_path / CHECKPOINT).exists()
+    assert content(run(pictures, out=tmp_path, resume=True)) == content(whole)
+
+
+def test_resuming_what_is_complete_gives_its_record_and_network(pictures, whole, tmp_path):
+    model, again = network(), network()
+    run(pictures, model, out=tmp_path)
+    assert content(run(pictures, again, out=tmp_path, resume=True)) == content(whole)
+    x = next(pictures.test.batches(8))[0]
+    assert torch.equal(model.eval()(x), again.eval()(x))
+
+
+def test_a_checkpoint_of_another_configuration_or_altered_is_refused(pictures, tmp_path):
+    def kill(event):
+        if event["step"] == 7:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(pictures, out=tmp_path, on_event=kill)
+    with pytest.raises(ValueError, match=r"another configuration \(target: .*12.*there, .*8.*here"):
+        run(pictures, out=tmp_path, resume=True, target=Target(weights=8))
+    path = tmp_path / CHECKPOINT
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    with pytest.raises(ValueError, match="no whole safetensors file"):
+        run(pictures, out=tmp_path, resume=True)
+    path.write_bytes(content[:-100] + bytes(100))
+    with pytest.raises(ValueError, match="was altered"):
+        run(pictures, out=tmp_path, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_the_search_and_names_the_tensor(pictures, tmp_path):
+    model = network()
+
+    def poison(event):
+        if event["kind"] == "step" and event["step"] == 7:
+            with torch.no_grad():
+                model.conv1.parametrizations.weight.original[0, 0, 0, 0] = math.nan
+
+    with pytest.raises(FloatingPointError, match=r"at step 8 .*conv1\.parametrizations\.weight\.original"):
+        run(pictures, model, out=tmp_path, on_event=poison)
+    assert (tmp_path / CHECKPOINT).exists()  # of the last good epoch
+
+
+def test_bad_input_is_refused_early(pictures):
+    with pytest.raises(ValueError, match=r"cannot be reached with bits .*the largest is 8"):
+        run(pictures, target=Target(weights=9), space=SearchSpace(bits=(4, 8)))
+    with pytest.raises(ValueError, match="batch_size must be at most the 160 training pictures, got 256"):
+        run(pictures, settings="paper")
+    with pytest.raises(ValueError, match=r"no preset 'quick/cifar': did you mean quick/cifar10"):
+        preset("quick/cifar")
+    for change in ({"batch_size": 0}, {"search_epochs": 2.5}, {"gamma": math.nan}, {"precision": "int8"}):
+        with pytest.raises(ValueError, match=next(iter(change))):
+            preset("paper", **change)
+
+
+def test_the_paper_preset_is_the_papers():
+    paper = PRESETS["paper"]
+    assert (paper.search_epochs, paper.final_epochs, paper.batch_size, paper.gamma) == (30, 20, 256, 32)
+    assert (paper.network_rate, paper.logit_rate, paper.weight_decay) == (1e-5, 0.01, 1e-4)
+    assert paper.cycle_steps(100) == 500
+    assert [round(paper.target_rate(i * 500, 100, 16.0), 6) for i in range(6)] == [4, 8, 12, 16, 16, 16]
+    schedule = paper.temperature(100)
+    assert schedule(0) == 1 and schedule(278) == 0.5 and schedule(499) == 0.5 and schedule(500) == 1
