@@ -8,6 +8,7 @@ import random
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -32,8 +33,16 @@ NORM = {
     nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LocalResponseNorm, F.batch_norm, F.layer_norm, F.group_norm,
     F.instance_norm, F.normalize,
 }  # fmt: skip
-LINEAR = {nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear, F.conv1d, F.conv2d, F.conv3d, F.linear,
-          "torchvision.shifted_window_attention"}  # fmt: skip; attention ends in a projection
+LINEAR = {
+    nn.modules.conv._ConvNd,
+    nn.Linear,
+    nn.Bilinear,
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    F.linear,
+    "torchvision.shifted_window_attention",
+}  # fmt: skip; attention ends in a projection
 SUM = {operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub, "add", "add_", "sub", "sub_"}
 PRODUCT = {
     operator.mul, operator.imul, operator.truediv, operator.matmul, torch.mul, torch.div, torch.matmul, torch.bmm,
@@ -78,6 +87,17 @@ class Tracer(fx.Tracer):
         return own_layer or super().is_leaf_module(module, qualified_name)
 
 
+@contextmanager
+def in_mode(model: nn.Module, training: bool):
+    """The network in training or evaluation inside this context; afterwards every module is in the mode it was in."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        yield model.train(training)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def trace(model: nn.Module, training: bool) -> fx.Graph:
     """The model's graph as it runs in training or in evaluation.
 
@@ -86,27 +106,35 @@ def trace(model: nn.Module, training: bool) -> fx.Graph:
     Raises ValueError naming the line of the model's code that fx cannot follow, and for random numbers drawn without a
     tensor at hand (`torch.rand(3)`, not `torch.rand_like(x)`), which fx would draw once and write down.
     """
-    modes = {module: module.training for module in model.modules()}
     drawn = torch.get_rng_state(), random.getstate()
     try:
-        graph = Tracer().trace(model.train(training))
+        with in_mode(model, training):
+            graph = Tracer().trace(model)
     except Exception as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename and f.line]
         frames = [f for f in frames if f.filename != __file__] or traceback.extract_tb(error.__traceback__)[-1:]
         where = f'{frames[-1].filename}:{frames[-1].lineno}: "{frames[-1].line}"'
         raise ValueError(
-            f"torch.fx cannot follow {type(model).__name__} at {where} ({type(error).__name__}: {error}); a forward pass "
-            "must not branch or loop on the values of its tensors"
+            f"torch.fx cannot follow {type(model).__name__} at {where} ({type(error).__name__}: {error}); "
+            "a forward pass must not branch or loop on the values of its tensors"
         ) from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     if not torch.equal(drawn[0], torch.get_rng_state()) or drawn[1] != random.getstate():
         raise ValueError(
-            f"{type(model).__name__} draws random numbers that do not depend on a tensor, as torch.rand(3) does: torch.fx "
-            "would draw them once; use torch.rand_like, Tensor.bernoulli_ or dropout"
+            f"{type(model).__name__} draws random numbers that do not depend on a tensor, as torch.rand(3) does: "
+            "torch.fx would draw them once; use torch.rand_like, Tensor.bernoulli_ or dropout"
         )
+    _follow_changes_in_place(graph)
     return graph
+
+
+def _follow_changes_in_place(graph: fx.Graph) -> None:
+    """After `y.add_(x)` whose result nobody takes, who reads y reads the sum: let the graph say so."""
+    order = {node: place for place, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        name = str(getattr(node.target, "__name__", node.target))
+        changes = name.endswith("_") and not name.startswith("_") and node.op in ("call_method", "call_function")
+        if changes and not node.users and node.args and isinstance(node.args[0], fx.Node):
+            node.args[0].replace_all_uses_with(node, lambda user, here=node: order[user] > order[here])
 
 
 def run(graph: fx.Graph) -> Callable:
@@ -156,7 +184,7 @@ def sites(model: nn.Module, graph: fx.Graph) -> list[Site]:
         return found
 
     def absorbed(node):
-        """Whether the tensor never stands by itself: it feeds but non-linearities and norms, or but one sum of that sort."""
+        """Whether the tensor never stands by itself: it feeds non-linearities and norms, or one sum of that sort."""
         users = set(consumers(node))  # a tensor that waits for a sum while others use it does stand by itself
         one_sum = len(users) == 1 and kind[next(iter(users))] == "sum" and absorbed(next(iter(users)))
         return one_sum or (bool(users) and all(kind[u] in ("non-linearity", "norm", "scale") for u in users))

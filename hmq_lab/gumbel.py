@@ -75,6 +75,8 @@ class Exponential:
 
     def __post_init__(self):
         _check(rate=self.rate, floor=self.floor)
+        if self.floor > 1:
+            raise ValueError(f"floor must be at most 1, where the schedule starts, got {self.floor!r}")
 
     def __call__(self, step: int) -> float:
         return max(self.floor, math.exp(-self.rate * step))

@@ -130,6 +130,8 @@ def _attach(model, space, sample, activation_bits, generator):
         raise ValueError(f"activation_bits names what is no quantized activation of this network: {unknown}")
 
     weights, parameters = _weights(model, space, generator)
+    if not weights:
+        raise ValueError(f"{type(model).__name__} has no weight of a convolution or fully connected layer to quantize")
     order = {path: tuple(module._parameters) for path, module in model.named_modules()}
     functions = {training: graphs.run(graph) for training, graph in traced.items()}
     for module, attribute, block in weights:
@@ -196,7 +198,7 @@ def placements(model: nn.Module) -> tuple[Placement, ...]:
 
 
 def blocks(model: nn.Module, kind: str | None = None) -> dict[str, HMQ]:
-    """The blocks of an attached network by the names of `placements`; of one kind, "weight" or "activation", or both."""
+    """The blocks of an attached network by the names of `placements`: of a kind, "weight" or "activation", or all."""
     found = {}
     for place in placements(model):
         if not place.quantized or kind not in (None, place.kind):
@@ -249,17 +251,13 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor], rate: float = 0.9) ->
         return hook
 
     hooks = [block.register_forward_pre_hook(watch(name)) for name, block in activations.items()]
-    modes = {module: module.training for module in model.modules()}
     try:
-        with switched_off(model), torch.no_grad():
-            model.eval()
+        with switched_off(model), graphs.in_mode(model, training=False), torch.no_grad():
             for batch in batches:
                 model(batch)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
     found = {name: float(value) for name, value in theta.items()}
     exponents = {}
     for name, value in found.items():
@@ -278,21 +276,22 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor], rate: float = 0.9) ->
 
 
 def set_activation_bits(model: nn.Module, bits: Mapping[str, int]) -> None:
-    """Give every activation block its bit-width."""
+    """Give every activation block its bit-width. Raises ValueError for a name that is missing and for bad bits."""
     for name, block in blocks(model, "activation").items():
+        if name not in bits:
+            raise ValueError(f"no bits are given for activation {name}")
         check_bits(bits[name])
         block.bits.fill_(bits[name])
 
 
 def _shapes(model: nn.Module, graph, sample: Tensor) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor of the graph for one picture."""
-    modes = {module: module.training for module in model.modules()}
     try:
-        with torch.no_grad():
-            ShapeProp(torch.fx.GraphModule(model.eval(), graph)).propagate(sample[:1])
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+        with graphs.in_mode(model, training=False), torch.no_grad():
+            ShapeProp(torch.fx.GraphModule(model, graph)).propagate(sample[:1])
+    except RuntimeError as error:
+        said = f"{type(model).__name__} does not run on a sample of shape {tuple(sample.shape)}"
+        raise ValueError(f"{said}, with its optional inputs left out: {error}") from error
     names, shapes = graphs._names(graph), {}
     for node in graph.nodes:
         meta = node.meta.get("tensor_meta")

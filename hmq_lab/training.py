@@ -22,6 +22,7 @@ from torch import nn
 
 from hmq_lab import models
 from hmq_lab.data import Data, Folder, Pictures, load
+from hmq_lab.graph import in_mode
 from hmq_lab.seeds import stable_hash
 
 
@@ -39,16 +40,10 @@ def evaluate(
     if len(split) == 0:
         raise ValueError("the split is empty: there are no pictures to evaluate the model on")
     device = next(model.parameters()).device if device is None else device
-    training = [module for module in model.modules() if module.training]
-    model.eval()
     right = torch.zeros((), dtype=torch.int64, device=device)
-    try:
-        with torch.no_grad():
-            for x, y in split.batches(batch_size, device=device):
-                right += (model(x).argmax(dim=1) == y).sum()
-    finally:
-        for module in training:
-            module.training = True
+    with in_mode(model, training=False), torch.no_grad():
+        for x, y in split.batches(batch_size, device=device):
+            right += (model(x).argmax(dim=1) == y).sum()
     return 100 * right.item() / len(split)
 
 
