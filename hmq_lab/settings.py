@@ -102,8 +102,8 @@ PRESETS = {
         logit_rate=0.05, cycles=3, target_steps=2, margin=0.03, calibration_pictures=1024,
     ),
     "quick/cifar10": Settings(
-        search_epochs=3, final_epochs=5, batch_size=64, network_rate=1e-3, final_rate=1e-3, final_schedule="cosine",
-        logit_rate=0.05, cycles=3, target_steps=2, first_target=8.0, margin=0.03, calibration_pictures=5120,
+        search_epochs=4, final_epochs=4, batch_size=128, network_rate=1e-3, final_rate=1e-3, final_schedule="cosine",
+        logit_rate=0.05, margin=0.03, calibration_pictures=5120,
         precision="bfloat16", log_every=20,
     ),
 }  # fmt: skip
