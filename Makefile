@@ -1,7 +1,7 @@
 # One command each. A fresh machine needs Python 3.11 or newer, git and make: the first command makes .venv.
 
 PYTHON ?= python3
-SEARCH ?= $(BIN)/hmq-lab search --out runs/builtin
+SEARCH ?= $(BIN)/hmq-lab search --out runs/builtin --overwrite
 UV     := uv==0.13.9
 EXTRAS := lab,export,scale,test
 

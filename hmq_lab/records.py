@@ -168,6 +168,16 @@ def table(record: Record) -> str:
         form = "signed" if t["signed"] else "unsigned"
         bits = f"{t['bits']}" + (f" (was {t['bits_before_repair']})" if t["bits_before_repair"] != t["bits"] else "")
         rows.append((t["name"], t["kind"], f"{t['size']:,}", bits, f"{form} below 2^{t['threshold_exponent']}"))
+    return columns(rows) + "\n\n" + summary(record)
+
+
+def summary(record: Record) -> str:
+    """The rates, accuracies and cost of a record in a few lines.
+
+    >>> print(summary(record))
+    weights: 8.02 times smaller (target 8); counting all weights 8.02, the whole checkpoint 6.78
+    ...
+    """
     rates, target, accuracy = (record.results.get(key, {}) for key in ("rates", "target", "accuracy"))
     lines = [
         f"weights: {rates['weights']:.2f} times smaller (target {target['weights']:g}); counting all weights "
@@ -178,8 +188,9 @@ def table(record: Record) -> str:
         change = accuracy["test"] - accuracy["float_test"]
         lines.append(f"test accuracy: {accuracy['test']:.2f} %, float {accuracy['float_test']:.2f} % ({change:+.2f})")
     if record.timing:
-        lines.append(f"time: {record.timing['seconds']:.0f} s on {record.header['hardware']['device']}")
-    return columns(rows) + "\n\n" + "\n".join(lines)
+        hardware = record.header["hardware"]
+        lines.append(f"time: {record.timing['seconds']:.0f} s on {hardware['device']}, {hardware['processor']}")
+    return "\n".join(lines)
 
 
 def columns(rows: list[tuple[str, ...]]) -> str:
