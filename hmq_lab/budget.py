@@ -59,6 +59,14 @@ class Target:
             said = f"a weight rate of {self.weights:g} cannot be reached with bits {space.bits}"
             raise ValueError(f"{said}: the largest is {largest:g}")
 
+    def reached(self, rates: Mapping[str, float]) -> bool:
+        """Whether the weights' rate of a selection is at or above the target's.
+
+        The activations' rate is not compared: the paper's rule keeps 4 bits, so that above a rate of 8 it asks for ever
+        more tensors of 4 bits (32 makes all of ResNet-20's so) while the largest can shrink no further.
+        """
+        return rates["weights"] >= self.weights
+
     def bits_of(self, activations: Mapping[str, int]) -> dict[str, int]:
         """The bit-width of each activation tensor, given how many elements of one picture it has."""
         if self.activation_bits is not None:

@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = parser().parse_args(arguments)
         with warnings.catch_warnings():
+            warnings.simplefilter("default", UserWarning)
             warnings.showwarning = lambda message, *_: print(f"hmq-lab: warning: {message}", file=sys.stderr)
             return options.command(options)
     except (BadInput, ValueError, OSError) as error:
@@ -130,7 +131,7 @@ def search(options: argparse.Namespace) -> int:
     from hmq_lab.block import SearchSpace
     from hmq_lab.budget import Target
     from hmq_lab.files import check_writable
-    from hmq_lab.stages import RECORD
+    from hmq_lab.stages import CHECKPOINT, RECORD
     from hmq_lab.stages import search as run
     from hmq_lab.weightfiles import SHIPPED as SHELF
     from hmq_lab.weightfiles import load_weights, read_metadata
@@ -152,7 +153,7 @@ def search(options: argparse.Namespace) -> int:
     )
     device = _device(options.device)
     check_writable(out)
-    if (out / RECORD).exists() and not (options.resume or options.overwrite):
+    if any((out / name).exists() for name in (CHECKPOINT, RECORD)) and not (options.resume or options.overwrite):
         raise BadInput(f"{out} holds a run already: --resume, --overwrite, or another --out")
 
     weights = options.weights
@@ -170,17 +171,20 @@ def search(options: argparse.Namespace) -> int:
         warnings.warn("no --weights: the search starts from random ones, which is not what it is for", stacklevel=1)
     record = run(
         model, pictures, target, space=space, settings=settings, seed=options.seed, name=name, device=device, out=out,
-        resume=options.resume, progress=not options.quiet,
+        resume=options.resume, overwrite=options.overwrite, progress=not options.quiet,
     )  # fmt: skip
     if record.results["status"] == "interrupted":
         again = shlex.join(["hmq-lab", *_typed(options)])
-        print(f"stopped after step {len(record.of('step'))}; to go on: {again}", file=sys.stderr)
+        print(f"stopped after {record.results['steps']} steps; to go on: {again}", file=sys.stderr)
         return 1
     print(records.table(record))
     if not options.no_figures:
-        figures(argparse.Namespace(run=out, out=None))
+        try:
+            figures(argparse.Namespace(run=out, out=None))
+        except BadInput as error:  # no matplotlib: the search is done all the same
+            warnings.warn(str(error), stacklevel=1)
     print(f"written to {out}")
-    return 0 if record.results["rates"]["weights"] >= target.weights else 1
+    return 0 if target.reached(record.results["rates"]) else 1
 
 
 def _typed(options: argparse.Namespace) -> list[str]:

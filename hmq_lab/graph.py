@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import random
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -111,7 +113,8 @@ def trace(model: nn.Module, training: bool) -> fx.Graph:
         with in_mode(model, training):
             graph = Tracer().trace(model)
     except Exception as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename and f.line]
+        own = str(Path(torch.__file__).parent)
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(own) and f.line]
         frames = [f for f in frames if f.filename != __file__] or traceback.extract_tb(error.__traceback__)[-1:]
         where = f'{frames[-1].filename}:{frames[-1].lineno}: "{frames[-1].line}"'
         raise ValueError(
@@ -123,16 +126,20 @@ def trace(model: nn.Module, training: bool) -> fx.Graph:
             f"{type(model).__name__} draws random numbers that do not depend on a tensor, as torch.rand(3) does: "
             "torch.fx would draw them once; use torch.rand_like, Tensor.bernoulli_ or dropout"
         )
-    _follow_changes_in_place(graph)
+    in_place = {
+        n for n in graph.nodes if n.op == "call_module" and getattr(model.get_submodule(n.target), "inplace", 0)
+    }
+    _follow_changes_in_place(graph, in_place)
     return graph
 
 
-def _follow_changes_in_place(graph: fx.Graph) -> None:
+def _follow_changes_in_place(graph: fx.Graph, in_place: set[fx.Node]) -> None:
     """After `y.add_(x)` whose result nobody takes, who reads y reads the sum: let the graph say so."""
     order = {node: place for place, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         name = str(getattr(node.target, "__name__", node.target))
         changes = name.endswith("_") and not name.startswith("_") and node.op in ("call_method", "call_function")
+        changes = changes or node.kwargs.get("inplace") is True or node in in_place
         if changes and not node.users and node.args and isinstance(node.args[0], fx.Node):
             node.args[0].replace_all_uses_with(node, lambda user, here=node: order[user] > order[here])
 
@@ -176,6 +183,7 @@ def sites(model: nn.Module, graph: fx.Graph) -> list[Site]:
             kind[node] = kind[node] if kind[node] == "number" else "constant"  # a table of biases, looked up
     names = _names(graph)
 
+    @functools.cache
     def consumers(node):
         """Who computes with this tensor, looking through what only moves it."""
         found = []
@@ -183,18 +191,23 @@ def sites(model: nn.Module, graph: fx.Graph) -> list[Site]:
             found += consumers(user) if kind[user] == "pass" else [user] if kind[user] != "number" else []
         return found
 
+    @functools.cache
     def absorbed(node):
         """Whether the tensor never stands by itself: it feeds non-linearities and norms, or one sum of that sort."""
         users = set(consumers(node))  # a tensor that waits for a sum while others use it does stand by itself
         one_sum = len(users) == 1 and kind[next(iter(users))] == "sum" and absorbed(next(iter(users)))
         return one_sum or (bool(users) and all(kind[u] in ("non-linearity", "norm", "scale") for u in users))
 
+    @functools.cache
     def non_negative(node):
         if kind[node] == "non-linearity":
             return _key(node, modules) & NON_NEGATIVE != set() or _clamped_at_zero(node, modules)
         inputs = [n for n in node.all_input_nodes if kind[n] not in ("constant", "number")]
         passes = kind[node] in ("pass", "mean", "concatenation", "product")
-        adds = kind[node] == "sum" and not _key(node, modules) & {operator.sub, operator.isub, torch.sub, "sub", "sub_"}
+        subtracts = _key(node, modules) & {operator.sub, operator.isub, torch.sub, "sub", "sub_"}
+        adds = kind[node] == "sum" and not subtracts and "alpha" not in node.kwargs
+        if _may_bring_negatives(node, modules):
+            return False
         constants = any(kind[n] == "constant" for n in node.all_input_nodes)
         return (passes or adds) and not constants and bool(inputs) and all(non_negative(n) for n in inputs)
 
@@ -264,6 +277,14 @@ def _kind(node: fx.Node, modules: dict, before: dict) -> str:
     if kind in ("sum", "product") and sum(before[n] not in ("constant", "number") for n in node.all_input_nodes) < 2:
         return "scale"  # by a number or a parameter
     return kind
+
+
+def _may_bring_negatives(node: fx.Node, modules: dict) -> bool:
+    """Whether an operation that passes numbers on may add negative ones of its own."""
+    if node.target is F.pad:
+        value = node.kwargs.get("value", node.args[3] if len(node.args) > 3 else 0)
+        return value is not None and not (isinstance(value, int | float) and value >= 0)
+    return node.op == "call_module" and isinstance(modules[node.target], nn.AlphaDropout)
 
 
 def _clamped_at_zero(node: fx.Node, modules: dict) -> bool:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils import parametrize
 
 from hmq_lab import graph as graphs
@@ -130,16 +129,14 @@ def _attach(model, space, sample, activation_bits, generator):
         raise ValueError(f"activation_bits names what is no quantized activation of this network: {unknown}")
 
     weights, parameters = _weights(model, space, generator)
-    if not weights:
-        raise ValueError(f"{type(model).__name__} has no weight of a convolution or fully connected layer to quantize")
     order = {path: tuple(module._parameters) for path, module in model.named_modules()}
     functions = {training: graphs.run(graph) for training, graph in traced.items()}
-    for module, attribute, block in weights:
-        parametrize.register_parametrization(module, attribute, block, unsafe=True)
     model.hmq = Blocks(activations, (*parameters, *listed.values()), functions, order)
     model.forward = types.MethodType(_forward, model)
-    model.hmq.train(model.training)
     try:
+        for module, attribute, block in weights:
+            parametrize.register_parametrization(module, attribute, block, unsafe=True)
+        model.hmq.train(model.training)
         calibrate(model, [sample])
     except Exception:
         detach(model)
@@ -286,17 +283,21 @@ def set_activation_bits(model: nn.Module, bits: Mapping[str, int]) -> None:
 
 def _shapes(model: nn.Module, graph, sample: Tensor) -> dict[str, tuple[int, ...]]:
     """The shape of each tensor of the graph for one picture."""
+    names, shapes = graphs._names(graph), {}
+
+    class Shapes(torch.fx.Interpreter):
+        def run_node(self, node):
+            value = super().run_node(node)
+            if isinstance(value, Tensor):
+                shapes[names[node]] = tuple(value.shape[1:])
+            return value
+
     try:
         with graphs.in_mode(model, training=False), torch.no_grad():
-            ShapeProp(torch.fx.GraphModule(model, graph)).propagate(sample[:1])
+            Shapes(model, graph=graph).run(sample[:1])
     except RuntimeError as error:
         said = f"{type(model).__name__} does not run on a sample of shape {tuple(sample.shape)}"
-        raise ValueError(f"{said}, with its optional inputs left out: {error}") from error
-    names, shapes = graphs._names(graph), {}
-    for node in graph.nodes:
-        meta = node.meta.get("tensor_meta")
-        if hasattr(meta, "shape"):
-            shapes[names[node]] = tuple(meta.shape[1:])
+        raise ValueError(f"{said}, with its optional inputs left out: {str(error).splitlines()[0]}") from error
     return shapes
 
 
@@ -339,5 +340,5 @@ def _weights(model, space, generator):
 
 
 def _slug(name: str) -> str:
-    """A name as torch allows it for a submodule."""
-    return name.replace(".", "/")
+    """A name as torch allows it for a submodule: without dots, and none of a ModuleDict's own ("keys", "values")."""
+    return "/" + name.replace(".", "/")

@@ -30,7 +30,7 @@ class Record:
     >>> [(t["name"], t["bits"]) for t in record.tensors if t["kind"] == "weight"]
     >>> steps = record.of("step")                   # [{"kind": "step", "step": 0, "loss": ..., ...}, ...]
 
-    header: schema, model, data, seed, configuration, versions, hardware.
+    header: schema, versions, hardware, and the configuration: model, data, target, space, settings, seed, ...
     tensors: of each quantized tensor name, kind, layer, shape, size, signed, bits, threshold_exponent, the `space` it
     was chosen from (bits, exponents), bits before the repair.
     floats: of each other tensor name, kind, size and the reason.
@@ -189,7 +189,8 @@ def summary(record: Record) -> str:
         lines.append(f"test accuracy: {accuracy['test']:.2f} %, float {accuracy['float_test']:.2f} % ({change:+.2f})")
     if record.timing:
         hardware = record.header["hardware"]
-        lines.append(f"time: {record.timing['seconds']:.0f} s on {hardware['device']}, {hardware['processor']}")
+        machine = ", ".join(hardware[key] for key in ("device", "processor") if key in hardware)
+        lines.append(f"time: {record.timing['seconds']:.0f} s on {machine}")
     return "\n".join(lines)
 
 

@@ -46,7 +46,7 @@ class Settings:
     compile: str = "auto"  # "on", "off", or "auto": with a compiler and a run long enough to pay for it
     channels_last: bool = False
     log_every: int = 10  # steps between two "step" events
-    snapshots: int = 40  # "tables" events over the search
+    snapshots: int = 40  # about so many "tables" events over the search
 
     def __post_init__(self):
         whole = {"search_epochs": 0, "final_epochs": 0, "batch_size": 1, "cycles": 1, "target_steps": 1,

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,8 @@ from hmq_lab import budget, kernels, records
 from hmq_lab.block import SearchSpace
 from hmq_lab.budget import Target
 from hmq_lab.data import Data, load
-from hmq_lab.files import read_tensors, write_tensors
+from hmq_lab.files import check_writable, digest, read_tensors, write_tensors
+from hmq_lab.graph import in_mode
 from hmq_lab.placement import attach, blocks, calibrate, set_activation_bits, switched_off
 from hmq_lab.records import Record
 from hmq_lab.seeds import generator, stable_hash
@@ -44,6 +46,7 @@ def search(
     device: torch.device | str = "cpu",
     out: Path | str | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     progress: bool = True,
     on_event: Callable[[dict], None] | None = None,
 ) -> Record:
@@ -57,14 +60,16 @@ def search(
     data: a `Data`, or what `data.load` takes. target: `Target`, or a number, the rate of the weights.
     settings: `Settings`, or the name of a preset; by default quick/builtin, quick/cifar10, or paper for other data.
     seed: same seed, same run, on one machine. name: of the network, for the record.
-    out: a folder for record.json, network.safetensors and, after each epoch, a checkpoint; resume: go on from it.
+    out: a folder for record.json, network.safetensors and, after each epoch, a checkpoint. resume: go on from it;
+    overwrite: begin anew where there is one. The network comes back in training mode, its schemes fixed.
     on_event: called with every event as it happens (see `Record`).
 
     A validation split cut from the training set chooses the epoch of stage 2 that is kept; the test set is looked at
     once, at the end. Ctrl-C finishes the step, saves, and returns a record with status "interrupted".
-    Raises ValueError for bad input, FloatingPointError naming the first tensor when a loss is not finite.
+    Raises ValueError for bad input, FileExistsError where `out` holds a run, FloatingPointError naming the first tensor
+    when a loss is not finite.
     """
-    data = load(data) if isinstance(data, str) else data
+    data = data if isinstance(data, Data) else load(data)
     target = target if isinstance(target, Target) else Target(weights=target)
     space = SearchSpace() if space is None else space
     if settings is None:
@@ -77,8 +82,16 @@ def search(
         )
     run = _Run(model, data, target, space, settings, seed, name or type(model).__name__, torch.device(device), on_event)
     out = None if out is None else Path(out)
-    if resume and out is not None and (out / RECORD).exists():
-        return run.already_done(out)
+    if out is not None:
+        check_writable(out)
+        there = [name for name in (CHECKPOINT, RECORD) if (out / name).exists()]
+        if there and not (resume or overwrite):
+            raise FileExistsError(f"{out} holds a run already ({there[0]}): resume it, overwrite it, or choose another")
+        if resume and there == [RECORD]:
+            return run.already_done(out)
+        if not resume:
+            for name in (RECORD, NETWORK, CHECKPOINT):
+                (out / name).unlink(missing_ok=True)
     return run.go(out, resume, progress)
 
 
@@ -93,6 +106,7 @@ class _Run:
         self.configuration = {
             "model": name,
             "data": data.name,
+            "weights": digest({}, model.state_dict()),
             "normalize": data.normalize,
             "pictures": [len(split) for split in (data.train, data.validation, data.test)],
             "target": dataclasses.asdict(target),
@@ -108,6 +122,7 @@ class _Run:
         self.best: dict[str, Tensor] = {}  # the network of stage 2 that validation prefers
         self.best_accuracy = -1.0
         self.timing: dict = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "seconds": 0.0, "epochs": []}
+        self.compiling: bool | None = None  # decided once: compiled and eager sums differ in the last bits
         self.saved_optimizer: dict | None = None
 
     @property
@@ -125,8 +140,15 @@ class _Run:
                 self.restore(out / CHECKPOINT)
             else:
                 self.calibrate()
+            if self.compiling is None:
+                self.compiling = self.worth_compiling(total)
+            if self.compiling and progress:
+                print(
+                    "compiling the quantizer, which the first steps pay for (compile='off' does without)",
+                    file=sys.stderr,
+                )
             bar = tqdm(total=total, initial=self.step, disable=not progress, unit="step", dynamic_ncols=True)
-            with bar, kernels.compiled(self.worth_compiling(total - self.step, bar)):
+            with bar, kernels.compiled(self.compiling):
                 for stage in (1, 2):
                     if self.stage == stage:
                         self.optimizer = self.make_optimizer()
@@ -154,9 +176,15 @@ class _Run:
         if self.settings.channels_last:
             self.model.to(memory_format=torch.channels_last)
         sample = next(self.data.train.batches(min(self.settings.batch_size, 64), device=self.device))[0]
+        with in_mode(self.model, training=False), torch.no_grad():
+            outputs = _logits(self.model(sample[:2])).shape[1]
+        if outputs != len(self.data.classes):
+            raise ValueError(f"the network has {outputs} outputs, the data {len(self.data.classes)} classes")
         attach(self.model, self.space, sample, generator=generator(self.seed, "logits"))
         set_activation_bits(self.model, self.target.bits_of(budget.activation_sizes(self.model)))
         self.blocks = blocks(self.model)
+        if not budget.weight_sizes(self.model):
+            raise ValueError("the network has no weight of a convolution or fully connected layer: nothing to search")
 
     def calibrate(self) -> None:
         """The activations' thresholds from the training pictures, and the float network's accuracy to compare with."""
@@ -304,19 +332,16 @@ class _Run:
         self.clock = now
         return round(self.timing["seconds"], 1)
 
-    def worth_compiling(self, steps: int, bar: tqdm) -> bool:
+    def worth_compiling(self, steps: int) -> bool:
         choice = self.settings.compile
         if choice != "auto":
             return choice == "on"
         elements = steps * self.settings.batch_size * sum(budget.activation_sizes(self.model).values())
-        worth = elements >= WORTH_COMPILING and kernels.compiler_found()
-        if worth and not bar.disable:
-            bar.write("compiling the quantizer, which the first steps pay for (settings: compile='off' does without)")
-        return worth
+        return elements >= WORTH_COMPILING and kernels.compiler_found()
 
     def record(self, status: str) -> Record:
         self.tick()
-        self.results["status"] = status
+        self.results |= {"status": status, "steps": self.step}
         self.results["rates"] = dataclasses.asdict(budget.rates(self.model))
         tensors, floats = records.describe(self.model)
         for tensor in tensors:
@@ -346,7 +371,7 @@ class _Run:
         parts: dict[str, dict] = {"model": {}, "best": {}, "optimizer": {}}
         for key, value in tensors.items():
             part, name = key.split("/", 1)
-            parts[part][name] = value.to(self.device)
+            parts[part][name] = value if part == "optimizer" else value.to(self.device)
         self.model.load_state_dict(parts["model"])
         self.best = parts["best"]
         state: dict[int, dict] = {}
@@ -366,6 +391,7 @@ class _Run:
 
 STATE = (
     "stage", "epoch", "batch", "loss_sum", "events", "results", "bits_before_repair", "best_accuracy", "timing",
+    "compiling",
 )  # fmt: skip
 
 

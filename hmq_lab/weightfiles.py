@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -80,10 +79,9 @@ def _read(path: Path) -> tuple[dict, dict[str, str]]:
     if path.suffix in (".pt", ".pth", ".th", ".bin", ".tar"):
         try:
             return torch.load(path, map_location="cpu", weights_only=True), {}
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(
-                f"{path} cannot be read as a file of tensors alone: {str(error).splitlines()[0]}"
-            ) from error
+        except Exception as error:  # torch.load raises KeyError, IndexError and more on what is no such file
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"{path} cannot be read as a file of tensors alone: {said}") from error
     try:
         with safetensors.safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
@@ -97,6 +95,8 @@ def _unwrap(tensors: object, path: Path) -> dict[str, Tensor]:
             tensors = tensors[wrapper]
     if not isinstance(tensors, Mapping) or not all(isinstance(t, Tensor) for t in tensors.values()) or not tensors:
         raise ValueError(f"{path} holds no named tensors, also not under {', '.join(WRAPPERS)}")
+    if not all(isinstance(key, str) for key in tensors):
+        raise ValueError(f"{path} holds tensors under keys that are no names")
     if all(key.startswith("module.") for key in tensors):  # saved from DataParallel
         tensors = {key.removeprefix("module."): t for key, t in tensors.items()}
     return dict(tensors)
@@ -132,7 +132,7 @@ def _listed(items: list[str], most: int = 12) -> str:
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """A safetensors file's metadata without its tensors; {} for other files, which have none.
+    """A safetensors file's metadata alone; {} for other files, which have none.
 
     >>> read_metadata(SHIPPED / "builtin_tiny_resnet8.safetensors")["normalize"]
     'builtin'

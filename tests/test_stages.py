@@ -1,5 +1,6 @@
 """The search on a handful of pictures: what it reaches, that it can be repeated, stopped and resumed."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -196,6 +197,8 @@ def test_bad_input_is_refused_early(pictures):
         run(pictures, target=Target(weights=9), space=SearchSpace(bits=(4, 8)))
     with pytest.raises(ValueError, match="batch_size must be at most the 160 training pictures, got 256"):
         run(pictures, settings="paper")
+    with pytest.raises(ValueError, match="the network has 5 outputs, the data 10 classes"):
+        run(pictures, models.build("tiny_resnet8", classes=5))
     with pytest.raises(ValueError, match=r"no preset 'quick/cifar': did you mean quick/cifar10"):
         preset("quick/cifar")
     for change in ({"batch_size": 0}, {"search_epochs": 2.5}, {"gamma": math.nan}, {"precision": "int8"}):
@@ -211,3 +214,37 @@ def test_the_paper_preset_is_the_papers():
     assert [round(paper.target_rate(i * 500, 100, 16.0), 6) for i in range(6)] == [4, 8, 12, 16, 16, 16]
     schedule = paper.temperature(100)
     assert schedule(0) == 1 and schedule(278) == 0.5 and schedule(499) == 0.5 and schedule(500) == 1
+
+
+def test_an_output_folder_that_holds_a_run_is_kept_unless_asked(pictures, whole, tmp_path):
+    def interrupt(event):
+        if event["kind"] == "step" and event["step"] == 7:
+            signal.raise_signal(signal.SIGINT)
+
+    run(pictures, out=tmp_path, seed=3)
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        run(pictures, out=tmp_path)
+    stopped = run(pictures, out=tmp_path, overwrite=True, on_event=interrupt)
+    assert stopped.results["status"] == "interrupted" and stopped.results["steps"] == 8
+    assert not (tmp_path / RECORD).exists()  # the old one: resuming must not find it
+    assert content(run(pictures, out=tmp_path, resume=True)) == content(whole)
+
+
+def test_resuming_compiles_as_the_whole_run_did(pictures, tmp_path, monkeypatch):
+    """The choice depends on the work of the whole run, and what is left of it is less."""
+    from hmq_lab import kernels, stages
+
+    asked = []
+    monkeypatch.setattr(kernels, "compiled", lambda enable: asked.append(enable) or contextlib.nullcontext())
+    monkeypatch.setattr(kernels, "compiler_found", lambda: True)
+    elements = sum(t["size"] for t in run(pictures, settings=SETTINGS).tensors if t["kind"] == "activation")
+    monkeypatch.setattr(stages, "WORTH_COMPILING", STEPS * SETTINGS.batch_size * elements)
+    auto = dataclasses.replace(SETTINGS, compile="auto")
+
+    def interrupt(event):
+        if event["kind"] == "step" and event["step"] == 7:
+            signal.raise_signal(signal.SIGINT)
+
+    run(pictures, settings=auto, out=tmp_path, on_event=interrupt)
+    run(pictures, settings=auto, out=tmp_path, resume=True)
+    assert asked == [False, True, True]
