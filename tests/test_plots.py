@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from hmq_lab import plots
 from hmq_lab.budget import hinge, rate
 from hmq_lab.gumbel import Cycles
+from hmq_lab.plots import schemes
 from hmq_lab.quantizer import Scheme
 from hmq_lab.records import Record
 
@@ -199,7 +200,7 @@ def test_target_repair_and_stage_boundary(record, drawings):
     for label, key in (("before the repair", "rate_before"), ("after it", "rate_after")):
         x, y = line(ax, label)
         assert (x.tolist(), y.tolist()) == ([repair["step"]], [repair[key]])
-    x, y = line(ax, "target")
+    x, y = line(ax, "aim of the loss")
     steps, targets = events(record, "step", "target_rate")
     assert x.tolist() == [*steps, 299] and y.tolist() == [*targets, record.results["target"]["weights"]]
     for name in ("compression", "training"):
@@ -271,7 +272,7 @@ def test_layers_are_told_apart_by_their_shape(drawings):
     labels = {artist.get_label() for ax in panels(drawings["scheme_map"]) for artist in ax.containers}
     assert {"convolution", "depthwise", "pointwise", "linear", "signed", "unsigned"} <= labels
     grey = {"kind": "weight", "shape": [16, 1, 3, 3]}
-    assert plots._groups([grey, grey]) == {"convolution": [0], "depthwise": [1]}
+    assert schemes._groups([grey, grey]) == {"convolution": [0], "depthwise": [1]}
 
 
 def test_histograms_add_up_and_stand_beside_the_rate(record, drawings):

@@ -1,0 +1,126 @@
+"""What every figure shares: palette, style, a drawing that knows its sentence, and how panels become a figure."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import math
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hmq_lab.records import Record
+
+COLOURS = BLUE, ORANGE, GREEN, RED = sns.color_palette("colorblind").as_hex()[:4]
+MARKERS, HATCHES = "osD^", ("", "///", "...", "\\\\\\", "xx", "---", "ooo", "++")
+INK, PALE = "#333333", "#c8c8c8"
+STYLE = sns.axes_style("whitegrid") | {
+    "font.family": "DejaVu Sans", "font.size": 10, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9.5,
+    "axes.titlesize": 10, "axes.edgecolor": "#888888", "grid.color": "#dddddd", "hatch.linewidth": 0.6,
+    "svg.hashsalt": "hmq_lab",
+}  # fmt: skip
+
+
+class Drawing(Figure):
+    """A matplotlib figure that knows its sentence, and hands it to a notebook as the picture's alternative text.
+
+    >>> drawing = compression(record)
+    >>> drawing.savefig("compression.png"), print(drawing.sentence)
+    """
+
+    sentence = ""
+
+    def _repr_mimebundle_(self, **_):
+        self.savefig(png := io.BytesIO(), format="png")
+        data = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": self.sentence}
+        return data, {"image/png": {"alt": self.sentence}}
+
+
+def figure(title: str, mosaic: list[list], height: float, ratios=None, shared=()):
+    """Make a figure of the function that writes its sentence: called, it draws; `.sentence` writes the sentence alone.
+
+    mosaic: the panels, where they shall be. height: inches. ratios: of the rows. shared: columns with one x axis.
+    """
+
+    def decorate(sentence):
+        @functools.wraps(sentence)
+        def draw(source, **options) -> Drawing:
+            with mpl.rc_context(STYLE):
+                drawing = Drawing(figsize=(10, height), dpi=100, layout="constrained")
+                drawing.sentence = sentence(source, **options)
+                model = source.header.get("model") if isinstance(source, Record) else None
+                heading = f"{model}: {title}" if model else title.capitalize()
+                drawing.suptitle(heading, x=0.01, ha="left", fontsize=12, fontweight="bold")
+                axes = drawing.subplot_mosaic(mosaic, height_ratios=ratios)
+                above = [(axes[panel], axes[column[-1]]) for column in shared for panel in column[:-1]]
+                for ax, lowest in above:
+                    ax.sharex(lowest)
+                for panel, ax in axes.items():
+                    ax.set_label(getattr(panel, "func", panel).__name__)  # matplotlib puts repr(panel) there
+                    panel(source, ax, **options)
+                for ax, _ in above:
+                    ax.tick_params(labelbottom=False)
+                    ax.set_xlabel("")
+                drawing.align_ylabels()
+                drawing.draw_without_rendering()  # ticks take the style of whoever looks first: we do
+                drawing.set_layout_engine("none")  # everything is in its place; later drawings need not look again
+            return drawing
+
+        draw.sentence = sentence
+        return draw
+
+    return decorate
+
+
+def canvas(rows: int = 1, columns: int = 1, height: float = 3.6, **options) -> tuple[Drawing, np.ndarray | Axes]:
+    """An empty drawing in the style of all figures, and its axes: for a figure that only one lesson has.
+
+    >>> drawing, (left, right) = canvas(1, 2)
+    >>> left.plot([0, 1], [0, 1])
+    >>> show(drawing, "Both axes go from 0 to 1.")
+
+    height: inches; the width is always 10. options: those of `Figure.subplots`.
+    """
+    with mpl.rc_context(STYLE):
+        drawing = Drawing(figsize=(10, height), dpi=100, layout="constrained")
+        return drawing, drawing.subplots(rows, columns, **options)
+
+
+def show(drawing: Drawing, sentence: str | None = None) -> None:
+    """Show a drawing in a notebook, and below it the sentence that says what it shows.
+
+    >>> show(compression(record))
+    >>> show(drawing, "A sentence, with the numbers that the code found.")
+
+    sentence: becomes the drawing's own, and the picture's alternative text. Raises ValueError where there is none.
+    """
+    drawing.sentence = sentence or drawing.sentence
+    if not drawing.sentence:
+        raise ValueError("a figure is shown with a sentence that says what it shows, got none")
+    from IPython.display import Markdown, display  # here, so that figures can be written without IPython
+
+    with mpl.rc_context(STYLE):
+        display(drawing)
+    display(Markdown(f"*{drawing.sentence}*"))
+
+
+def finished(ax: Axes, artists: list[Artist]) -> list[Artist]:
+    """The legend above the panel, where no data can be; or a word that there is nothing to see."""
+    if not artists:
+        return [ax.text(0.5, 0.5, "not in this record", transform=ax.transAxes, ha="center", color=INK)]
+    handles, labels = ax.get_legend_handles_labels()
+    if len(labels) > 1:
+        columns = len(labels) if len("".join(labels)) < 85 else math.ceil(len(labels) / 2)
+        place = {"loc": "lower left", "bbox_to_anchor": (-0.005, 1), "borderaxespad": 0, "frameon": False}
+        ax.legend(handles, labels, ncols=columns, columnspacing=1.2, handlelength=2.2, **place)
+    return artists
+
+
+def of_kind(record: Record, kind: str) -> list[dict]:
+    """The tensors of a record that are weights, or activations."""
+    return [t for t in record.tensors if t["kind"] == kind]

@@ -1,0 +1,124 @@
+"""The schemes that a search selected: bits, thresholds and sizes, tensor by tensor."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from hmq_lab.plots.frame import BLUE, COLOURS, HATCHES, INK, MARKERS, ORANGE, PALE, figure, finished, of_kind
+from hmq_lab.records import Record
+
+NAMES = 64  # so many names fit below a panel 1000 pixels wide
+
+
+def bits(record: Record, ax: Axes, kind: str = "weight") -> list[Artist]:
+    """The bits of each tensor of a kind as bars, with an outline of what they were before the repair."""
+    tensors, artists = of_kind(record, kind), []
+    for at, style, _, hatch in _styled(tensors):
+        artists += ax.bar(at, [tensors[i]["bits"] for i in at], 0.84, hatch=hatch, edgecolor="white", lw=0, **style)
+    before = {i: t["bits_before_repair"] for i, t in enumerate(tensors) if t["bits_before_repair"] != t["bits"]}
+    if before:
+        style = {"label": "before the repair", "fill": False, "edgecolor": INK, "ls": ":", "lw": 1.2}
+        artists += ax.bar(list(before), list(before.values()), 0.84, **style)
+    return _over_tensors(record, ax, kind, artists, "bits")
+
+
+def exponents(record: Record, ax: Axes, kind: str = "weight") -> list[Artist]:
+    """The exponent M of each tensor's threshold 2^M, on the range that it was chosen from."""
+    tensors = of_kind(record, kind)
+    for i, t in enumerate(tensors):
+        ends = min(t["space"]["exponents"]), max(t["space"]["exponents"])
+        ax.plot([i, i], ends, color=PALE, lw=4, label="" if i else "range of the search")
+    artists = _dots(ax, tensors, "threshold_exponent")
+    return _over_tensors(record, ax, kind, artists, "threshold $2^M$: M")
+
+
+def sizes(record: Record, ax: Axes, kind: str = "weight") -> list[Artist]:
+    """The elements of each tensor, on a logarithmic scale."""
+    artists = _over_tensors(record, ax, kind, _dots(ax, of_kind(record, kind), "size"), "elements")
+    ax.set_yscale("log")
+    return artists
+
+
+def histogram(record: Record, ax: Axes, kind: str = "weight") -> list[Artist]:
+    """The share of a kind's tensors, and of their elements, that has so many bits; and the rate that makes."""
+    tensors, artists = of_kind(record, kind), []
+    found, size = [t["bits"] for t in tensors], [t["size"] for t in tensors]
+    top = max([8, *found])
+    looks = (-0.2, "tensors", [1] * len(found), BLUE, ""), (0.2, "elements", size, ORANGE, "///")
+    for shift, label, weights, colour, hatch in looks if found else ():
+        share = 100 * np.bincount(found, weights, top + 1)[1:] / sum(weights)
+        style = {"label": label, "color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0}
+        artists.append(ax.bar(np.arange(1, top + 1) + shift, share, 0.4, **style))
+    rate = record.results.get("rates", {}).get(f"{kind}s")
+    counted = "these tensors" if kind == "weight" else "the largest"
+    ax.set_xlabel(f"{kind} bits" + (f"; rate of {counted}: {rate:.2f}" if rate else ""))
+    ax.set(ylabel="share (%)", xticks=range(1, top + 1))
+    ax.grid(False, axis="x")
+    return finished(ax, artists)
+
+
+WEIGHTS = [partial(panel, kind="weight") for panel in (bits, exponents, sizes, histogram)]
+ACTIVATIONS = [partial(panel, kind="activation") for panel in (bits, exponents, histogram)]
+COLUMNS = WEIGHTS[:-1], ACTIVATIONS[:-1]
+ROWS = [[p, p] for column in COLUMNS for p in column] + [[WEIGHTS[-1], ACTIVATIONS[-1]]]
+
+
+@figure("the selected schemes", ROWS, 10.5, (4, 4, 3, 3, 4, 4), COLUMNS)
+def scheme_map(record: Record):
+    """Bits and threshold of every tensor; the histogram of the bits beside the rate, as "4 bits" may mislead.
+
+    >>> print(scheme_map(record).sentence)
+    """
+    parts = []
+    for kind in ("weight", "activation"):
+        tensors, rate = of_kind(record, kind), record.results.get("rates", {}).get(f"{kind}s")
+        groups = {name: [tensors[i]["bits"] for i in at] for name, at in _groups(tensors).items()}
+        means = ", ".join(f"{name} {np.mean(found):.1f}" for name, found in groups.items())
+        parts.append(f"the {len(tensors)} {kind}s ({means})" + (f" at a rate of {rate:.2f}" if rate else ""))
+    return f"Mean bits of {' and of '.join(parts)}."
+
+
+def _groups(tensors: list[dict]) -> dict[str, list[int]]:
+    """Which of the tensors belong together: by the layer for weights, by the sign for activations."""
+    groups = {}
+    for i, t in enumerate(tensors):
+        channels, *kernel = t["shape"][1:] or [0]
+        if t["kind"] == "activation":
+            name = "signed" if t["signed"] else "unsigned"
+        elif not kernel:
+            name = "linear"
+        elif channels == 1 and i:  # not the first convolution, which has one input channel for grey pictures
+            name = "depthwise"
+        else:
+            name = "pointwise" if math.prod(kernel) == 1 else "convolution"
+        groups.setdefault(name, []).append(i)
+    return groups
+
+
+def _styled(tensors: list[dict]):
+    """Indices, label and colour, marker, hatch of each group."""
+    for (name, at), colour, marker, hatch in zip(_groups(tensors).items(), COLOURS, MARKERS, HATCHES, strict=False):
+        yield at, {"label": name, "color": colour}, marker, hatch
+
+
+def _dots(ax: Axes, tensors: list[dict], key: str) -> list[Artist]:
+    found = [(at, [tensors[i][key] for i in at], marker, style) for at, style, marker, _ in _styled(tensors)]
+    return [ax.plot(at, values, ls="none", marker=marker, **style)[0] for at, values, marker, style in found]
+
+
+def _over_tensors(record: Record, ax: Axes, kind: str, artists: list[Artist], label: str) -> list[Artist]:
+    """What the panels over the tensors share: names below, as many as fit; labels, a legend."""
+    names = [t["name"].removesuffix(".weight") for t in of_kind(record, kind)]
+    every = max(1, math.ceil(len(names) / NAMES))
+    ax.set_xticks(range(0, len(names), every), names[::every], rotation=90)
+    ax.set(xlim=(-0.7, max(1, len(names)) - 0.3), ylabel=f"{kind}\n{label}")
+    ax.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    ax.margins(y=0.12)
+    ax.grid(False, axis="x")
+    return finished(ax, artists)
