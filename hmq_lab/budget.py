@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -167,7 +168,7 @@ def rates(model: nn.Module) -> Rates:
 
 @dataclass(frozen=True)
 class Move:
-    """One step of `repair`: this weight goes from so many bits to fewer, giving up so much probability."""
+    """One step of `repair`: this weight goes from so many bits to so many others, giving up so much probability."""
 
     name: str
     before: int
@@ -175,7 +176,7 @@ class Move:
     probability: float
 
 
-def repair(model: nn.Module, target: float) -> list[Move]:
+def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
     """Fix every block's scheme: the selection, with bits taken from the weights where it misses the target rate.
 
     The loss acts on expected bits, so the most probable bits can miss the target. While they do, the weight and the
@@ -184,7 +185,9 @@ def repair(model: nn.Module, target: float) -> list[Move]:
         (p(b) - p(b')) / min(size * (b - b'), bits still missing)
 
     with p the marginal over bit-widths; of two as good the one that saves less. The threshold is the most probable one
-    given the bits. Returns the moves, in order. Raises ValueError if even the fewest bits miss the target.
+    given the bits. With `refill`, what is then saved beyond the target is given back by the same rule turned round: as
+    long as a weight can have more bits within the target, the one that gives up the least probability per bit gets
+    them. Returns the moves, in order. Raises ValueError if even the fewest bits miss the target.
     The rule is ours; the paper has none.
     """
     found, sizes = blocks(model, "weight"), weight_sizes(model)
@@ -193,23 +196,38 @@ def repair(model: nn.Module, target: float) -> list[Move]:
         for name, block in found.items()
     }
     bits = {name: block.scheme.bits for name, block in found.items()}
-    schemes = {name: block.scheme for name, block in blocks(model).items()}
     moves = []
-    while rate(bits, sizes) < target:
-        missing = sum(bits[name] * size for name, size in sizes.items()) - FLOAT_BITS * sum(sizes.values()) / target
-        options = []
-        for name, now in bits.items():
-            for fewer in (b for b in marginals[name] if b < now):
-                lost, saved = marginals[name][now] - marginals[name][fewer], sizes[name] * (now - fewer)
-                options.append((lost / min(saved, missing), saved, Move(name, now, fewer, lost)))
-        if not options:
-            raise ValueError(f"a weight rate of {target:g} cannot be reached: the largest is {rate(bits, sizes):g}")
+
+    def changes(better) -> list[tuple[Move, int, float]]:
+        """Every change to a bit-width that is `better` than the present one, the bits it moves, the rate after it."""
+        return [
+            (Move(name, now, then, marginals[name][now] - marginals[name][then]), sizes[name] * abs(now - then),
+             rate(bits | {name: then}, sizes))
+            for name, now in bits.items() for then in marginals[name] if better(then, now)
+        ]  # fmt: skip
+
+    def take(options: list[tuple[float, int, Move]]) -> None:
+        """The least probability per bit; of two as good, the change that moves fewer bits."""
         move = min(options, key=lambda option: option[:2])[2]
         moves.append(move)
         bits[move.name] = move.after
-        schemes[move.name] = found[move.name].select(move.after)
+
+    while rate(bits, sizes) < target:
+        missing = sum(bits[name] * size for name, size in sizes.items()) - FLOAT_BITS * sum(sizes.values()) / target
+        lower = [(move.probability / min(moved, missing), moved, move) for move, moved, _ in changes(operator.lt)]
+        if not lower:
+            raise ValueError(f"a weight rate of {target:g} cannot be reached: the largest is {rate(bits, sizes):g}")
+        take(lower)
+    while refill:
+        higher = [
+            (move.probability / moved, moved, move) for move, moved, after in changes(operator.gt) if after >= target
+        ]
+        if not higher:
+            break
+        take(higher)
+    moved = {move.name for move in moves}
     for name, block in blocks(model).items():
-        block.fix(schemes[name])
+        block.fix(block.select(bits[name]) if name in moved else block.scheme)
     return moves
 
 

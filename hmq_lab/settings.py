@@ -38,6 +38,7 @@ class Settings:
     target_steps: int = 4
     first_target: float = 4.0
     margin: float = 0.0  # the loss aims at target * (1 + margin): its pull vanishes as the rate comes near the aim
+    refill: bool = False  # what a selection saves beyond the target is given back: see budget.repair
     temperature_rate: float = 0.01
     temperature_floor: float = 0.5
     calibration_pictures: int | None = None  # None: all of the training set
@@ -64,6 +65,11 @@ class Settings:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if not (isinstance(self.first_target, int | float) and 1 <= self.first_target <= 32):
+            raise ValueError(f"first_target must be a rate between 1 and 32, got {self.first_target!r}")
+        count = self.calibration_pictures
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+            raise ValueError(f"calibration_pictures must be a whole number from 1 on, or None for all, got {count!r}")
         if self.search_epochs + self.final_epochs == 0:
             raise ValueError("search_epochs and final_epochs must not both be 0")
         self.temperature(1)  # refuses rates and floors that are none
@@ -99,11 +105,11 @@ PRESETS = {
     "paper/mobilenet_v1": Settings(network_rate=5e-6, final_rate=5e-6, gamma=64.0, logit_rate=0.005),
     "quick/builtin": Settings(
         search_epochs=6, final_epochs=8, batch_size=64, network_rate=1e-3, final_rate=1e-3, final_schedule="cosine",
-        logit_rate=0.05, cycles=3, target_steps=2, margin=0.03, calibration_pictures=1024,
+        logit_rate=0.05, cycles=3, target_steps=2, margin=0.03, refill=True, calibration_pictures=1024,
     ),
     "quick/cifar10": Settings(
         search_epochs=4, final_epochs=4, batch_size=128, network_rate=1e-3, final_rate=1e-3, final_schedule="cosine",
-        logit_rate=0.05, margin=0.03, calibration_pictures=5120,
+        logit_rate=0.05, cycles=2, target_steps=1, margin=0.03, refill=True, calibration_pictures=5120,
         precision="bfloat16", log_every=20,
     ),
 }  # fmt: skip

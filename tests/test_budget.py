@@ -26,7 +26,6 @@ from hmq_lab.budget import (
     weight_sizes,
 )
 from hmq_lab.placement import attach, blocks, detach, placements, set_activation_bits
-from hmq_lab.quantizer import Scheme
 
 SPACE = SearchSpace((2, 4, 8), 3)
 
@@ -149,7 +148,7 @@ def test_expected_rate_is_an_enumeration_and_differentiable():
 def test_expected_rate_of_fixed_blocks_is_the_rate():
     model = spread(tiny())
     for name, block in blocks(model, "weight").items():
-        block.fix(Scheme(CHOICE[name], 0, True))
+        block.fix(block.select(CHOICE[name]))
     assert rates(model).weights == 32 * 164 / PACKED == pytest.approx(float(expected_rate(model)), rel=1e-6)
 
 
@@ -297,6 +296,42 @@ def test_repair_takes_the_least_probability_per_bit(seed, target):
     if moves:  # one move less would miss the target
         last = moves[-1]
         assert rate({**bits, last.name: last.before}, sizes) < target
+
+
+@pytest.mark.parametrize("target", (4.0, 4.5, 6.0, 8.0, 12.0, 16.0))
+@pytest.mark.parametrize("seed", range(6))
+def test_refill_gives_back_the_least_probability_per_bit(seed, target):
+    model, plain = spread(tiny(), seed), spread(tiny(), seed)
+    p, sizes = marginals(model), weight_sizes(model)
+    lowered = repair(plain, target)
+    bits, wanted = weight_bits(plain), []
+    while True:  # brute force
+        spare = 32 * 164 / target - sum(bits[n] * sizes[n] for n in bits)
+        price = {}
+        for n, b in itertools.product(bits, (2, 4, 8)):
+            moved = sizes[n] * (b - bits[n])
+            if 0 < moved <= spare:
+                price[n, b] = ((p[n][bits[n]] - p[n][b]) / moved, moved)
+        if not price:
+            break
+        name, more = min(price, key=price.get)
+        wanted.append((name, bits[name], more))
+        bits[name] = more
+    moves = repair(model, target, refill=True)
+    assert moves[: len(lowered)] == lowered
+    assert [(m.name, m.before, m.after) for m in moves[len(lowered) :]] == wanted
+    assert weight_bits(model) == bits and target <= rates(model).weights <= rates(plain).weights
+    chosen = {n: b.select(bits[n]) for n, b in blocks(spread(tiny(), seed), "weight").items()}
+    assert {n: b.scheme for n, b in blocks(model, "weight").items()} == chosen
+
+
+def test_refill_where_nothing_is_to_spare_or_everything_is():
+    on_target = tiny()
+    choose(on_target, dict.fromkeys(CHOICE, 4))
+    assert repair(on_target, 8.0, refill=True) == []
+    free = spread(tiny())
+    repair(free, 1.0, refill=True)
+    assert set(weight_bits(free).values()) == {8}
 
 
 def test_one_repair_costs_least_of_all_single_moves():
