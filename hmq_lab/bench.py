@@ -7,12 +7,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import gc
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -25,45 +28,62 @@ from hmq_lab.quantizer import quantize
 SPACES = [((2, 4, 6, 8), 2), ((2, 4, 6, 8), 4), (range(1, 9), 4), (range(1, 9), 8), (range(1, 9), 16)]
 
 
-def seconds(*functions: Callable[[], None], rounds: int = 9) -> list[float]:
-    """The median time of each function, called in turn so that a change of the machine's speed meets all of them."""
-    times: list[list[float]] = [[] for _ in functions]
+@dataclass(frozen=True)
+class Work:
+    """What is measured: a network's training step on a batch of 32x32 pictures, and a block on a tensor."""
+
+    network: str = "resnet20"
+    batch: int = 128
+    tensor: tuple[int, ...] = (128, 64, 32, 32)
+
+
+def times(*functions: Callable[[], None], rounds: int = 9) -> list[list[float]]:
+    """Seconds of each function, called in turn so that a change of the machine's speed meets all of them."""
+    found: list[list[float]] = [[] for _ in functions]
     for function in functions:  # warm up: caches, compilers
         function()
         function()
     for _ in range(rounds):
-        for function, own in zip(functions, times, strict=True):
+        for function, own in zip(functions, found, strict=True):
             start = time.perf_counter()
             function()
             own.append(time.perf_counter() - start)
-    return [statistics.median(own) for own in times]
+    return found
 
 
-def block(compiled: bool, rounds: int = 9) -> dict[str, float]:
-    """A quantization, forward and backward, over `clone()`: 128x64x32x32 float32, a step and threshold per picture."""
+def seconds(*functions: Callable[[], None], rounds: int = 9) -> list[float]:
+    """The median of `times` for each function."""
+    return [statistics.median(own) for own in times(*functions, rounds=rounds)]
+
+
+def block(compiled: bool, rounds: int = 9, work: Work = Work()) -> dict[str, float]:
+    """A quantization, forward and backward, over `clone()`: float32, a step and threshold per picture."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(128, 64, 32, 32, generator=generator).requires_grad_()
+    x = torch.randn(work.tensor, generator=generator).requires_grad_()
     grad = torch.randn(x.shape, generator=generator)
-    step = (torch.rand(128, 1, 1, 1, generator=generator) * 0.1 + 0.05).requires_grad_()
-    threshold = (torch.rand(128, 1, 1, 1, generator=generator) + 1).requires_grad_()
+    per_picture = (len(x), *[1] * (x.dim() - 1))
+    step = (torch.rand(per_picture, generator=generator) * 0.1 + 0.05).requires_grad_()
+    threshold = (torch.rand(per_picture, generator=generator) + 1).requires_grad_()
 
     def run(function):
         x.grad = step.grad = threshold.grad = None
         function().backward(grad)
 
     with kernels.compiled(compiled):
-        own = functools.partial(quantize, x, step, threshold, True)
+        own = functools.partial(quantize, x, step, threshold, True, check=False)
         clone, own = seconds(lambda: run(x.clone), lambda: run(own), rounds=rounds)
     return {"clone_seconds": clone, "block_seconds": own, "over_clone": own / clone}
 
 
-def training_step(searching: bool, channels_last: bool, space: SearchSpace | None = None) -> Callable[[], None]:
-    """A training step of ResNet-20 at batch 128, float or searching, as a function to call."""
+def training_step(
+    searching: bool, channels_last: bool, space: SearchSpace | None = None, work: Work = Work()
+) -> Callable[[], None]:
+    """A training step, float or searching, as a function to call."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    model = models.build("resnet20").train()
-    x = torch.randn(128, 3, 32, 32, generator=generator)
-    y = torch.randint(10, (128,), generator=generator)
+    model = models.build(work.network).train()
+    x = torch.randn(work.batch, 3, 32, 32, generator=generator)
+    y = torch.randint(10, (work.batch,), generator=generator)
     if channels_last:
         model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     if searching:
@@ -71,9 +91,10 @@ def training_step(searching: bool, channels_last: bool, space: SearchSpace | Non
     optimizer = torch.optim.RAdam(model.parameters(), lr=1e-4)
 
     def step():
-        loss = F.cross_entropy(model(x), y)
         if searching:
             resample(model, generator)
+        loss = F.cross_entropy(model(x), y)
+        if searching:
             loss = loss + 32 * budget.hinge(budget.expected_rate(model), 8.0)
         optimizer.zero_grad()
         loss.backward()
@@ -82,32 +103,37 @@ def training_step(searching: bool, channels_last: bool, space: SearchSpace | Non
     return step
 
 
-def steps(compiled: bool, rounds: int = 7) -> dict[str, float]:
+def steps(compiled: bool, rounds: int = 7, work: Work = Work()) -> dict[str, float]:
     """A search step over the fastest float training step, each in its better memory layout."""
-    made = [training_step(searching, last) for searching in (False, True) for last in (False, True)]
+    made = [training_step(searching, last, work=work) for searching in (False, True) for last in (False, True)]
     with kernels.compiled(compiled):
-        times = seconds(*made, rounds=rounds)
-    fastest, search = min(times[:2]), min(times[2:])
+        found = seconds(*made, rounds=rounds)
+    fastest, search = min(found[:2]), min(found[2:])
     return {"float_seconds": fastest, "search_seconds": search, "over_float": search / fastest}
 
 
-def memory(searching: bool, compiled: bool = False, space: SearchSpace | None = None) -> float:
+def memory(searching: bool, compiled: bool = False, space: SearchSpace | None = None, work: Work = Work()) -> float:
     """Bytes a training step needs at its peak above what its process held before it; in a process of its own."""
     space = space or SearchSpace()
     code = (
-        "from hmq_lab import SearchSpace, bench; "
-        f"print(bench.peak({searching}, {compiled}, SearchSpace({space.bits}, {space.thresholds})))"
+        "from hmq_lab.bench import *; "
+        f"print(peak({searching}, {compiled}, SearchSpace({space.bits}, {space.thresholds}), {work!r}))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
-def peak(searching: bool, compiled: bool, space: SearchSpace) -> float:
-    """What `memory` runs in its process. Linux counts the pages for us; other systems do not let the peak be reset."""
+def peak(searching: bool, compiled: bool, space: SearchSpace, work: Work) -> float:
+    """What `memory` runs in its process. Linux counts the pages for us; other systems do not let the peak be reset.
+
+    A first network's step comes before: what compilers and libraries take once is not the step's. What the C library
+    has kept of that for later is given back, or the step would use it and seem to need less.
+    """
     with kernels.compiled(compiled):
-        if compiled:  # compiling takes memory of its own, which is not the step's
-            training_step(searching, True, space)()
-        step = training_step(searching, True, space)
+        training_step(searching, True, space, work)()
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        step = training_step(searching, True, space, work)
         before = _status("VmRSS:")
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")  # the peak starts from here
@@ -121,35 +147,43 @@ def _status(field: str) -> float:
         return next(1024.0 * int(line.split()[1]) for line in file if line.startswith(field))
 
 
-def spaces(compiled: bool, rounds: int = 5) -> list[dict[str, float]]:
-    """Time and memory of a search step as the space grows from 8 to 128 schemes per tensor."""
+def spaces(compiled: bool, rounds: int = 5, work: Work = Work()) -> list[dict[str, float]]:
+    """What a search step costs as the space grows from 8 to 128 schemes per tensor.
+
+    For each space its schemes, the median seconds of a step with its quartiles (low, high), and bytes as of `memory`.
+    """
     found = [SearchSpace(*space) for space in SPACES]
     with kernels.compiled(compiled):
-        times = seconds(*(training_step(True, True, space) for space in found), rounds=rounds)
-    return [
-        {"schemes": space.schemes, "seconds": time, "bytes": memory(True, compiled, space)}
-        for space, time in zip(found, times, strict=True)
-    ]
+        measured = times(*(training_step(True, True, space, work) for space in found), rounds=rounds)
+    rows = []
+    for space, own in zip(found, measured, strict=True):
+        low, middle, high = statistics.quantiles(own, n=4, method="inclusive")
+        row = {"schemes": space.schemes, "seconds": middle, "low": low, "high": high}
+        rows.append(row | {"bytes": memory(True, compiled, space, work)})
+    return rows
 
 
-def report(compiled: bool, quick: bool = False) -> dict:
-    """Everything `hmq-lab bench` says. The keys other programs may rely on are the first four."""
+def report(compiled: bool, quick: bool = False, work: Work = Work()) -> dict:
+    """Everything `hmq-lab bench` says. The keys other programs may rely on are the first six."""
     rounds = 3 if quick else 9
-    eager = block(False, rounds)
-    fast = block(True, rounds) if compiled else None
-    step = steps(compiled, rounds)
-    bytes_float, bytes_search = memory(False), memory(True, compiled)
+    eager = block(False, rounds, work)
+    fast = block(True, rounds, work) if compiled else None
+    step = steps(compiled, rounds, work)
+    bytes_float, bytes_search = memory(False, work=work), memory(True, compiled, work=work)
+    rows = spaces(compiled, rounds, work)
     return {
         "block_over_clone": (fast or eager)["over_clone"],
         "block_eager_over_clone": eager["over_clone"],
         "step_over_float": step["over_float"],
         "memory_over_float": bytes_search / bytes_float,
+        "time_over_smallest_space": max(row["seconds"] for row in rows) / rows[0]["seconds"],
+        "memory_over_smallest_space": max(row["bytes"] for row in rows) / rows[0]["bytes"],
         "compiled": compiled,
         "block": fast,
         "block_eager": eager,
         "step": step,
         "memory": {"float_bytes": bytes_float, "search_bytes": bytes_search},
-        "spaces": spaces(compiled, rounds),
+        "spaces": rows,
         "versions": records.versions(),
         "hardware": records.hardware(),
     }

@@ -46,6 +46,13 @@ class SearchSpace:
         return len(self.bits) * self.thresholds
 
 
+def check_space(space: SearchSpace | None) -> SearchSpace:
+    """The space, the default for None. Raises TypeError naming SearchSpace for anything else, as for (2, 4)."""
+    if space is not None and not isinstance(space, SearchSpace):
+        raise TypeError(f"space must be a SearchSpace, as SearchSpace(bits=(2, 4, 8), thresholds=8), got {space!r}")
+    return SearchSpace() if space is None else space
+
+
 class HMQ(nn.Module):
     """A quantizer that learns its bit-width and its power-of-two threshold.
 
@@ -88,10 +95,12 @@ class HMQ(nn.Module):
         self.register_buffer("bits", torch.tensor(space.bits))
         self.register_buffer("exponent", torch.tensor(threshold_exponent))
         self.register_buffer("fixed", torch.zeros(2, dtype=torch.int64))  # bits and exponent; 0 bits: still searching
+        self.register_buffer("has_sign", torch.tensor(signed))  # what `signed` says, for the state dict
         self.register_buffer("temperature", torch.ones(()), persistent=False)
         self.is_fixed = False
         self._seed, self._noise = 0, None
-        self.register_load_state_dict_post_hook(_read_fixed)
+        self.register_load_state_dict_pre_hook(_complete)
+        self.register_load_state_dict_post_hook(_read_buffers)
 
     @classmethod
     def for_weight(cls, weight: Tensor, space: SearchSpace, generator: torch.Generator | None = None) -> HMQ:
@@ -148,10 +157,18 @@ class HMQ(nn.Module):
         return Scheme(bits, int(self.exponent) - int(self.logits[row].argmax()), self.signed)
 
     def fix(self, scheme: Scheme | None = None) -> Scheme:
-        """Stop searching: from now on quantize with `scheme` (default: the selection), in training too."""
+        """Stop searching: from now on quantize with `scheme` (default: the selection), in training too.
+
+        Raises ValueError for a scheme that the block does not choose from.
+        """
         scheme = scheme or self.scheme
-        if scheme.signed != self.signed:
-            raise ValueError(f"this block is {'signed' if self.signed else 'unsigned'}, got a scheme of {scheme}")
+        bits, exponents = self.bits.tolist(), self.exponents.tolist()
+        chosen_from = scheme.bits in bits and scheme.threshold_exponent in exponents and scheme.signed == self.signed
+        if not chosen_from:
+            raise ValueError(
+                f"a scheme must be one of the block's, bits {tuple(bits)} {'signed' if self.signed else 'unsigned'} "
+                f"below 2^{exponents[0]} to 2^{exponents[-1]}, got {scheme}"
+            )
         self.fixed.copy_(torch.tensor([scheme.bits, scheme.threshold_exponent]))
         self.is_fixed = True
         return scheme
@@ -184,6 +201,11 @@ class HMQ(nn.Module):
         threshold = (p * power_of_two(self.exponents)).sum((1, 2))
         return step, threshold
 
+    def step_exponent(self) -> Tensor:
+        """The power of two that the selected, or fixed, scheme's step is, as a tensor: the device is not asked."""
+        bits, exponent = self.fixed if self.is_fixed else self._selected()
+        return exponent - bits + int(self.signed)
+
     def step_and_threshold(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What `forward` quantizes x with: shapes that broadcast to x."""
         if self.is_fixed or not self.training:
@@ -195,7 +217,9 @@ class HMQ(nn.Module):
         return step.view(shape), threshold.view(shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        return quantize(x, *self.step_and_threshold(x), self.signed) if self.enabled else x
+        if not self.enabled:
+            return x
+        return quantize(x, *self.step_and_threshold(x), self.signed, check=False)  # they are right by construction
 
     def extra_repr(self):
         exponents = self.exponents.tolist()
@@ -206,9 +230,15 @@ class HMQ(nn.Module):
         )
 
 
-def _read_fixed(block: HMQ, _) -> None:
-    """After loading: Python knows whether a scheme is fixed, so that a forward pass need not ask the device."""
-    block.is_fixed = bool(block.fixed[0])
+def _complete(block: HMQ, state: dict, prefix: str, *_) -> None:
+    """Before loading: files of earlier versions do not say whether a block is signed."""
+    if f"{prefix}fixed" in state:
+        state.setdefault(f"{prefix}has_sign", block.has_sign)
+
+
+def _read_buffers(block: HMQ, _) -> None:
+    """After loading: Python knows the sign and whether a scheme is fixed, so that no forward pass asks the device."""
+    block.is_fixed, block.signed = bool(block.fixed[0]), bool(block.has_sign)
 
 
 def initial_logits(bits: int, thresholds: int, probability: float, generator: torch.Generator | None = None) -> Tensor:

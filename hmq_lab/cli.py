@@ -8,6 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from hmq_lab import cli_hardware
 from hmq_lab.settings import PRESETS, preset
 
 SHIPPED = {"builtin": "tiny_resnet8"}  # data: the network whose weights come with the package
@@ -31,19 +32,35 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         options = parser().parse_args(arguments)
-        with warnings.catch_warnings():
-            warnings.simplefilter("default", UserWarning)
-            warnings.showwarning = lambda message, *_: print(f"hmq-lab: warning: {message}", file=sys.stderr)
+        with warnings.catch_warnings(), _Held() as options.warnings:
             return options.command(options)
     except (BadInput, ValueError, OSError) as error:
         print(f"hmq-lab: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except FloatingPointError as error:
+    except (FloatingPointError, OverflowError) as error:
         print(f"hmq-lab: stopped: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("hmq-lab: interrupted", file=sys.stderr)
         return 1
+
+
+class _Held:
+    """Warnings, kept until the work has begun or is done: bad input is one line on stderr, the error's."""
+
+    def __enter__(self):
+        self.messages = []
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_: self.messages.append(message)
+        return self
+
+    def say(self, *_):
+        while self.messages:
+            print(f"hmq-lab: warning: {self.messages.pop(0)}", file=sys.stderr)
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            self.say()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     either = command.add_mutually_exclusive_group()
     either.add_argument("--target-activations", type=float, metavar="R", help="of the largest activation")
     either.add_argument("--activation-bits", type=int, metavar="B", help="of every activation (default: 8)")
+    command.add_argument("--hardware", action="store_true", help="fold batch norm, quantize picture, biases and means")
     command.add_argument("--preset", help=f"{', '.join(PRESETS)} (by default, by data)")
     command.add_argument("--search-epochs", type=int, metavar="N", help="epochs of stage 1 (default: the preset's)")
     command.add_argument("--final-epochs", type=int, metavar="N", help="epochs of stage 2 (default: the preset's)")
@@ -67,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--compile", choices=("auto", "on", "off"), help="the quantizer (default: the preset's)")
     command.add_argument("--bits", default="1,2,3,4,5,6,7,8", help="to choose from, for each weight")
     command.add_argument("--thresholds", type=int, default=8, metavar="N", help="powers of two to choose from")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same run")
+    command.add_argument("--seed", type=_whole(0, 2**63 - 1), default=0, metavar="N", help="same seed, same run")
     command.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes cuda where there is one")
     command.add_argument("--out", type=Path, metavar="DIR", help="for record, network, figures (runs/DATA-MODEL)")
     again = command.add_mutually_exclusive_group()
@@ -84,8 +102,8 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("placements", help="list what is quantized in a network", formatter_class=_Help)
     command.set_defaults(command=placements)
     command.add_argument("--model", required=True, help="a CIFAR network of ours or any of torchvision's")
-    command.add_argument("--classes", type=int, help="outputs (default: 10 for ours, 1000 for torchvision's)")
-    command.add_argument("--picture-size", type=int, metavar="N", help="pixels a side (default: 32, or 224)")
+    command.add_argument("--classes", type=_whole(1), help="outputs (default: 10 for ours, 1000 for torchvision's)")
+    command.add_argument("--picture-size", type=_whole(1), metavar="N", help="pixels a side (default: 32, or 224)")
 
     command = commands.add_parser("train", help="train a float network", formatter_class=_Help)
     command.set_defaults(command=train)
@@ -94,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--epochs", type=int, default=60, metavar="N", help="passes over the training pictures")
     command.add_argument("--learning-rate", type=float, default=0.1, metavar="R", help="its peak")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures in a step")
-    command.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same network")
+    command.add_argument("--seed", type=_whole(0, 2**63 - 1), default=0, metavar="N", help="same seed, same network")
     command.add_argument("--device", default="auto", help="cpu, cuda, ...; auto takes cuda where there is one")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .safetensors file")
 
@@ -105,7 +123,27 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="everything that was measured, as JSON")
     command.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="the quantizer")
     command.add_argument("--quick", action="store_true", help="three rounds instead of nine")
+    command.add_argument("--figure", type=Path, metavar="FILE", help="draw the cost of larger spaces: .png, .svg, .pdf")
+
+    cli_hardware.add(commands, _Help)
+    command.add_argument("--explorers", action="store_true", help="the explorers' new pictures instead")
     return top
+
+
+def _whole(least: int, most: int | None = None):
+    """What argparse calls to read a whole number within bounds."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or number < least or (most is not None and number > most):
+            bounds = f"from {least} on" if most is None else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"must be a whole number {bounds}, got {text!r}")
+        return number
+
+    return read
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -122,6 +160,8 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     command.add_argument("--download", action="store_true", help="let torchvision fetch CIFAR10")
     command.add_argument("--normalize", help="what the weights were trained with: builtin, cifar10, imagenet, half or "
                          "identity (default: what the weights' file says, else the data's)")  # fmt: skip
+    command.add_argument("--picture-size", type=_whole(1), metavar="N", help="pixels a side that pictures in files are "
+                         "brought to (default: 224, small ones as they are)")  # fmt: skip
 
 
 def search(options: argparse.Namespace) -> int:
@@ -161,8 +201,9 @@ def search(options: argparse.Namespace) -> int:
         weights = SHELF / f"{options.data}_{name}.safetensors"
     said = read_metadata(weights).get("normalize") if weights else None
     pictures = data.load(
-        options.data, root=options.root, download=options.download, normalize=options.normalize or said
-    )
+        options.data, root=options.root, download=options.download, normalize=options.normalize or said,
+        picture_size=options.picture_size,
+    )  # fmt: skip
     torch.manual_seed(options.seed)
     model = models.build(name, classes=len(pictures.classes))
     if weights:
@@ -170,8 +211,9 @@ def search(options: argparse.Namespace) -> int:
     else:
         warnings.warn("no --weights: the search starts from random ones, which is not what it is for", stacklevel=1)
     record = run(
-        model, pictures, target, space=space, settings=settings, seed=options.seed, name=name, device=device, out=out,
-        resume=options.resume, overwrite=options.overwrite, progress=not options.quiet,
+        model, pictures, target, space=space, settings=settings, hardware=options.hardware, seed=options.seed,
+        name=name, device=device, out=out, resume=options.resume,
+        overwrite=options.overwrite, progress=not options.quiet, on_event=options.warnings.say,
     )  # fmt: skip
     if record.results["status"] == "interrupted":
         again = shlex.join(["hmq-lab", *_typed(options)])
@@ -239,7 +281,8 @@ def train(options: argparse.Namespace) -> int:
     check_writable(options.out.parent)
     about = train_weights(
         name, options.data, options.out, seed=options.seed, root=options.root, download=options.download,
-        normalize=options.normalize, command=shlex.join(["hmq-lab", *sys.argv[1:]]), epochs=options.epochs,
+        normalize=options.normalize, picture_size=options.picture_size, epochs=options.epochs,
+        command=shlex.join(["hmq-lab", *sys.argv[1:]]),
         learning_rate=options.learning_rate, batch_size=options.batch_size, device=_device(options.device),
         progress=print,
     )  # fmt: skip
@@ -252,8 +295,17 @@ def bench(options: argparse.Namespace) -> int:
 
     from hmq_lab import bench, kernels
 
+    if options.explorers:
+        from hmq_lab.explorers import bench as pictures
+
+        found = pictures.report(rounds=5 if options.quick else 15)
+        print(json.dumps(found, indent=1) if options.json else pictures.text(found))
+        return 0
     compiled = options.compile == "on" or (options.compile == "auto" and kernels.compiler_found())
+    draw = _space_figure(options.figure) if options.figure else None
     found = bench.report(compiled, options.quick)
+    if draw:
+        draw(found)
     if options.json:
         print(json.dumps(found, indent=1))
         return 0
@@ -265,17 +317,40 @@ def bench(options: argparse.Namespace) -> int:
     for row in found["spaces"]:
         cost = f"{row['seconds'] * 1e3:6.0f} ms, {row['bytes'] / 2**20:5.0f} MiB"
         print(f"a step with {row['schemes']:3d} schemes a tensor: {cost}")
+    if draw:
+        print(f"drawn to {options.figure}")
     return 0
+
+
+def _space_figure(path: Path):
+    """What draws the report of a bench into a file; all that could go wrong goes wrong now, before the measuring."""
+    from hmq_lab.files import check_writable, replacing
+
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise BadInput(f"--figure must end in .png, .svg or .pdf, got {path}")
+    check_writable(path.parent)
+    try:
+        from hmq_lab.bench_plots import spaces
+    except ImportError as error:
+        raise BadInput(f"figures need {error.name}: pip install hmq_lab[lab]") from error
+
+    def draw(found: dict) -> None:
+        with replacing(path) as temporary:
+            spaces(found).savefig(temporary, format=path.suffix[1:])
+
+    return draw
 
 
 def _device(name: str):
     import torch
 
+    found = ["cpu"]
+    if torch.cuda.is_available():
+        found += ["cuda", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        found.append("mps")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise BadInput(f"--device {name}: {str(error).splitlines()[0]}") from None
-    return device
+        return torch.device("cuda" if "cuda" in found else "cpu")
+    if name not in found:
+        raise BadInput(f"--device {name}: must be one of auto, {', '.join(found)}")
+    return torch.device(name)

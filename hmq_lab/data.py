@@ -13,7 +13,9 @@ Data sets lie in `root`, else in the folder that the variable HMQ_LAB_DATA names
 
 from __future__ import annotations
 
+import difflib
 import functools
+import numbers
 import os
 import tarfile
 import warnings
@@ -36,6 +38,7 @@ STATISTICS = {  # mean and standard deviation of each channel, of values from 0 
     "identity": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+NAMES = ("builtin", "cifar10", "imagenet")
 SMALL = 64  # pictures of up to so many pixels a side are kept in memory
 
 
@@ -82,13 +85,16 @@ def load(
     ImageNet's for other folders.
     validation: how many training pictures to set aside for it, each class its share and the same ones every time. None
     is 5,000 of CIFAR10 and a tenth of others, at most 10,000. The built-in ones are drawn for it, 2,000.
-    picture_size: pixels a side that large pictures are brought to, 224 if None. Pictures of at most 64 pixels a side
+    picture_size: pixels a side that pictures in files are brought to, 224 if None. Pictures of at most 64 pixels a side
     stay as they are, in memory, unless it is given. workers: processes that read large pictures.
     Raises FileNotFoundError where nothing is found, ValueError naming what is not as it should be.
     """
     if normalize is not None and normalize not in STATISTICS:
         raise ValueError(f"normalize must be one of {', '.join(STATISTICS)}, got {normalize!r}")
+    if picture_size is not None and (not isinstance(picture_size, numbers.Integral) or picture_size < 1):
+        raise ValueError(f"picture_size must be a whole number of pixels from 1 on, got {picture_size!r}")
     if source == "builtin":
+        _check_no_size(picture_size, "the built-in pictures")
         return _builtin(normalize or "builtin", 2000 if validation is None else validation)
     root = Path(root or os.environ.get("HMQ_LAB_DATA") or "~/.cache/hmq_lab").expanduser()
     if source == "cifar10":
@@ -102,10 +108,11 @@ def load(
     else:
         place = Path(source).expanduser()
         if not place.is_dir():
-            raise FileNotFoundError(
-                f"no data {str(source)!r}: it is neither builtin, cifar10 nor imagenet nor a folder"
-            )
+            near = difflib.get_close_matches(str(source).lower(), NAMES, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"it is neither {', '.join(NAMES)} nor a folder"
+            raise FileNotFoundError(f"no data {str(source)!r}: {hint}")
     if _is_packed(place):
+        _check_no_size(picture_size, "CIFAR10 in its own format")
         classes, splits = CIFAR10, _unpacked_cifar10(place)
     else:
         classes, splits = folders.scan(place)
@@ -116,10 +123,19 @@ def load(
     train, test = splits["train"], splits.get("test", splits.get("val"))
     if len(splits) == 3 and validation is None:
         return Data(name, classes, normalize, train, splits["val"], test)
+    if validation is None and len(train) < 10:
+        raise ValueError(
+            f"{place} has {len(train)} training pictures, at least 10 are needed: a tenth is set aside for validation"
+        )
     if validation is None:
         validation = 5000 if name == "cifar10" and len(train) == 50_000 else min(10_000, len(train) // 10)
     rest, held = folders.cut(train.labels, validation)
     return Data(name, classes, normalize, train.subset(rest), train.subset(held), test)
+
+
+def _check_no_size(picture_size: int | None, what: str) -> None:
+    if picture_size is not None:
+        raise ValueError(f"picture_size is for pictures in files: {what} have 32 pixels a side, got {picture_size}")
 
 
 def _builtin(normalize: str, validation: int) -> Data:

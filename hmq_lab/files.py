@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+METADATA = "hmq_lab"  # the one entry of a file's metadata
+
 
 @contextmanager
 def replacing(path: Path):
@@ -47,21 +49,27 @@ def digest(header: dict, tensors: Mapping[str, Tensor] | None = None) -> str:
     return h.hexdigest()
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict) -> None:
-    """A safetensors file with a header (any JSON) and the SHA-256 of both in its metadata.
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict) -> str:
+    """A safetensors file with a header (any JSON) and the SHA-256 of both, which it returns, in its metadata.
 
     >>> write_tensors("w.safetensors", {"w": torch.zeros(3)}, {"model": "resnet8"})
+    '0e2d...'
     """
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    metadata = {"header": json.dumps(header), "sha256": digest(header, tensors)}
+    sha = digest(header, tensors)
+    # One entry: safetensors writes several in an order that changes, and equal content shall make equal bytes.
+    metadata = {METADATA: json.dumps({"header": header, "sha256": sha})}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
+    return sha
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
+def read_tensors(path: Path, others: bool = False) -> tuple[dict[str, Tensor], dict]:
     """The tensors and the header of a file of `write_tensors`.
 
-    Raises FileNotFoundError, or ValueError naming a file that is truncated, altered or none of ours.
+    others: also safetensors files that we did not write; they state no SHA-256, and their metadata, a dict of strings,
+    stand for the header. Raises FileNotFoundError, or ValueError naming a file that is truncated, altered or, without
+    `others`, none of ours.
     """
     path = Path(path)
     if not path.is_file():
@@ -72,13 +80,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # it has no iterator of its own
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is no whole safetensors file: {error}") from error
-    if not {"header", "sha256"} <= metadata.keys():
+    if METADATA not in metadata:
+        if others:
+            return tensors, metadata
         raise ValueError(f"{path} was not written by hmq_lab: its metadata holds {sorted(metadata)}")
     try:
-        header = json.loads(metadata["header"])
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} was altered: its header is no JSON: {error}") from error
-    if digest(header, tensors) != metadata["sha256"]:
+        said = json.loads(metadata[METADATA])
+        header, sha = said["header"], said["sha256"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} was altered: its metadata are not what hmq_lab writes: {error!r}") from error
+    if digest(header, tensors) != sha:
         raise ValueError(f"{path} was altered: its content does not have the SHA-256 it states")
     return tensors, header
 

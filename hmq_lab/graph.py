@@ -1,92 +1,44 @@
-"""Reading a network: its graph in training and in evaluation, and which tensors of it are to be quantized."""
+"""Reading a network: the graph of its forward pass, in training and in evaluation."""
 
 from __future__ import annotations
 
-import functools
-import math
-import operator
+import copy
+import os
 import random
+import sys
 import traceback
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
-# What an operation is. Modules are looked up by class, functions by themselves, tensor methods by name; what is
-# torchvision's own by name too, so that nothing here imports torchvision.
-NON_NEGATIVE = {
-    nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Softplus,
-    F.relu, F.relu_, F.relu6, torch.relu, torch.relu_, F.sigmoid, torch.sigmoid, F.hardsigmoid, F.softmax,
-    torch.softmax, F.softplus, "relu", "relu_", "sigmoid", "sigmoid_", "softmax",
-}  # fmt: skip
-NON_LINEARITY = NON_NEGATIVE | {
-    nn.Hardswish, nn.SiLU, nn.GELU, nn.Mish, nn.ELU, nn.CELU, nn.SELU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Tanh,
-    nn.Hardtanh, nn.Softsign, nn.LogSigmoid, nn.Hardshrink, nn.Softshrink, nn.Threshold,
-    F.hardswish, F.silu, F.gelu, F.mish, F.elu, F.celu, F.selu, F.leaky_relu, F.prelu, F.tanh, torch.tanh, F.hardtanh,
-    torch.clamp, "tanh", "tanh_", "clamp", "clamp_",
-}  # fmt: skip
-NORM = {
-    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm, nn.InstanceNorm1d,
-    nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LocalResponseNorm, F.batch_norm, F.layer_norm, F.group_norm,
-    F.instance_norm, F.normalize,
-}  # fmt: skip
-LINEAR = {
-    nn.modules.conv._ConvNd,
-    nn.Linear,
-    nn.Bilinear,
-    F.conv1d,
-    F.conv2d,
-    F.conv3d,
-    F.linear,
-    "torchvision.shifted_window_attention",
-}  # fmt: skip; attention ends in a projection
-SUM = {operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub, "add", "add_", "sub", "sub_"}
-PRODUCT = {
-    operator.mul, operator.imul, operator.truediv, operator.matmul, torch.mul, torch.div, torch.matmul, torch.bmm,
-    torch.einsum, "mul", "mul_", "div", "div_", "matmul", "bmm", F.scaled_dot_product_attention,
-}  # fmt: skip
-MEAN = {
-    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
-    F.avg_pool1d, F.avg_pool2d, F.avg_pool3d, F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d,
-    torch.mean, "mean",
-}  # fmt: skip
-CONCAT = {torch.cat, torch.concat, torch.stack}
-PASS = {  # moves or drops numbers: whatever was quantized before stays so
-    nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool2d, nn.ZeroPad2d, nn.PixelShuffle, nn.PixelUnshuffle,
-    nn.ChannelShuffle, nn.MultiheadAttention, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.UpsamplingNearest2d,
-    "torchvision.StochasticDepth", "torchvision.Permute",
-    F.dropout, F.dropout2d, F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_max_pool2d, F.pad, F.pixel_shuffle,
-    F.channel_shuffle, "torchvision.stochastic_depth", torch.flatten, torch.reshape, torch.permute, torch.transpose,
-    torch.squeeze, torch.unsqueeze, torch.chunk, torch.split, torch.roll, torch.clone, torch.channel_shuffle,
-    operator.getitem, getattr, "flatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze",
-    "contiguous", "chunk", "split", "expand", "clone", "to", "float", "roll", "repeat", "detach",
-}  # fmt: skip
-NUMBERS = {"size", "dim", "ndimension", "numel", "stride", "shape", "ndim", "dtype", "device"}  # they read no element
-
-KINDS = {
-    "non-linearity": NON_LINEARITY,
-    "norm": NORM,
-    "linear": LINEAR,
-    "sum": SUM,
-    "product": PRODUCT,
-    "mean": MEAN,
-    "concatenation": CONCAT,
-    "pass": PASS,
-}
+TORCH = str(Path(torch.__file__).parent) + os.sep
 
 
 class Tracer(fx.Tracer):
-    """fx's tracer, which also leaves the reader's own subclasses of torch's layers whole."""
+    """fx's tracer, which leaves the reader's own subclasses of torch's layers whole, and notes where each call stands.
+
+    node.meta["place"]: the calls in the model's code that lead to the node, innermost first, as (file, line, function,
+    instruction). Two calls on one line differ in the instruction, and so does one function called from two lines.
+    """
 
     def is_leaf_module(self, module, qualified_name):
         own_layer = isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm))
         return own_layer or super().is_leaf_module(module, qualified_name)
+
+    def create_node(self, *args, **kwargs):
+        node = super().create_node(*args, **kwargs)
+        frame, place = sys._getframe(1), []
+        while frame is not None and frame.f_code is not trace.__code__:
+            code = frame.f_code
+            if not code.co_filename.startswith(TORCH) and code.co_filename != __file__:
+                place.append((code.co_filename, frame.f_lineno, code.co_name, frame.f_lasti))
+            frame = frame.f_back
+        node.meta["place"] = tuple(place)
+        return node
 
 
 @contextmanager
@@ -103,27 +55,30 @@ def in_mode(model: nn.Module, training: bool):
 def trace(model: nn.Module, training: bool) -> fx.Graph:
     """The model's graph as it runs in training or in evaluation.
 
+    >>> [node.name for node in trace(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), training=False).nodes]
+    ['input_1', '_0', '_1', 'output']
+
     fx writes `self.training` down as a constant while it traces, so a network needs a graph for each mode: stochastic
     depth, functional dropout, attention over windows and auxiliary heads differ between the two.
-    Raises ValueError naming the line of the model's code that fx cannot follow, and for random numbers drawn without a
-    tensor at hand (`torch.rand(3)`, not `torch.rand_like(x)`), which fx would draw once and write down.
+    Raises ValueError naming the line of the model's code that fx cannot follow or that changes what the model holds (a
+    counter, a buffer), and for random numbers drawn without a tensor at hand (`torch.rand(3)`, not
+    `torch.rand_like(x)`): fx would count once, or draw once, and write the result down.
     """
     drawn = torch.get_rng_state(), random.getstate()
+    name = type(model).__name__
     try:
-        with in_mode(model, training):
+        with in_mode(model, training), _refusing_changes(model):
             graph = Tracer().trace(model)
+    except _Change as change:
+        raise ValueError(f"{name} changes {change} in its forward pass{_line(change)}: {CHANGE}") from None
     except Exception as error:
-        own = str(Path(torch.__file__).parent)
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(own) and f.line]
-        frames = [f for f in frames if f.filename != __file__] or traceback.extract_tb(error.__traceback__)[-1:]
-        where = f'{frames[-1].filename}:{frames[-1].lineno}: "{frames[-1].line}"'
         raise ValueError(
-            f"torch.fx cannot follow {type(model).__name__} at {where} ({type(error).__name__}: {error}); "
+            f"torch.fx cannot follow {name}{_line(error)} ({type(error).__name__}: {error}); "
             "a forward pass must not branch or loop on the values of its tensors"
         ) from error
     if not torch.equal(drawn[0], torch.get_rng_state()) or drawn[1] != random.getstate():
         raise ValueError(
-            f"{type(model).__name__} draws random numbers that do not depend on a tensor, as torch.rand(3) does: "
+            f"{name} draws random numbers that do not depend on a tensor, as torch.rand(3) does: "
             "torch.fx would draw them once; use torch.rand_like, Tensor.bernoulli_ or dropout"
         )
     in_place = {
@@ -131,6 +86,84 @@ def trace(model: nn.Module, training: bool) -> fx.Graph:
     }
     _follow_changes_in_place(graph, in_place)
     return graph
+
+
+def _line(error: Exception) -> str:
+    """Where in the model's code an error arose, as far as that can be told."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not f.filename.startswith(TORCH) and f.filename != __file__ and f.line]
+    frame = (own or frames or [None])[-1]
+    return f' at {frame.filename}:{frame.lineno}: "{frame.line}"' if frame and frame.filename != __file__ else ""
+
+
+CHANGE = "torch.fx would do that once, as it reads the network, and never again; keep it outside of forward"
+
+
+class _Change(Exception):
+    """The forward pass changed something that the model holds."""
+
+
+class _InPlace(TorchFunctionMode):
+    """Refuses operations that change a tensor of the model in place, before they do."""
+
+    def __init__(self, held: dict[int, str]):
+        super().__init__()
+        self.held = held  # {storage: name}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        changes = name in IN_PLACE or (name.endswith("_") and not name.startswith("_"))
+        changed = args[:1] if changes else (kwargs.get("out"),)
+        for tensor in changed:
+            if type(tensor) in (Tensor, nn.Parameter) and (key := tensor.untyped_storage()._cdata) in self.held:
+                raise _Change(self.held[key])
+        return func(*args, **kwargs)
+
+
+IN_PLACE = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__", "__ipow__",
+            "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__"}  # fmt: skip
+
+
+@contextmanager
+def _refusing_changes(model: nn.Module) -> Iterator[None]:
+    """Raise _Change where the model's own code sets an attribute or changes a tensor or a container of the model."""
+    modules = {module: path for path, module in model.named_modules()}
+    attributes = [(m, name, value, _copied(value)) for m in modules for name, value in vars(m).items()]
+    tensors = [(f"{modules[m]}.{name}".lstrip("."), value) for m, name, value, _ in attributes]
+    tensors += [*model.named_parameters(), *model.named_buffers()]
+    held = {value.untyped_storage()._cdata: name for name, value in tensors if type(value) in (Tensor, nn.Parameter)}
+    set_attribute = nn.Module.__setattr__
+
+    def checked(module, name, value):
+        if module in modules and not sys._getframe(1).f_code.co_filename.startswith(TORCH):
+            raise _Change(f"{modules[module]}.{name}".lstrip("."))
+        set_attribute(module, name, value)
+
+    nn.Module.__setattr__ = checked
+    try:
+        with _InPlace(held):
+            yield
+    finally:
+        nn.Module.__setattr__ = set_attribute
+    for module, name, value, copied in attributes:  # what went past `__setattr__`: the line is not known any more
+        now = vars(module).get(name)
+        if now is not value or _identities(value) != _identities(copied):
+            vars(module)[name] = value
+            if copied is not value:
+                value.clear()
+                (value.extend if isinstance(value, list) else value.update)(copied)
+            raise _Change(f"{modules[module]}.{name}".lstrip("."))
+
+
+def _copied(value):
+    return copy.copy(value) if type(value) in (list, dict, set) else value
+
+
+def _identities(value):
+    if type(value) is dict:
+        return [(key, id(element)) for key, element in value.items()]
+    return [id(element) for element in value] if type(value) in (list, set) else id(value)
 
 
 def _follow_changes_in_place(graph: fx.Graph, in_place: set[fx.Node]) -> None:
@@ -150,163 +183,3 @@ def run(graph: fx.Graph) -> Callable:
     scope = dict(code.globals)
     exec(compile(code.src, "<graph of hmq_lab>", "exec"), scope)
     return scope["forward"]
-
-
-@dataclass(frozen=True)
-class Site:
-    """A tensor of the graph: quantized or, with the reason, not. layer: class or name of the operation behind it."""
-
-    node: fx.Node
-    name: str
-    quantized: bool
-    signed: bool
-    reason: str
-    layer: str
-
-    @property
-    def verdict(self) -> tuple[bool, bool, str, str]:
-        return self.quantized, self.signed, self.reason, self.layer
-
-
-def sites(model: nn.Module, graph: fx.Graph) -> list[Site]:
-    """Every activation tensor of the graph that a block could stand on, in order.
-
-    A block goes after each non-linearity, after a linear bottleneck (a linear layer, with its norm, that no
-    non-linearity follows) and after a residual sum; a sum or bottleneck that feeds only a non-linearity gets it after
-    that, once. Source: the authors' code.
-    """
-    modules = dict(model.named_modules())
-    kind = {}
-    for node in graph.nodes:
-        kind[node] = "number" if _is_number(node, kind) else _kind(node, modules, kind)
-        if node.all_input_nodes and all(kind[n] in ("constant", "number") for n in node.all_input_nodes):
-            kind[node] = kind[node] if kind[node] == "number" else "constant"  # a table of biases, looked up
-    names = _names(graph)
-
-    @functools.cache
-    def consumers(node):
-        """Who computes with this tensor, looking through what only moves it."""
-        found = []
-        for user in node.users:
-            found += consumers(user) if kind[user] == "pass" else [user] if kind[user] != "number" else []
-        return found
-
-    @functools.cache
-    def absorbed(node):
-        """Whether the tensor never stands by itself: it feeds non-linearities and norms, or one sum of that sort."""
-        users = set(consumers(node))  # a tensor that waits for a sum while others use it does stand by itself
-        one_sum = len(users) == 1 and kind[next(iter(users))] == "sum" and absorbed(next(iter(users)))
-        return one_sum or (bool(users) and all(kind[u] in ("non-linearity", "norm", "scale") for u in users))
-
-    @functools.cache
-    def non_negative(node):
-        if kind[node] == "non-linearity":
-            return _key(node, modules) & NON_NEGATIVE != set() or _clamped_at_zero(node, modules)
-        inputs = [n for n in node.all_input_nodes if kind[n] not in ("constant", "number")]
-        passes = kind[node] in ("pass", "mean", "concatenation", "product")
-        subtracts = _key(node, modules) & {operator.sub, operator.isub, torch.sub, "sub", "sub_"}
-        adds = kind[node] == "sum" and not subtracts and "alpha" not in node.kwargs
-        if _may_bring_negatives(node, modules):
-            return False
-        constants = any(kind[n] == "constant" for n in node.all_input_nodes)
-        return (passes or adds) and not constants and bool(inputs) and all(non_negative(n) for n in inputs)
-
-    found = []
-    for node in graph.nodes:
-        k, users = kind[node], [kind[u] for u in consumers(node)]
-        if k in ("output", "constant", "pass", "number") or not users:
-            continue
-        if k != "input" and all(u == "output" for u in users):
-            quantized, reason = False, "output of the network"
-        elif k == "non-linearity":
-            quantized, reason = True, "after a non-linearity"
-        elif k in ("linear", "norm", "scale", "sum"):
-            if absorbed(node):
-                continue  # a sum inside an accumulator, not a tensor
-            quantized = True
-            reason = "after a residual sum" if k == "sum" else "after a linear bottleneck"
-        else:
-            quantized = False
-            reason = {
-                "input": "input picture: float in the paper's method",
-                "mean": "pooled: float in the paper's method",
-                "product": "product, as of squeeze and excite: float in the paper's method",
-                "concatenation": "concatenation: its parts are quantized where they arise",
-            }.get(k, f"{_label(node, modules)}: an operation without a rule")
-        found.append(Site(node, names[node], quantized, not non_negative(node), reason, _label(node, modules)))
-    return found
-
-
-def _key(node: fx.Node, modules: dict) -> set:
-    """What to look the operation up by."""
-    if node.op == "call_module":
-        found = type(modules[node.target])
-        keys = set(found.__mro__)
-    elif node.op in ("call_function", "call_method"):
-        found = node.target
-        keys = {found}
-    else:
-        return set()
-    from_torchvision = str(getattr(found, "__module__", "")).startswith("torchvision.")
-    return keys | {f"torchvision.{found.__name__}"} if from_torchvision else keys
-
-
-def _label(node: fx.Node, modules: dict) -> str:
-    if node.op == "call_module":
-        return type(modules[node.target]).__name__
-    return str(getattr(node.target, "__name__", node.target))
-
-
-def _is_number(node: fx.Node, kind: dict) -> bool:
-    """Whether a node reads a shape or the like, or reckons with what was so read: no tensor is computed with."""
-    if node.op == "call_method" or node.target is getattr:
-        return (node.args[1] if node.target is getattr else node.target) in NUMBERS
-    plain = node.op == "call_function" and getattr(node.target, "__module__", "") in ("_operator", "builtins", "math")
-    return plain and bool(node.all_input_nodes) and all(kind[n] == "number" for n in node.all_input_nodes)
-
-
-def _kind(node: fx.Node, modules: dict, before: dict) -> str:
-    if node.op in ("placeholder", "output", "get_attr"):
-        return {"placeholder": "input", "output": "output", "get_attr": "constant"}[node.op]
-    key = _key(node, modules)
-    kind = next((kind for kind, members in KINDS.items() if key & members), "other")
-    if node.target is operator.getitem and node.args[1] == 0 and nn.MultiheadAttention in _key(node.args[0], modules):
-        return "linear"  # attention gives a pair, whose first part comes from a projection
-    if isinstance(node.target, type) and issubclass(node.target, tuple):
-        return "pass"  # outputs in a named tuple
-    if kind in ("sum", "product") and sum(before[n] not in ("constant", "number") for n in node.all_input_nodes) < 2:
-        return "scale"  # by a number or a parameter
-    return kind
-
-
-def _may_bring_negatives(node: fx.Node, modules: dict) -> bool:
-    """Whether an operation that passes numbers on may add negative ones of its own."""
-    if node.target is F.pad:
-        value = node.kwargs.get("value", node.args[3] if len(node.args) > 3 else 0)
-        return value is not None and not (isinstance(value, int | float) and value >= 0)
-    return node.op == "call_module" and isinstance(modules[node.target], nn.AlphaDropout)
-
-
-def _clamped_at_zero(node: fx.Node, modules: dict) -> bool:
-    if node.op == "call_module" and isinstance(modules[node.target], nn.Hardtanh):
-        return modules[node.target].min_val >= 0
-    low = node.kwargs.get("min", node.args[1] if len(node.args) > 1 else None)
-    named = node.target in (torch.clamp, "clamp", "clamp_")
-    return named and isinstance(low, int | float) and math.isfinite(low) and low >= 0
-
-
-def _names(graph: fx.Graph) -> dict[fx.Node, str]:
-    """A name for each node that both graphs of a network agree on: module path, operation, and which call it is."""
-    count, names = Counter(), {}
-    for node in graph.nodes:
-        if node.op == "call_module":
-            name = node.target
-        elif node.op in ("placeholder", "get_attr"):
-            name = str(node.target)
-        else:
-            stack = list(node.meta.get("nn_module_stack", {}).values())
-            inside = stack[-1][0] if stack else ""
-            name = ".".join(filter(None, (inside, str(getattr(node.target, "__name__", node.target)).strip("_"))))
-        count[name] += 1
-        names[node] = name if count[name] == 1 else f"{name}:{count[name]}"
-    return names

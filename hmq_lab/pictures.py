@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -125,12 +126,15 @@ class Folder:
             views,
             batch_sampler=[part.tolist() for part in parts],
             num_workers=min(self.workers, len(parts)),
+            collate_fn=_together,
             pin_memory=torch.device(device).type == "cuda",
             generator=torch.Generator(),  # or it would draw from the global numbers, and looking would change a run
         )
 
         def go() -> Batches:
             for x, indices in zip(loader, parts, strict=True):
+                if isinstance(x, str):
+                    raise ValueError(x)
                 x = x.to(device, non_blocking=True)  # uint8 until here: a quarter of the bytes between processes
                 yield normalize(x, self.mean, self.std), self.labels[indices].to(device)
 
@@ -184,9 +188,11 @@ def crop_flip(images: Tensor, rng: torch.Generator, padding: int = 4, flip: bool
 def read(file: str | os.PathLike) -> Image.Image:
     """A picture as RGB. Raises ValueError naming a file that is none."""
     try:
-        with Image.open(file) as picture:
-            return picture.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL raises SyntaxError for broken PNGs
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what can be read is read; warnings of PIL do not say of which file
+            with Image.open(file) as picture:
+                return picture.convert("RGB")
+    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error and more for broken files
         raise ValueError(f"{file} cannot be read as a picture: {error}") from error
 
 
@@ -218,7 +224,11 @@ def random_part(picture: Image.Image, size: int, rng: torch.Generator) -> Image.
 
 @dataclass(frozen=True)
 class _Views(torch.utils.data.Dataset):
-    """What a worker process does: file -> uint8 (3, size, size). Each picture has random numbers of its own."""
+    """What a worker process does: file -> uint8 (3, size, size). Each picture has random numbers of its own.
+
+    For a picture that cannot be read it gives the reason, a string: an exception would come out of the worker with a
+    traceback in its message.
+    """
 
     files: tuple[str, ...]
     size: int
@@ -226,8 +236,11 @@ class _Views(torch.utils.data.Dataset):
     labels: tuple[str | int, ...] | None  # of the generator; None: no augmentation
     seed: int | None
 
-    def __getitem__(self, index: int) -> Tensor:
-        picture = read(self.files[index])
+    def __getitem__(self, index: int) -> Tensor | str:
+        try:
+            picture = read(self.files[index])
+        except ValueError as error:
+            return str(error)
         if self.labels is None:
             picture = middle(picture, self.size, self.resize)
         else:
@@ -236,3 +249,8 @@ class _Views(torch.utils.data.Dataset):
 
     def __len__(self) -> int:
         return len(self.files)
+
+
+def _together(views: list[Tensor | str]) -> Tensor | str:
+    """uint8 (B, 3, size, size), or why one of the pictures could not be read."""
+    return next((view for view in views if isinstance(view, str)), None) or torch.stack(views)

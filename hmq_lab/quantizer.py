@@ -83,15 +83,16 @@ def check_bits(bits, among=None):
         raise ValueError(f"bits must be integers from 1 to {MAX_BITS}, got {bits!r}{where}")
 
 
-def quantize(x: Tensor, step, threshold, signed: bool) -> Tensor:
+def quantize(x: Tensor, step, threshold, signed: bool, *, check: bool = True) -> Tensor:
     """Round `x` to a multiple of `step`, clip to [-threshold, threshold - step]; unsigned, to [0, threshold - step].
 
     >>> quantize(torch.tensor([-3.0, 0.2, 0.3, 0.75]), step=0.5, threshold=1.0, signed=True)
     tensor([-1.0000,  0.0000,  0.5000,  0.5000])
 
-    x: any floating tensor. step, threshold: positive, numbers or tensors that broadcast to x: a scalar for the whole
-    tensor, shape (N, 1, 1, 1) for one per picture. Neither has to be a power of two: HMQ mixes them. The result has
-    x's shape, float32 (float64 for float64 x), also under autocast. Infinities saturate, NaN propagates.
+    x: any floating tensor. step, threshold: 0 < step <= threshold, numbers or tensors that broadcast to x: a scalar for
+    the whole tensor, shape (N, 1, 1, 1) for one per picture. Neither has to be a power of two: HMQ mixes them. The
+    result has x's shape, float32 (float64 for float64 x), also under autocast. Infinities saturate, NaN propagates.
+    check: False does not look at the values of tensors, for which a GPU would have to be waited for.
 
     Rounding is half to even; its gradient is straight-through. With r = round(x / step), lo = -threshold / step (or 0)
     and hi = threshold / step - 1, all real-valued:
@@ -99,6 +100,8 @@ def quantize(x: Tensor, step, threshold, signed: bool) -> Tensor:
         lo <= r <= hi   d/dx = 1   d/dstep = r - x / step   d/dthreshold = 0
         r > hi          d/dx = 0   d/dstep = -1             d/dthreshold = 1
         r < lo          d/dx = 0   d/dstep = 0              d/dthreshold = -1 (signed), 0 (unsigned)
+
+    Raises TypeError for an x that is no floating tensor, ValueError naming a step or threshold that is not as above.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"x must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
@@ -108,6 +111,8 @@ def quantize(x: Tensor, step, threshold, signed: bool) -> Tensor:
     step, threshold = (_parameter(p, name, x, dtype) for p, name in ((step, "step"), (threshold, "threshold")))
     if torch.compiler.is_compiling():  # someone compiles a whole model: a composition fuses, a Function would not
         return kernels.composition(x.to(dtype), step, threshold, signed)
+    if check:
+        _check_values(step.detach(), threshold.detach())
     rows = kernels.Rows(x, step, threshold)
     y = _Quantize.apply(rows.matrix(x), rows.column(step), rows.column(threshold), signed)
     return rows.tensor(y)
@@ -123,6 +128,18 @@ def _parameter(value, name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
     if value.dim() > x.dim() or any(p not in (1, n) for p, n in zip(value.shape[::-1], x.shape[::-1], strict=False)):
         raise ValueError(f"{name} of shape {tuple(value.shape)} does not broadcast to x of shape {tuple(x.shape)}")
     return value.to(dtype)
+
+
+def _check_values(step: Tensor, threshold: Tensor) -> None:
+    for name, value in (("step", step), ("threshold", threshold)):
+        good = (value > 0) & (value < math.inf)  # NaN is neither
+        if not good.all():
+            raise ValueError(f"{name} must be positive and finite, got {value[~good][0].item()!r}")
+    if not (step <= threshold).all():
+        wide, reach = torch.broadcast_tensors(step, threshold)
+        at = wide > reach
+        pair = f"step {wide[at][0].item()!r} and threshold {reach[at][0].item()!r}"
+        raise ValueError(f"step must be at most threshold, or there is no level, got {pair}")
 
 
 class _Quantize(torch.autograd.Function):

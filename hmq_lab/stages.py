@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -18,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hmq_lab import budget, kernels, records
-from hmq_lab.block import SearchSpace
+from hmq_lab import budget, checkpoints, kernels, records
+from hmq_lab.block import SearchSpace, check_space
 from hmq_lab.budget import Target
 from hmq_lab.data import Data, load
 from hmq_lab.files import check_writable, digest, read_tensors, write_tensors
 from hmq_lab.graph import in_mode
+from hmq_lab.interruption import stop_signals
 from hmq_lab.placement import attach, blocks, calibrate, set_activation_bits, switched_off
 from hmq_lab.records import Record
 from hmq_lab.seeds import generator, stable_hash
@@ -41,6 +40,7 @@ def search(
     *,
     space: SearchSpace | None = None,
     settings: Settings | str | None = None,
+    hardware: bool = False,
     seed: int = 0,
     name: str | None = None,
     device: torch.device | str = "cpu",
@@ -59,7 +59,7 @@ def search(
 
     data: a `Data`, or what `data.load` takes. target: `Target`, or a number, the rate of the weights.
     settings: `Settings`, or the name of a preset; by default quick/builtin, quick/cifar10, or paper for other data.
-    seed: same seed, same run, on one machine. name: of the network, for the record.
+    hardware: see `attach`. seed: same seed, same run, on one machine. name: of the network, for the record.
     out: a folder for record.json, network.safetensors and, after each epoch, a checkpoint. resume: go on from it;
     overwrite: begin anew where there is one. The network comes back in training mode, its schemes fixed.
     on_event: called with every event as it happens (see `Record`).
@@ -71,7 +71,7 @@ def search(
     """
     data = data if isinstance(data, Data) else load(data)
     target = target if isinstance(target, Target) else Target(weights=target)
-    space = SearchSpace() if space is None else space
+    space = check_space(space)
     if settings is None:
         settings = f"quick/{data.name}" if f"quick/{data.name}" in PRESETS else "paper"
     settings = preset(settings) if isinstance(settings, str) else settings
@@ -80,7 +80,13 @@ def search(
         raise ValueError(
             f"batch_size must be at most the {len(data.train)} training pictures, got {settings.batch_size}"
         )
-    run = _Run(model, data, target, space, settings, seed, name or type(model).__name__, torch.device(device), on_event)
+    for split in ("validation", "test"):
+        if not len(getattr(data, split)):
+            raise ValueError(f"a search needs {split} pictures, got a data set with 0 of them")
+    name, device = name or type(model).__name__, torch.device(device)
+    if device.type == "meta":
+        raise ValueError("device must be one that computes, such as cpu or cuda, got meta")
+    run = _Run(model, data, target, space, settings, hardware, seed, name, device, on_event)
     out = None if out is None else Path(out)
     if out is not None:
         check_writable(out)
@@ -98,9 +104,10 @@ def search(
 class _Run:
     """One search: what it is to do, and where it stands. All that changes on the way is in a checkpoint."""
 
-    def __init__(self, model, data, target, space, settings, seed, name, device, on_event):
+    def __init__(self, model, data, target, space, settings, hardware, seed, name, device, on_event):
         self.model, self.data, self.target, self.space = model, data, target, space
         self.settings, self.seed, self.device, self.on_event = settings, seed, device, on_event
+        self.hardware = hardware
         self.steps_per_epoch = len(data.train) // settings.batch_size
         self.epochs = {1: settings.search_epochs, 2: settings.final_epochs}
         self.configuration = {
@@ -112,6 +119,7 @@ class _Run:
             "target": dataclasses.asdict(target),
             "space": {"bits": list(space.bits), "thresholds": space.thresholds},
             "seed": seed,
+            "hardware_mode": hardware,
             "settings": dataclasses.asdict(settings),
         }
         self.stage, self.epoch, self.batch = 1, 0, 0  # the next step to take
@@ -134,10 +142,10 @@ class _Run:
     def go(self, out: Path | None, resume: bool, progress: bool) -> Record:
         self.clock = time.perf_counter()
         total = sum(self.epochs.values()) * self.steps_per_epoch
-        with torch.random.fork_rng(), _stop_signals() as stop:
+        with torch.random.fork_rng(), stop_signals() as stop:
             self.attach()
             if resume and out is not None and (out / CHECKPOINT).exists():
-                self.restore(out / CHECKPOINT)
+                checkpoints.restore(self, out / CHECKPOINT)
             else:
                 self.calibrate()
             if self.compiling is None:
@@ -157,7 +165,8 @@ class _Run:
                         if self.batch == self.steps_per_epoch:
                             self.end_epoch(bar)
                         if out is not None:
-                            self.save(out / CHECKPOINT)
+                            self.tick()
+                            checkpoints.save(self, out / CHECKPOINT)
                         if stop.is_set():
                             return self.record("interrupted")
                     if self.stage == stage == 1:
@@ -176,11 +185,12 @@ class _Run:
         if self.settings.channels_last:
             self.model.to(memory_format=torch.channels_last)
         sample = next(self.data.train.batches(min(self.settings.batch_size, 64), device=self.device))[0]
+        self.configuration["picture"] = list(sample.shape[1:])
         with in_mode(self.model, training=False), torch.no_grad():
             outputs = _logits(self.model(sample[:2])).shape[1]
         if outputs != len(self.data.classes):
             raise ValueError(f"the network has {outputs} outputs, the data {len(self.data.classes)} classes")
-        attach(self.model, self.space, sample, generator=generator(self.seed, "logits"))
+        attach(self.model, self.space, sample, hardware=self.hardware, generator=generator(self.seed, "logits"))
         set_activation_bits(self.model, self.target.bits_of(budget.activation_sizes(self.model)))
         self.blocks = blocks(self.model)
         if not budget.weight_sizes(self.model):
@@ -296,7 +306,7 @@ class _Run:
         before = budget.rates(self.model)
         self.bits_before_repair = budget.weight_bits(self.model)
         self.emit(self.tables())
-        moves = budget.repair(self.model, self.target.weights)
+        moves = budget.repair(self.model, self.target.weights, self.settings.refill)
         event = {"kind": "repair", "step": self.step, "rate_before": before.weights}
         event["rate_after"] = budget.rates(self.model).weights
         self.emit(event | {"moves": [dataclasses.asdict(move) for move in moves]})
@@ -352,54 +362,13 @@ class _Run:
         header |= {"versions": records.versions(), "hardware": records.hardware(self.device)}
         return Record(header, tensors, floats, self.events, self.results, self.timing)
 
-    def save(self, path: Path) -> None:
-        """A checkpoint: all that a run in another process needs to go on as if nothing had happened."""
-        self.tick()
-        tensors = {f"model/{key}": value for key, value in self.model.state_dict().items()}
-        tensors |= {f"best/{key}": value for key, value in self.best.items()}
-        optimizer = self.optimizer.state_dict()
-        for index, state in optimizer["state"].items():
-            tensors |= {f"optimizer/{index}/{key}": value for key, value in state.items()}
-        header = {"configuration": self.configuration, "groups": optimizer["param_groups"]}
-        write_tensors(path, tensors, header | {name: getattr(self, name) for name in STATE})
-
-    def restore(self, path: Path) -> None:
-        tensors, header = read_tensors(path)
-        _check_same(self.configuration, header["configuration"], path)
-        for name in STATE:
-            setattr(self, name, header[name])
-        parts: dict[str, dict] = {"model": {}, "best": {}, "optimizer": {}}
-        for key, value in tensors.items():
-            part, name = key.split("/", 1)
-            parts[part][name] = value if part == "optimizer" else value.to(self.device)
-        self.model.load_state_dict(parts["model"])
-        self.best = parts["best"]
-        state: dict[int, dict] = {}
-        for key, value in parts["optimizer"].items():
-            index, name = key.split("/")
-            state.setdefault(int(index), {})[name] = value
-        self.saved_optimizer = {"state": state, "param_groups": header["groups"]}
-
     def already_done(self, out: Path) -> Record:
         """The record of a run that is complete, its network loaded."""
         record = records.read(out)
-        _check_same(self.configuration, {key: record.header.get(key) for key in self.configuration}, out / RECORD)
         self.attach()
+        checkpoints.check_same(self.configuration, record.header, out / RECORD)
         self.model.load_state_dict(read_tensors(out / NETWORK)[0])
         return record
-
-
-STATE = (
-    "stage", "epoch", "batch", "loss_sum", "events", "results", "bits_before_repair", "best_accuracy", "timing",
-    "compiling",
-)  # fmt: skip
-
-
-def _check_same(wanted: dict, found: dict, path: Path) -> None:
-    different = [key for key in wanted if wanted[key] != found.get(key)]
-    if different:
-        said = "; ".join(f"{key}: {found.get(key)} there, {wanted[key]} here" for key in different)
-        raise ValueError(f"{path} is of another configuration ({said})")
 
 
 def _logits(output) -> Tensor:
@@ -425,23 +394,3 @@ def _first_not_finite(model: nn.Module, x: Tensor) -> str:
     for hook in hooks:
         hook.remove()
     return (["the input pictures"] if not x.isfinite().all() else found or ["the loss itself"])[0]
-
-
-@contextmanager
-def _stop_signals():
-    """An event that SIGINT (Ctrl-C, a notebook's stop button) and SIGTERM set; a second one interrupts at once."""
-    stop = threading.Event()
-    before = {}
-
-    def handler(number, frame):
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)

@@ -70,8 +70,10 @@ def train(
     machine and number of threads. Raises ValueError for settings that make no sense and FloatingPointError when the
     loss stops being a number.
     """
-    if epochs < 1 or not learning_rate > 0:
+    if epochs < 1 or not 0 < learning_rate < math.inf:
         raise ValueError(f"epochs must be 1 or more and learning_rate positive, got {epochs} and {learning_rate}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     if len(data.train) < batch_size:
         raise ValueError(f"batch_size must be at most the {len(data.train)} training pictures, got {batch_size}")
     model.to(device, memory_format=torch.channels_last).train()  # the layout convolutions are fastest in
@@ -123,6 +125,7 @@ def train_weights(
     root: str | os.PathLike | None = None,
     download: bool = False,
     normalize: str | None = None,
+    picture_size: int | None = None,
     command: str = "",
     **options,
 ) -> dict[str, object]:
@@ -135,7 +138,7 @@ def train_weights(
     options: those of `train`. command: what was typed, to be kept with the weights. Returns the file's metadata: what
     it takes to train and to use the weights again. Raises what `load`, `build`, `train` and `save_weights` raise.
     """
-    data = load(source, root=root, download=download, normalize=normalize)
+    data = load(source, root=root, download=download, normalize=normalize, picture_size=picture_size)
     torch.manual_seed(stable_hash(seed, "init"))
     network = models.build(model, classes=len(data.classes))
     started = time.perf_counter()

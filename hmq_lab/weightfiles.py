@@ -14,15 +14,12 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hmq_lab.files import digest, replacing
+from hmq_lab.files import read_tensors, write_tensors
 
 SHIPPED = Path(__file__).parent / "weights"
-FORMAT = "hmq_lab weights 1"
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # under which training scripts store the tensors
 
 
@@ -32,15 +29,10 @@ def save_weights(model: nn.Module, path: str | os.PathLike, metadata: Mapping[st
     >>> save_weights(net, "net.safetensors", {"model": "resnet8", "epochs": 40})  # doctest: +SKIP
     'd1b0e8a4...'
 
-    metadata: what `load_weights` gives back, as strings; "format" and "sha256", of tensors and metadata, are added.
-    The file appears whole or not at all, and missing folders are made.
+    metadata: what `load_weights` gives back, as strings. The file holds the SHA-256 of both (see `files`), it appears
+    whole or not at all, and missing folders are made.
     """
-    tensors = {key: t.detach().cpu().contiguous().clone() for key, t in model.state_dict().items()}
-    header = {key: str(value) for key, value in (metadata or {}).items() if key != "sha256"} | {"format": FORMAT}
-    header["sha256"] = digest(header, tensors)
-    with replacing(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata=header)
-    return header["sha256"]
+    return write_tensors(path, model.state_dict(), {key: str(value) for key, value in (metadata or {}).items()})
 
 
 def load_weights(model: nn.Module, path: str | os.PathLike, *, rows: Sequence[int] | None = None) -> dict[str, str]:
@@ -62,10 +54,6 @@ def load_weights(model: nn.Module, path: str | os.PathLike, *, rows: Sequence[in
     if not path.is_file():
         raise FileNotFoundError(f"there is no weights file {path}")
     tensors, metadata = _read(path)
-    if metadata.get("format") == FORMAT:
-        header = {key: value for key, value in metadata.items() if key != "sha256"}
-        if digest(header, tensors) != metadata.get("sha256"):
-            raise ValueError(f"{path} is damaged: it does not hold what was written, by its SHA-256")
     tensors = _unwrap(tensors, path)
     wanted = model.state_dict()
     if rows is not None:
@@ -82,11 +70,7 @@ def _read(path: Path) -> tuple[dict, dict[str, str]]:
         except Exception as error:  # torch.load raises KeyError, IndexError and more on what is no such file
             said = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(f"{path} cannot be read as a file of tensors alone: {said}") from error
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} cannot be read as a safetensors file: {error}") from error
+    return read_tensors(path, others=True)
 
 
 def _unwrap(tensors: object, path: Path) -> dict[str, Tensor]:

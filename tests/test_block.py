@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hmq_lab.block
-from hmq_lab.block import HMQ, SearchSpace, initial_logits
+from hmq_lab.block import HMQ, SearchSpace, check_space, initial_logits
 from hmq_lab.gumbel import relaxed_categorical
 from hmq_lab.quantizer import Scheme, quantize
 
@@ -214,9 +214,10 @@ def test_fix_and_free(generator):
     block.free()
     assert not block.is_fixed and torch.equal(block.logits, before)
     assert not torch.equal(block.train()(x), quantize(x, other.step, other.threshold, True))
-    with pytest.raises(ValueError, match="this block is signed"):
-        block.fix(Scheme(2, -1, False))
-    assert not block.is_fixed
+    for outside in (Scheme(2, -1, False), Scheme(3, -1, True), Scheme(2, 2, True), Scheme(2, -2, True)):
+        with pytest.raises(ValueError, match=r"bits \(2, 4, 8\) signed below 2\^1 to 2\^-1, got ") as error:
+            block.fix(outside)
+        assert str(outside) in str(error.value) and not block.is_fixed
 
 
 def test_a_fixed_block_passes_gradients_to_x_alone():
@@ -263,9 +264,10 @@ def test_samples_stand_along_their_axis(shape, axis, wanted, generator):
 def test_one_quantization_however_large_the_space(monkeypatch, generator):
     calls = []
 
-    def count(x, step, threshold, signed):
+    def count(x, step, threshold, signed, check):
         calls.append(step.shape)
-        return quantize(x, step, threshold, signed)
+        assert not check  # on a GPU a look at the numbers would wait for it
+        return quantize(x, step, threshold, signed)  # which looks: what a block asks for is always in order
 
     monkeypatch.setattr(hmq_lab.block, "quantize", count)
     x = torch.randn(4, 3, 8, 8)
@@ -402,7 +404,7 @@ def test_weights_that_are_not_finite_are_refused(bad):
 
 
 def test_state_dict_round_trip(generator, tmp_path):
-    for fixed in (None, Scheme(4, -2, True)):
+    for fixed in (None, Scheme(4, -1, True)):
         block = spread(make((2, 4, 8), 3, 1))
         if fixed:
             block.fix(fixed)
@@ -419,6 +421,30 @@ def test_state_dict_round_trip(generator, tmp_path):
         assert parent[0].is_fixed == block.is_fixed and parent[0].scheme == block.scheme
     block.load_state_dict(make((2, 4, 8), 3, 1).state_dict())  # and back to one that is free
     assert not block.is_fixed
+
+
+@pytest.mark.parametrize("signed", (True, False))
+def test_the_state_dict_says_whether_there_is_a_sign(signed):
+    block, other = spread(make(signed=signed)), make(signed=not signed)
+    other.load_state_dict(block.state_dict())
+    assert other.signed is signed and other.scheme == block.scheme and torch.equal(other.steps, block.steps)
+    old = {key: value for key, value in block.state_dict().items() if key != "has_sign"}
+    assert len(old) == len(block.state_dict()) - 1
+    other = make(signed=signed)
+    assert other.load_state_dict(old).missing_keys == [] and other.signed is signed and other.scheme == block.scheme
+    parent = torch.nn.Sequential(make(signed=signed))
+    parent.load_state_dict({f"0.{key}": value for key, value in old.items()})
+    assert parent[0].scheme == block.scheme
+    with pytest.raises(RuntimeError, match="Missing key"):
+        other.load_state_dict({})
+
+
+def test_a_space_is_a_search_space():
+    assert check_space(None) == SearchSpace() and check_space(space := SearchSpace((2, 4), 3)) is space
+    for other in ((2, 4), [2, 4], 8, "2,4", {"bits": (2, 4)}):
+        with pytest.raises(TypeError, match="space must be a SearchSpace") as error:
+            check_space(other)
+        assert repr(other) in str(error.value)
 
 
 def test_deepcopy_is_independent(generator):

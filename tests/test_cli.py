@@ -1,6 +1,7 @@
 """The commands as a user types them: exit codes, what is printed, what is written and what is not."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hmq_lab import records
+from hmq_lab import models, records
 from hmq_lab.cli import main
+from hmq_lab.files import write_tensors
 
 SHORT = ["--search-epochs", "1", "--final-epochs", "1", "--batch-size", "16", "--quiet"]
 
@@ -65,7 +67,9 @@ def test_a_search_from_a_folder_of_pictures(folder, tmp_path, capsys):
         (["--target-weights", "nan"], "got weights=nan"),
         (["--bits", "0,2,4"], "bits must be integers from 1 to 16, got 0 in (0, 2, 4)"),
         (["--bits", "2.5"], "got 2.5"),
+        (["--bits", "2,40"], "bits must be integers from 1 to 16, got 40 in (2, 40)"),
         (["--bits", "two"], "--bits must be numbers"),
+        (["--bits", ""], "--bits must be numbers with commas between them, got ''"),
         (["--thresholds", "0"], "from 1 to 32, got 0"),
         (["--activation-bits", "40"], "bits must be integers from 1 to 16, got 40"),
         (["--activation-bits", "8", "--target-activations", "8"], "not allowed with"),
@@ -77,7 +81,16 @@ def test_a_search_from_a_folder_of_pictures(folder, tmp_path, capsys):
         (["--search-epochs", "-1"], "search_epochs must be a whole number from 0 on, got -1"),
         (["--search-epochs", "some"], "invalid int value"),
         (["--device", "cuda:99"], "--device cuda:99"),
-        (["--device", "abacus"], "--device abacus"),
+        (["--device", "abacus"], "--device abacus: must be one of auto, cpu"),
+        (["--device", "meta"], "--device meta: must be one of auto, cpu"),
+        (["--seed", "-1"], "--seed: must be a whole number from 0 to 9223372036854775807, got '-1'"),
+        (["--seed", "9223372036854775808"], "got '9223372036854775808'"),
+        (["--seed", "1.5"], "got '1.5'"),
+        (["--data", "CIFAR10"], "no data 'CIFAR10': did you mean cifar10?"),
+        (["--data", "imagnet"], "did you mean imagenet?"),
+        (["--picture-size", "0"], "--picture-size: must be a whole number from 1 on, got '0'"),
+        (["--picture-size", "64"], "the built-in pictures have 32 pixels a side, got 64"),
+        (["--model", "resnet8", "--batch-size", "9000"], "batch_size must be at most the 8000 training pictures"),
         (["--no-such-option"], "unrecognized arguments"),
     ],
 )
@@ -92,9 +105,137 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(arguments, says, tmp_p
     assert not (tmp_path / "deep").exists()
 
 
-def test_weights_that_do_not_fit_are_listed(tmp_path, capsys):
-    from hmq_lab import models
+def refused(capsys, out, *arguments) -> str:
+    """The one line on stderr of a search that bad input stops; nothing may be left in `out`."""
+    assert search(*arguments[:1], out, *arguments[1:]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1 and printed.err.startswith("hmq-lab: error: ") and printed.out == ""
+    assert not out.exists()
+    return printed.err
 
+
+def test_folders_of_pictures_that_are_not_as_they_should_be(folder, tmp_path, capsys):
+    out, root = tmp_path / "out", tmp_path / "pictures"
+    root.mkdir()
+    assert "must hold train/ and one of val/ and test/, it holds nothing" in refused(capsys, out, root)
+    shutil.copytree(folder, root, dirs_exist_ok=True)
+    for k in range(4, 30):
+        for name in ("bright", "dark"):
+            (root / "train" / name / f"{k}.png").unlink()
+    assert "has 8 training pictures, at least 10 are needed" in refused(capsys, out, root)
+    broken = root / "train" / "dark" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    assert f"{broken} cannot be read as a picture" in refused(capsys, out, root)
+    shutil.rmtree(root / "test" / "dark")
+    assert "must hold the same classes, they differ in ['dark']" in refused(capsys, out, root)
+
+
+def test_a_broken_large_picture_is_one_line_though_another_process_reads_it(folder, tmp_path):
+    root = tmp_path / "pictures"
+    shutil.copytree(folder, root)
+    broken = root / "test" / "dark" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    arguments = ["search", "--data", root, "--picture-size", "16", "--model", "tiny_resnet8",
+                 "--preset", "quick/cifar10", "--out", tmp_path / "out", *SHORT]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "hmq_lab", *map(str, arguments)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == "" and not (tmp_path / "out").exists()
+    assert done.stderr.startswith(f"hmq-lab: error: {broken} cannot be read as a picture")
+    assert done.stderr.count("\n") == 1
+
+
+def test_weights_and_activations_that_are_not_finite(folder, tmp_path, capsys):
+    out, path = tmp_path / "out", tmp_path / "net.safetensors"
+    net = models.build("tiny_resnet8", classes=2)
+    with torch.no_grad():
+        net.bn1.weight.fill_(1e38)  # finite, and what it gives is not
+        net.bn1.bias.fill_(3e38)
+    models.save_weights(net, path)
+    assert "activation relu holds NaN or infinite values" in refused(capsys, out, folder, "--weights", str(path))
+    with torch.no_grad():
+        net.linear.weight[0, 0] = float("nan")
+    models.save_weights(net, path)
+    said = refused(capsys, out, folder, "--weights", str(path))
+    assert "does not fit CifarResNet: not finite: linear.weight" in said
+    models.save_weights(models.build("tiny_resnet8", classes=7), path)
+    assert "linear.weight (7, 32) (2, 32)" in refused(capsys, out, folder, "--weights", str(path))
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert f"{path} was altered" in refused(capsys, out, folder, "--weights", str(path))
+
+
+@pytest.mark.filterwarnings("ignore:no --weights")
+def test_tensors_of_zeros_are_a_warning(folder, tmp_path, capsys):
+    path, net = tmp_path / "net.safetensors", models.build("tiny_resnet8", classes=2)
+    torch.nn.init.zeros_(net.linear.weight)
+    models.save_weights(net, path)
+    assert search(folder, tmp_path / "out", "--weights", str(path), "--no-figures") == 0
+    assert "hmq-lab: warning: weight linear.weight is zero everywhere" in capsys.readouterr().err
+
+
+class Branching(torch.nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.fc = torch.nn.Linear(3, classes)
+
+    def forward(self, x):
+        x = self.fc(x.mean((2, 3)))
+        return -x if x.sum() > 0 else x
+
+
+def test_a_network_that_cannot_be_traced_names_the_line(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(models.NETWORKS, "branching", Branching)
+    said = refused(capsys, tmp_path / "out", folder, "--model", "branching")
+    assert "torch.fx cannot follow Branching at" in said and "return -x if x.sum() > 0 else x" in said
+    monkeypatch.setitem(models.NETWORKS, "seven", lambda classes: models.CifarResNet((1,), classes=7))
+    assert "the network has 7 outputs, the data 2 classes" in refused(
+        capsys, tmp_path / "out", folder, "--model", "seven"
+    )
+
+
+def test_checkpoints_of_another_run_truncated_and_altered(folder, tmp_path, capsys):
+    out = tmp_path / "run"
+    path = out / "checkpoint.safetensors"
+    write_tensors(path, {"model/a": torch.ones(9)}, {"configuration": {"model": "resnet8", "seed": 3}})
+    whole = path.read_bytes()
+    for content, says in (
+        (whole, "is of another configuration (model: resnet8 there, tiny_resnet8 here"),
+        (whole[:-1], "is no whole safetensors file"),
+        (whole[:-1] + b"!", "was altered"),
+        (b"", "is no whole safetensors file"),
+    ):
+        path.write_bytes(content)
+        assert search(folder, out, "--resume") == 2
+        error = capsys.readouterr().err
+        assert f"hmq-lab: error: {path} {says}" in error and error.count("\n") == 1
+        assert [p.name for p in out.iterdir()] == [path.name] and path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["placements", "--model", "resnet20", "--picture-size", "-4"], "must be a whole number from 1 on, got '-4'"),
+        (["placements", "--model", "resnet20", "--classes", "0"], "must be a whole number from 1 on, got '0'"),
+        (["placements", "--model", "resnet19"], "did you mean resnet1"),
+        (["train", "--batch-size", "0"], "batch_size must be 1 or more, got 0"),
+        (["train", "--learning-rate", "inf"], "learning_rate positive, got 60 and inf"),
+        (["train", "--epochs", "0"], "epochs must be 1 or more"),
+        (["train", "--data", "Builtin"], "did you mean builtin?"),
+        (["train", "--device", "abacus"], "must be one of auto, cpu"),
+        (["train", "--seed", "-2"], "--seed: must be a whole number"),
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        ([], "required: COMMAND"),
+    ],
+)
+def test_the_other_commands_refuse_in_one_line_too(arguments, says, tmp_path, capsys):
+    out = tmp_path / "deep" / "net.safetensors"
+    assert main([*arguments, *(["--out", str(out)] if "train" in arguments else [])]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1 and not out.parent.exists()
+
+
+def test_weights_that_do_not_fit_are_listed(tmp_path, capsys):
     path = tmp_path / "other.pth"
     torch.save(models.build("resnet8").state_dict(), path)
     assert main(["search", "--weights", str(path), "--out", str(tmp_path / "run")]) == 2

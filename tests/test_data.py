@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torchvision.transforms import v2
 
 from hmq_lab import data, folders, glyphs
-from hmq_lab.pictures import Folder, Pictures, crop_flip, middle, normalize, plan, random_part
+from hmq_lab.pictures import Folder, Pictures, crop_flip, middle, normalize, plan, random_part, read
 from hmq_lab.seeds import generator
 
 HALF = (0.5, 0.5, 0.5)
@@ -222,8 +222,11 @@ def test_validation_is_cut_by_class_and_always_alike():
 
 
 def test_folders_that_are_not_as_they_should_be(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no data 'cifar11'"):
-        data.load("cifar11")
+    for name, hint in (("cifar11", "cifar10"), ("CIFAR10", "cifar10"), ("ImageNet", "imagenet"), ("bultin", "builtin")):
+        with pytest.raises(FileNotFoundError, match=rf"no data '{name}': did you mean {hint}\?"):
+            data.load(name)
+    with pytest.raises(FileNotFoundError, match=r"no data 'photos': it is neither builtin, .* nor a folder"):
+        data.load("photos")
     with pytest.raises(ValueError, match=r"must hold train/ and one of val/ and test/, it holds nothing"):
         data.load(tmp_path)
     root = write_folder(tmp_path, {"train": {"a": 3, "b": 3}, "val": {"a": 1}})
@@ -240,18 +243,48 @@ def test_folders_that_are_not_as_they_should_be(tmp_path):
         ValueError, match=r"7\.png has \(16, 16\) pixels and others \(32, 32\): small pictures must be of one size"
     ):
         data.load(root)
-    assert data.load(root, picture_size=24, workers=0).test.size == 24
+    assert data.load(root, picture_size=24, workers=0, validation=1).test.size == 24
+    with pytest.raises(ValueError, match="has 6 training pictures, at least 10 are needed"):
+        data.load(root, picture_size=24, workers=0)
+    for size in (0, -3, 2.5, "24"):
+        with pytest.raises(ValueError, match=f"picture_size must be a whole number of pixels from 1 on, got {size!r}"):
+            data.load(root, picture_size=size)
+    with pytest.raises(ValueError, match=r"picture_size is for pictures in files: the built-in pictures .* got 64"):
+        data.load("builtin", picture_size=64)
     with pytest.raises(ValueError, match=r"normalize must be one of .*, got 'cifar'"):
         data.load(root, normalize="cifar")
     with pytest.raises(FileNotFoundError, match="put train/ and val/ into it"):
         data.load("imagenet", root=tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # Python 3.12 and later
 def test_an_unreadable_picture_is_named_also_when_read_late(tmp_path):
     root = write_folder(tmp_path, {"train": {"a": 3, "b": 3}, "val": {"a": 1, "b": 1}}, size=(80, 80))
-    (root / "val" / "b" / "0.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"0\.png cannot be read as a picture"):
-        list(data.load(root, workers=0).test.batches(2))
+    broken = root / "val" / "b" / "0.png"
+    broken.write_bytes(b"no picture")
+    for workers in (0, 1):  # in this process, and in one whose traceback must not be in the message
+        with pytest.raises(ValueError) as error:
+            list(data.load(root, workers=workers, validation=1).test.batches(2))
+        assert str(error.value).startswith(f"{broken} cannot be read as a picture: ")
+        assert "\n" not in str(error.value) and "Traceback" not in str(error.value)
+
+
+def test_whatever_pil_says_the_file_is_named(tmp_path, monkeypatch):
+    path, about = tmp_path / "a.png", PngImagePlugin.PngInfo()
+    about.add_text("comment", "x" * 1000, zip=True)
+    Image.new("RGB", (32, 32)).save(path, pnginfo=about)
+    assert read(path).size == (32, 32)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # 1,024 are more: a warning without a name, and it can be read
+    assert read(path).size == (32, 32)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(ValueError, match=rf"{path} cannot be read as a picture: .*decompression bomb"):
+        read(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_CHUNK", 100)  # a ValueError of PIL's own
+    with pytest.raises(ValueError, match=rf"{path} cannot be read as a picture: "):
+        read(path)
+    with pytest.raises(ValueError, match=rf"{tmp_path} cannot be read as a picture"):
+        read(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------------- CIFAR10

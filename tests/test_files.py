@@ -186,14 +186,20 @@ def test_other_files_are_refused_by_name(tmp_path):
         with pytest.raises(ValueError, match="was not written by hmq_lab") as error:
             read_tensors(path)
         assert str(path) in str(error.value)
-    for header in ("{", "{}", "[1]", "NaN"):
-        save_file({"a": torch.ones(2)}, path, {"header": header, "sha256": "0" * 64})
+    for said in ("{", "{}", "[1]", "NaN", '{"header": {}}', '{"header": {}, "sha256": 0}'):
+        save_file({"a": torch.ones(2)}, path, {"hmq_lab": said})
         with pytest.raises(ValueError, match="was altered") as error:
             read_tensors(path)
         assert str(path) in str(error.value)
     path.write_text("not at all")
     with pytest.raises(ValueError, match="no whole safetensors file"):
         read_tensors(path)
+
+
+def test_equal_content_makes_equal_bytes(tmp_path):
+    for k in range(8):
+        write_tensors(tmp_path / f"{k}", {"b": torch.ones(2), "a": torch.zeros(3)}, {"x": 1, "y": [2]})
+    assert len({(tmp_path / f"{k}").read_bytes() for k in range(8)}) == 1
 
 
 def test_digest_tells_everything_apart():

@@ -10,9 +10,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from hmq_lab import data, models, training
+from hmq_lab import data, files, models, training
+from hmq_lab.files import read_tensors
 from hmq_lab.pictures import Pictures
-from hmq_lab.weightfiles import SHIPPED, load_weights, save_weights
+from hmq_lab.weightfiles import SHIPPED, load_weights, read_metadata, save_weights
 
 PARAMETERS = {  # those of the papers' tables, with batch norm; resnet18: kuangliu/pytorch-cifar
     "tiny_resnet8": 19_218,
@@ -98,7 +99,8 @@ def test_weights_go_to_a_file_and_come_back(tmp_path):
     net, other = models.build("resnet8"), models.build("resnet8")
     sha256 = save_weights(net, tmp_path / "new" / "net.safetensors", {"model": "resnet8", "epochs": 3})
     about = load_weights(other, tmp_path / "new" / "net.safetensors")
-    assert about["model"] == "resnet8" and about["epochs"] == "3" and about["sha256"] == sha256
+    assert about == {"model": "resnet8", "epochs": "3"}
+    assert read_tensors(tmp_path / "new" / "net.safetensors")[1] == about  # one format for all files of ours
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
     assert os.listdir(tmp_path / "new") == ["net.safetensors"]
     assert save_weights(other, tmp_path / "again.safetensors", about) == sha256
@@ -112,7 +114,7 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     def fail(tensors, file, metadata):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(safetensors.torch, "save_file", fail)
+    monkeypatch.setattr(files, "save_file", fail)
     with pytest.raises(OSError, match="no space"):
         save_weights(models.build("resnet8"), path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["net.safetensors"]
@@ -159,7 +161,7 @@ def test_files_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no weights file .*nothing\.pth"):
         load_weights(net, tmp_path / "nothing.pth")
     (tmp_path / "text.safetensors").write_text("no tensors here")
-    with pytest.raises(ValueError, match=r"text\.safetensors cannot be read as a safetensors file"):
+    with pytest.raises(ValueError, match=r"text\.safetensors is no whole safetensors file"):
         load_weights(net, tmp_path / "text.safetensors")
     torch.save({"state_dict": {"a": 3}}, tmp_path / "numbers.pth")
     with pytest.raises(ValueError, match="holds no named tensors"):
@@ -175,8 +177,17 @@ def test_an_altered_file_is_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match="was altered"):
         load_weights(models.build("resnet8"), path)
+
+
+def test_safetensors_of_others_are_read_with_their_metadata(tmp_path):
+    path, net, other = tmp_path / "net.safetensors", models.build("resnet8"), models.build("resnet8")
+    safetensors.torch.save_file(net.state_dict(), path, {"normalize": "half"})
+    assert load_weights(other, path) == read_metadata(path) == {"normalize": "half"}
+    assert torch.equal(net.linear.weight, other.linear.weight)
+    with pytest.raises(ValueError, match="was not written by hmq_lab"):
+        read_tensors(path)
 
 
 # ---------------------------------------------------------------------------------------------------- training

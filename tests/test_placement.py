@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from hmq_lab import models
+from hmq_lab import budget, models
 from hmq_lab.block import SearchSpace
 from hmq_lab.placement import (
     attach,
@@ -625,11 +625,76 @@ def test_frozen_weights_stay_frozen(generator):
     assert not model.conv1.weight.requires_grad and model.conv2.weight.requires_grad
 
 
-def test_shared_weights_stay_shared():
-    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+def test_a_weight_of_two_layers_has_one_block_and_counts_once(generator):
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), torch.randn(2, 4)
     model[2].weight = model[0].weight
-    attach(model, SMALL, torch.randn(2, 4)).train()(torch.randn(2, 4)).sum().backward()
+    attach(model, SMALL, x).train()
+    block = blocks(model)["0.weight"]
+    assert list(blocks(model, "weight")) == ["0.weight"] and model[2].parametrizations.weight[0] is block
+    shared = [p for p in placements(model) if p.kind == "shared"]
+    assert [(p.name, p.quantized) for p in shared] == [("2.weight", False)] and "as 0.weight" in shared[0].reason
+    rates = budget.rates(model)  # 16 weights of 8 bits, 8 biases of 32
+    assert rates.weights == rates.all_weights == 4 and rates.checkpoint == (32 * 24) / (8 * 16 + 32 * 8)
+
+    resample(model, generator)
+    assert torch.equal(model[0].weight, model[2].weight)  # one sample, one tensor
+    model(x).sum().backward()
+    assert block.logits.grad.any() and len(list(model.parameters())) == 5  # a weight, two biases, two tables of logits
+    twin = copy.deepcopy(model)
+    assert twin[2].parametrizations.weight.original is twin[0].parametrizations.weight.original
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(twin.eval()(x), model.eval()(x))
     assert detach(model)[2].weight is model[0].weight and model[0].weight.grad is not None
+
+
+class OwnHead(nn.Module):
+    """A parameter of its own that a layer shares, and a norm's that two norms share."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.fc = nn.Parameter(torch.randn(3, 3)), nn.Linear(3, 3, bias=False)
+        self.fc.weight = self.table
+        self.norm1, self.norm2 = nn.LayerNorm(3), nn.LayerNorm(3)
+        self.norm2.weight = self.norm1.weight
+
+    def forward(self, x):
+        return F.linear(self.norm2(F.relu(self.norm1(self.fc(x)))), self.table)
+
+
+def test_a_weight_shared_with_another_parameter_is_quantized_in_both():
+    model, x = OwnHead(), torch.randn(5, 3)
+    wanted = model(x)
+    attach(model, SearchSpace((2,), 1), x).eval()
+    kinds = {p.name: p.kind for p in placements(model)}
+    assert kinds["fc.weight"] == "weight" and kinds["table"] == kinds["norm2.weight"] == "shared"
+    assert kinds["norm1.weight"] == "parameter"
+    assert len(model.table.unique()) <= 4 and torch.equal(model.table, model.fc.weight)
+    with switched_off(model):
+        assert torch.equal(model(x), wanted)
+    assert detach(model).table is model.fc.weight and model.norm1.weight is model.norm2.weight
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize("norm", ("weight_norm", "spectral_norm"))
+def test_weights_that_a_hook_computes_are_refused(norm):
+    model = Toy()
+    getattr(nn.utils, norm)(model.neck)
+    with pytest.raises(ValueError, match=r"weight neck\.weight is no parameter but computed by (Weight|Spectral)Norm"):
+        attach(model, SMALL, torch.randn(2, 3, 8, 8))
+    assert not is_attached(model)
+    getattr(nn.utils, f"remove_{norm}")(model.neck)
+    assert "neck.weight" in blocks(attach(model, SMALL, torch.randn(2, 3, 8, 8)))
+
+
+def test_pruned_weights_are_refused_until_the_mask_is_made_permanent():
+    from torch.nn.utils import prune
+
+    model = Toy()
+    prune.l1_unstructured(model.neck, "weight", amount=0.5)
+    with pytest.raises(ValueError, match=r"neck\.weight is no parameter but computed by L1Unstructured"):
+        attach(model, SMALL, torch.randn(2, 3, 8, 8))
+    prune.remove(model.neck, "weight")
+    assert "neck.weight" in blocks(attach(model, SMALL, torch.randn(2, 3, 8, 8)))
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch hides it itself, unless it is an error
@@ -681,7 +746,10 @@ def test_calibration_is_a_running_maximum():
     for value, exponent in ((4.0, 2), (4.0001, 3), (3.9999, 2)):
         calibrate(model, [torch.tensor([[value, 1.0]])])
         assert int(blocks(model)["relu"].exponent) == exponent
-    assert calibrate(model, []) == {} and int(blocks(model)["relu"].exponent) == 2
+    for nothing in ([], iter(())):
+        with pytest.raises(ValueError, match="at least one batch"):
+            calibrate(model, nothing)
+    assert int(blocks(model)["relu"].exponent) == 2
 
 
 def test_a_constant_gate_is_not_clipped_everywhere():
@@ -846,6 +914,13 @@ def test_samples_must_be_finite_and_are_needed():
             attach(model, *arguments)
 
 
+def test_a_space_that_is_none():
+    for space in ((2, 4), [8], "small"):
+        model = Toy()
+        with untouched(model), pytest.raises(TypeError, match="space must be a SearchSpace"):
+            attach(model, space, torch.randn(2, 3, 8, 8))
+
+
 def test_attached_twice_and_not_at_all():
     model = attach(Toy(), SMALL, x := torch.randn(2, 3, 8, 8))
     with pytest.raises(ValueError, match="Toy has HMQ blocks already"):
@@ -885,5 +960,7 @@ def test_zeros_warn():
 
 def test_a_scheme_can_be_given_to_one_tensor():
     model = attach(Toy(), SMALL, torch.randn(2, 3, 8, 8))
-    blocks(model)["conv1.weight"].fix(Scheme(1, 0, True))
-    assert set(model.conv1.weight.unique().tolist()) <= {-1.0, 0.0}
+    block = blocks(model)["conv1.weight"]
+    scheme = Scheme(2, int(block.exponent) - 1, True)
+    block.fix(scheme)
+    assert set(model.conv1.weight.unique().tolist()) <= set(scheme.values)

@@ -195,6 +195,26 @@ def test_numbers_that_are_no_step_are_refused(value):
         assert quantize(x.double(), value, 2 * value, True).isfinite().all()
 
 
+@pytest.mark.parametrize("value", (0.0, -0.25, NAN, INF, -INF))
+def test_tensors_that_are_no_step_are_refused(value):
+    x, step, threshold = torch.ones(4, 3), torch.full((4, 1), 0.25), torch.full((4, 1), 1.0)
+    assert quantize(x, step, threshold, True).isfinite().all()
+    for name, tensor in (("step", step), ("threshold", threshold)):
+        tensor[2] = value
+        with pytest.raises(ValueError, match=f"{name} must be positive and finite, got {value!r}"):
+            quantize(x, step.requires_grad_(), threshold, True)
+        tensor.data[2] = 0.25
+    threshold[1] = 0.2
+    with pytest.raises(ValueError, match=r"step must be at most threshold.*got step 0\.25 and threshold 0\.2"):
+        quantize(x, step, threshold, True)
+    assert quantize(x, 0.25, 0.25, True).tolist() == [[0.0] * 3] * 4  # as a signed tensor of one bit
+
+
+def test_unchecked_values_are_computed_with():
+    """What a block asks for: no look at the numbers, so a GPU is not waited for."""
+    assert quantize(torch.ones(2), torch.tensor(NAN), 1.0, True, check=False).isnan().all()
+
+
 def test_shapes_that_do_not_broadcast_are_named():
     x = torch.zeros(4, 3, 2, 2)
     for shape in ((3,), (4,), (4, 3, 2, 2, 1), (1, 4, 1, 1)):
@@ -228,13 +248,18 @@ positive = st.floats(2**-10, 2**10, allow_nan=False)
 @given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20), positive, positive, st.booleans())
 def test_properties_for_any_step_and_threshold(xs, step, threshold, signed):
     x = torch.tensor(xs, dtype=torch.float64)
+    if step > threshold:
+        for s, t in ((step, threshold), (torch.tensor(step, dtype=torch.float64), threshold)):
+            with pytest.raises(ValueError, match="step must be at most threshold") as error:
+                quantize(x, s, t, signed)
+            assert f"step {step!r} and threshold {threshold!r}" in str(error.value)
+        return
     y = quantize(x, step, threshold, signed)
     lo, hi = (-threshold if signed else 0.0), threshold - step
     slack = 1e-9 * (step + threshold)
-    if hi >= lo:
-        assert ((y >= lo - slack) & (y <= hi + slack)).all()
-        inside = (x >= lo) & (x <= hi)
-        assert ((y - x).abs()[inside] <= step / 2 + slack).all()
+    assert ((y >= lo - slack) & (y <= hi + slack)).all()
+    inside = (x >= lo) & (x <= hi)
+    assert ((y - x).abs()[inside] <= step / 2 + slack).all()
     order = x.argsort()
     assert (y[order].diff() >= 0).all()
 
@@ -427,7 +452,7 @@ def test_layouts_of_memory_make_no_difference(shapes):
 def test_pictures_keep_their_layout():
     for shape, steps in itertools.product(((4, 3, 8, 8), (8, 32, 24, 24)), ((), "pictures")):
         x = torch.randn(shape)
-        step = torch.rand((shape[0], 1, 1, 1) if steps else ()) + 0.1
+        step = torch.rand((shape[0], 1, 1, 1) if steps else ()) * 0.9 + 0.1
         for layout in (torch.contiguous_format, torch.channels_last):
             z = x.to(memory_format=layout).requires_grad_()
             y = quantize(z, step, 1.0, True)
@@ -592,7 +617,7 @@ def test_cuda_agrees_with_the_oracle():
         y = quantize(torch.from_numpy(x).cuda(), scheme.step, scheme.threshold, signed)
         assert np.array_equal(y.cpu().numpy(), oracle(x, bits, 0, signed) * scheme.step)
     x = torch.randn(4, 3, 5, 5).cuda().requires_grad_()
-    step = torch.rand(4, 1, 1, 1).cuda() + 0.1
+    step = torch.rand(4, 1, 1, 1).cuda() * 0.9 + 0.1
     quantize(x, step, 1.0, True).sum().backward()
     expected = formulas(x.cpu(), step.cpu(), torch.tensor(1.0), True, torch.ones(x.shape))[0]
     assert torch.equal(x.grad.cpu().double(), expected)

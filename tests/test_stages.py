@@ -195,6 +195,8 @@ def test_a_loss_that_is_not_finite_stops_the_search_and_names_the_tensor(picture
 def test_bad_input_is_refused_early(pictures):
     with pytest.raises(ValueError, match=r"cannot be reached with bits .*the largest is 8"):
         run(pictures, target=Target(weights=9), space=SearchSpace(bits=(4, 8)))
+    with pytest.raises(TypeError, match=r"space must be a SearchSpace.*got \(2, 4\)"):
+        run(pictures, space=(2, 4))
     with pytest.raises(ValueError, match="batch_size must be at most the 160 training pictures, got 256"):
         run(pictures, settings="paper")
     with pytest.raises(ValueError, match="the network has 5 outputs, the data 10 classes"):
@@ -248,3 +250,17 @@ def test_resuming_compiles_as_the_whole_run_did(pictures, tmp_path, monkeypatch)
     run(pictures, settings=auto, out=tmp_path, on_event=interrupt)
     run(pictures, settings=auto, out=tmp_path, resume=True)
     assert asked == [False, True, True]
+
+
+def test_what_cannot_be_searched_is_refused_before_anything_is_changed(pictures):
+    model = network()
+    empty = dataclasses.replace(pictures, validation=pictures.validation.subset(range(0)))
+    with pytest.raises(ValueError, match="needs validation pictures, got a data set with 0"):
+        run(empty, model)
+    with pytest.raises(ValueError, match=r"device must be one that computes.*got meta"):
+        run(pictures, model, device="meta")
+    assert not any("hmq" in name for name, _ in model.named_modules())
+
+
+def test_the_record_says_the_size_of_its_pictures(whole):
+    assert whole.header["picture"] == [3, 32, 32]

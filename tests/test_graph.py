@@ -1,0 +1,305 @@
+"""Reading a network: the same tensor found in training and in evaluation, and what fx would freeze refused."""
+
+import copy
+import doctest
+import importlib
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hmq_lab.block import SearchSpace
+from hmq_lab.graph import trace
+from hmq_lab.names import matched, numbered
+from hmq_lab.placement import attach, blocks, is_attached, placements, switched_off
+
+SPACE = SearchSpace((2, 4, 8), 3)
+X = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(7))
+
+
+def act(x):
+    return F.relu(x)
+
+
+class Net(nn.Module):
+    """A forward pass that says what each ReLU gave, by the name it should have."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.relu, self.out = nn.ReLU(), nn.Linear(4, 2)
+
+    def head(self, x):
+        return self.out(x.mean((2, 3)))
+
+
+class TrainingOnly(Net):
+    def forward(self, x):
+        x = self.a(x)
+        if self.training:
+            x = x - 0.5 * F.relu(-x)
+        return self.head(F.relu(self.b(F.relu(x))))
+
+    def wanted(self, x):
+        x = self.a(x)
+        x = F.relu(x - 0.5 * F.relu(-x)) if self.training else F.relu(x)
+        return {"relu": x, "relu:2": F.relu(self.b(x))}
+
+
+class OnOneLine(Net):
+    def forward(self, x):
+        x = F.relu(F.relu(self.a(x)) - 0.2 if self.training else self.a(x))
+        return self.head(F.relu(self.b(x)))
+
+    def wanted(self, x):
+        x = F.relu(F.relu(self.a(x)) - 0.2 if self.training else self.a(x))
+        return {"relu": x, "relu:2": F.relu(self.b(x))}
+
+
+class ThroughAFunction(Net):
+    def forward(self, x):
+        x = self.a(x)
+        if self.training:
+            x = x + act(self.c(act(x)))
+        return self.head(act(self.b(act(x))))
+
+    def wanted(self, x):
+        x = self.a(x)
+        x = F.relu(x + F.relu(self.c(F.relu(x)))) if self.training else F.relu(x)
+        return {"relu": x, "relu:2": F.relu(self.b(x))}
+
+
+class OneModule(Net):
+    """The module's ReLU, once more in training."""
+
+    def forward(self, x):
+        x = self.a(x)
+        if self.training:
+            x = self.relu(x) - 0.1
+        return self.head(self.relu(self.b(self.relu(x))))
+
+    def wanted(self, x):
+        x = self.a(x)
+        x = F.relu(F.relu(x) - 0.1 if self.training else x)
+        return {"relu": x, "relu:2": F.relu(self.b(x))}
+
+
+class Alternatives(Net):
+    """The same tensor on two lines, dropped from in training."""
+
+    def forward(self, x):
+        x = self.a(x)
+        if self.training:
+            x = F.relu(F.dropout(x, 0.0))
+        else:
+            x = F.relu(x)
+        return self.head(F.relu(self.b(x)))
+
+    def wanted(self, x):
+        x = F.relu(self.a(x))
+        return {"relu": x, "relu:2": F.relu(self.b(x))}
+
+
+class LongerLoop(Net):
+    def forward(self, x):
+        x = self.a(x)
+        for layer in (self.b, self.c) if self.training else (self.b,):
+            x = F.relu(layer(x))
+        return self.head(F.relu(x - 0.1))
+
+    def wanted(self, x):
+        x = y = F.relu(self.b(self.a(x)))
+        y = F.relu(self.c(x)) if self.training else y
+        return {"relu": x, "relu:2": F.relu(y - 0.1)}
+
+
+class EvaluationOnly(Net):
+    def forward(self, x):
+        x = self.a(x)
+        if not self.training:
+            x = x - 0.5 * F.relu(x - 0.3)
+        return self.head(F.relu(self.b(x)))
+
+    def wanted(self, x):
+        x = self.a(x)
+        x, early = (x, {}) if self.training else (x - 0.5 * F.relu(x - 0.3), {"relu": F.relu(x - 0.3)})
+        return early | {"relu:2": F.relu(self.b(x))}
+
+
+@pytest.mark.parametrize(
+    "make", [TrainingOnly, OnOneLine, ThroughAFunction, OneModule, Alternatives, LongerLoop, EvaluationOnly]
+)
+def test_a_block_stands_on_the_same_tensor_in_both_modes(make):
+    model = attach(make(), SPACE, X)
+    seen = {}
+    for name, block in blocks(model, "activation").items():
+        block.register_forward_pre_hook(lambda _, inputs, name=name: seen.__setitem__(name, inputs[0].clone()))
+    for training in (True, False):
+        seen.clear()
+        model.train(training)
+        with switched_off(model), torch.no_grad():
+            model(X)
+            wanted = model.wanted(X)
+        seen = {name: value for name, value in seen.items() if "relu" in name}
+        assert seen.keys() == wanted.keys()
+        assert all(torch.allclose(seen[name], wanted[name]) for name in wanted), training
+
+
+def test_what_one_mode_alone_computes_is_listed_so():
+    said = {p.name: (p.quantized, p.reason) for p in placements(attach(TrainingOnly(), SPACE, X))}
+    assert said["relu:3"] == (False, "runs in training only") and said["relu"][0]
+    said = {p.name: (p.quantized, p.reason) for p in placements(attach(EvaluationOnly(), SPACE, X))}
+    assert said["relu"] == (True, "after a non-linearity, in evaluation only")
+    assert said["relu:2"] == (True, "after a non-linearity")
+
+
+def test_rounds_of_a_loop_that_cannot_be_told_apart_are_refused_with_the_line():
+    class Rounds(Net):
+        def forward(self, x):
+            x = self.a(x)
+            for shift in (0.3, 0.1, 0.2) if self.training else (0.1, 0.2):
+                x = F.relu(x - shift)  # the line
+            return self.head(x)
+
+    line = Rounds.forward.__code__.co_firstlineno + 3
+    model = Rounds()
+    with pytest.raises(ValueError, match="called a different number of times in training and in evaluation") as error:
+        attach(model, SPACE, X)
+    assert f"relu at {__file__}:{line} " in str(error.value) and not is_attached(model)
+
+
+def test_names_of_equal_graphs_are_equal():
+    model = ThroughAFunction().eval()
+    graph, again = trace(model, False), trace(model, False)
+    assert list(matched(again, graph).values()) == list(numbered(graph).values())
+    assert len(set(numbered(graph).values())) == len(graph.nodes)
+
+
+# ---------------------------------------------------------------------------------------------------- side effects
+
+
+class Inner(nn.Module):
+    def __init__(self, act_on):
+        super().__init__()
+        self.calls, self.history, self.table = 0, [1], {"a": 1}
+        self.last = None
+        self.register_buffer("seen", torch.zeros(3))
+        self.register_buffer("mean", torch.zeros(()))
+        self.act_on = act_on
+
+    def forward(self, x):
+        self.act_on(self, x)
+        return x
+
+
+def count(module, x):
+    module.calls += 1
+
+
+def remember(module, x):
+    module.last = x
+
+
+def add_in_place(module, x):
+    module.seen += 1
+
+
+def set_item(module, x):
+    module.seen[0] = 1
+
+
+def average(module, x):
+    module.mean.mul_(0.9).add_(0.1 * x.mean())
+
+
+def change_a_view(module, x):
+    module.seen[1:].fill_(2)
+
+
+def write_out(module, x):
+    torch.add(module.seen, 1, out=module.seen)
+
+
+def append(module, x):
+    module.history.append(2)
+
+
+def put(module, x):
+    module.table["a"] = 2
+
+
+def around_setattr(module, x):
+    module.__dict__["calls"] = 3
+
+
+LINES = {
+    count: ("calls", "module.calls += 1"),
+    remember: ("last", "module.last = x"),
+    add_in_place: ("seen", "module.seen += 1"),
+    set_item: ("seen", "module.seen[0] = 1"),
+    average: ("mean", "module.mean.mul_(0.9)"),
+    change_a_view: ("seen", "module.seen[1:].fill_(2)"),
+    write_out: ("seen", "out=module.seen"),
+    append: ("history", ""),  # found when it is done: the line cannot be told
+    put: ("table", ""),
+    around_setattr: ("calls", ""),
+}
+
+
+@pytest.mark.parametrize("change", LINES, ids=lambda f: f.__name__)
+def test_changes_in_forward_are_refused_and_undone(change):
+    attribute, line = LINES[change]
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Inner(change), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    before, state = copy.deepcopy(vars(model[1])), copy.deepcopy(model.state_dict())
+    setter = nn.Module.__setattr__
+    with pytest.raises(ValueError, match=rf"changes 1\.{attribute} in its forward pass") as error:
+        attach(model, SPACE, X)
+    assert line in str(error.value) and (not line or f"{__file__}:" in str(error.value))
+    assert not is_attached(model) and nn.Module.__setattr__ is setter
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    now = vars(model[1])
+    assert all(now[key] == before[key] for key in ("calls", "history", "table", "last"))
+
+
+def test_what_is_made_in_forward_may_be_changed():
+    class Makes(Net):
+        def forward(self, x):
+            mask = torch.zeros(4, 1, 1)
+            mask[1:] = 1
+            rest = [self.b, self.c]
+            rest.append(rest.pop(0))
+            y = self.a(x) * mask
+            y += 0.5
+            for layer in rest:
+                y = F.relu(layer(y))
+            return self.head(y)
+
+    model = Makes()
+    for layer in (model.b, model.c):
+        nn.init.ones_(layer.bias)  # no ReLU is dead
+    wanted = model(X)
+    attach(model, SPACE, X)
+    with switched_off(model):
+        assert torch.equal(model(X), wanted)
+
+
+def test_a_line_of_torchvision_is_named():
+    """Its folder's name begins as torch's own does, and its code is not torch's."""
+    from torchvision.ops import boxes
+
+    class Boxes(nn.Module):
+        def forward(self, x):
+            return boxes.remove_small_boxes(x, 0.1)[boxes.batched_nms(x, x[:, 0], x[:, 1], 0.5)]
+
+    with pytest.raises(ValueError, match=r"cannot follow Boxes at \S*torchvision\S*boxes\.py:\d+"):
+        trace(Boxes(), False)
+
+
+@pytest.mark.parametrize("name", ["graph", "names", "sites"])
+def test_examples(name):
+    module = importlib.import_module(f"hmq_lab.{name}")
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
+    names = {"torch": torch, "nn": nn, "trace": trace, "model": model}
+    result = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS)
+    assert result.failed == 0 and result.attempted > 0
