@@ -1,0 +1,21 @@
+"""Explorers: move a slider, see what changes, read one sentence that says what the picture shows.
+
+>>> from hmq_lab import explorers
+>>> explorers.quantizer(model.conv1.weight)              # a cell that ends so shows it, on the reader's own tensor
+>>> explorer = explorers.surface(weight, bits=2)
+>>> explorer.controls["bits"].value = 4                  # as the slider does; `explorer.set(bits=4)` does the same
+>>> print(explorer.sentence)
+
+Each is a state, `compute(state, ...) -> result` of plain numbers, `draw` and `move` that put a result on a figure, and
+core ipywidgets around it (`frame.py`). Where no kernel runs, the picture and its sentence stay.
+"""
+
+from hmq_lab.explorers.error_surface import surface
+from hmq_lab.explorers.following import integers
+from hmq_lab.explorers.frame import Explorer
+from hmq_lab.explorers.mixing import block
+from hmq_lab.explorers.playback import replay
+from hmq_lab.explorers.quantizing import quantizer
+from hmq_lab.explorers.sampling import gumbel
+
+__all__ = ["Explorer", "block", "gumbel", "integers", "quantizer", "replay", "surface"]

@@ -1,0 +1,131 @@
+"""The controls of an explorer: what a value may be, and the widget that lets a reader choose it."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from dataclasses import dataclass
+
+import ipywidgets as widgets
+
+LAYOUT = {"width": "395px"}  # two in a row beside each other, as wide as the picture
+STYLE = {"description_width": "130px"}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An integer from `low` to `high`.
+
+    >>> Whole("bits", 1, 8).check("bits", 9)
+    Traceback (most recent call last):
+    ValueError: bits must be an integer from 1 to 8, got 9
+    """
+
+    label: str
+    low: int
+    high: int
+    step: int = 1
+
+    def check(self, name: str, value) -> int:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not self.low <= value <= self.high:
+            raise ValueError(f"{name} must be an integer from {self.low} to {self.high}, got {value!r}")
+        return int(value)
+
+    def widget(self) -> widgets.Widget:
+        return widgets.IntSlider(min=self.low, max=self.high, step=self.step, **_looks(self.label))
+
+
+@dataclass(frozen=True)
+class Real:
+    """A number from `low` to `high`; `logarithmic`: the slider moves by the step in the exponent of ten."""
+
+    label: str
+    low: float
+    high: float
+    step: float
+    logarithmic: bool = False
+
+    def check(self, name: str, value) -> float:
+        good = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not good or not self.low <= value <= self.high:
+            raise ValueError(f"{name} must be a number from {self.low:g} to {self.high:g}, got {value!r}")
+        return float(value)
+
+    def near(self, value: float, other: float) -> bool:
+        """Whether the slider has one place for both: a browser rounds to the slider's steps, and sends that back."""
+        value, other = (math.log10(v) if self.logarithmic else v for v in (value, other))
+        return abs(value - other) < 0.499 * self.step
+
+    def widget(self) -> widgets.Widget:
+        looks = _looks(self.label) | {"readout_format": ".3g"}
+        if not self.logarithmic:
+            return widgets.FloatSlider(min=self.low, max=self.high, step=self.step, **looks)
+        low, high = (self.step * round(math.log10(end) / self.step) for end in (self.low, self.high))  # 1 is a step
+        return widgets.FloatLogSlider(value=1.0, min=low, max=high, step=self.step, **looks)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of `options`, written as `texts`; with `rows`, a list of so many lines to click instead of a slider."""
+
+    label: str
+    options: tuple
+    texts: tuple[str, ...]
+    rows: int = 0
+
+    def check(self, name: str, value):
+        if value not in self.options:
+            few = [repr(option) for option in self.options]
+            few = few if len(few) <= 12 else [*few[:5], "...", *few[-5:]]
+            raise ValueError(f"{name} must be one of {', '.join(few)}, got {value!r}")
+        return self.options[self.options.index(value)]
+
+    def widget(self) -> widgets.Widget:
+        options = list(zip(self.texts, self.options, strict=True))
+        if self.rows:
+            looks = {"layout": LAYOUT, "style": STYLE}
+            return widgets.Select(options=options, rows=self.rows, description=self.label, **looks)
+        return widgets.SelectionSlider(options=options, **_looks(self.label))
+
+
+@dataclass(frozen=True)
+class Switch:
+    """True or False."""
+
+    label: str
+
+    def check(self, name: str, value) -> bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} must be True or False, got {value!r}")
+        return value
+
+    def widget(self) -> widgets.Widget:
+        return widgets.Checkbox(description=self.label, layout=LAYOUT, style=STYLE)
+
+
+@dataclass(frozen=True)
+class Player(Whole):
+    """An integer from `low` to `high` that runs upwards by itself, `milliseconds` for each."""
+
+    milliseconds: int = 400
+
+    def widget(self) -> widgets.Widget:
+        looks = {"description": self.label, "layout": LAYOUT, "show_repeat": False, "style": STYLE}
+        return widgets.Play(min=self.low, max=self.high, step=self.step, interval=self.milliseconds, **looks)
+
+
+Control = Whole | Real | Choice | Switch
+
+
+def powers(label: str, exponents) -> Choice:
+    """A choice among powers of two, in ascending order.
+
+    >>> powers("threshold", [0, -1, -2]).texts
+    ('2^-2', '2^-1', '2^0')
+    """
+    exponents = tuple(sorted(int(e) for e in exponents))
+    return Choice(label, exponents, tuple(f"2^{e}" for e in exponents))
+
+
+def _looks(label: str) -> dict:
+    return {"description": label, "continuous_update": True, "layout": LAYOUT, "style": STYLE}

@@ -1,0 +1,223 @@
+"""The HMQ block: probability moved over bits and thresholds, the quantizer it implies, the gradient it gets back."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from hmq_lab.block import HMQ, SearchSpace
+from hmq_lab.explorers import heat, tensors
+from hmq_lab.explorers.controls import Real, Whole, powers
+from hmq_lab.explorers.frame import Explorer
+from hmq_lab.gumbel import gumbel_noise
+from hmq_lab.plots import BLUE, INK, PALE
+from hmq_lab.quantizer import Scheme
+
+LEAST, MOST = 0.001, 0.999  # mass of the picked cell: with none, or all of it, the others would lose their proportions
+
+
+@dataclass(frozen=True)
+class State:
+    """`bits` and `exponent` pick a cell; `mass` is a control for its probability: the others keep their proportions."""
+
+    bit_widths: tuple[int, ...]  # ascending
+    exponents: tuple[int, ...]  # of the thresholds, descending
+    table: tuple[tuple[float, ...], ...]  # probabilities over (bits, threshold), which sum to one
+    bits: int
+    exponent: int
+    temperature: float = 1.0
+    sample: int = 0  # which sample of the noise; 0: none
+
+    def __post_init__(self):
+        table, shape = np.array(self.table, dtype=float), (len(self.bit_widths), len(self.exponents))
+        if table.shape != shape:
+            raise ValueError(f"table must have the shape {shape} of bits x thresholds, got {table.shape}")
+        if not np.isfinite(table).all() or table.min() < 0 or not np.isclose(table.sum(), 1, atol=1e-4):
+            raise ValueError(f"table must hold probabilities that sum to one, got a sum of {table.sum():g}")
+        object.__setattr__(self, "table", tuple(map(tuple, (table / table.sum()).tolist())))
+
+    @property
+    def cell(self) -> tuple[int, int]:
+        return self.bit_widths.index(self.bits), self.exponents.index(self.exponent)
+
+    @property
+    def mass(self) -> float:
+        row, column = self.cell
+        return min(max(self.table[row][column], LEAST), MOST)
+
+    def change(self, mass: float | None = None, **values) -> State:
+        state = replace(self, **values)
+        if mass is None:
+            return state
+        table = np.array(state.table)
+        others = 1 - table[state.cell]
+        table = table * (1 - mass) / others if others > 1e-12 else np.full(table.shape, (1 - mass) / (table.size - 1))
+        table[state.cell] = mass
+        return replace(state, table=table)
+
+
+@dataclass(frozen=True)
+class Result:
+    state: State
+    weights: np.ndarray  # (B, T): what the parameters are mixed with; the table itself at temperature 1 without noise
+    step: float  # expected
+    threshold: float  # expected
+    stairs: tuple[np.ndarray, np.ndarray]
+    selected: Scheme
+    selected_stairs: tuple[np.ndarray, np.ndarray]
+    gradient: np.ndarray  # (B, T): of the error, with respect to the logits
+    view: tuple[float, float]
+    sentence: str
+
+
+def block(tensor=None, hmq: HMQ | None = None, *, space: SearchSpace | None = None, **initial) -> Explorer:
+    """Move probability from cell to cell of a block's table; see the quantizer, and where the error wants it to go.
+
+    >>> explorers.block(bits=2, exponent=-1, mass=0.5)
+    >>> explorers.block(conv.weight, blocks(model)["conv.weight"])        # the reader's own block and tensor
+
+    tensor: as for `quantizer`. hmq: a block, whose space, sign and probabilities are taken over; without one a new
+    block of `space`. initial: bits and exponent of the cell that `mass`, 0.001 to 0.999, is put on; temperature 0.05
+    to 20; sample of the Gumbel noise, 0 (none) to 50; table. The gradient is that of the squared error of the
+    quantized tensor over its sum of squares, through the expected step and threshold, straight-through.
+    Raises ValueError for a tensor that is empty or not finite, and for other values. Source: HMQ, sections 3.2 to 3.4.
+    """
+    x = tensors.values(tensors.layer() if tensor is None else tensor)
+    if hmq is None:
+        space = space or SearchSpace()
+        top = tensors.exponents(x)[0]
+        hmq = HMQ(space, top, bool(x.min() < 0), generator=torch.Generator().manual_seed(0))
+    elif not isinstance(hmq, HMQ):
+        raise ValueError(f"hmq must be an HMQ block, got {type(hmq).__name__}")
+    elif space is not None:
+        raise ValueError("a block has its space: give hmq or space, not both")
+    bits, exponents = hmq.space.bits, tuple(hmq.exponents.tolist())
+    if len(bits) * len(exponents) < 2:
+        raise ValueError("the block has one scheme only: there is nothing to move")
+    table = tuple(map(tuple, hmq.probabilities().detach().double().tolist()))
+    selected = hmq.scheme
+    state = State(bits, exponents, table, selected.bits, selected.threshold_exponent)
+    controls = {
+        "bits": Whole("bits", bits[0], bits[-1]),
+        "exponent": powers("threshold", exponents),
+        "mass": Real("mass on them", LEAST, MOST, 0.001),
+        "temperature": Real("temperature", 0.05, 20.0, 0.02, logarithmic=True),
+        "sample": Whole("noise (0: none)", 0, 50),
+    }
+    if bits != tuple(range(bits[0], bits[-1] + 1)):  # a slider over what there is, nothing between
+        controls["bits"] = replace(powers("bits", bits), texts=tuple(map(str, bits)))
+    view, signed = tensors.window(x), hmq.signed
+    return Explorer(state, lambda state: compute(state, x, signed, view), draw, move, controls, initial, height=4.4)
+
+
+def compute(state: State, x: np.ndarray, signed: bool, view: tuple[float, float]) -> Result:
+    """What a block with the state's table does to x, by the equations of HMQ.
+
+    p = softmax((log table + g) / temperature); step = sum p s and threshold = sum p t, with s and t of each cell. By
+    the chain rule the logit of a cell gets p ((s - step) dL/dstep + (t - threshold) dL/dthreshold) / temperature.
+    """
+    bits, exponents = np.array(state.bit_widths)[:, None], np.array(state.exponents)[None]
+    steps, thresholds = 2.0 ** (exponents - bits + signed), 2.0**exponents  # (B, T), (1, T)
+    with np.errstate(divide="ignore"):  # the logarithm of no probability
+        score = (np.log(state.table) + noise(state.sample, steps.shape)) / state.temperature
+    p = np.exp(score - score.max())
+    p /= p.sum()
+    step, threshold = float((p * steps).sum()), float((p * thresholds).sum())
+    d_step, d_threshold = _slopes(x, step, threshold, signed)
+    gradient = p * ((steps - step) * d_step + (thresholds - threshold) * d_threshold) / state.temperature
+
+    table = np.array(state.table)
+    row = int(table.sum(1).argmax())  # the selection: bits by their marginal, then the threshold given them
+    selected = Scheme(state.bit_widths[row], state.exponents[int(table[row].argmax())], signed)
+    ends = (-threshold / step if signed else 0.0, threshold / step - 1)
+    stairs = tensors.staircase(step, ends, view)
+    found = tensors.loss(x, step, ends), tensors.loss(x, selected.step, selected.integers)
+    text = _sentence(state, gradient, step, threshold, len(np.unique(stairs[1])), selected, *found)
+    selected_stairs = tensors.staircase(selected.step, selected.integers, view)
+    return Result(state, p, step, threshold, stairs, selected, selected_stairs, gradient, view, text)
+
+
+def _slopes(x: np.ndarray, step: float, threshold: float, signed: bool) -> tuple[float, float]:
+    """d error / d step and d threshold, straight-through, of the squared error over the sum of squares."""
+    u = x / step
+    r = np.round(u)
+    below, above = r < (-threshold / step if signed else 0.0), r > threshold / step - 1
+    q = np.where(above, threshold - step, np.where(below, -threshold if signed else 0.0, r * step))
+    d_step = np.where(above, -1.0, np.where(below, 0.0, r - u))
+    d_threshold = np.where(above, 1.0, np.where(below, -1.0 if signed else 0.0, 0.0))
+    error = 2 * (q - x) / (np.square(x).sum() or 1.0)
+    return float(error @ d_step), float(error @ d_threshold)
+
+
+@functools.lru_cache(maxsize=64)
+def noise(sample: int, shape: tuple[int, int]) -> np.ndarray:
+    """Gumbel noise, the same again for the same number; none for 0."""
+    if sample == 0:
+        return np.zeros(shape)
+    return gumbel_noise(shape, generator=torch.Generator().manual_seed(sample), dtype=torch.float64).numpy()
+
+
+def _sentence(state, gradient, step, threshold, levels, selected, mixed, hard) -> str:
+    text = (
+        f"With {np.array(state.table)[state.cell]:.1%} on {_name(state.bits, state.exponent)} the expected step is "
+        f"{step:.3g}, the expected threshold {threshold:.3g}: {levels} levels, which lose "
+        f"{100 * mixed.total:.3g} % of the sum of squares; the selection, "
+        f"{_name(selected.bits, selected.threshold_exponent)}, loses {100 * hard.total:.3g} %."
+    )
+    if not gradient.any():
+        return text + " No gradient reaches the logits."
+    up, down = (np.unravel_index(at, gradient.shape) for at in (gradient.argmin(), gradient.argmax()))
+    up, down = (_name(state.bit_widths[row], state.exponents[column]) for row, column in (up, down))
+    return text + f" To lose less, the gradient raises the logit of {up} most and lowers that of {down} most."
+
+
+def _name(bits: int, exponent: int) -> str:
+    return f"{tensors.many(bits, 'bit')} below 2^{exponent}"
+
+
+def draw(result: Result, figure) -> dict:
+    """The table of probabilities; the gradient of each logit; the staircase."""
+    state = result.state
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
+    style = {"label": "of the largest", "vmin": -1, "vmax": 1, "cmap": "vlag"}
+    artists = {
+        "weights": heat.blank(left, state.bit_widths, state.exponents, label="p (%)", **heat.PERCENT),
+        "gradient": heat.blank(middle, state.bit_widths, state.exponents, **style),
+        "picked": [heat.frame(left), heat.frame(middle)],
+        "words": heat.words(left),
+    }
+    for ax in (left, middle):
+        ax.set(xlabel="M of the threshold $2^M$", ylabel="bits")
+    artists["titles"] = [
+        left.set_title("probabilities;\nframe: picked", loc="left"),
+        middle.set_title("gradient of the logits,\nlargest 0.0000", loc="left"),
+        right.set_title("step 0.0000,\nthreshold 0.0000", loc="left"),
+    ]
+    right.plot(result.view, result.view, color=INK, lw=1, ls=":")
+    artists["selected"] = right.plot([], [], color=PALE, lw=4, label="the selection")[0]
+    artists["stairs"] = right.plot([], [], color=BLUE, lw=2, label="the mixture")[0]
+    right.set(xlim=result.view, ylim=result.view, xlabel="x", ylabel="Q(x)")
+    right.legend(loc="upper left")
+    move(result, artists)
+    return artists
+
+
+def move(result: Result, artists: dict) -> None:
+    state, percent = result.state, 100 * result.weights
+    largest = np.abs(result.gradient).max()
+    artists["weights"].set_array(percent)
+    artists["gradient"].set_array(result.gradient / (largest or 1.0))
+    row, column = state.cell
+    for picked in artists["picked"]:
+        picked.set_xy((column, row))
+    heat.write(artists["words"], percent)
+    mixed = state.temperature != 1 or state.sample > 0
+    title, gradient, quantizer = artists["titles"]
+    title.set_text(f"{'a relaxed sample' if mixed else 'probabilities'};\nframe: picked")
+    gradient.set_text(f"gradient of the logits,\nlargest {largest:.2g}")
+    quantizer.set_text(f"step {result.step:.3g},\nthreshold {result.threshold:.3g}")
+    artists["stairs"].set_data(result.stairs)
+    artists["selected"].set_data(result.selected_stairs)

@@ -1,0 +1,220 @@
+"""Replay: a recorded search, step by step, so that the selection can be watched as it forms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hmq_lab import budget
+from hmq_lab.explorers import heat, tensors
+from hmq_lab.explorers.controls import Choice, Player
+from hmq_lab.explorers.frame import Explorer
+from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, RED
+from hmq_lab.records import Record
+
+ROWS = 24  # so many names of layers fit beside the map
+
+
+@dataclass(frozen=True)
+class Run:
+    """The search of a record as arrays: what its tables and its steps say."""
+
+    steps: tuple[int, ...]  # K, at which there are tables
+    tables: dict[str, np.ndarray]  # by tensor (K, B, T), which sum to one
+    tensors: dict[str, dict]  # by name, as in the record
+    weights: tuple[str, ...]  # the names of the weights among them, in order
+    bits: tuple[int, ...]  # the columns of `marginals`
+    marginals: np.ndarray  # (K, weights, bits)
+    selected: np.ndarray  # (K, weights): the most probable bits
+    expected_rate: np.ndarray  # (K,): of the mean bits
+    actual_rate: np.ndarray  # (K,): of the most probable bits
+    events: dict[str, np.ndarray]  # step, epoch, temperature, target_rate, task_loss of the steps of the search
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """Every bit-width that some tensor chose from."""
+        return tuple(sorted({b for name in self.tables for b in self.tensors[name]["space"]["bits"]}))
+
+    @classmethod
+    def of(cls, record: Record) -> Run:
+        if not isinstance(record, Record):
+            raise ValueError(f"a record is needed, as `records.read` gives it, got {type(record).__name__}")
+        found = record.of("tables")
+        names = [t["name"] for t in record.tensors if all(t["name"] in e["tables"] for e in found)]
+        if not found or not names:
+            raise ValueError("the record holds no tables of probabilities: there is nothing to replay")
+        described = {t["name"]: t for t in record.tensors}
+        tables = {name: np.array([e["tables"][name] for e in found], dtype=float) for name in names}
+        tables = {name: t / t.sum((1, 2), keepdims=True) for name, t in tables.items()}  # they are rounded
+        weights = tuple(name for name in names if described[name]["kind"] == "weight")
+        bits = tuple(sorted({b for name in weights for b in described[name]["space"]["bits"]}))
+        marginals = np.zeros((len(found), len(weights), len(bits)))
+        for i, name in enumerate(weights):
+            columns = [bits.index(b) for b in described[name]["space"]["bits"]]
+            marginals[:, i, columns] = tables[name].sum(2)
+        selected = np.array(bits)[marginals.argmax(2)] if weights else np.zeros((len(found), 0), int)
+        sizes = {name: described[name]["size"] for name in weights}
+        mean = marginals @ np.array(bits)
+        rates = [[_rate(row, sizes) for row in rows] for rows in (mean, selected)]
+        searching = [e for e in record.of("step") if e["stage"] == 1]
+        keys = ("step", "epoch", "temperature", "target_rate", "task_loss")
+        events = {key: np.array([e.get(key, math.nan) for e in searching], dtype=float) for key in keys}
+        steps = tuple(e["step"] for e in found)
+        return cls(steps, tables, described, weights, bits, marginals, selected, *map(np.array, rates), events)
+
+
+def _rate(bits, sizes: dict[str, int]) -> float:
+    return budget.rate(dict(zip(sizes, bits, strict=True)), sizes) if sizes else math.nan
+
+
+@dataclass(frozen=True)
+class State:
+    """`play`, the number of the step, is the control that runs by itself."""
+
+    steps: tuple[int, ...]
+    layer: str
+    step: int
+
+    @property
+    def play(self) -> int:
+        return self.steps.index(self.step)
+
+    def change(self, play: int | None = None, **values) -> State:
+        state = replace(self, **values)
+        return state if play is None else replace(state, step=self.steps[play])
+
+
+@dataclass(frozen=True)
+class Result:
+    run: Run
+    step: int
+    layer: str
+    marginals: np.ndarray  # (weights, bits) at this step
+    selected: np.ndarray  # (weights,)
+    table: np.ndarray  # (B, T), of the layer
+    choice: tuple[int, int]  # the layer's selection: bits, exponent
+    expected_rate: float
+    actual_rate: float
+    sentence: str
+
+
+def replay(record: Record, **initial) -> Explorer:
+    """Play a recorded search: every layer's probabilities, the rates, temperature and loss; any layer's table.
+
+    >>> explorers.replay(records.recorded("cifar10-resnet20-w16-a8"))
+    >>> explorers.replay(record, layer="layer3.0.conv1.weight", step=324)
+
+    initial: step, one at which the record holds tables, or play, its number; layer, the name of a weight or activation
+    (by default the weight with the most elements). Raises ValueError for a record without tables, and other values.
+    """
+    run = Run.of(record)
+    names = tuple(run.tables)
+    kinds = {"weight": "", "activation": " (activation)"}
+    texts = tuple(name.removesuffix(".weight") + kinds[run.tensors[name]["kind"]] for name in names)
+    controls = {
+        "step": Choice("step", run.steps, tuple(map(str, run.steps))),
+        "layer": Choice("layer", names, texts, rows=4),
+        "play": Player("play", 0, len(run.steps) - 1),
+    }
+    first = max(run.weights or names, key=lambda name: run.tensors[name]["size"])
+    state = State(run.steps, first, run.steps[0])
+    return Explorer(state, lambda state: compute(state, run), draw, move, controls, initial, height=4.6)
+
+
+def compute(state: State, run: Run) -> Result:
+    """What the record says at a step."""
+    at = run.steps.index(state.step)
+    table, space = run.tables[state.layer][at], run.tensors[state.layer]["space"]
+    marginal = table.sum(1)
+    row = int(marginal.argmax())  # the most probable bits, then the threshold given them
+    choice = space["bits"][row], space["exponents"][int(table[row].argmax())]
+    text = f"Step {state.step} of {run.steps[-1]}"
+    if (now := _event(run, state.step)) is not None:
+        text += f" (epoch {now['epoch'] + 1:.0f}, temperature {now['temperature']:.2f})"
+    expected, actual = float(run.expected_rate[at]), float(run.actual_rate[at])
+    if run.weights:
+        text += f": the expected rate of the weights is {expected:.2f}, that of the selection {actual:.2f}"
+        text += f", the target {now['target_rate']:.2f}" if now is not None else ""
+    text += (
+        f". {state.layer} has {marginal[row]:.0%} on {tensors.many(choice[0], 'bit')}, and given "
+        f"these {table[row].max() / marginal[row]:.0%} on the threshold 2^{choice[1]}."
+    )
+    marginals, selected = run.marginals[at], run.selected[at]
+    return Result(run, state.step, state.layer, marginals, selected, table, choice, expected, actual, text)
+
+
+def _event(run: Run, step: int) -> dict[str, float] | None:
+    """The last step that the record describes, up to this one."""
+    at = int(np.searchsorted(run.events["step"], step, side="right")) - 1
+    return {key: values[at] for key, values in run.events.items()} if at >= 0 else None
+
+
+def draw(result: Result, figure) -> dict:
+    """The map of all weights; the layer's table; rate, temperature and loss with a cursor."""
+    run, events, artists = result.run, result.run.events, {}
+    mosaic = [["map", "table", "rate"], ["map", "table", "temperature"], ["map", "table", "loss"]]
+    axes = figure.subplot_mosaic(mosaic, width_ratios=(0.9, 1, 1.1), height_ratios=(1.6, 1.15, 1.15))
+    chart, table, curves = axes["map"], axes["table"], [axes[name] for name in ("rate", "temperature", "loss")]
+    chart.axis("on" if run.weights else "off")
+    if run.weights:
+        every = math.ceil(len(run.weights) / ROWS)
+        names = [name.removesuffix(".weight") if i % every == 0 else "" for i, name in enumerate(run.weights)]
+        artists["map"] = heat.blank(chart, names, run.bits, **heat.PERCENT)
+        artists["layer"] = heat.frame(chart, len(run.bits))
+        chart.invert_yaxis()  # the first layer on top
+        chart.set_xlabel("bits")
+        chart.set_title("every weight's bits;\ndots: the selection", loc="left")
+        style = {"ls": "none", "mfc": "white", "mec": INK, "zorder": 6}
+        artists["selected"] = chart.plot([], [], "o", ms=5 if every == 1 else 3, **style)[0]
+
+    columns = max(t.shape[2] for t in run.tables.values())
+    artists["table"] = heat.blank(table, run.rows, [""] * columns, label="p (%)", **heat.PERCENT)
+    artists["choice"], artists["words"] = heat.frame(table), heat.words(table)
+    below = {"transform": table.get_xaxis_transform(), "ha": "center", "va": "top", "fontsize": 9}
+    artists["exponents"] = [table.text(i + 0.5, -0.015, "-0", **below) for i in range(columns)]
+    artists["title"] = table.set_title("name,\nframe: the selection", loc="left")
+    table.set_xlabel("\nM of the threshold $2^M$")
+    table.set_ylabel("bits")
+
+    rate, temperature, loss = curves
+    rate.plot(run.steps, run.expected_rate, color=BLUE, label="expected")
+    rate.plot(run.steps, run.actual_rate, color=ORANGE, marker="o", ms=3, lw=1, label="of the selection")
+    rate.plot(events["step"], events["target_rate"], color=INK, ls="--", drawstyle="steps-post", label="target")
+    rate.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, frameon=False, borderaxespad=0, columnspacing=1)
+    temperature.plot(events["step"], events["temperature"], color=GREEN)
+    temperature.set_ylim(bottom=0)
+    loss.plot(events["step"], events["task_loss"], color=BLUE, lw=1)
+    loss.set(xlabel="training step")
+    for ax, label in zip(curves, ("rate", "temperature", "task loss"), strict=True):
+        ax.set(ylabel=label, xlim=(run.steps[0], max(run.steps[-1], run.steps[0] + 1)))
+        ax.tick_params(labelbottom=ax is loss)
+    artists["cursor"] = [ax.axvline(0, color=RED, lw=2) for ax in curves]
+    figure.align_ylabels(curves)
+    move(result, artists)
+    return artists
+
+
+def move(result: Result, artists: dict) -> None:
+    run = result.run
+    if run.weights:
+        artists["map"].set_array(100 * result.marginals)
+        columns = [run.bits.index(b) + 0.5 for b in result.selected]
+        artists["selected"].set_data(columns, np.arange(len(columns)) + 0.5)
+        artists["layer"].set_visible(result.layer in run.weights)
+        if result.layer in run.weights:
+            artists["layer"].set_xy((0, run.weights.index(result.layer)))
+    space = run.tensors[result.layer]["space"]
+    shown = np.full((len(run.rows), len(artists["exponents"])), np.nan)
+    for b, row in zip(space["bits"], result.table, strict=True):
+        shown[run.rows.index(b), : len(row)] = 100 * row
+    artists["table"].set_array(np.ma.masked_invalid(shown))
+    heat.write(artists["words"], shown)
+    artists["choice"].set_xy((space["exponents"].index(result.choice[1]), run.rows.index(result.choice[0])))
+    for i, text in enumerate(artists["exponents"]):
+        text.set_text(f"{space['exponents'][i]}" if i < len(space["exponents"]) else "")
+    name = result.layer.removesuffix(".weight")
+    artists["title"].set_text(f"{name if len(name) < 28 else '…' + name[-26:]};\nframe: the selection")
+    for cursor in artists["cursor"]:
+        cursor.set_xdata([result.step] * 2)

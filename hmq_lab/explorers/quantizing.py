@@ -1,0 +1,161 @@
+"""The quantizer: what bits, threshold and sign do to the values of a tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hmq_lab.explorers import tensors
+from hmq_lab.explorers.controls import Switch, Whole, powers
+from hmq_lab.explorers.frame import Explorer
+from hmq_lab.plots import BLUE, INK, ORANGE, RED
+from hmq_lab.quantizer import Scheme
+
+OURS, AUTHORS = "two's complement", "the authors' range"
+FLOOR = 1e-4  # percent: where the axis of the errors begins
+
+
+@dataclass(frozen=True)
+class State:
+    bits: int = 3
+    exponent: int = 0
+    signed: bool = True
+    authors: bool = False
+
+
+@dataclass(frozen=True)
+class Range:
+    """The quantizer with one convention for its ends."""
+
+    levels: np.ndarray  # the values it can give, ascending
+    stairs: tuple[np.ndarray, np.ndarray]  # the corners of x -> Q(x)
+    loss: tensors.Loss
+
+
+@dataclass(frozen=True)
+class Result:
+    scheme: Scheme
+    ranges: dict[str, Range]
+    values: np.ndarray  # the tensor's
+    view: tuple[float, float]
+    sentence: str
+
+
+def quantizer(tensor=None, **initial) -> Explorer:
+    """Move bits and threshold of a quantizer on a tensor's values; see its levels, and what it rounds and clips.
+
+    >>> explorers.quantizer(model.conv1.weight, bits=2)
+    >>> explorers.quantizer(weight).result.ranges["two's complement"].loss
+    Loss(rounding=..., clipping=..., clipped=...)
+
+    tensor: torch tensor, parameter or array; by default a layer of the network that comes with the package. initial:
+    bits 1 to 8; exponent of the threshold, eight of them from one octave above the tensor's tight one; signed, by
+    default if a value is negative; authors: show the range of the authors' code beside two's complement.
+    Raises ValueError for a tensor that is empty or not finite, and for other values. Source: HMQ, section 3.1.
+    """
+    x = tensors.values(tensors.layer() if tensor is None else tensor)
+    exponents, view = tensors.exponents(x), tensors.window(x)
+    controls = {
+        "bits": Whole("bits", tensors.BITS[0], tensors.BITS[-1]),
+        "exponent": powers("threshold", exponents),
+        "signed": Switch("signed"),
+        "authors": Switch("the authors' range, too"),
+    }
+    state = State(exponent=exponents[1], signed=bool(x.min() < 0))
+    return Explorer(state, lambda state: compute(state, x, view), draw, move, controls, initial, height=4.2)
+
+
+def compute(state: State, x: np.ndarray, view: tuple[float, float]) -> Result:
+    """Levels, staircase and errors in two's complement, and in the authors' range where the state asks for it."""
+    scheme = Scheme(state.bits, state.exponent, state.signed)
+    lo, hi = scheme.integers
+    ends = {OURS: (lo, hi)}
+    if state.authors:
+        ends[AUTHORS] = (lo + 1, hi + 1) if state.signed else (0, hi + 1)
+    ranges = {}
+    for name, pair in ends.items():
+        stairs = tensors.staircase(scheme.step, pair, view)
+        ranges[name] = Range(np.unique(stairs[1]), stairs, tensors.loss(x, scheme.step, pair))
+    return Result(scheme, ranges, x, view, _sentence(scheme, ranges, x))
+
+
+def _sentence(scheme: Scheme, ranges: dict[str, Range], x: np.ndarray) -> str:
+    sign = "signed" if scheme.signed else "unsigned"
+    text = f"{tensors.many(scheme.bits, 'bit')} {sign} below 2^{scheme.threshold_exponent}: "
+    text += f"{scheme.levels} levels, {scheme.step:g} apart. "
+    if not x.any():
+        return text + f"The {x.size:,} values are all zero: nothing is lost."
+    ours = ranges[OURS].loss
+    text += (
+        f"Of the sum of squares of {x.size:,} values {percent(ours.rounding)} is lost to rounding and "
+        f"{percent(ours.clipping)} to clipping, which meets {ours.clipped:,} of them"
+    )
+    if AUTHORS in ranges:
+        other = ranges[AUTHORS]
+        text += (
+            f"; {AUTHORS} has {len(other.levels)} levels from {other.levels[0]:g} to {other.levels[-1]:g} and loses "
+            f"{percent(other.loss.rounding)} and {percent(other.loss.clipping)}"
+        )
+    return text + "."
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def draw(result: Result, figure) -> dict:
+    """The staircase; the histogram of the values with the levels on it; the errors."""
+    axes = figure.subplot_mosaic([["stairs", "values"], ["stairs", "errors"]], height_ratios=(3, 1.5))
+    stairs, values, errors = axes["stairs"], axes["values"], axes["errors"]
+    stairs.plot(result.view, result.view, color=INK, lw=1, ls=":")
+    stairs.set(xlim=result.view, ylim=result.view, xlabel="x", ylabel="Q(x)")
+    artists = {
+        "title": stairs.set_title("Qq", loc="left"),
+        OURS: stairs.plot([], [], color=BLUE, lw=2, label=OURS)[0],
+        AUTHORS: stairs.plot([], [], color=ORANGE, lw=2, ls="--", label=AUTHORS)[0],
+    }
+    stairs.legend(loc="upper left")
+    tensors.histogram(result.values, values, result.view)
+    values.set(xlim=result.view, xlabel="", ylabel="values (%)")
+    values.set_title("values and levels; shaded: clipped", loc="left")
+    values.grid(False, axis="x")
+    artists["levels"] = values.plot([], [], color=BLUE, lw=1, alpha=0.8, transform=values.get_xaxis_transform())[0]
+    style = {"color": RED, "alpha": 0.15, "lw": 0, "hatch": "///"}
+    artists["clipped"] = [values.axvspan(0, 1, **style), values.axvspan(0, 1, **style)]
+    for shift, name, colour, hatch in ((0, OURS, BLUE, ""), (0.4, AUTHORS, ORANGE, "///")):
+        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0}
+        bars = errors.barh(np.arange(2) + shift, [1, 1], 0.38, left=FLOOR, **style)
+        artists[f"loss, {name}"] = list(bars)
+        texts = [errors.text(1, y + shift, "", va="center", fontsize=9) for y in range(2)]
+        artists[f"loss in words, {name}"] = texts
+    errors.set(xscale="log", xlim=(FLOOR, 1e4), ylim=(1.8, -0.4), xlabel="lost of the sum of squares (%)")
+    errors.set_yticks([0.2, 1.2], ["rounding", "clipping"])
+    errors.set_xticks([1e-4, 1e-2, 1, 100])
+    errors.minorticks_off()
+    errors.grid(False, axis="y")
+    move(result, artists)
+    return artists
+
+
+def move(result: Result, artists: dict) -> None:
+    scheme = result.scheme
+    artists["title"].set_text(f"{scheme.levels} levels, step {scheme.step:g}")
+    levels = result.ranges[OURS].levels
+    height = 1 if len(levels) <= 32 else 0.12  # many lines would hide the histogram
+    artists["levels"].set_data(np.repeat(levels, 3), np.tile([0, height, np.nan], len(levels)))
+    low, high = artists["clipped"]
+    ends = levels[0] - scheme.step / 2, levels[-1] + scheme.step / 2
+    low.set_x(min(result.view[0], ends[0]))
+    low.set_width(ends[0] - low.get_x())
+    high.set_x(ends[1])
+    high.set_width(max(result.view[1] - ends[1], 0))
+    for name in (OURS, AUTHORS):
+        shown = result.ranges.get(name)
+        artists[name].set_data(shown.stairs if shown else ([], []))
+        losses = (shown.loss.rounding, shown.loss.clipping) if shown else (0, 0)
+        bars = zip(artists[f"loss, {name}"], artists[f"loss in words, {name}"], losses, strict=True)
+        for bar, text, value in bars:
+            bar.set_width(max(100 * value, FLOOR) - FLOOR)
+            text.set_text(f" {percent(value)}" if shown else "")
+            text.set_x(max(100 * value, FLOOR))

@@ -1,0 +1,197 @@
+"""Gumbel-Softmax: what temperature does to samples of a relaxed categorical."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import seaborn as sns
+import torch
+
+from hmq_lab.explorers import tensors
+from hmq_lab.explorers.controls import Choice, Real, Whole
+from hmq_lab.explorers.frame import Explorer
+from hmq_lab.gumbel import Cycles, gumbel_noise, relaxed_categorical
+from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, PALE, RED
+
+MOST = 1000  # samples
+DECIDED = 0.95  # a sample with so large an entry is as good as one-hot
+SCHEDULE, EPOCHS = Cycles(steps_per_epoch=100), 10  # the paper's, two cycles of it
+CORNERS = np.array([[0, 0], [1, 0], [0.5, math.sqrt(3) / 2]])  # of the simplex, in the plane
+EDGES = np.linspace(0, 1, 21)
+
+
+@dataclass(frozen=True)
+class State:
+    """`category` and `logit` are two controls for the many numbers in `logits`; `epoch` is one for the temperature."""
+
+    logits: tuple[float, ...]
+    category: int = 0
+    temperature: float = 1.0
+    epoch: float = 0.0
+    samples: int = 300
+    seed: int = 0
+
+    def __post_init__(self):
+        logits = tensors.values(self.logits)
+        if logits.size < 2:
+            raise ValueError(f"logits must be two or more numbers, got {self.logits!r}")
+        object.__setattr__(self, "logits", tuple(logits.tolist()))
+
+    @property
+    def logit(self) -> float:
+        return self.logits[self.category]
+
+    def change(self, logit: float | None = None, **values) -> State:
+        if "epoch" in values and "temperature" not in values:
+            values["temperature"] = SCHEDULE(round(values["epoch"] * SCHEDULE.steps_per_epoch))
+        state = replace(self, **values)
+        if len(state.logits) != len(self.logits):
+            raise ValueError(f"logits must stay {len(self.logits)} numbers, got {len(state.logits)}")
+        if logit is None:
+            return state
+        logits = (*state.logits[: state.category], logit, *state.logits[state.category + 1 :])
+        return replace(state, logits=logits)
+
+
+@dataclass(frozen=True)
+class Result:
+    state: State
+    probabilities: np.ndarray  # (K,)
+    samples: np.ndarray  # (S, K), each sums to one
+    chosen: np.ndarray  # (K,) share of the samples whose largest entry it is
+    mean: np.ndarray  # (K,) of the samples
+    decided: float  # share of the samples that are as good as one-hot
+    sentence: str
+
+
+def gumbel(logits=None, **initial) -> Explorer:
+    """Draw samples from softmax((log p + g) / temperature); move the temperature by hand, or along the schedule.
+
+    >>> explorers.gumbel()                                  # three categories: every sample is a point in a triangle
+    >>> explorers.gumbel(block.logits, temperature=0.5)     # a block's table, flat: bars
+
+    logits: two or more finite numbers, any shape. initial: temperature 0.05 to 20; epoch of the paper's schedule,
+    which sets the temperature; samples 10 to 1000; seed of the noise, 0 to 99; category and its logit.
+    Raises ValueError for anything else. Source: HMQ, section 3.3; Jang, Gu, Poole (2017).
+    """
+    given = tensors.values([math.log(0.6), math.log(0.3), math.log(0.1)] if logits is None else logits)
+    low, high = min(-6.0, math.floor(given.min())), max(6.0, math.ceil(given.max()))
+    controls = {
+        "temperature": Real("temperature", 0.05, 20.0, 0.02, logarithmic=True),
+        "epoch": Real("along the schedule", 0.0, float(EPOCHS), 0.04),
+        "category": Choice("category", tuple(range(given.size)), tuple(f"{i + 1}" for i in range(given.size))),
+        "logit": Real("its logit", low, high, 0.1),
+        "samples": Whole("samples", 10, MOST, 10),
+        "seed": Whole("seed of the noise", 0, 99),
+    }
+    return Explorer(State(tuple(given)), compute, draw, move, controls, initial, height=4.2)
+
+
+@functools.lru_cache(maxsize=8)
+def noise(seed: int, categories: int) -> torch.Tensor:
+    """All the noise there is for a seed: fewer samples are the first of more."""
+    return gumbel_noise((MOST, categories), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def compute(state: State) -> Result:
+    logits = torch.tensor(state.logits, dtype=torch.float64)
+    drawn = relaxed_categorical(logits, state.temperature, noise(state.seed, len(logits))[: state.samples]).numpy()
+    p = torch.softmax(logits, 0).numpy()
+    chosen = np.bincount(drawn.argmax(1), minlength=len(p)) / len(drawn)
+    decided = float((drawn.max(1) > DECIDED).mean())
+    text = (
+        f"At temperature {state.temperature:.3g}, {decided:.0%} of {len(drawn)} samples have an entry above {DECIDED}: "
+        f"as good as one-hot. "
+    )
+    if len(p) <= 4:
+        text += f"The largest entry is that of categories 1 to {len(p)} in {_shares(chosen)} of them; "
+        text += f"their probabilities are {_shares(p)}."
+    else:
+        top = int(p.argmax())
+        text += (
+            f"Category {top + 1}, the most probable of {len(p)} with {p[top]:.1%}, has the largest entry in "
+            f"{chosen[top]:.1%} of them, and {drawn[:, top].mean():.1%} of the mass on average."
+        )
+    return Result(state, p, drawn, chosen, drawn.mean(0), decided, text)
+
+
+def _shares(values: np.ndarray) -> str:
+    words = [f"{v:.0%}" for v in values]
+    return ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def draw(result: Result, figure) -> dict:
+    """The samples; how near to one-hot they are; the schedule of the temperature."""
+    axes = figure.subplot_mosaic([["samples", "largest"], ["samples", "schedule"]], width_ratios=(1.1, 1))
+    artists = (_simplex if len(result.probabilities) == 3 else _bars)(result, axes["samples"])
+
+    largest = axes["largest"]
+    sns.histplot(x=[0.5], bins=EDGES, ax=largest, color=BLUE, edgecolor="white")  # bars to be moved
+    artists["largest"] = list(largest.patches)
+    largest.set(xlim=(0, 1), ylim=(0, 100), xlabel="largest entry of a sample", ylabel="samples (%)")
+
+    schedule = axes["schedule"]
+    epochs = np.linspace(0, EPOCHS, 501)[:-1]  # the third cycle would begin
+    steps = [round(e * SCHEDULE.steps_per_epoch) for e in epochs]
+    schedule.plot(epochs, [SCHEDULE(s) for s in steps], color=GREEN, label="the paper's schedule")
+    artists["cursor"] = schedule.axvline(0, color=PALE, lw=2)
+    artists["now"] = schedule.plot([], [], "o", color=RED, ms=9, mec="white", clip_on=False, label="now")[0]
+    schedule.set(yscale="log", xlim=(0, EPOCHS), ylim=(0.05, 20), xlabel="epoch", ylabel="temperature τ")
+    schedule.set_yticks([0.1, 1, 10], ["0.1", "1", "10"])
+    schedule.minorticks_off()
+    schedule.legend(loc="upper right", ncols=2)
+    move(result, artists)
+    return artists
+
+
+def _simplex(result: Result, ax) -> dict:
+    ax.fill(*CORNERS.T, facecolor="#f7f7f7", edgecolor=INK, lw=1)
+    for i, ((x, y), side) in enumerate(zip(CORNERS, ("right", "left", "center"), strict=True)):
+        ax.text(x, y + (0.03 if y else -0.03), f"category {i + 1}", ha=side, va="bottom" if y else "top", fontsize=10)
+    ax.texts[0].set_ha("left")
+    ax.texts[1].set_ha("right")
+    ax.set(xlim=(-0.04, 1.04), ylim=(-0.2, 0.97), aspect="equal")
+    ax.axis("off")
+    style = {"ls": "none", "clip_on": False}
+    artists = {
+        "samples": ax.plot([], [], marker="o", ms=4.5, color=BLUE, alpha=0.35, mew=0, label="samples", **style)[0],
+        "mean": ax.plot([], [], marker="D", ms=9, color=ORANGE, mec="white", label="their mean", **style)[0],
+        "probabilities": ax.plot([], [], marker="^", ms=11, color=INK, mec="white", label="probabilities", **style)[0],
+    }
+    ax.legend(loc="lower center", ncols=3, frameon=False, handletextpad=0.2, columnspacing=1)
+    return artists
+
+
+def _bars(result: Result, ax) -> dict:
+    count = len(result.probabilities)
+    at = np.arange(1, count + 1)
+    artists = {
+        "probabilities": list(ax.bar(at, 1, 0.84, color=PALE, label="probability")),
+        "mean": ax.plot([], [], "D", color=ORANGE, ms=6, label="mean of the samples")[0],
+        "chosen": ax.plot([], [], "_", color=BLUE, ms=12, mew=2.5, label="share of arg max")[0],
+    }
+    ax.set(xlim=(0.3, count + 0.7), ylim=(0, 100), xlabel="category", ylabel="%")
+    ax.set_xticks(at[:: max(1, math.ceil(count / 12))])
+    ax.grid(False, axis="x")
+    ax.legend(loc="upper left", bbox_to_anchor=(0, 1.2), ncols=2, frameon=False, columnspacing=1, handletextpad=0.4)
+    return artists
+
+
+def move(result: Result, artists: dict) -> None:
+    if "samples" in artists:
+        for name in ("samples", "mean", "probabilities"):
+            artists[name].set_data((np.atleast_2d(getattr(result, name)) @ CORNERS).T)
+    else:
+        at = np.arange(1, len(result.probabilities) + 1)
+        for bar, p in zip(artists["probabilities"], result.probabilities, strict=True):
+            bar.set_height(100 * p)
+        artists["mean"].set_data(at, 100 * result.mean)
+        artists["chosen"].set_data(at, 100 * result.chosen)
+    counts = np.histogram(result.samples.max(1), EDGES)[0]
+    for bar, count in zip(artists["largest"], counts, strict=True):
+        bar.set_height(100 * count / len(result.samples))
+    artists["cursor"].set_xdata([result.state.epoch] * 2)
+    artists["now"].set_data([result.state.epoch], [result.state.temperature])

@@ -1,0 +1,116 @@
+"""What the explorers ask of a tensor: its values, the thresholds worth trying, what a quantization loses of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import seaborn as sns
+import torch
+
+from hmq_lab.plots import PALE
+from hmq_lab.quantizer import threshold_exponent
+
+DRAWN = 50_000  # so many values are enough for a histogram
+BITS = tuple(range(1, 9))
+
+
+def values(tensor) -> np.ndarray:
+    """The values of a tensor, parameter or array as float64, flat.
+
+    >>> values(torch.tensor([[1.0, -2.0]]))
+    array([ 1., -2.])
+
+    Raises ValueError for what is empty, not finite or no array of real numbers.
+    """
+    if isinstance(tensor, torch.Tensor):
+        real = not (tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_sparse or tensor.is_meta)
+        x = tensor.detach().to("cpu", torch.float64).numpy() if real else None
+    else:
+        x = np.asarray(tensor)
+        x = x.astype(np.float64) if x.dtype.kind in "iuf" else None
+    if x is None:
+        what = getattr(tensor, "dtype", type(tensor).__name__)
+        raise ValueError(f"a tensor or array of real numbers is needed, got {what}")
+    if x.size == 0:
+        raise ValueError(f"the tensor of shape {x.shape} is empty: there is nothing to quantize")
+    if not np.isfinite(x).all():
+        raise ValueError(f"the tensor holds NaN or infinities in {(~np.isfinite(x)).sum()} of {x.size} places")
+    return x.ravel()
+
+
+def layer() -> torch.Tensor:
+    """A real layer, for readers who bring none: a convolution of the small network that comes with the package."""
+    from hmq_lab import models
+    from hmq_lab.weightfiles import SHIPPED, load_weights
+
+    network = models.build("tiny_resnet8")
+    load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")
+    return network.layer3[0].conv2.weight.detach()
+
+
+def exponents(x: np.ndarray, count: int = 8) -> tuple[int, ...]:
+    """M of the thresholds 2^M that a block for x would choose from, descending from one octave above the tight one."""
+    largest = float(np.abs(x).max())
+    top = threshold_exponent(largest) + (largest > 0)
+    return tuple(top - octave for octave in range(count))
+
+
+def window(x: np.ndarray) -> tuple[float, float]:
+    """Ends of an axis that shows all of x and the tight threshold."""
+    tight = 2.0 ** threshold_exponent(float(np.abs(x).max()))
+    return (-1.3 if x.min() < 0 else -0.4) * tight, 1.3 * tight
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a quantization loses: squared errors as shares of the tensor's sum of squares; values clipped, a count."""
+
+    rounding: float
+    clipping: float
+    clipped: int
+
+    @property
+    def total(self) -> float:
+        return self.rounding + self.clipping
+
+
+def loss(x: np.ndarray, step: float, ends: tuple[float, float]) -> Loss:
+    """Round x to multiples of step and clip to `ends`, in steps: the error within the ends, and beyond them.
+
+    >>> loss(np.array([0.2, 0.9]), 0.5, (-2, 1))        # to 0 and to 0.5: 0.9 rounds to 1, beyond the last level
+    Loss(rounding=0.047..., clipping=0.188..., clipped=1)
+
+    A tensor of zeros loses nothing.
+    """
+    codes = np.round(x / step)
+    beyond = (codes < ends[0]) | (codes > ends[1])
+    square = np.square(np.clip(codes, *ends) * step - x)
+    energy = np.square(x).sum() or 1.0
+    return Loss(square[~beyond].sum() / energy, square[beyond].sum() / energy, int(beyond.sum()))
+
+
+def staircase(step: float, ends: tuple[float, float], view: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """The corners of x -> Q(x) from view[0] to view[1]. ends: in steps; not integers in general, as HMQ mixes them.
+
+    >>> staircase(0.5, (-1, 0), (-1, 1))
+    (array([-1.  , -0.75, -0.75, -0.25, -0.25,  1.  ]), ...)
+    """
+    r = np.arange(np.ceil(ends[0]) - 1, np.floor(ends[1]) + 2)  # what rounding gives, and one more at either end
+    rises = (r[:-1] + 0.5) * step
+    x = np.r_[min(view[0], rises[0]), np.repeat(rises, 2), max(view[1], rises[-1])]
+    return x, np.repeat(np.clip(r, *ends) * step, 2)
+
+
+def many(count: int, word: str) -> str:
+    """
+    >>> many(1, "bit"), many(8, "bit")
+    ('1 bit', '8 bits')
+    """
+    return f"{count:,} {word}" + ("" if count == 1 else "s")
+
+
+def histogram(x: np.ndarray, ax, view: tuple[float, float]) -> None:
+    """The distribution of x; of every n-th value where there are very many."""
+    some = x[:: max(1, x.size // DRAWN)]
+    sns.histplot(some, bins=60, binrange=view, stat="percent", ax=ax, color=PALE, edgecolor="white", lw=0.3)
