@@ -1,0 +1,190 @@
+"""Checks of lesson 01: the step, integer codes, the released range, dividing by a shift."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import torch
+
+from hmq_lab.checks.frame import Fault, Verdict, check, compare, curve, points
+
+SIGNS = (True, False)
+GRID = torch.arange(-160, 161) / 128  # every multiple of 1/128 from -1.25 to 1.25: ties of all steps down to 1/64
+
+
+@check
+def step(answer) -> Verdict:
+    """Judge step(bits, threshold, signed) -> the distance between neighbouring levels.
+
+    >>> step(lambda bits, threshold, signed: threshold / 2 ** (bits - signed)).passed
+    True
+
+    Source: HMQ, section 3: 2t / 2^b signed, t / 2^b unsigned.
+    """
+    cases = [{"bits": b, "threshold": t, "signed": s} for t in (1.0, 0.25) for b in (1, 2, 3, 8) for s in SIGNS]
+    faults = (
+        Fault("That is the unsigned step: a signed range is twice as long.", lambda bits, threshold, signed:
+              threshold / 2**bits),
+        Fault("That is the signed step: an unsigned range is half as long.", lambda bits, threshold, signed:
+              2 * threshold / 2**bits),
+        Fault("You divided by the number of gaps, 2^b - 1: the last level stands one step below the threshold.",
+              lambda bits, threshold, signed: threshold * (1 + signed) / (2**bits - 1)),
+        Fault("You gave signed the unsigned step and the other way round.", lambda bits, threshold, signed:
+              threshold / 2 ** (bits - (not signed))),
+        Fault("You divided by the bits: b bits make 2^b levels.", lambda bits, threshold, signed:
+              threshold * (1 + signed) / bits),
+        Fault("The threshold is missing: the step grows with it.", lambda bits, threshold, signed:
+              1 / 2 ** (bits - signed)),
+        Fault("That is upside down: the step is the range by the number of levels.", lambda bits, threshold, signed:
+              2 ** (bits - signed) / threshold),
+    )  # fmt: skip
+    draw = points("step", lambda c: f"{c['bits']} bits below {c['threshold']:g}, {'un' * (not c['signed'])}signed")
+    return compare(answer, _step, cases, faults, tolerance=1e-9, draw=draw)
+
+
+@check
+def to_codes(answer) -> Verdict:
+    """Judge to_codes(x, bits, threshold, signed) -> the integers of a two's complement quantizer, shaped like x.
+
+    >>> to_codes(lambda x, bits, threshold, signed: codes(x, Scheme(bits, int(math.log2(threshold)), signed))).passed
+    True
+    """
+    half_up = _rounding(lambda u: np.floor(u + 0.5))
+    faults = (
+        Fault("You round down: round to the nearest integer.", _rounding(np.floor)),
+        Fault("You cut off what is behind the point: round to the nearest integer.", _rounding(np.trunc)),
+        Fault("You round a half up: a half goes to the even integer, 0.5 to 0 and 2.5 to 2.", half_up),
+        Fault("You round a half away from zero: a half goes to the even integer, 0.5 to 0 and 2.5 to 2.",
+              _rounding(lambda u: np.sign(u) * np.floor(abs(u) + 0.5))),
+        Fault("Nothing is clipped: beyond the ends the codes must stop.", lambda x, bits, threshold, signed:
+              np.rint(x.numpy() / _step(bits, threshold, signed))),
+        Fault("Your largest code stands for the threshold itself: in two's complement it is one less.",
+              _clipping(lambda lo, hi: (lo, hi + 1))),
+        Fault("Your smallest code is one too large: two's complement reaches -2^(b-1).",
+              _clipping(lambda lo, hi: (lo + (lo < 0), hi))),
+        Fault("Your range is the mirrored one of the released code.",
+              _clipping(lambda lo, hi: (lo + (lo < 0), hi + 1))),
+        Fault("You used the signed range for unsigned numbers too.", lambda x, bits, threshold, signed:
+              _codes(x, bits, threshold, True)),
+        Fault("You used the unsigned range for signed numbers too.", lambda x, bits, threshold, signed:
+              _codes(x, bits, threshold, False)),
+        Fault("These are the values: leave the codes as integers, before they are multiplied by the step.",
+              lambda x, bits, threshold, signed:
+              _codes(x, bits, threshold, signed) * _step(bits, threshold, signed)),
+    )  # fmt: skip
+    return compare(answer, _codes, _staircases(), faults, draw=curve("x", "code", pick=-1))
+
+
+@check
+def released(answer) -> Verdict:
+    """Judge released(x, bits, threshold, signed) -> values quantized with the range of the authors' code, like x.
+
+    >>> released(lambda x, bits, threshold, signed: x).passed
+    False
+
+    Source: the authors' code: [-t + step, t] signed, [0, t] unsigned; rounding half to even.
+    """
+
+    def ends(move, rounding=np.rint):
+        def quantize(x, bits, threshold, signed):
+            unit = _step(bits, threshold, signed)
+            lo, hi = move(*_ends(bits, signed))
+            return np.clip(rounding(x.numpy() / unit), lo, hi) * unit
+
+        return quantize
+
+    def mirrored(lo, hi):
+        return lo + (lo < 0), hi + 1
+
+    right = ends(mirrored)
+    faults = (
+        Fault("That is two's complement, as in exercise 2: the released range ends at +t.", ends(lambda *e: e)),
+        Fault("You kept -t: with both -t and +t a signed range has one level too many.",
+              ends(lambda lo, hi: (lo, hi + 1))),
+        Fault("Your largest value is one step short of the threshold: the released range has +t.",
+              ends(lambda lo, hi: (lo + (lo < 0), hi))),
+        Fault("Your unsigned range begins at one step: it has 0 as well.", ends(lambda lo, hi: (lo + 1, hi + 1))),
+        Fault("You round down: round to the nearest level.", ends(mirrored, np.floor)),
+        Fault("You round a half up: a half goes to the even integer.", ends(mirrored, lambda u: np.floor(u + 0.5))),
+        Fault("Nothing is clipped: beyond the ends the values must stop.", ends(lambda *_: (-np.inf, np.inf))),
+        Fault("These are the codes: multiply by the step.", lambda x, bits, threshold, signed:
+              right(x, bits, threshold, signed) / _step(bits, threshold, signed)),
+    )  # fmt: skip
+    return compare(answer, right, _staircases(), faults, tolerance=1e-9, draw=curve("x", "Q(x)", pick=-1))
+
+
+@check
+def rescale(answer) -> Verdict:
+    """Judge rescale(accumulator, places) -> accumulator / 2^places, rounded half to even, for Python integers.
+
+    >>> rescale(lambda accumulator, places: round(Fraction(accumulator, 2**places))).passed
+    True
+
+    The largest accumulators have more than 53 bits, so that a detour through floats shows.
+    """
+    small = [{"accumulator": n, "places": k} for k in (1, 2, 3) for n in range(-12, 13)]
+    large = [{"accumulator": sign * (2**59 + rest), "places": 40} for rest in (2**39, 2**39 + 1) for sign in (1, -1)]
+    cases = [*sorted(small, key=lambda case: abs(case["accumulator"])), {"accumulator": 5, "places": 0}, *large]
+    faults = (
+        Fault("A shift alone rounds down: look at the bits that were shifted out.", lambda accumulator, places:
+              accumulator >> places),
+        Fault("You round towards zero: look at the bits that were shifted out.", lambda accumulator, places:
+              (abs(accumulator) >> places) * (1 if accumulator > 0 else -1)),
+        Fault("You round a half up: a half goes to the even integer.", lambda accumulator, places:
+              (2 * accumulator + 2**places) >> (places + 1)),
+        Fault("You round a half away from zero: a half goes to the even integer.", lambda accumulator, places:
+              ((2 * abs(accumulator) + 2**places) >> (places + 1)) * (1 if accumulator > 0 else -1)),
+        Fault("You round a half down: a half goes to the even integer.", lambda accumulator, places:
+              -((2**places - 2 * accumulator) >> (places + 1))),
+        Fault("Your numbers went through floats, which hold 53 bits: stay with integers.", lambda accumulator, places:
+              round(accumulator / 2**places)),
+        Fault("You shift to the left: that multiplies.", lambda accumulator, places: accumulator << places),
+    )  # fmt: skip
+    return compare(answer, _quotient, cases, faults, draw=_quotients)
+
+
+def _quotient(accumulator: int, places: int) -> int:
+    return round(Fraction(accumulator, 2**places))
+
+
+def _quotients(cases, wanted, given):
+    chosen = sorted((c["accumulator"], i) for i, c in enumerate(cases) if c["places"] == 2)
+    index = [i for _, i in chosen]
+    draw = points("quotient", lambda case: f"{case['accumulator']} / 4")
+    return draw(*([sequence[i] for i in index] for sequence in (cases, wanted, given)))
+
+
+def _step(bits: int, threshold: float, signed: bool) -> float:
+    return (2 if signed else 1) * threshold / 2**bits
+
+
+def _ends(bits: int, signed: bool) -> tuple[int, int]:
+    return (-(2**bits) // 2, 2**bits // 2 - 1) if signed else (0, 2**bits - 1)
+
+
+def _codes(x: torch.Tensor, bits: int, threshold: float, signed: bool) -> np.ndarray:
+    return np.clip(np.rint(x.numpy() / _step(bits, threshold, signed)), *_ends(bits, signed))
+
+
+def _rounding(function):
+    """The codes with another rounding."""
+    return lambda x, bits, threshold, signed: np.clip(
+        function(x.numpy() / _step(bits, threshold, signed)), *_ends(bits, signed)
+    )
+
+
+def _clipping(move):
+    """The codes with other ends."""
+    return lambda x, bits, threshold, signed: np.clip(
+        np.rint(x.numpy() / _step(bits, threshold, signed)), *move(*_ends(bits, signed))
+    )
+
+
+def _staircases() -> list[dict]:
+    """Single numbers first, so that what fails is easy to follow by hand; then whole staircases."""
+    single = [(0.25, 2), (0.75, 2), (0.3, 2), (-0.3, 2), (0.9, 2), (1.5, 1), (-0.8, 2), (-1.5, 2), (-3.0, 1)]
+    cases = [{"x": torch.tensor([v]), "bits": b, "threshold": 1.0, "signed": s} for v, b in single for s in SIGNS]
+    for bits, threshold, signed in ((1, 1.0, True), (4, 0.25, False), (4, 0.5, True), (3, 4.0, False), (3, 1.0, True)):
+        cases.append({"x": GRID * threshold, "bits": bits, "threshold": threshold, "signed": signed})
+    return cases

@@ -1,0 +1,189 @@
+"""Checks of lesson 02: rounding and clipping error, the best threshold, the fewest bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hmq_lab.checks.frame import Fault, Verdict, check, compare, points
+
+EXPONENTS = [1, 0, -1, -2, -3, -4]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A tensor under one scheme, in NumPy: its errors, and which values are clipped."""
+
+    x: np.ndarray
+    error: np.ndarray
+    clipped: np.ndarray
+    step: float
+
+
+def quantized(x, bits: int, threshold: float, signed: bool) -> Quantized:
+    """Quantize with integers: round half to even, two's complement; clipped is what rounds beyond an end code."""
+    x = np.asarray(x, dtype=float)
+    step = threshold / 2 ** (bits - signed)
+    lo, hi = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    code = np.rint(x / step)
+    return Quantized(x, np.clip(code, lo, hi) * step - x, (code < lo) | (code > hi), step)
+
+
+def parts(q: Quantized) -> tuple[float, float]:
+    square = q.error**2
+    return float(np.where(q.clipped, 0, square).mean()), float(np.where(q.clipped, square, 0).mean())
+
+
+@check
+def error_parts(answer) -> Verdict:
+    """Judge error_parts(x, bits, threshold, signed) -> (rounding, clipping), parts of the mean squared error.
+
+    >>> error_parts(lambda x, bits, threshold, signed: (0.0, 0.0)).passed
+    False
+
+    A value is clipped if round(x / step) lies beyond an end code; each part is a sum of squares over all of x's size.
+    """
+
+    def oracle(x, bits, threshold, signed):
+        return parts(quantized(x, bits, threshold, signed))
+
+    def mistaken(function):
+        return lambda x, bits, threshold, signed: function(quantized(x, bits, threshold, signed), threshold, signed)
+
+    def split(square, clipped):
+        return square[~clipped].sum() / square.size, square[clipped].sum() / square.size
+
+    def beyond_threshold(q, threshold, signed):
+        return split(q.error**2, (q.x > threshold) | (q.x < (-threshold if signed else 0)))
+
+    def beyond_last_level(q, threshold, signed):
+        return split(q.error**2, (q.x > threshold - q.step) | (q.x < (-threshold if signed else 0)))
+
+    def to_threshold(q, threshold, signed):
+        end = np.clip(q.x, -threshold if signed else 0, threshold)
+        return parts(q)[0], float(np.where(q.clipped, (q.x - end) ** 2, 0).mean())
+
+    def own_means(q, threshold, signed):
+        groups = q.error[~q.clipped] ** 2, q.error[q.clipped] ** 2
+        return tuple(float(group.mean()) if group.size else 0.0 for group in groups)
+
+    faults = (
+        Fault("The two are the other way round: rounding comes first.", mistaken(lambda q, *_: parts(q)[::-1])),
+        Fault("These are sums: divide both by the number of values, to have parts of the mean.",
+              mistaken(lambda q, *_: tuple(p * q.x.size for p in parts(q)))),
+        Fault("You divide each part by the values of its own group: then they do not add up to the mean squared "
+              "error. Divide both by all values.", mistaken(own_means)),
+        Fault("You take the errors' magnitudes: square them.",
+              mistaken(lambda q, *_: split(abs(q.error), q.clipped))),
+        Fault("You compare x with the threshold. What rounds beyond the last level, threshold - step, is clipped too.",
+              mistaken(beyond_threshold)),
+        Fault("You call every x beyond the last level clipped. Up to half a step beyond, it is only rounded.",
+              mistaken(beyond_last_level)),
+        Fault("A clipped value becomes the last level, threshold - step, not the threshold.", mistaken(to_threshold)),
+        Fault("These are roots of the parts: squares add up, roots do not.",
+              mistaken(lambda q, *_: tuple(np.sqrt(parts(q))))),
+    )  # fmt: skip
+    hand = [([0.3], 2, True), ([0.3, 0.6], 2, True), ([0.9, 0.1], 2, True), ([0.8, -0.2], 2, False), ([-1.5], 2, True)]
+    cases = [{"x": torch.tensor(v), "bits": b, "threshold": 1.0, "signed": s} for v, b, s in hand]
+    for bits, threshold, signed in ((1, 0.5, True), (3, 0.5, True), (3, 1.0, False), (4, 0.25, True)):
+        cases.append({"x": _sample(200, signed), "bits": bits, "threshold": threshold, "signed": signed})
+    draw = points("rounding + clipping", lambda c: f"{c['bits']} bits below {c['threshold']:g}")
+    return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=draw)
+
+
+@check
+def best_exponent(answer) -> Verdict:
+    """Judge best_exponent(x, bits, signed, exponents) -> the M of the threshold 2^M with the least squared error.
+
+    >>> best_exponent(lambda x, bits, signed, exponents: max(exponents)).passed
+    False
+    """
+    oracle = _chosen(_squares)
+    faults = (
+        Fault("You always take the largest threshold: with few bits it makes the step too wide.",
+              _chosen(lambda q: 0.0)),
+        Fault("You look for the least rounding error alone.",
+              _chosen(lambda q: np.where(q.clipped, 0, q.error**2).sum())),
+        Fault("You look for the largest error to be least: square the errors and add them up.",
+              _chosen(lambda q: abs(q.error).max())),
+        Fault("You add up the errors' magnitudes: square them first.", _chosen(lambda q: abs(q.error).sum())),
+        Fault("You add up errors with their signs: they cancel.", _chosen(lambda q: abs(q.error.sum()))),
+        Fault("You take the smallest power of two that the largest magnitude does not exceed: a smaller one can lose "
+              "less.", _tight),
+        Fault("You quantize without a sign.", lambda x, bits, signed, exponents: oracle(x, bits, False, exponents)),
+        Fault("You quantize with a sign where there is none.", lambda x, bits, signed, exponents:
+              oracle(x, bits, True, exponents)),
+        Fault("You look for the largest error, not the least.", _chosen(lambda q: -_squares(q))),
+        Fault("You give the place in the list: return the exponent that stands there.",
+              lambda x, bits, signed, exponents: exponents.index(oracle(x, bits, signed, exponents))),
+    )  # fmt: skip
+    samples = [(torch.tensor([0.3, -0.2, 0.1]), True), (torch.tensor([0.9, 0.2, 0.0]), False)]
+    samples += [(_sample(400, s), s) for s in (True, False)]
+    cases = [{"x": x, "bits": b, "signed": s, "exponents": EXPONENTS} for x, s in samples for b in (1, 2, 3, 4, 6, 8)]
+    draw = points("exponent", lambda c: f"{c['bits']} bits, {'un' * (not c['signed'])}signed")
+    return compare(answer, oracle, cases, faults, draw=draw)
+
+
+@check
+def fewest_bits(answer) -> Verdict:
+    """Judge fewest_bits(x, limit, signed, exponents) -> the fewest bits, 1 to 8, that lose at most that share.
+
+    >>> fewest_bits(lambda x, limit, signed, exponents: 8).passed
+    False
+
+    The share is the squared error with the best threshold by the sum of squares of x.
+    """
+
+    def search(cost=_squares, whole=lambda x: (x**2).sum(), allowed=lambda e: e, most=8):
+        def found(x, limit, signed, exponents):
+            for bits in range(1, most + 1):
+                losses = [cost(quantized(x, bits, 2.0**e, signed)) for e in allowed(exponents)]
+                if min(losses) <= limit * whole(np.asarray(x, dtype=float)):
+                    return bits
+            return 9
+
+        return found
+
+    oracle = search()
+    faults = (
+        Fault("That is one bit more than needed: is the count off by one?", lambda **case: oracle(**case) + 1),
+        Fault("That is one bit too few: is the count off by one?", lambda **case: oracle(**case) - 1),
+        Fault("You try the largest threshold only: give every bit-width its best one.",
+              search(allowed=lambda e: [max(e)])),
+        Fault("You compare the plain squared error with the limit: divide it by the sum of squares of x.",
+              search(whole=lambda x: 1.0)),
+        Fault("You compare the mean squared error with the limit: divide it by the mean square of x.",
+              search(whole=lambda x: x.size)),
+        Fault("You compare roots: the limit is a share of the sum of squares.",
+              search(cost=lambda q: np.sqrt(_squares(q)), whole=lambda x: np.sqrt((x**2).sum()))),
+        Fault("You leave out the values that are clipped: their error counts too.",
+              search(cost=lambda q: np.where(q.clipped, 0, q.error**2).sum())),
+        Fault("You always give 8 bits: begin with 1.", lambda **_: 8),
+    )  # fmt: skip
+    limits, samples = (0.5, 0.1, 0.03, 0.01, 0.002, 0.0005), [(_sample(400, s), s) for s in (True, False)]
+    cases = [{"x": x, "limit": v, "signed": s, "exponents": EXPONENTS} for x, s in samples for v in limits]
+    draw = points("bits", lambda c: f"{c['limit']:.2%}, {'un' * (not c['signed'])}signed")
+    return compare(answer, oracle, cases, faults, draw=draw)
+
+
+def _sample(count: int, signed: bool) -> torch.Tensor:
+    """Laplace's distribution, as layers have it roughly: many small values, few large ones."""
+    x = np.random.default_rng(count).laplace(scale=0.2, size=count).round(4)
+    return torch.from_numpy(x if signed else np.abs(x))
+
+
+def _squares(q: Quantized) -> float:
+    return float((q.error**2).sum())
+
+
+def _chosen(cost):
+    """The exponent with the least cost, the largest of them at a tie."""
+    return lambda x, bits, signed, exponents: min(
+        sorted(exponents, reverse=True), key=lambda e: (cost(quantized(x, bits, 2.0**e, signed)), -e)
+    )
+
+
+def _tight(x, bits, signed, exponents):
+    return min(e for e in exponents if 2.0**e >= float(abs(x).max()))

@@ -1,0 +1,242 @@
+"""Checks of lesson 04: Gumbel-max, the relaxed sample, the exact gradient of an expectation, the paper's cycles."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmq_lab import plots
+from hmq_lab.checks.frame import Fault, Verdict, check, compare
+
+EPOCHS, UPDATES, RATE, FLOOR = 5, 25, 0.01, 0.5  # of a cycle; temperatures an epoch; the paper's decay and floor
+
+
+@check
+def gumbel_max(answer) -> Verdict:
+    """Judge gumbel_max(probabilities, uniform) -> a category for each row of uniform (S, K), from 0.
+
+    >>> gumbel_max(lambda probabilities, uniform: (probabilities.log() - (-uniform.log()).log()).argmax(1)).passed
+    True
+
+    The oracle is the exponential race: category k arrives at the time -log(u_k) / p_k, and the first one wins.
+    """
+
+    def oracle(probabilities, uniform):
+        return (-np.log(uniform.numpy()) / probabilities.numpy()).argmin(1)
+
+    def picks(score):
+        return lambda probabilities, uniform: score(probabilities, uniform).argmax(1)
+
+    faults = (
+        Fault("There is no noise in your answer: add Gumbel noise, -log(-log(u)), to log p.",
+              picks(lambda p, u: p.expand_as(u))),
+        Fault("You add the noise to p: it is added to log p.", picks(lambda p, u: p - (-u.log()).log())),
+        Fault("Your noise is -log(u), which is exponential: Gumbel noise takes the logarithm twice, -log(-log(u)).",
+              picks(lambda p, u: p.log() - u.log())),
+        Fault("The sign of your noise is turned round: it is -log(-log(u)).",
+              picks(lambda p, u: p.log() + (-u.log()).log())),
+        Fault("You add the uniform numbers themselves: make Gumbel noise of them first, -log(-log(u)).",
+              picks(lambda p, u: p.log() + u)),
+        Fault("You multiply noise and log p: they are added.", picks(lambda p, u: -p.log() * (-u.log()).log())),
+        Fault("You take the smallest entry: it is the arg max.",
+              lambda probabilities, uniform: (probabilities.log() - (-uniform.log()).log()).argmin(1)),
+        Fault("p is left out of your answer: every category wins equally often.",
+              picks(lambda p, u: u)),
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(4)
+    cases = []
+    for p, samples in (((0.7, 0.3), 1), ((0.2, 0.8), 2), ((0.6, 0.3, 0.1), 8), ((0.45, 0.3, 0.2, 0.05), 2000)):
+        uniform = torch.rand(samples, len(p), generator=generator, dtype=torch.float64)
+        cases.append({"probabilities": torch.tensor(p, dtype=torch.float64), "uniform": uniform})
+    return compare(answer, oracle, cases, faults, draw=_shares, right="Right, in all 2011 draws.")
+
+
+@check
+def relaxed_sample(answer) -> Verdict:
+    """Judge relaxed_sample(logits, noise, temperature) -> rows that sum to one, shaped like noise (S, K).
+
+    >>> relaxed_sample(lambda logits, noise, temperature: torch.softmax((logits + noise) / temperature, 1)).passed
+    True
+
+    The oracle has no softmax: it raises p e^g to the power 1 / temperature and divides by the sum.
+    """
+
+    def oracle(logits, noise, temperature):
+        weight = (np.exp(logits.numpy()) * np.exp(noise.numpy())) ** (1 / temperature)
+        return weight / weight.sum(1, keepdims=True)
+
+    def softmax(score, axis=1):
+        return lambda logits, noise, temperature: torch.softmax(score(logits, noise, temperature), axis)
+
+    faults = (
+        Fault("Your temperature is upside down: divide by it, so that a low one pushes a sample into a corner.",
+              softmax(lambda l, g, tau: (l + g) * tau)),
+        Fault("The noise is not divided by the temperature: divide the sum of both.",
+              softmax(lambda l, g, tau: l / tau + g)),
+        Fault("The logits are not divided by the temperature: divide the sum of both.",
+              softmax(lambda l, g, tau: l + g / tau)),
+        Fault("The temperature does nothing in your answer: divide logits plus noise by it.",
+              softmax(lambda l, g, tau: l + g)),
+        Fault("There is no noise in your answer.", softmax(lambda l, g, tau: (l / tau).expand_as(g))),
+        Fault("You subtract the noise: it is added to the logits.", softmax(lambda l, g, tau: (l - g) / tau)),
+        Fault("You divide after the softmax: divide before it, or the rows do not sum to one.",
+              lambda logits, noise, temperature: torch.softmax(logits + noise, 1) / temperature),
+        Fault("Your softmax runs over the samples: it runs over the categories, the last axis.",
+              softmax(lambda l, g, tau: (l + g) / tau, axis=0)),
+        Fault("That is the hard sample, one-hot: the relaxed one is a softmax.",
+              lambda logits, noise, temperature: torch.nn.functional.one_hot((logits + noise).argmax(1), len(logits))),
+        Fault("You take e to the power of the logits before the noise is added: the softmax does that.",
+              softmax(lambda l, g, tau: (l.exp() + g) / tau)),
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(5)
+    cases = []
+    for logits, samples, temperature in (
+        ((0.0, 0.0), 1, 1.0), ((1.0, -1.0), 1, 0.5), ((0.0, 1.0, -2.0), 2, 1.0), ((0.5, -0.5, 0.0), 3, 4.0),
+        ((2.0, 0.0, 1.0, -3.0), 60, 0.3),
+    ):  # fmt: skip
+        noise = -torch.empty(samples, len(logits), dtype=torch.float64).exponential_(generator=generator).log()
+        logits = torch.tensor(logits, dtype=torch.float64)
+        cases.append({"logits": logits, "noise": noise, "temperature": temperature})
+    return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=_largest)
+
+
+@check
+def expected_gradient(answer) -> Verdict:
+    """Judge expected_gradient(logits, losses) -> d/dlogits of sum_k p_k losses_k with p = softmax(logits), (K,).
+
+    >>> expected_gradient(lambda logits, losses: torch.softmax(logits, 0) * losses).passed
+    False
+
+    The oracle is autograd.
+    """
+
+    def oracle(logits, losses):
+        logits.requires_grad_()
+        (torch.softmax(logits, 0) * losses).sum().backward()
+        return logits.grad
+
+    def of(formula):
+        return lambda logits, losses: formula(torch.softmax(logits, 0), losses)
+
+    faults = (
+        Fault("The expectation is missing: a logit gets p_k (loss_k - expected loss), and these sum to zero.",
+              of(lambda p, L: p * L)),
+        Fault("The sign is turned round: the gradient points uphill, and descent subtracts it.",
+              of(lambda p, L: p * ((p * L).sum() - L))),
+        Fault("p_k is missing as a factor.", of(lambda p, L: L - (p * L).sum())),
+        Fault("You subtract the plain mean of the losses: it is the mean under p.",
+              of(lambda p, L: p * (L - L.mean()))),
+        Fault("That is the diagonal alone, p_k (1 - p_k) loss_k: raising a logit also lowers all other probabilities.",
+              of(lambda p, L: p * (1 - p) * L)),
+        Fault("That is the derivative by the probabilities: go on, through the softmax, to the logits.",
+              of(lambda p, L: L)),
+        Fault("The losses are left out.", of(lambda p, L: p)),
+    )  # fmt: skip
+    cases = [
+        {"logits": torch.tensor(l, dtype=torch.float64), "losses": torch.tensor(loss, dtype=torch.float64)}
+        for l, loss in (
+            ((0.0, 0.0), (1.0, 0.0)),
+            ((0.0, 0.0), (3.0, 1.0)),
+            ((1.0, 0.0, -1.0), (0.2, 0.5, 0.9)),
+            ((2.0, -1.0, 0.5, 0.0, 0.0), (0.9, 0.1, 0.4, 0.6, 2.0)),
+        )
+    ]
+    return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=_bars)
+
+
+@check
+def cycle_temperature(answer) -> Verdict:
+    """Judge cycle_temperature(step, steps_per_epoch) -> the paper's temperature at a step, cycles of five epochs.
+
+    >>> cycle_temperature(lambda step, steps_per_epoch: max(0.5, math.exp(-0.01 * step))).passed
+    False
+
+    The oracle rounds in integers. The cases have no step half-way between two updates.
+    """
+
+    def count(i, n):  # round(i / (n / UPDATES)), in integers
+        return (2 * UPDATES * i + n) // (2 * n)
+
+    def oracle(step, steps_per_epoch):
+        return max(FLOOR, math.exp(-RATE * count(step % (EPOCHS * steps_per_epoch), steps_per_epoch)))
+
+    def of(formula):
+        return lambda step, steps_per_epoch: formula(step, steps_per_epoch)
+
+    faults = (
+        Fault("There is no floor in your answer: the temperature stays at 0.5 or above.",
+              of(lambda i, n: math.exp(-RATE * count(i % (EPOCHS * n), n)))),
+        Fault("There is no restart: after five epochs the cycle begins again.",
+              of(lambda i, n: max(FLOOR, math.exp(-RATE * count(i, n))))),
+        Fault("You take the smaller of floor and decay: a floor is what it does not fall below, so take the larger.",
+              of(lambda i, n: min(FLOOR, math.exp(-RATE * count(i % (EPOCHS * n), n))))),
+        Fault("Your cycle is one epoch long: it is five.",
+              of(lambda i, n: max(FLOOR, math.exp(-RATE * count(i % n, n))))),
+        Fault("You decay at every step: there are 25 updates an epoch, so it is round(i / n) that counts.",
+              of(lambda i, n: max(FLOOR, math.exp(-RATE * (i % (EPOCHS * n)))))),
+        Fault("You round down: it is round(i / n).",
+              of(lambda i, n: max(FLOOR, math.exp(-RATE * (UPDATES * (i % (EPOCHS * n)) // n))))),
+        Fault("You do not round: the temperature changes 25 times an epoch, not at every step.",
+              of(lambda i, n: max(FLOOR, math.exp(-RATE * UPDATES * (i % (EPOCHS * n)) / n)))),
+        Fault("The exponent has no minus sign: the temperature falls.",
+              of(lambda i, n: max(FLOOR, math.exp(RATE * count(i % (EPOCHS * n), n))))),
+    )  # fmt: skip
+    small = [(0, 25), (1, 25), (10, 25), (100, 25), (125, 25), (2, 75), (75, 75), (80, 75)]
+    long = [(step, 125) for step in range(0, 2 * EPOCHS * 125 + 126, 9)]
+    cases = [{"step": step, "steps_per_epoch": n} for step, n in small + long]
+    return compare(answer, oracle, cases, faults, tolerance=1e-9, draw=_over_epochs)
+
+
+def _shares(cases, wanted, given) -> plots.Drawing:
+    """How often each category was drawn in the last case, beside its probability."""
+    p = cases[-1]["probabilities"].numpy()
+    drawn = np.asarray(given[-1]).ravel()
+    share = np.array([(drawn == k).mean() for k in range(len(p))])
+    return _pairs(p, share, "probability", "share of your draws", "category", f"{len(drawn)} draws")
+
+
+def _bars(cases, wanted, given) -> plots.Drawing:
+    right, yours = (np.asarray(values[-1].detach() if isinstance(values[-1], Tensor) else values[-1], dtype=float)
+                    for values in (wanted, given))  # fmt: skip
+    return _pairs(right, yours, "right", "yours", "logit", "gradient of the expected loss")
+
+
+def _pairs(right, yours, name: str, other: str, x: str, title: str) -> plots.Drawing:
+    drawing, ax = plots.canvas(height=3.2)
+    at = np.arange(len(right))
+    ax.bar(at, right, 0.7, color=plots.PALE, label=name)
+    ax.plot(at, yours, "x", color=plots.BLUE, ms=9, mew=2.5, label=other)
+    ax.set(xlabel=x, title=title)
+    ax.set_xticks(at)
+    ax.grid(False, axis="x")
+    ax.legend(frameon=False)
+    numbers = ", ".join(f"{a:.3g} and {b:.3g}" for a, b in zip(right, yours, strict=True))
+    drawing.sentence = f"{title}; {name} and {other} for each {x}: {numbers}."
+    return drawing
+
+
+def _largest(cases, wanted, given) -> plots.Drawing:
+    """The largest entry of every sample of the last case: yours over the right one."""
+    right, yours = (np.asarray(values[-1], dtype=float).max(1) for values in (wanted, given))
+    drawing, ax = plots.canvas(height=3.2)
+    ax.plot([0, 1], [0, 1], color=plots.PALE, lw=3)
+    ax.plot(right, yours, "o", color=plots.BLUE, ms=6)
+    ax.set(xlabel="largest entry of the right sample", ylabel="of yours", title="on the line: the same")
+    drawing.sentence = f"The largest entries of {len(right)} samples, the right ones from {right.min():.2f} on."
+    return drawing
+
+
+def _over_epochs(cases, wanted, given) -> plots.Drawing:
+    longest = cases[-1]["steps_per_epoch"]
+    at = [i for i, case in enumerate(cases) if case["steps_per_epoch"] == longest]
+    epochs = [cases[i]["step"] / longest for i in at]
+    drawing, ax = plots.canvas(height=3.2)
+    ax.plot(epochs, [wanted[i] for i in at], color=plots.PALE, lw=6, label="right")
+    ax.plot(epochs, [float(given[i]) for i in at], color=plots.BLUE, lw=1.6, label="yours")
+    ax.set(xlabel="epoch", ylabel="temperature τ", title=f"{longest} steps an epoch")
+    ax.legend(frameon=False)
+    drawing.sentence = f"Your temperature over {epochs[-1]:.0f} epochs of {longest} steps, beside the right one."
+    return drawing

@@ -1,0 +1,323 @@
+"""Checks of lesson 10: the requantizing shift, sums of two exponents, the width of an accumulator, packed codes."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import torch
+
+from hmq_lab import plots
+from hmq_lab.checks.frame import Fault, Verdict, check, compare, curve, points
+
+AROUND = torch.arange(-40, 41)  # halves of every kind, on both sides of 0
+
+
+@check
+def requantize(answer) -> Verdict:
+    """Judge requantize(sums, places, low, high) -> the codes: sums / 2^places, half to even, clipped to low..high.
+
+    >>> requantize(lambda sums, places, low, high: (sums / 2**places).round().clamp(low, high)).passed
+    False
+
+    sums: int64 tensors. The largest need more than the 53 bits that a float has.
+    """
+    near = 2**58
+    large = torch.tensor([near + d for d in (-(2**50), 2**50, 2**50 + 1)] + [2**51 + 2**50 - 1])
+    cases = [
+        {"sums": torch.tensor([n]), "places": k, "low": -8, "high": 7} for k in (1, 2) for n in (1, 2, 3, 5, 6, -1, -3)
+    ]
+    cases += [{"sums": AROUND, "places": k, "low": lo, "high": hi} for k, lo, hi in ((2, 0, 7), (0, -8, 7), (3, -4, 3))]
+    cases.append({"sums": large, "places": 51, "low": 0, "high": 255})
+    cases.append({"sums": AROUND, "places": 2, "low": -8, "high": 7})
+
+    def shifted(rounding):
+        def codes(sums, places, low, high):
+            return [min(max(rounding(int(n), places), low), high) for n in sums]
+
+        return codes
+
+    faults = (
+        Fault("A shift alone rounds down: look at what was shifted out.", shifted(lambda n, k: n >> k)),
+        Fault("You round a half up: a half goes to the even integer.", shifted(lambda n, k: (2 * n + 2**k) >> (k + 1))),
+        Fault("You round a half away from zero: a half goes to the even integer.",
+              shifted(lambda n, k: ((2 * abs(n) + 2**k) >> (k + 1)) * (1 if n > 0 else -1))),
+        Fault("You round towards zero: look at what was shifted out.",
+              shifted(lambda n, k: (abs(n) >> k) * (1 if n > 0 else -1))),
+        Fault("Nothing is clipped: beyond low and high the codes must stop.", lambda sums, places, low, high:
+              [round(Fraction(int(n), 2**places)) for n in sums]),
+        Fault("You clip before the shift: low and high are codes, and sums are larger.", lambda sums, places, low, high:
+              [round(Fraction(min(max(int(n), low), high), 2**places)) for n in sums]),
+        Fault("high itself is a code that may occur: clip to low..high, both included.",
+              lambda sums, places, low, high: np.clip(_codes(sums, places, low, high), low, high - 1)),
+        Fault("Your sums went through floats, which hold 53 bits: stay with integers.", lambda sums, places, low, high:
+              np.clip(np.rint(sums.numpy() / 2.0**places), low, high)),
+        Fault("Your sums went through float32, which holds 24 bits: stay with integers.",
+              lambda sums, places, low, high: np.clip(np.rint(sums.float().numpy() / 2.0**places), low, high)),
+        Fault("You shift to the left: that multiplies.", lambda sums, places, low, high:
+              (sums << places).clamp(low, high)),
+    )  # fmt: skip
+    return compare(answer, _codes, cases, faults, draw=curve("sums", "code", pick=-1))
+
+
+@check
+def aligned_sum(answer) -> Verdict:
+    """Judge aligned_sum(a, a_exponent, b, b_exponent) -> integers of a + b in units of the smaller exponent's power.
+
+    >>> aligned_sum(lambda a, a_exponent, b, b_exponent: a + b).passed
+    False
+
+    The integers a stand for a * 2^a_exponent, b for b * 2^b_exponent.
+    """
+    cases = [
+        {"a": torch.tensor([1]), "a_exponent": 0, "b": torch.tensor([1]), "b_exponent": -1},
+        {"a": torch.tensor([1]), "a_exponent": -3, "b": torch.tensor([1]), "b_exponent": -1},
+        {"a": torch.tensor([5]), "a_exponent": -2, "b": torch.tensor([-7]), "b_exponent": -2},
+        {"a": torch.tensor([3]), "a_exponent": 1, "b": torch.tensor([2]), "b_exponent": 4},
+        {"a": AROUND, "a_exponent": -12, "b": AROUND.flip(0) * 3 + 1, "b_exponent": -6},
+        {"a": AROUND, "a_exponent": -4, "b": AROUND**2, "b_exponent": -7},
+    ]
+
+    def moved(shift):
+        """a and b as the faulty `shift` of their exponents brings them together."""
+
+        def total(a, a_exponent, b, b_exponent):
+            first, second = shift(a_exponent, b_exponent)
+            return [int(np.floor(int(m) * 2.0**first + int(n) * 2.0**second)) for m, n in zip(a, b, strict=True)]
+
+        return total
+
+    def coarse(a, a_exponent, b, b_exponent):
+        unit = max(a_exponent, b_exponent)
+        return [(int(m) >> (unit - a_exponent)) + (int(n) >> (unit - b_exponent)) for m, n in zip(a, b, strict=True)]
+
+    faults = (
+        Fault("The integers count different units: shift one side before you add.", moved(lambda p, q: (0, 0))),
+        Fault("You shift the wrong side: the one with the larger exponent has the larger unit, and more small units "
+              "in it.", moved(lambda p, q: (max(q - p, 0), max(p - q, 0)))),
+        Fault("You shift to the right, to the larger unit: bits get lost. To the left, to the smaller unit, nothing "
+              "is.", coarse),
+        Fault("That is right where a has the larger exponent; where b has it, b must be shifted.",
+              moved(lambda p, q: (max(p - q, 0), 0))),
+        Fault("That is right where b has the larger exponent; where a has it, a must be shifted.",
+              moved(lambda p, q: (0, max(q - p, 0)))),
+        Fault("A shift by k places is a multiplication by 2^k, not by k.", lambda a, a_exponent, b, b_exponent:
+              a * max(a_exponent - b_exponent, 1) + b * max(b_exponent - a_exponent, 1)),
+        Fault("These are the values: give the integers, in units of the smaller exponent's power.",
+              lambda a, a_exponent, b, b_exponent: a.double() * 2.0**a_exponent + b.double() * 2.0**b_exponent),
+        Fault("The sign of b is turned round: the sum is asked for.", lambda a, a_exponent, b, b_exponent:
+              2 * np.array(_times(a, a_exponent - min(a_exponent, b_exponent)))
+              - np.array(_aligned(a, a_exponent, b, b_exponent))),
+    )  # fmt: skip
+    return compare(answer, _aligned, cases, faults, draw=_sums)
+
+
+@check
+def accumulator_bits(answer) -> Verdict:
+    """Judge accumulator_bits(weight, bias, largest) -> the fewest bits that hold every sum, whatever the picture.
+
+    >>> accumulator_bits(lambda weight, bias, largest: 32).passed
+    False
+
+    weight: integers (outputs, inputs); bias: (outputs,); inputs are codes from 0 to largest. Two's complement.
+    """
+    generator = np.random.default_rng(0)
+    cases = [
+        {"weight": torch.tensor([[1]]), "bias": torch.tensor([0]), "largest": 127},
+        {"weight": torch.tensor([[1]]), "bias": torch.tensor([1]), "largest": 127},
+        {"weight": torch.tensor([[-1]]), "bias": torch.tensor([-1]), "largest": 127},
+        {"weight": torch.tensor([[1, -1]]), "bias": torch.tensor([0]), "largest": 127},
+        {"weight": torch.tensor([[-2, -2]]), "bias": torch.tensor([0]), "largest": 2},
+        {"weight": torch.tensor([[7, -8, 1], [1, 1, 1]]), "bias": torch.tensor([3, 100]), "largest": 15},
+        {"weight": torch.tensor([[1, 0], [0, 1]]), "bias": torch.tensor([0, 0]), "largest": 7},
+        {"weight": torch.tensor([[6, -5], [0, 0]]), "bias": torch.tensor([0, 300]), "largest": 3},
+    ]
+    for bits, inputs in ((2, 9), (4, 72), (4, 144), (8, 144), (8, 27)):
+        weight = torch.from_numpy(generator.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (8, inputs)))
+        bias = torch.from_numpy(generator.integers(-5000, 5000, 8))
+        cases.append({"weight": weight, "bias": bias, "largest": 255})
+
+    def reach(ends):
+        """The bits for the smallest and largest number that `ends` finds."""
+
+        def bits(weight, bias, largest):
+            low, high = (int(end) for end in ends(weight.numpy(), bias.numpy(), largest))
+            return _width(low, high)
+
+        return bits
+
+    def extremes(w, b, x):
+        return (np.minimum(w, 0).sum(1) * x + b).min(), (np.maximum(w, 0).sum(1) * x + b).max()
+
+    faults = (
+        Fault("A bit is missing: two's complement needs one for the sign.", lambda weight, bias, largest:
+              _bits(weight, bias, largest) - 1),
+        Fault("One bit too many: -2^(b-1) is still held by b bits, and positive and negative sums share them.",
+              lambda weight, bias, largest: _bits(weight, bias, largest) + 1),
+        Fault("The bias is missing.", reach(lambda w, b, x: extremes(w, 0 * b, x))),
+        Fault("That holds sum |w| * largest + |b|. But no picture makes the negative weights count as positive ones: "
+              "take the positive and the negative weights apart.",
+              reach(lambda w, b, x: (-1, (abs(w).sum(1) * x + abs(b)).max()))),
+        Fault("That is for the sum over all outputs: each output has an accumulator of its own.",
+              reach(lambda w, b, x: extremes(w.reshape(1, -1), b.sum(keepdims=True), x))),
+        Fault("That is the bits of a product and log2 of their number: safe, but it assumes the largest weight "
+              "everywhere.",
+              reach(lambda w, b, x: (-(abs(w).max() * x * w.shape[1] + abs(b).max()),
+                                     abs(w).max() * x * w.shape[1] + abs(b).max() - 1))),
+        Fault("You looked at positive sums alone: a negative one can be the longer.",
+              reach(lambda w, b, x: (-1, max(extremes(w, b, x)[1], 0)))),
+        Fault("You looked at the picture where all inputs are the largest: zeros where a weight is positive, and the "
+              "largest where it is negative, make the smallest sum.",
+              reach(lambda w, b, x: ((w.sum(1) * x + b).min(), (w.sum(1) * x + b).max()))),
+        Fault("That holds one product: a sum of them is longer.",
+              reach(lambda w, b, x: (min((w * x).min(), 0), max((w * x).max(), 0)))),
+    )  # fmt: skip
+    names = points("bits", lambda c: f"{c['weight'].shape[0]} x {c['weight'].shape[1]}, to {c['largest']}")
+    return compare(answer, _bits, cases, faults, draw=names)
+
+
+@check
+def pack(answer) -> Verdict:
+    """Judge pack(codes, bits) -> the bytes, integers 0 to 255, of signed codes of so many bits each.
+
+    >>> pack(lambda codes, bits: codes).passed
+    False
+
+    codes: a list. Two's complement, the first code in the lowest bits of the first byte; zeros fill the last byte.
+    """
+    cases = [
+        {"codes": [1, 0, 0, 0], "bits": 2},
+        {"codes": [0, 0, 0, 1], "bits": 2},
+        {"codes": [-1], "bits": 2},
+        {"codes": [1, -1, 0, -2], "bits": 2},
+        {"codes": [1, 2, 3], "bits": 3},
+        {"codes": [-4, 3, -1, 0, 1, 2, -2, -3], "bits": 3},
+        {"codes": [-1, 0, -1, 0, 0, 0, 0, -1, -1], "bits": 1},
+        {"codes": [-8, 7, 3], "bits": 4},
+        {"codes": [(7 * i) % 32 - 16 for i in range(21)], "bits": 5},
+        {"codes": [-128, 127, -1], "bits": 8},
+    ]
+
+    def stream(codes, bits):
+        return "".join(f"{c & (2**bits - 1):0{bits}b}" for c in codes)
+
+    def bytes_of(text, last_first=False):
+        text += "0" * (-len(text) % 8)
+        return [int(text[i : i + 8][:: -1 if last_first else 1], 2) for i in range(0, len(text), 8)]
+
+    def separately(codes, bits):
+        fit = 8 // bits
+        return [
+            sum((c & (2**bits - 1)) << (bits * j) for j, c in enumerate(codes[i : i + fit]))
+            for i in range(0, len(codes), fit)
+        ]
+
+    def mirrored(codes, bits):
+        return bytes_of(stream(codes, bits), last_first=True)
+
+    faults = (
+        Fault("The first code belongs into the lowest bits: yours stands in the highest.",
+              lambda codes, bits: bytes_of(stream(codes, bits))),
+        Fault("The bits of each code are turned round: its lowest bit comes first.", mirrored),
+        Fault("The codes come in the wrong order: the first one goes first.",
+              lambda codes, bits: _packed(codes[::-1], bits)),
+        Fault("That is a byte for each code: with fewer than 8 bits several share one.",
+              lambda codes, bits: [c & 255 for c in codes]),
+        Fault("Codes may lie across two bytes: with 3 bits, 8 codes fill 3 bytes without a gap.", separately),
+        Fault("Negative codes reach into their neighbours: keep `bits` bits of each, with & (2**bits - 1).",
+              lambda codes, bits: _split(sum(c << (bits * i) for i, c in enumerate(codes)), len(codes), bits)),
+        Fault("The sign is lost: -1 is all ones in two's complement, not 1.",
+              lambda codes, bits: _packed([abs(c) for c in codes], bits)),
+        Fault("You moved the codes up to make them positive: two's complement keeps 0 as 0.",
+              lambda codes, bits: _packed([c + 2 ** (bits - 1) for c in codes], bits)),
+        Fault("The bytes come in the wrong order: the lowest one first.",
+              lambda codes, bits: _packed(codes, bits)[::-1]),
+    )  # fmt: skip
+    for case in cases:  # an answer with another number of bytes is told so by name, not by shape
+        given = answer(list(case["codes"]), case["bits"])
+        wanted = _packed(**case)
+        if hasattr(given, "__len__") and len(given) != len(wanted):
+            says = f"Not yet. For codes={case['codes']}, bits={case['bits']} you gave {len(given)} bytes; "
+            says += f"{len(case['codes'])} x {case['bits']} bits are {len(wanted)}."
+            named = [f.says for f in faults if _same(f.answer(**case), given)]
+            return Verdict(False, " ".join([says, *named[:1]]))
+    return compare(lambda codes, bits: _listed(answer(codes, bits)), _packed, cases, faults, draw=_bytes)
+
+
+def _listed(given):
+    return [int(byte) for byte in given] if hasattr(given, "__iter__") else given
+
+
+def _same(a, b) -> bool:
+    return len(a) == len(b) and all(int(x) == int(y) for x, y in zip(a, b, strict=True))
+
+
+def _codes(sums, places, low, high):
+    return [min(max(round(Fraction(int(n), 2**places)), low), high) for n in sums]
+
+
+def _times(x, places):
+    return [int(n) * 2**places for n in x]
+
+
+def _aligned(a, a_exponent, b, b_exponent):
+    unit = Fraction(2) ** min(a_exponent, b_exponent)
+    first, second = Fraction(2) ** a_exponent, Fraction(2) ** b_exponent
+    return [int((int(m) * first + int(n) * second) / unit) for m, n in zip(a, b, strict=True)]
+
+
+def _sums(cases, wanted, given) -> plots.Drawing:
+    """As a curve over a, of the case in which both sides run through many numbers."""
+    drawing = curve("a", "sum", pick=4)(cases, wanted, given)
+    exponents = f"a in units of 2^{cases[4]['a_exponent']}, b of 2^{cases[4]['b_exponent']}"
+    drawing.axes[0].set_title(f"{exponents}, b = 1 - 3 a")
+    drawing.sentence = f"Your sum over a beside the right one: {exponents}, and b = 1 - 3 a."
+    return drawing
+
+
+def _width(low: int, high: int) -> int:
+    """Found by trying: the first two's complement range that holds both."""
+    bits = 1
+    while not (-(2 ** (bits - 1)) <= low and high < 2 ** (bits - 1)):
+        bits += 1
+    return bits
+
+
+def _bits(weight, bias, largest) -> int:
+    rows = zip(weight.tolist(), bias.tolist(), strict=True)
+    ends = [(b + largest * sum(w for w in row if w < 0), b + largest * sum(w for w in row if w > 0)) for row, b in rows]
+    return _width(min(low for low, _ in ends), max(high for _, high in ends))
+
+
+def _packed(codes, bits) -> list[int]:
+    """By one large integer: code i weighs 2^(bits * i)."""
+    return _split(sum((c % 2**bits) << (bits * i) for i, c in enumerate(codes)), len(codes), bits)
+
+
+def _split(number: int, count: int, bits: int) -> list[int]:
+    length = -(-count * bits // 8)
+    return list((number % 256**length).to_bytes(length, "little"))
+
+
+def _bytes(cases, wanted, given) -> plots.Drawing:
+    """The bits of the packed bytes of one case, the lowest first, what is right above what was given."""
+    wrong = [i for i in range(len(cases)) if not _same(wanted[i], given[i])]
+    at = wrong[0] if wrong else 5
+    bits = cases[at]["bits"]
+    drawing, axes = plots.canvas(2, 1, height=2.4)
+    for ax, name, numbers in zip(axes, ("right", "yours"), (wanted[at], given[at]), strict=True):
+        row = [[(int(n) >> place) & 1 for n in numbers for place in range(8)]]
+        ax.imshow(row, cmap="Greys", vmin=0, vmax=3, aspect="auto")
+        for edge in range(0, 8 * len(numbers) + 1, 8):
+            ax.axvline(edge - 0.5, color=plots.BLUE, lw=3)
+        for edge in range(0, bits * len(cases[at]["codes"]) + 1, bits):
+            ax.axvline(edge - 0.5, color=plots.ORANGE, lw=1.2, ls="--")
+        for place, bit in enumerate(row[0]):
+            ax.text(place, 0, str(bit), ha="center", va="center", fontsize=9)
+        ax.set(xticks=[], yticks=[], title=name)
+        ax.grid(False)
+    drawing.sentence = (
+        f"The bits of the bytes for codes {cases[at]['codes']} of {bits} bits, the lowest first: the right ones above, "
+        "yours below. Lines part the bytes, broken lines the codes."
+    )
+    return drawing
