@@ -69,14 +69,16 @@ class Layer:
 class Accelerator:
     """A model of an accelerator, every number of which can be replaced: Accelerator(units=64, bandwidth=16).
 
-    units: multipliers, each of `brick` x `brick`-bit cells that make one multiplication of 8 x 8 bits a cycle, or 4 of
+    units: multipliers, each of 16 cells of 2 x 2 bits that make one multiplication of 8 x 8 bits a cycle, or 4 of
     2 x 8, or 16 of 2 x 2; widths are rounded up to one of WIDTHS. Source: Bit Fusion, Sharma et al., ISCA 2018.
     bandwidth: bytes that come from memory in a cycle.
 
     Energy in picojoules, 45 nm, 0.9 V. Source: Horowitz, "Computing's energy problem", ISSCC 2014: an 8-bit
-    multiplication 0.2, a 32-bit addition 0.1, 64 bits from 1 MB of SRAM 100, from DRAM 1300 at least. Weights come from
-    DRAM, activations from SRAM. Ours, not in the source: a multiplication's energy goes with the product of its bits.
-    float_mac: a float32 multiplication and addition there, 3.7 + 0.9.
+    multiplication 0.2, a 32-bit addition 0.1, a float32 multiplication and addition 3.7 + 0.9 (float_mac); 64 bits from
+    1 MB of SRAM 100, from DRAM 1300 to 2600. Read in works that quote its table, not in the paper: the arithmetic in
+    three that agree, SRAM of this size and DRAM in one. Weights come from DRAM, at 1300, activations from SRAM.
+    Ours, not in the source: a multiplication's energy goes with the product of its bits (0.2 for 8 x 8 would be 3.2 for
+    32 x 32, where the table has 3.1), and that a transfer's energy goes with its bits.
     """
 
     units: int = 256
