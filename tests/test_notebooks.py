@@ -1,46 +1,294 @@
-"""The notebooks: they run from top to bottom, and are fit to be read where there is no kernel."""
+"""The lessons: one form for all, two editions from one source, fit to be read where there is no kernel."""
 
-import os
+import ast
+import base64
+import importlib.util
+import io
+import itertools
 import re
 from pathlib import Path
 
+import jupytext
 import nbformat
+import numpy as np
 import pytest
-from nbclient import NotebookClient
+from nbformat.v4 import new_output
+from PIL import Image
 
-NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-QUICK = {"epochs": 1, "pictures": 512}  # of the parameters cell, where a notebook has them
-
-
-@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
-def notebook(request):
-    return nbformat.read(request.param, as_version=4)
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+SOURCES = sorted((NOTEBOOKS / "source").glob("[0-9]*.py"))
+EDITIONS = ("student", "solutions")
+ROUNDED = re.compile(r"[^\w]+")
 
 
-def test_there_are_notebooks():
-    assert NOTEBOOKS
+@pytest.fixture(scope="module")
+def build():
+    spec = importlib.util.spec_from_file_location("build_lessons", NOTEBOOKS / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def test_a_notebook_runs(notebook, monkeypatch, tmp_path):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("HMQ_LAB_DATA", str(tmp_path))  # nothing but what comes with the package
-    parameters = next(c for c in notebook.cells if c.cell_type == "code")
-    for name, value in QUICK.items():
-        parameters.source = re.sub(rf"^{name} = .*$", f"{name} = {value}", parameters.source, flags=re.MULTILINE)
-    NotebookClient(notebook, timeout=240, kernel_name="python3").execute(cwd=os.fspath(tmp_path))
+@pytest.fixture(params=SOURCES, ids=lambda path: path.stem)
+def source(request):
+    return request.param
 
 
-def test_a_notebook_is_fit_to_be_read(notebook):
-    nbformat.validate(notebook)
-    assert "widgets" not in notebook.metadata and notebook.metadata.kernelspec.name == "python3"
-    text = "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")
-    headings = re.findall(r"^(#+) ", text, re.MULTILINE)
-    assert headings[0] == "#" and headings.count("#") == 1
-    assert "**Minutes:**" in text and "After this you can" in text
-    for cell in notebook.cells:
+@pytest.fixture(params=EDITIONS)
+def which(request):
+    return request.param
+
+
+@pytest.fixture
+def built(build, source, which):
+    return nbformat.read(build.EDITIONS[which] / f"{source.stem}.ipynb", as_version=4)
+
+
+def markdown(notebook) -> str:
+    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+
+
+def text_of(node) -> str:
+    return "".join(node) if isinstance(node, list) else node
+
+
+def outputs(notebook):
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+# The sources
+
+
+def test_there_are_lessons_in_order():
+    numbers = [int(path.name[:2]) for path in SOURCES]
+    assert numbers == sorted(set(numbers)) and set(range(7)) <= set(numbers)
+
+
+def test_a_lesson_has_its_parts(build, source):
+    notebook = build.edition(source, "solutions")
+    text = markdown(notebook)
+    headings = [(len(marks), name) for marks, name in re.findall(r"^(#+) (.*)$", text, re.MULTILINE)]
+    assert notebook.cells[0].source.startswith("# ") and [depth for depth, _ in headings].count(1) == 1
+    for (before, _), (depth, name) in itertools.pairwise(headings):
+        assert depth <= before + 1, f"{name} skips a level"
+    lines = notebook.cells[0].source
+    first = " ".join(lines.split())
+    assert re.search(r"\*\*Minutes:\*\* \d+ \((\d+|less than one) ?s? of them computing\)", first), first[:200]
+    for part in ("**Data:**", "**Know first:**", "**After this you can**"):
+        assert part in first
+    objectives = lines.split("**After this you can**")[1].split("\n## ")[0]
+    assert 3 <= len(re.findall(r"^\* ", objectives, re.MULTILINE)) <= 5
+    names = [name for _, name in headings]
+    assert "Summary" in names and "To talk about" in names
+    assert "**In the paper:**" in text and "**Differences:**" in text
+    assert len(re.findall(r"\*Predict:?\*", text)) >= 3
+    exercises = [name for name in names if name.startswith("Exercise")]
+    assert 2 <= len(exercises) <= 4
+    for number, name in enumerate(exercises, 1):
+        assert re.fullmatch(rf"Exercise {number} · .+ \((easy|medium|harder?), \d+ minutes\)", name), name
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert "explorers." in code
+
+
+def test_a_lesson_begins_with_its_parameters(build, source):
+    notebook = build.edition(source, "student")
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert cells[0].metadata.tags == ["parameters"]
+    assigned = {target.id for node in ast.parse(cells[0].source).body for target in node.targets}
+    quick = next(c for c in jupytext.read(source, fmt="py:percent").cells if "parameters" in c.metadata.get("tags", []))
+    assert quick.metadata.get("quick", {}).keys() <= assigned
+
+
+def test_every_exercise_has_a_stub_a_solution_and_a_check(source):
+    cells = jupytext.read(source, fmt="py:percent").cells
+    tags = [tag for cell in cells for tag in cell.metadata.get("tags", []) if tag != "parameters"]
+    exercises = sum(cell.source.count("## Exercise ") for cell in cells if cell.cell_type == "markdown")
+    assert " ".join(tags).split("check")[:-1] and tags.count("check") == exercises
+    order = {"stub": 0, "hint": 1, "solution": 2, "check": 3}
+    group = []
+    for tag in tags:
+        group.append(tag)
+        if tag == "check":
+            assert group.count("stub") == group.count("solution") == 1 and "hint" in group
+            assert group == sorted(group, key=order.__getitem__)
+            group = []
+    for cell in cells:
+        if "stub" in cell.metadata.get("tags", []):
+            assert "raise NotImplementedError" in cell.source
+
+
+# The editions as they are kept
+
+
+def test_an_edition_is_built_from_its_source(build, source, which, built):
+    wanted = build.edition(source, which)
+    assert [(c.id, c.cell_type, c.source) for c in built.cells] == [(c.id, c.cell_type, c.source) for c in wanted.cells]
+    assert [c.metadata for c in built.cells] == [c.metadata for c in wanted.cells]
+
+
+def test_an_edition_ran_from_top_to_bottom(built):
+    counts = [cell.execution_count for cell in built.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1))
+    for output in outputs(built):
+        assert output.output_type != "error"
+        assert output.get("name") != "stderr", output.text
+
+
+def test_an_edition_needs_no_kernel_to_be_read(built):
+    nbformat.validate(built)
+    assert built.metadata.kernelspec.name == "python3" and "widgets" not in built.metadata
+    for output in outputs(built):
+        assert not any("widget" in mime for mime in output.get("data", {}))
+
+
+def test_every_figure_has_a_sentence(built):
+    figures = 0
+    for cell in built.cells:
+        seen = ROUNDED.sub(" ", " ".join(text_of(o.data["text/markdown"]) for o in cell.get("outputs", [])
+                                         if "text/markdown" in o.get("data", {})))  # fmt: skip
         for output in cell.get("outputs", []):
-            assert output.output_type != "error"
             if "image/png" in output.get("data", {}):
-                assert output.metadata["image/png"]["alt"]
-    assert len(nbformat.writes(notebook)) < 600_000
-    assert f"{Path.home()}{os.sep}" not in nbformat.writes(notebook)
+                figures += 1
+                alt = output.metadata["image/png"]["alt"]
+                assert len(alt) > 20 and alt.rstrip().endswith("."), alt
+                assert ROUNDED.sub(" ", alt).strip() in seen, f"not below its figure: {alt}"
+    assert figures >= 3
+
+
+def test_an_edition_is_small_and_names_no_place_on_a_machine(built):
+    written = nbformat.writes(built)
+    assert len(written.encode()) < 600_000
+    said = [o.get("text", "") + o.get("data", {}).get("text/plain", "") for o in outputs(built)]
+    prose = "\n".join([*(cell.source for cell in built.cells), *said])
+    for place in (str(Path.home()) + "/", str(NOTEBOOKS.parent), "/tmp/", "site-packages", "ipykernel"):
+        assert place not in prose, place
+    assert not re.search(r"0x[0-9a-f]{6,}", prose), "an address in memory"
+
+
+def test_links_between_lessons_lead_somewhere(built, build, which):
+    for target in re.findall(r"\]\(([^)#]+\.ipynb)\)", markdown(built)):
+        assert (build.EDITIONS[which] / target).is_file(), target
+
+
+def test_exercises_are_open_for_students_and_solved_in_the_other_edition(built, which):
+    code = [cell for cell in built.cells if cell.cell_type == "code"]
+    stubs = [cell for cell in code if "stub" in cell.metadata.get("tags", [])]
+    checks = [cell for cell in code if "check" in cell.metadata.get("tags", [])]
+    said = [str(cell.outputs) for cell in checks]
+    if which == "student":
+        assert len(stubs) == len(checks) and all("Not attempted yet" in text for text in said)
+        assert markdown(built).count("<details><summary>Solution</summary>") == len(checks)
+    else:
+        assert not stubs and all("✓" in text for text in said)
+        assert "<details>" not in markdown(built)
+
+
+# How they are built
+
+SOURCE = """# %% [markdown]
+# # A lesson
+# %% tags=["parameters"] quick={"epochs": 1, "name": "a"}
+epochs, name = 6, "b"
+# %% tags=["stub"]
+def f(x):
+    raise NotImplementedError
+# %% [markdown] tags=["hint"]
+# Add one.
+# %% tags=["solution"]
+def f(x):
+    return x + 1
+# %% tags=["check"]
+print(f(1))
+# %% tags=["other"]
+epochs
+"""
+
+
+@pytest.fixture
+def lesson(tmp_path):
+    path = tmp_path / "00_a.py"
+    path.write_text(SOURCE, encoding="utf-8")
+    return path
+
+
+def test_students_get_the_stub_and_the_rest_folded_below_the_check(build, lesson):
+    cells = build.edition(lesson, "student").cells
+    assert [(cell.cell_type, cell.metadata.get("tags")) for cell in cells] == [
+        ("markdown", None), ("code", ["parameters"]), ("code", ["stub"]), ("code", ["check"]),
+        ("markdown", None), ("markdown", None), ("code", None),
+    ]  # fmt: skip
+    assert cells[4].source == "<details><summary>Hint</summary>\n\nAdd one.\n\n</details>"
+    assert cells[5].source.startswith(
+        "<details><summary>Solution</summary>\n\n```python\ndef f(x):\n    return x + 1\n"
+    )
+
+
+def test_the_solutions_stand_where_the_stubs_were(build, lesson):
+    cells = build.edition(lesson, "solutions").cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    assert code == ['epochs, name = 6, "b"', "def f(x):\n    return x + 1", "print(f(1))", "epochs"]
+    assert len(cells) == 5
+
+
+def test_the_quick_profile_sets_its_values_behind_the_parameters(build, lesson):
+    cells = [cell for cell in build.edition(lesson, "solutions", quick=True).cells if cell.cell_type == "code"]
+    assert cells[1].source == "epochs = 1\nname = 'a'"
+    scope = {}
+    for cell in cells[:2]:
+        exec(cell.source, scope)
+    assert (scope["epochs"], scope["name"]) == (1, "a")
+
+
+@pytest.mark.parametrize("which", EDITIONS)
+def test_a_build_is_the_same_again(build, lesson, which):
+    first, second = (nbformat.writes(build.edition(lesson, which)) for _ in range(2))
+    assert first == second and '"id": "cell-00"' in first
+
+
+def test_a_solution_without_a_check_is_refused(build, lesson):
+    lesson.write_text(SOURCE.replace('tags=["check"]', 'tags=["other"]'), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"00_a\.py: a hint or solution stands after the last check"):
+        build.edition(lesson, "student")
+
+
+def test_an_unknown_lesson_is_named(build):
+    with pytest.raises(SystemExit, match="no lesson begins with 99; there are 00_start_here"):
+        build.sources(["99"])
+    assert [path.name[:2] for path in build.sources(["00", "06"])] == ["00", "06"]
+
+
+def test_of_a_widget_the_picture_and_its_sentence_stay(build):
+    data = {build.WIDGET: {"model_id": "1"}, "image/png": "aaaa", "text/plain": "Four levels."}
+    widget = new_output("display_data", data=data, metadata={"image/png": {"alt": "Four levels."}})
+    picture, sentence = build.without_kernel(widget)
+    assert picture.data == {"image/png": "aaaa", "text/plain": "Four levels."}
+    assert picture.metadata == {"image/png": {"alt": "Four levels."}}
+    assert sentence.data["text/markdown"] == "*Four levels.*"
+    bar = new_output("display_data", data={build.WIDGET: {"model_id": "1"}, "text/plain": "Box()"})
+    assert build.without_kernel(bar) == []
+    plain = new_output("stream", name="stdout", text="1\n")
+    assert build.without_kernel(plain) == [plain]
+
+
+def test_a_smaller_picture_looks_the_same(build):
+    grey = np.tile(np.linspace(0, 255, 400).astype(np.uint8), (300, 1))
+    colour = np.stack([grey, grey[::-1, ::-1], np.full_like(grey, 90)], 2)
+    Image.fromarray(colour).save(out := io.BytesIO(), "PNG", compress_level=0)
+    small = base64.b64decode(build.smaller(base64.b64encode(out.getvalue()).decode()))
+    again = np.asarray(Image.open(io.BytesIO(small)).convert("RGB")).astype(int)
+    assert len(small) < len(out.getvalue()) / 3 and np.abs(again - colour).max() <= 8
+    assert build.smaller(base64.b64encode(small).decode()) == base64.b64encode(small).decode()
+
+
+def test_pieces_of_a_stream_are_joined(build):
+    pieces = [new_output("stream", name="stdout", text=t) for t in ("a\n", "b\n")]
+    error = new_output("stream", name="stderr", text="c\n")
+    assert [(o.name, o.text) for o in build.merged([*pieces, error])] == [("stdout", "a\nb\n"), ("stderr", "c\n")]
+
+
+def test_an_execution_keeps_what_the_cells_said(build, lesson):
+    notebook = build.edition(lesson, "solutions")
+    build.execute(notebook)
+    said = [cell.outputs for cell in notebook.cells if cell.cell_type == "code"]
+    assert [o.text for o in said[2]] == ["2\n"] and said[3][0].data["text/plain"] == "6"
+    assert notebook.metadata == build.METADATA

@@ -1,0 +1,164 @@
+"""Make the lessons: from one Python file each, the student edition and the one with solutions, executed and cleaned.
+
+    python notebooks/build.py                       # all of them, in full: what `make notebooks` does
+    python notebooks/build.py 01 05                 # those whose names begin so
+    python notebooks/build.py --quick DIR           # not executed, with the parameters of the quick profile: for tests
+
+A source is a Python file in jupytext's percent format, `notebooks/source/NN_name.py`. The tags of its cells:
+
+    parameters   the sizes and the seed; its metadata `quick` says what the quick profile puts in their place
+    stub         an exercise as the student finds it
+    solution     what the edition with solutions has in its place; the student edition folds it away below the check
+    hint         a Markdown cell, folded away in the student edition, left out of the other
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
+from PIL import Image
+
+from hmq_lab.files import replacing
+
+HERE = Path(__file__).parent
+EDITIONS = {"student": HERE, "solutions": HERE / "solutions"}
+WIDGET = "application/vnd.jupyter.widget-view+json"
+LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
+METADATA = {
+    "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+    "language_info": LANGUAGE,
+}
+
+
+def sources(prefixes: list[str]) -> list[Path]:
+    """The sources whose names begin with one of the prefixes; without any, all."""
+    found = sorted((HERE / "source").glob("[0-9]*.py"))
+    chosen = [path for path in found if not prefixes or path.name.startswith(tuple(prefixes))]
+    if not chosen:
+        sys.exit(f"no lesson begins with {' or '.join(prefixes)}; there are {', '.join(p.stem for p in found)}")
+    return chosen
+
+
+def edition(source: Path, which: str, quick: bool = False) -> NotebookNode:
+    """A lesson as students get it, or with the solutions in the place of the stubs; not executed."""
+    written = jupytext.read(source, fmt="py:percent")
+    cells, folded = [], []
+    for cell in written.cells:
+        tags = cell.metadata.get("tags", [])
+        if which == "student" and "solution" in tags:
+            folded.append(fold("Solution", f"```python\n{cell.source}\n```"))
+        elif which == "student" and "hint" in tags:
+            folded.append(fold("Hint", cell.source))
+        elif which == "solutions" and ("stub" in tags or "hint" in tags):
+            continue
+        else:
+            cells.append(fresh(cell))
+            if "check" in tags:
+                cells += [new_markdown_cell(text) for text in folded]
+                folded = []
+        if quick and "parameters" in tags:
+            values = cell.metadata.get("quick", {})
+            cells.append(new_code_cell("\n".join(f"{name} = {value!r}" for name, value in values.items())))
+    if folded:
+        raise ValueError(f"{source.name}: a hint or solution stands after the last check")
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number:02d}"  # the same in every build
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=METADATA)
+    nbformat.validate(notebook)
+    return notebook
+
+
+def fresh(cell: NotebookNode) -> NotebookNode:
+    if cell.cell_type == "markdown":
+        return new_markdown_cell(cell.source)
+    tags = [tag for tag in cell.metadata.get("tags", []) if tag in ("parameters", "stub", "check")]
+    return new_code_cell(cell.source, metadata={"tags": tags} if tags else {})
+
+
+def fold(summary: str, text: str) -> str:
+    return f"<details><summary>{summary}</summary>\n\n{text}\n\n</details>"
+
+
+def execute(notebook: NotebookNode) -> None:
+    """Run it in its own folder, and keep of the outputs what a reader without a kernel can see."""
+    client = NotebookClient(
+        notebook, timeout=1800, kernel_name="python3", record_timing=False, store_widget_state=False
+    )
+    client.execute(cwd=str(HERE))
+    notebook.metadata = nbformat.from_dict(METADATA)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = smaller(output.data["image/png"])
+        if "outputs" in cell:
+            cell.outputs = merged([still for output in cell.outputs for still in without_kernel(output)])
+
+
+def without_kernel(output: NotebookNode) -> list[NotebookNode]:
+    """What is left of an output without its widget, a blank box then: an explorer's picture, and its sentence."""
+    if WIDGET not in output.get("data", {}):
+        return [output]
+    if "image/png" not in output.data:
+        return []
+    sentence = output.metadata["image/png"]["alt"]
+    picture = {mime: value for mime, value in output.data.items() if mime != WIDGET}
+    alt = {"image/png": output.metadata["image/png"]}
+    return [
+        new_output("display_data", data=picture, metadata=alt),
+        new_output("display_data", data={"text/markdown": f"*{sentence}*", "text/plain": sentence}),
+    ]
+
+
+def smaller(picture: str) -> str:
+    """A PNG in base64 with 256 colours: a figure looks the same in a third of the bytes."""
+    pixels = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+    few = pixels.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few.save(out := io.BytesIO(), "PNG", optimize=True)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Neighbouring pieces of one stream as one: how a kernel cuts its text changes from run to run."""
+    result: list[NotebookNode] = []
+    for output in outputs:
+        last = result[-1] if result else None
+        if output.output_type == "stream" and last is not None and last.get("name") == output.name:
+            last.text += output.text
+        else:
+            result.append(output)
+    return result
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        nbformat.write(notebook, temporary)
+    print(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("lessons", nargs="*", help="how their names begin; all by default")
+    parser.add_argument("--quick", type=Path, metavar="DIR", help="write both editions there, quick and not executed")
+    options = parser.parse_args()
+    for source in sources(options.lessons):
+        for which, folder in EDITIONS.items():
+            notebook = edition(source, which, quick=options.quick is not None)
+            if options.quick is not None:
+                write(notebook, options.quick / f"{source.stem}_{which}.ipynb")
+            else:
+                execute(notebook)
+                write(notebook, folder / f"{source.stem}.ipynb")
+
+
+if __name__ == "__main__":
+    main()
