@@ -61,20 +61,20 @@ class IntegerNetwork:
         """(instruction, its value, the values it read) one by one; what nothing reads any more is forgotten."""
         left = Counter(name for i in self.instructions for name in i.inputs)
         values = {}
-        with torch.no_grad():
-            for i in self.instructions:
-                if i.compute is None:
-                    values[i.name] = pictures.detach().cpu()
-                    continue
-                read = [values[name] for name in i.inputs]
+        for i in self.instructions:
+            if i.compute is None:
+                values[i.name] = pictures.detach().cpu()
+                continue
+            read = [values[name] for name in i.inputs]
+            with torch.no_grad():  # not around the yield: who asks may stop asking, and would be left in it
                 values[i.name] = value = i.compute(*read)
                 if i.magnitude is not None:
                     check_int32(value, i.name)
-                yield i, value, read
-                for name in i.inputs:
-                    left[name] -= 1
-                    if not left[name]:
-                        values.pop(name, None)
+            yield i, value, read
+            for name in i.inputs:
+                left[name] -= 1
+                if not left[name]:
+                    values.pop(name, None)
 
     def beyond_float32(self, pictures: Tensor) -> Tensor:
         """How many sums of each picture exceed 2^24, sum |w a| + |b|: there float32 need not be exact. (N,) int64."""

@@ -142,6 +142,15 @@ def read(path: Path) -> Record:
     return Record(**{key: content[key] for key in parts})
 
 
+def names(beginning: str = "") -> tuple[str, ...]:
+    """The records that come with the package, by name, sorted.
+
+    >>> names("builtin")
+    ('builtin-tiny_resnet8-w8-a8',)
+    """
+    return tuple(sorted(path.stem for path in RECORDED.glob("*.json") if path.stem.startswith(beginning)))
+
+
 def recorded(name: str) -> Record:
     """A record that comes with the package.
 
@@ -149,7 +158,7 @@ def recorded(name: str) -> Record:
 
     Raises ValueError naming those there are.
     """
-    there = sorted(path.stem for path in RECORDED.glob("*.json"))
+    there = names()
     if name not in there:
         raise ValueError(f"no record {name!r} comes with hmq_lab: there are {', '.join(there)}")
     return read(RECORDED / f"{name}.json")

@@ -336,3 +336,15 @@ def test_a_comparison_without_pictures():
     model = select(nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 2)), torch.randn(3, 4))
     with pytest.raises(ValueError, match="no pictures"):
         compare(model, [])
+
+
+def test_who_stops_in_the_middle_may_train_afterwards():
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 8, 8)
+    model = select(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)), x)
+    with torch.no_grad():
+        running = IntegerNetwork.from_selected(model).run(x)
+        next(running)
+        next(running)
+    running.close()
+    assert torch.is_grad_enabled()
