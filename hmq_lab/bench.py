@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import gc
 import statistics
@@ -30,11 +31,17 @@ SPACES = [((2, 4, 6, 8), 2), ((2, 4, 6, 8), 4), (range(1, 9), 4), (range(1, 9), 
 
 @dataclass(frozen=True)
 class Work:
-    """What is measured: a network's training step on a batch of 32x32 pictures, and a block on a tensor."""
+    """What is measured, and where: a network's training step on a batch of square pictures, and a block on a tensor.
+
+    precision: "float32" or "bfloat16", of the network's steps (autocast).
+    """
 
     network: str = "resnet20"
     batch: int = 128
     tensor: tuple[int, ...] = (128, 64, 32, 32)
+    size: int = 32
+    device: str = "cpu"
+    precision: str = "float32"
 
 
 def times(*functions: Callable[[], None], rounds: int = 9) -> list[list[float]]:
@@ -45,10 +52,18 @@ def times(*functions: Callable[[], None], rounds: int = 9) -> list[list[float]]:
         function()
     for _ in range(rounds):
         for function, own in zip(functions, found, strict=True):
+            _finished()
             start = time.perf_counter()
             function()
+            _finished()
             own.append(time.perf_counter() - start)
     return found
+
+
+def _finished() -> None:
+    """Wait for what a GPU was given to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def seconds(*functions: Callable[[], None], rounds: int = 9) -> list[float]:
@@ -59,11 +74,11 @@ def seconds(*functions: Callable[[], None], rounds: int = 9) -> list[float]:
 def block(compiled: bool, rounds: int = 9, work: Work = Work()) -> dict[str, float]:
     """A quantization, forward and backward, over `clone()`: float32, a step and threshold per picture."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(work.tensor, generator=generator).requires_grad_()
-    grad = torch.randn(x.shape, generator=generator)
+    x = torch.randn(work.tensor, generator=generator).to(work.device).requires_grad_()
+    grad = torch.randn(x.shape, generator=generator).to(work.device)
     per_picture = (len(x), *[1] * (x.dim() - 1))
-    step = (torch.rand(per_picture, generator=generator) * 0.1 + 0.05).requires_grad_()
-    threshold = (torch.rand(per_picture, generator=generator) + 1).requires_grad_()
+    step = (torch.rand(per_picture, generator=generator) * 0.1 + 0.05).to(work.device).requires_grad_()
+    threshold = (torch.rand(per_picture, generator=generator) + 1).to(work.device).requires_grad_()
 
     def run(function):
         x.grad = step.grad = threshold.grad = None
@@ -81,9 +96,9 @@ def training_step(
     """A training step, float or searching, as a function to call."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    model = models.build(work.network).train()
-    x = torch.randn(work.batch, 3, 32, 32, generator=generator)
-    y = torch.randint(10, (work.batch,), generator=generator)
+    model = models.build(work.network).train().to(work.device)
+    x = torch.randn(work.batch, 3, work.size, work.size, generator=generator).to(work.device)
+    y = torch.randint(10, (work.batch,), generator=generator).to(work.device)
     if channels_last:
         model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     if searching:
@@ -93,7 +108,8 @@ def training_step(
     def step():
         if searching:
             resample(model, generator)
-        loss = F.cross_entropy(model(x), y)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=work.precision == "bfloat16"):
+            loss = F.cross_entropy(model(x).float(), y)
         if searching:
             loss = loss + 32 * budget.hinge(budget.expected_rate(model), 8.0)
         optimizer.zero_grad()
@@ -124,7 +140,7 @@ def memory(searching: bool, compiled: bool = False, space: SearchSpace | None = 
 
 
 def peak(searching: bool, compiled: bool, space: SearchSpace, work: Work) -> float:
-    """What `memory` runs in its process. Linux counts the pages for us; other systems do not let the peak be reset.
+    """What `memory` runs in its process. A GPU's memory torch counts, a CPU's Linux, in pages; no other system does.
 
     A first network's step comes before: what compilers and libraries take once is not the step's. What the C library
     has kept of that for later is given back, or the step would use it and seem to need less.
@@ -132,6 +148,13 @@ def peak(searching: bool, compiled: bool, space: SearchSpace, work: Work) -> flo
     with kernels.compiled(compiled):
         training_step(searching, True, space, work)()
         gc.collect()
+        if torch.device(work.device).type == "cuda":
+            step = training_step(searching, True, space, work)
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            step()
+            step()
+            return float(torch.cuda.max_memory_allocated() - before)
         ctypes.CDLL(None).malloc_trim(0)
         step = training_step(searching, True, space, work)
         before = _status("VmRSS:")
@@ -185,5 +208,6 @@ def report(compiled: bool, quick: bool = False, work: Work = Work()) -> dict:
         "memory": {"float_bytes": bytes_float, "search_bytes": bytes_search},
         "spaces": rows,
         "versions": records.versions(),
-        "hardware": records.hardware(),
+        "work": dataclasses.asdict(work) | {"tensor": list(work.tensor)},
+        "hardware": records.hardware(work.device),
     }

@@ -98,7 +98,7 @@ class HMQ(nn.Module):
         self.register_buffer("has_sign", torch.tensor(signed))  # what `signed` says, for the state dict
         self.register_buffer("temperature", torch.ones(()), persistent=False)
         self.is_fixed = False
-        self._seed, self._noise = 0, None
+        self._seed, self._noise, self._pictures = 0, None, None
         self.register_load_state_dict_pre_hook(_complete)
         self.register_load_state_dict_post_hook(_read_buffers)
 
@@ -180,13 +180,24 @@ class HMQ(nn.Module):
 
     def resample(self, generator: torch.Generator) -> None:
         """Draw new noise, to be called once per training step: until then every forward pass sees the same samples."""
-        self._seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        self._seed, self._pictures = int(torch.randint(2**62, (), generator=generator, device=generator.device)), None
         if self._noise is not None:
             self._noise = self._draw(len(self._noise))
 
+    def look_at(self, first: int, count: int, total: int) -> None:
+        """Say that the next passes see pictures `first` to `first + count` of the `total` of this step.
+
+        They get the noise that they would get in a pass over all `total` pictures; `resample` forgets it.
+        """
+        self._pictures, self._noise = (first, count, total), None
+
     def _draw(self, samples: int) -> Tensor:
         generator = torch.Generator(self.logits.device).manual_seed(self._seed)
-        return gumbel_noise((samples, *self.logits.shape), generator=generator)
+        first, count, total = self._pictures or (0, samples, samples)
+        if count == 0 or samples % count:  # no pictures, or an axis of samples that is not theirs
+            return gumbel_noise((samples, *self.logits.shape), generator=generator)
+        each = samples // count  # a picture may be several samples: its windows of attention
+        return gumbel_noise((total * each, *self.logits.shape), generator=generator)[first * each :][:samples]
 
     def noise(self, samples: int) -> Tensor:
         """The noise of this step, (samples, B, T)."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
 import warnings
 from pathlib import Path
 
-from hmq_lab import cli_hardware
+from hmq_lab import cli_hardware, cli_sweep
+from hmq_lab.recipes import recipe
+from hmq_lab.scale import ProcessLost, is_main, start
 from hmq_lab.settings import PRESETS, preset
 
 SHIPPED = {"builtin": "tiny_resnet8"}  # data: the network whose weights come with the package
@@ -32,12 +35,14 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         options = parser().parse_args(arguments)
+        if hasattr(options, "preset"):
+            _fill(options)
         with warnings.catch_warnings(), _Held() as options.warnings:
             return options.command(options)
     except (BadInput, ValueError, OSError) as error:
         print(f"hmq-lab: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except (FloatingPointError, OverflowError) as error:
+    except (FloatingPointError, OverflowError, ProcessLost) as error:
         print(f"hmq-lab: stopped: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -56,7 +61,9 @@ class _Held:
 
     def say(self, *_):
         while self.messages:
-            print(f"hmq-lab: warning: {self.messages.pop(0)}", file=sys.stderr)
+            message = self.messages.pop(0)
+            if is_main():
+                print(f"hmq-lab: warning: {message}", file=sys.stderr)
 
     def __exit__(self, kind, *_):
         if kind is None:
@@ -69,20 +76,28 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("search", help="search, fine-tune and report", formatter_class=_Help)
     command.set_defaults(command=search)
-    _add_data(command)
+    _add_data(command, default=None)
     command.add_argument("--model", help="a CIFAR network of ours or any of torchvision's (by default, by data)")
     command.add_argument("--weights", help="of the float network: safetensors or .pth (default: shipped, else random)")
-    command.add_argument("--target-weights", type=float, default=8.0, metavar="R", help="compression of the weights")
+    _add_outputs(command)
+    command.add_argument("--target-weights", type=float, metavar="R", help="compression of the weights (default: the "
+                         "preset's, else 8)")  # fmt: skip
     either = command.add_mutually_exclusive_group()
     either.add_argument("--target-activations", type=float, metavar="R", help="of the largest activation")
-    either.add_argument("--activation-bits", type=int, metavar="B", help="of every activation (default: 8)")
+    either.add_argument("--activation-bits", type=int, metavar="B", help="of every activation (default: the preset's, "
+                        "else 8)")  # fmt: skip
     command.add_argument("--hardware", action="store_true", help="fold batch norm, quantize picture, biases and means")
-    command.add_argument("--preset", help=f"{', '.join(PRESETS)} (by default, by data)")
+    command.add_argument("--preset", metavar="NAME", help=f"{', '.join(PRESETS)}; also with a target: -w8-a8 is "
+                         "weights 8 times smaller and 8-bit activations, -w8-acr8 the largest activation 8 times "
+                         "smaller. A network's name: for that one, on ImageNet (by default, by data)")  # fmt: skip
     command.add_argument("--search-epochs", type=int, metavar="N", help="epochs of stage 1 (default: the preset's)")
     command.add_argument("--final-epochs", type=int, metavar="N", help="epochs of stage 2 (default: the preset's)")
     command.add_argument("--batch-size", type=int, metavar="N", help="pictures in a step (default: the preset's)")
+    command.add_argument("--accumulate", type=_whole(1), default=1, metavar="N",
+                         help="parts that a step's pictures go through the network in, one after another")  # fmt: skip
     command.add_argument("--precision", choices=("float32", "bfloat16"), help="of convolutions (default: the preset's)")
     command.add_argument("--compile", choices=("auto", "on", "off"), help="the quantizer (default: the preset's)")
+    command.add_argument("--channels-last", action="store_true", default=None, help="the layout GPUs are fastest in")
     command.add_argument("--bits", default="1,2,3,4,5,6,7,8", help="to choose from, for each weight")
     command.add_argument("--thresholds", type=int, default=8, metavar="N", help="powers of two to choose from")
     command.add_argument("--seed", type=_whole(0, 2**63 - 1), default=0, metavar="N", help="same seed, same run")
@@ -93,11 +108,14 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument("--overwrite", action="store_true", help="begin anew where DIR holds a run already")
     command.add_argument("--no-figures", action="store_true", help="the record alone")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
+    cli_sweep.add(commands, command, _Help)
 
     command = commands.add_parser("figures", help="draw the figures of a run", formatter_class=_Help)
     command.set_defaults(command=figures)
-    command.add_argument("run", type=Path, metavar="DIR", help="a folder with a record.json, or a record")
-    command.add_argument("--out", type=Path, help="where to (default: DIR/figures)")
+    command.add_argument("run", type=Path, nargs="?", metavar="DIR", help="a folder with a record.json, or a record; "
+                         "with --all, a folder of such folders (default: the package's records)")  # fmt: skip
+    command.add_argument("--all", action="store_true", help="the paper's figures and tables, beside what it published")
+    command.add_argument("--out", type=Path, help="where to (default: DIR/figures; with --all docs/figures/paper)")
 
     command = commands.add_parser("placements", help="list what is quantized in a network", formatter_class=_Help)
     command.set_defaults(command=placements)
@@ -109,6 +127,10 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(command=train)
     _add_data(command)
     command.add_argument("--model", help="a CIFAR network of ours or any of torchvision's (by default, by data)")
+    command.add_argument("--weights", metavar="FILE", help="to begin from: safetensors or .pth (default: random ones)")
+    _add_outputs(command)
+    command.add_argument("--freeze-norms", action="store_true", help="batch norms keep their statistics: for weights "
+                         "into which they were folded")  # fmt: skip
     command.add_argument("--epochs", type=int, default=60, metavar="N", help="passes over the training pictures")
     command.add_argument("--learning-rate", type=float, default=0.1, metavar="R", help="its peak")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="pictures in a step")
@@ -123,10 +145,16 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="everything that was measured, as JSON")
     command.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="the quantizer")
     command.add_argument("--quick", action="store_true", help="three rounds instead of nine")
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    command.add_argument("--model", default="resnet20", help="whose training step is measured")
+    command.add_argument("--batch-size", type=_whole(1), default=128, metavar="N", help="pictures in a step")
+    command.add_argument("--picture-size", type=_whole(1), default=32, metavar="N", help="pixels a side")
+    command.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the steps")
     command.add_argument("--figure", type=Path, metavar="FILE", help="draw the cost of larger spaces: .png, .svg, .pdf")
 
     cli_hardware.add(commands, _Help)
     command.add_argument("--explorers", action="store_true", help="the explorers' new pictures instead")
+    command.add_argument("--live", action="store_true", help="what it costs a search to be watched instead")
     return top
 
 
@@ -154,14 +182,42 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action) if tell else action.help
 
 
-def _add_data(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", default="builtin", help="builtin, cifar10, imagenet, or a folder of pictures")
+def _add_outputs(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--outputs", type=_numbers, metavar="LIST", help="each class's output in the last layer of "
+                         "the weights: 0,217,482 or 1-1000 (default: the class's own number)")  # fmt: skip
+
+
+def _numbers(text: str) -> list[int]:
+    """What argparse calls to read whole numbers and ranges of them."""
+    numbers = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()) or int(last or first) < int(first):
+            raise argparse.ArgumentTypeError(f"must be whole numbers and ranges of them, as in 0,3,10-20, got {text!r}")
+        numbers += range(int(first), int(last or first) + 1)
+    return numbers
+
+
+def _add_data(command: argparse.ArgumentParser, default: str | None = "builtin") -> None:
+    command.add_argument("--data", default=default, help="builtin, cifar10, imagenet, or a folder (default: builtin)")
     command.add_argument("--root", type=Path, help="where data sets lie (default: $HMQ_LAB_DATA or ~/.cache/hmq_lab)")
     command.add_argument("--download", action="store_true", help="let torchvision fetch CIFAR10")
     command.add_argument("--normalize", help="what the weights were trained with: builtin, cifar10, imagenet, half or "
                          "identity (default: what the weights' file says, else the data's)")  # fmt: skip
     command.add_argument("--picture-size", type=_whole(1), metavar="N", help="pixels a side that pictures in files are "
                          "brought to (default: 224, small ones as they are)")  # fmt: skip
+
+
+def _fill(options: argparse.Namespace) -> None:
+    """What was not typed, from the preset's name, or else the defaults."""
+    known = recipe(options.preset) if options.preset else recipe("paper")
+    target = known.target
+    if target and options.target_activations is None and options.activation_bits is None:
+        options.target_activations, options.activation_bits = target.activations, target.activation_bits
+    if options.target_weights is None:
+        options.target_weights = target.weights if target else 8.0
+    options.data = options.data or known.data or "builtin"
+    options.model = options.model or known.model
 
 
 def search(options: argparse.Namespace) -> int:
@@ -173,8 +229,9 @@ def search(options: argparse.Namespace) -> int:
     from hmq_lab.files import check_writable
     from hmq_lab.stages import CHECKPOINT, RECORD
     from hmq_lab.stages import search as run
+    from hmq_lab.training import begin_from
     from hmq_lab.weightfiles import SHIPPED as SHELF
-    from hmq_lab.weightfiles import load_weights, read_metadata
+    from hmq_lab.weightfiles import read_metadata
 
     name = options.model or NETWORK_FOR.get(options.data, "mobilenet_v2")
     source = Path(options.data).name
@@ -187,12 +244,13 @@ def search(options: argparse.Namespace) -> int:
     space = SearchSpace(bits, options.thresholds)
     target.check_reachable(space)
     fallback = f"quick/{source}" if f"quick/{source}" in PRESETS else "paper"
-    changes = ("search_epochs", "final_epochs", "batch_size", "precision", "compile")
+    changes = ("search_epochs", "final_epochs", "batch_size", "precision", "compile", "channels_last")
     settings = preset(
         options.preset or fallback, **{key: v for key in changes if (v := getattr(options, key)) is not None}
     )
     device = _device(options.device)
-    check_writable(out)
+    if is_main():
+        check_writable(out)
     if any((out / name).exists() for name in (CHECKPOINT, RECORD)) and not (options.resume or options.overwrite):
         raise BadInput(f"{out} holds a run already: --resume, --overwrite, or another --out")
 
@@ -200,29 +258,38 @@ def search(options: argparse.Namespace) -> int:
     if weights is None and SHIPPED.get(options.data) == name:
         weights = SHELF / f"{options.data}_{name}.safetensors"
     said = read_metadata(weights).get("normalize") if weights else None
-    pictures = data.load(
-        options.data, root=options.root, download=options.download, normalize=options.normalize or said,
-        picture_size=options.picture_size,
-    )  # fmt: skip
+    try:
+        team = start(device)
+    except ImportError as error:
+        raise BadInput(str(error)) from error
+    with team.main_first() if options.download else contextlib.nullcontext():
+        pictures = data.load(
+            options.data, root=options.root, download=options.download, normalize=options.normalize or said,
+            picture_size=options.picture_size,
+        )  # fmt: skip
     torch.manual_seed(options.seed)
     model = models.build(name, classes=len(pictures.classes))
     if weights:
-        load_weights(model, weights)
+        begin_from(model, weights, pictures, outputs=options.outputs, device=device)
     else:
         warnings.warn("no --weights: the search starts from random ones, which is not what it is for", stacklevel=1)
     record = run(
         model, pictures, target, space=space, settings=settings, hardware=options.hardware, seed=options.seed,
         name=name, device=device, out=out, resume=options.resume,
         overwrite=options.overwrite, progress=not options.quiet, on_event=options.warnings.say,
+        accumulate=options.accumulate,
     )  # fmt: skip
+    team.end()
+    if not team.is_main:  # the main process has the last word, the exit code too
+        return 0
     if record.results["status"] == "interrupted":
-        again = shlex.join(["hmq-lab", *_typed(options)])
+        again = shlex.join(["hmq-lab", *_typed(options)]) if team.number == 1 else "the same command with --resume"
         print(f"stopped after {record.results['steps']} steps; to go on: {again}", file=sys.stderr)
         return 1
     print(records.table(record))
     if not options.no_figures:
         try:
-            figures(argparse.Namespace(run=out, out=None))
+            figures(argparse.Namespace(run=out, out=None, all=False))
         except BadInput as error:  # no matplotlib: the search is done all the same
             warnings.warn(str(error), stacklevel=1)
     print(f"written to {out}")
@@ -237,13 +304,19 @@ def _typed(options: argparse.Namespace) -> list[str]:
 def figures(options: argparse.Namespace) -> int:
     from hmq_lab import records
 
-    record = records.read(options.run)
+    if options.run is None and not options.all:
+        raise BadInput("figures of what? Name the folder of a run, or say --all for the paper's")
+    if not options.all:
+        found = records.read(options.run)
+        folder = options.out or (options.run if options.run.is_dir() else options.run.parent) / "figures"
+    else:
+        found = records.within(options.run) if options.run else records.matching()
+        folder = options.out or Path("docs/figures/paper")
     try:
-        from hmq_lab import plots
+        from hmq_lab.plots import paper, write_all
     except ImportError as error:
         raise BadInput(f"figures need {error.name}: pip install hmq_lab[lab]") from error
-    folder = options.out or (options.run if options.run.is_dir() else options.run.parent) / "figures"
-    for path in plots.write_all(record, folder):
+    for path in (paper.write_paper if options.all else write_all)(found, folder):
         print(path)
     return 0
 
@@ -282,6 +355,7 @@ def train(options: argparse.Namespace) -> int:
     about = train_weights(
         name, options.data, options.out, seed=options.seed, root=options.root, download=options.download,
         normalize=options.normalize, picture_size=options.picture_size, epochs=options.epochs,
+        weights=options.weights, outputs=options.outputs, freeze_norms=options.freeze_norms,
         command=shlex.join(["hmq-lab", *sys.argv[1:]]),
         learning_rate=options.learning_rate, batch_size=options.batch_size, device=_device(options.device),
         progress=print,
@@ -295,15 +369,27 @@ def bench(options: argparse.Namespace) -> int:
 
     from hmq_lab import bench, kernels
 
+    if options.live:
+        from hmq_lab.explorers import watching_bench
+
+        found = watching_bench.report(pairs=3 if options.quick else 8)
+        print(json.dumps(found, indent=1) if options.json else watching_bench.text(found))
+        return 0
     if options.explorers:
         from hmq_lab.explorers import bench as pictures
 
         found = pictures.report(rounds=5 if options.quick else 15)
-        print(json.dumps(found, indent=1) if options.json else pictures.text(found))
+        moves = pictures.moves(rounds=3 if options.quick else 9)
+        text = f"{pictures.text(found)}\n{pictures.text_of_moves(moves)}"
+        print(json.dumps(found | {"game": moves}, indent=1) if options.json else text)
         return 0
     compiled = options.compile == "on" or (options.compile == "auto" and kernels.compiler_found())
     draw = _space_figure(options.figure) if options.figure else None
-    found = bench.report(compiled, options.quick)
+    work = bench.Work(
+        options.model, options.batch_size, size=options.picture_size, device=str(_device(options.device)),
+        precision=options.precision,
+    )  # fmt: skip
+    found = bench.report(compiled, options.quick, work)
     if draw:
         draw(found)
     if options.json:

@@ -54,10 +54,9 @@ def add(commands, formatter: type) -> None:
 
 def integer(options: argparse.Namespace) -> int:
     """Exit code 0 if every logit equals the float64 simulation's, and float32's wherever float32 is exact."""
-    from hmq_lab import runs
     from hmq_lab.integer import IntegerNetwork, compare
 
-    network, record = runs.load(options.run)
+    network, record = _load(options.run)
     program = IntegerNetwork.from_selected(network)
     found = compare(network, _test_batches(options, record))
     found |= {"run": str(options.run), "recorded_accuracy": record.results["accuracy"]["test"]}
@@ -81,9 +80,9 @@ def integer(options: argparse.Namespace) -> int:
 def pack(options: argparse.Namespace) -> int:
     import dataclasses
 
-    from hmq_lab import packing, runs
+    from hmq_lab import packing
 
-    network, record = runs.load(options.run)
+    network, record = _load(options.run)
     sizes = packing.pack(network, options.file, record.header["model"])
     print(json.dumps({**dataclasses.asdict(sizes), "counted": sizes.counted}, indent=1) if options.json else sizes)
     return 0
@@ -98,13 +97,11 @@ def unpack(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    from hmq_lab import runs
-
     try:
         from hmq_lab import onnx_export
     except ImportError as error:
         raise ValueError(f"the export needs {error.name}: pip install hmq_lab[export]") from error
-    network, record = runs.load(options.run)
+    network, record = _load(options.run)
     written = onnx_export.export(network, options.file, native=options.native)
     size, opset = options.file.stat().st_size, written.opset_import[0].version
     about = {"file": str(options.file), "bytes": size, "nodes": len(written.graph.node), "opset": opset}
@@ -126,8 +123,30 @@ def export(options: argparse.Namespace) -> int:
     return 0
 
 
+def _load(run: Path):
+    """The network of a run, and its record."""
+    from hmq_lab import records, runs
+
+    _known(records.read(run))
+    return runs.load(run)
+
+
+def _known(record):
+    """The record, if a command can build its network again."""
+    from hmq_lab import runs
+
+    if name := runs.own_module(record):
+        raise ValueError(
+            f"this run is of your own module {name}: in Python, IntegerNetwork.from_selected, packing.pack, "
+            f"onnx_export.export and costs.count take it, from runs.load(folder, network={name}(...))"
+        )
+    return record
+
+
 def _test_batches(options: argparse.Namespace, record):
     """(pictures, classes) of the first of the test pictures, as many as asked for."""
+    import dataclasses
+
     from hmq_lab import data
 
     for name in ("pictures", "batch_size"):
@@ -135,6 +154,8 @@ def _test_batches(options: argparse.Namespace, record):
             raise ValueError(f"--{name.replace('_', '-')} must be from 1 on, got {getattr(options, name)}")
     source, normalize = options.data or record.header["data"], record.header["normalize"]
     test = data.load(source, root=options.root, normalize=normalize).test
+    if isinstance(test, data.Folder) and "picture" in record.header:
+        test = dataclasses.replace(test, **data.sizes(record.header["picture"][-1]))  # as large as in the search
     left = min(options.pictures or len(test), len(test))
     for x, y in test.batches(min(options.batch_size, left)):
         yield x[:left], y[:left]
@@ -149,7 +170,7 @@ def costs(options: argparse.Namespace) -> int:
     from hmq_lab import costs, records, runs
 
     machine = costs.Accelerator(units=options.units, bandwidth=options.bandwidth)
-    layers = costs.count(runs.rebuild(records.read(options.run)))
+    layers = costs.count(runs.rebuild(_known(records.read(options.run))))
     if options.json:
         found = {"accelerator": dataclasses.asdict(machine), "layers": [dataclasses.asdict(i) for i in layers],
                  "total": costs.total(layers, machine),

@@ -78,8 +78,8 @@ def load(
     Traceback (most recent call last):
     FileNotFoundError: no CIFAR10 in nowhere/cifar10 or nowhere: looked for cifar-10-batches-py/, ...
 
-    source: "builtin", "cifar10", "imagenet" (the folder of that name in `root`), or a folder that holds
-    train/<class>/<picture> and the same under val/ and test/; where one is missing, the other is the test set.
+    source: "builtin", "cifar10", "imagenet" (the folder of that name in `root`), or a folder, also one in `root`, that
+    holds train/<class>/<picture> and the same under val/ and test/; where one is missing, the other is the test set.
     download: let torchvision fetch CIFAR10. Nothing is fetched without it, and nothing else ever.
     normalize: a key of STATISTICS, the one that the weights were trained with; None is the data set's own, and
     ImageNet's for other folders.
@@ -107,6 +107,7 @@ def load(
             )
     else:
         place = Path(source).expanduser()
+        place = place if place.is_dir() else root / source
         if not place.is_dir():
             near = difflib.get_close_matches(str(source).lower(), NAMES, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it is neither {', '.join(NAMES)} nor a folder"
@@ -133,6 +134,11 @@ def load(
     return Data(name, classes, normalize, train.subset(rest), train.subset(held), test)
 
 
+def sizes(picture_size: int) -> dict[str, int]:
+    """How a `Folder` brings pictures to so many pixels a side: 224 out of 256, others in proportion."""
+    return {"size": picture_size, "resize": picture_size * 8 // 7}
+
+
 def _check_no_size(picture_size: int | None, what: str) -> None:
     if picture_size is not None:
         raise ValueError(f"picture_size is for pictures in files: {what} have 32 pixels a side, got {picture_size}")
@@ -157,9 +163,8 @@ def _in_memory_or_not(splits: dict, normalize: str, picture_size, workers) -> di
     if isinstance(first, str):
         pixels = read(first).size
         if picture_size is not None or max(pixels) > SMALL:
-            size = picture_size or 224
-            options = {"size": size, "resize": size * 8 // 7}  # 224 out of 256
-            options |= {} if workers is None else {"workers": workers}
+            options = {} if workers is None else {"workers": workers}
+            options |= sizes(picture_size or 224)
             return {s: Folder(files, labels, mean, std, **options) for s, (files, labels) in splits.items()}
         splits = {s: (folders.decode(files, pixels), labels) for s, (files, labels) in splits.items()}
     return {s: Pictures(*folders.by_content(*both), mean, std) for s, both in splits.items()}

@@ -53,14 +53,16 @@ def fold(model: nn.Module) -> list[Folded]:
     Computed in float64: in evaluation the network's outputs change by rounding alone. Outputs of a linear layer are
     taken to be (N, features), as batch norm sees them.
     """
-    pairs = None
-    for training in (False, True):
-        found = _pairs(model, trace(model, training))
-        pairs = found if pairs is None else [pair for pair in pairs if pair in found]
-    done = [Folded(model, layer, norm) for layer, norm in pairs]
+    done = [Folded(model, layer, norm) for layer, norm in pairs(model)]
     for pair in done:
         pair.do()
     return done
+
+
+def pairs(model: nn.Module) -> list[tuple[str, str]]:
+    """The names of (layer, batch norm) that `fold` folds, in both modes."""
+    evaluation, training = (_pairs(model, trace(model, mode)) for mode in (False, True))
+    return [pair for pair in evaluation if pair in training]
 
 
 def folded(weight: Tensor, bias: Tensor | None, norm: NORMS) -> tuple[nn.Parameter, nn.Parameter]:

@@ -25,6 +25,12 @@ from hmq_lab.records import columns
 class IntegerNetwork:
     """A program of `Instruction`s that computes a quantized network's logits with integers.
 
+    >>> codes, exponent = IntegerNetwork.from_selected(model)(pictures)
+    >>> values = codes * 2.0**exponent                      # the simulation's logits, model(pictures)
+
+    The value of a tensor is codes * 2**exponent: codes alone are not the logits. To compare with the simulation,
+    `compare` counts over many pictures where the two differ.
+
     Every tensor is int64 codes and a power of two. A convolution multiplies and adds integers, and the exponents of its
     step_w and step_x add up; a residual sum shifts one side left until the exponents agree; a block shifts right,
     rounds half to even and saturates. Only the picture's block reads floats. Runs on the CPU.

@@ -15,6 +15,7 @@ import difflib
 import functools
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -142,7 +143,8 @@ class MobileNetV1(nn.Module):
     >>> len(weights), sum(w.numel() for w in weights)
     (28, 4209088)
 
-    norm=False: convolutions with biases and no batch norm, for weights into which it was folded.
+    norm=False: convolutions with biases and no batch norm, for weights into which it was folded. Weights as TensorFlow
+    has them know 1,001 classes, the first of them the background: label k is output k + 1.
     Source: Howard et al., MobileNets, table 1, with ReLU6 as in the TensorFlow models.
     """
 
@@ -163,6 +165,18 @@ class MobileNetV1(nn.Module):
         self.fc = nn.Linear(planes, classes)
         for layer in self.layers:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out")
+
+    def unfold(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A file's tensors without batch norm, as this network's: each norm adds the bias and does nothing else."""
+        if "norms.0.weight" in tensors or not isinstance(self.norms[0], nn.BatchNorm2d):
+            return tensors
+        found = dict(tensors)
+        for k, norm in enumerate(self.norms):
+            if (bias := found.pop(f"layers.{k}.bias", None)) is not None:
+                one, zero = torch.ones_like(bias), torch.zeros_like(bias)
+                parts = {"weight": one, "bias": bias, "running_mean": zero, "running_var": one - norm.eps}
+                found |= {f"norms.{k}.{part}": t for part, t in parts.items()}
+        return found
 
     def forward(self, x: Tensor) -> Tensor:  # (B, 3, 224, 224)
         for layer, norm, relu in zip(self.layers, self.norms, self.relus, strict=True):

@@ -3,6 +3,7 @@
 >>> sizes = pack(network, "packed.safetensors", "resnet20")
 >>> sizes.file, sizes.counted
 >>> network = unpack("packed.safetensors")                  # the same logits, bit for bit
+>>> network = unpack("own.safetensors", network=Net())      # of your own module, built as it was before the search
 
 The file is safetensors: "weights" holds the codes of all quantized weights, b bits each, two's complement, the lowest
 bit first, each tensor from a new byte on, in the order of the header; "floats" the other parameters and buffers in
@@ -20,13 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hmq_lab import budget
+from hmq_lab import budget, models
 from hmq_lab.attached import blocks, placements
 from hmq_lab.block import SearchSpace
 from hmq_lab.files import read_tensors, write_tensors
 from hmq_lab.placement import detach
 from hmq_lab.quantizer import Scheme, codes
-from hmq_lab.runs import build
+from hmq_lab.runs import build, fresh
 
 FORMAT = "hmq_lab packed 1"
 
@@ -61,7 +62,7 @@ class Sizes:
 
 
 def pack(network: nn.Module, path: Path | str, name: str) -> Sizes:
-    """Write an attached network with fixed schemes; `name` is what `models.build` knows it by.
+    """Write an attached network with fixed schemes; `name` is what `models.build` knows it by, or any of your own.
 
     Raises ValueError for a network whose schemes are not fixed.
     """
@@ -95,10 +96,15 @@ def pack(network: nn.Module, path: Path | str, name: str) -> Sizes:
     return Sizes(Path(path).stat().st_size, bits / 8, rest, 4 * elements + rest, budget.rates(network).weights)
 
 
-def unpack(path: Path | str) -> nn.Module:
+def unpack(path: Path | str, network: nn.Module | None = None) -> nn.Module:
     """The network of a packed file, in evaluation mode, its blocks on it and its weights quantized already.
 
-    Raises FileNotFoundError, and ValueError for a file that is truncated, altered, or no packed network.
+    >>> unpack("packed.safetensors")(pictures)
+
+    network: for a packed module of your own, that module, built as it was before the search: the blocks go on it and
+    the file's weights into it. None builds the one of `models` that the file names.
+    Raises FileNotFoundError, and ValueError for a file that is truncated, altered, or no packed network, and for a
+    network that does not fit, as far as names of tensors and numbers of elements tell; it is left without blocks.
     """
     tensors, header = read_tensors(path)
     if header.get("format") != FORMAT:
@@ -106,23 +112,33 @@ def unpack(path: Path | str) -> nn.Module:
     weights = {_full(name): scheme for name, scheme in _schemes(header["weights"]).items()}
     schemes, bits = weights | _schemes(header["activations"]), {scheme.bits for scheme in weights.values()}
     largest = {name: scheme.threshold_exponent for name, scheme in schemes.items()}
-    network = build(header["model"], header["classes"], header["picture"], schemes, SearchSpace(tuple(bits), 1),
-                    largest, header["hardware"])  # fmt: skip
+    name = header["model"] if network is None else type(network).__name__
+    if network is None:
+        if name not in models.names():
+            raise ValueError(f"{path} holds your own module {name}: give it as network=, as it was built")
+        network = fresh(name, header["classes"])
+    build(network, header["picture"], schemes, SearchSpace(tuple(bits), 1), largest, header["hardware"])
+    length = sum(-(-scheme.bits * _original(network, key).numel() // 8) for key, scheme in weights.items())
+    floats = sum(tensor.numel() for tensor in _floats(network))
+    if (held := (len(tensors["weights"]), len(tensors["floats"]))) != (length, floats):
+        detach(network)
+        raise ValueError(
+            f"{path} holds other tensors than {name} has: {held[0]:,} bytes of weights and "
+            f"{held[1]:,} floats there, {length:,} and {floats:,} here"
+        )
     shapes = {p.name: p.shape for p in placements(network)}
     at, data = 0, tensors["weights"]
     with torch.no_grad():
-        for name, scheme in weights.items():
-            original = _original(network, name)
+        for key, scheme in weights.items():
+            original = _original(network, key)
             length = -(-scheme.bits * original.numel() // 8)
             values = unpack_bits(data[at : at + length], scheme.bits, original.numel())
-            original.copy_(values.view(shapes[name]) * scheme.step)
+            original.copy_(values.view(shapes[key]) * scheme.step)
             at += length
         rest = tensors["floats"]
         for tensor in _floats(network):
             tensor.copy_(rest[: tensor.numel()].view(tensor.shape))
             rest = rest[tensor.numel() :]
-    if at != len(data) or len(rest):
-        raise ValueError(f"{path} holds other tensors than {header['model']} has")
     return network
 
 

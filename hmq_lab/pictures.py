@@ -66,22 +66,32 @@ class Pictures:
         indices = torch.as_tensor(indices, dtype=torch.long)
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
+    def to(self, device: torch.device | str) -> Pictures:
+        """The same pictures held on another device: batches are then cut out, varied and normalized there."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
     def batches(
-        self, batch_size: int, *, seed=None, epoch=0, start=0, augment=False, device="cpu", drop_last=False
+        self, batch_size: int, *, seed=None, epoch=0, start=0, augment=False, device="cpu", drop_last=False, part=(0, 1)
     ) -> Batches:
         """Pairs of normalized pictures, float32 (B, 3, H, W), and labels, int64 (B,), on `device`.
 
         seed: None goes through in order; a number shuffles, every epoch anew. start: the first batch wanted, from 0.
         augment: vary the pictures, which needs a seed. drop_last: leave out a last batch that is not full.
+        part: (r, n) gives the r-th of n parts of every batch, as it is in the whole (see `own`); no empty ones.
         Raises ValueError at the call, before the first batch is asked for.
         """
         parts = plan(len(self), batch_size, seed, epoch, start, augment, drop_last)
 
         def go() -> Batches:
-            for k, indices in enumerate(parts, start):
-                x = self.images[indices.to(self.images.device)].to(device)
+            for k, whole in enumerate(parts, start):
+                rows, count = own(len(whole), part), len(whole)
+                indices = whole[rows].to(self.images.device)
+                if len(indices) == 0:
+                    continue
+                x = self.images[indices].to(device)
                 if augment and self.augmentation:
-                    x = crop_flip(x, generator(seed, "augment", epoch, k), flip=self.augmentation == "crop_flip")
+                    flip = self.augmentation == "crop_flip"
+                    x = crop_flip(x, generator(seed, "augment", epoch, k), flip=flip, rows=rows, count=count)
                 yield normalize(x, self.mean, self.std), self.labels[indices.to(self.labels.device)].to(device)
 
         return go()
@@ -116,11 +126,16 @@ class Folder:
         indices = torch.as_tensor(indices, dtype=torch.long)
         return replace(self, files=tuple(self.files[i] for i in indices.tolist()), labels=self.labels[indices])
 
+    def to(self, device: torch.device | str) -> Folder:
+        """Itself: pictures in files go to a device batch by batch."""
+        return self
+
     def batches(
-        self, batch_size: int, *, seed=None, epoch=0, start=0, augment=False, device="cpu", drop_last=False
+        self, batch_size: int, *, seed=None, epoch=0, start=0, augment=False, device="cpu", drop_last=False, part=(0, 1)
     ) -> Batches:
         """As `Pictures.batches`. Raises ValueError naming the file when a picture cannot be read."""
-        parts = plan(len(self), batch_size, seed, epoch, start, augment, drop_last)
+        parts = [p[own(len(p), part)] for p in plan(len(self), batch_size, seed, epoch, start, augment, drop_last)]
+        parts = [p for p in parts if len(p)]
         views = _Views(self.files, self.size, self.resize, ("augment", epoch) if augment else None, seed)
         loader = torch.utils.data.DataLoader(
             views,
@@ -158,6 +173,18 @@ def plan(count, batch_size, seed=None, epoch=0, start=0, augment=False, drop_las
     return parts[start:]
 
 
+def own(count: int, part: tuple[int, int]) -> slice:
+    """Which pictures of a batch of `count` are the r-th of n parts: in a row, as equally many as can be.
+
+    >>> [own(7, (r, 3)) for r in range(3)]
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 7, None)]
+    """
+    r, n = part
+    if not 0 <= r < n:
+        raise ValueError(f"part must be (r, n) with r from 0 to n - 1, got {part}")
+    return slice(count * r // n, count * (r + 1) // n)
+
+
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 0 to 255 -> float32 (value / 255 - mean) / std, channel by channel.
 
@@ -168,20 +195,31 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     return images.float().div_(255).sub_(mean).div_(std)
 
 
-def crop_flip(images: Tensor, rng: torch.Generator, padding: int = 4, flip: bool = True) -> Tensor:
+def crop_flip(
+    images: Tensor,
+    rng: torch.Generator,
+    padding: int = 4,
+    flip: bool = True,
+    rows: slice = slice(None),
+    count: int | None = None,
+) -> Tensor:
     """Every picture moved by up to `padding` pixels, and mirrored half of the time; the whole batch in one gather.
 
     images: (B, C, H, W) of any type and device; rng: a CPU generator, so every device gives the same pictures.
+    rows, count: the images are these of a batch of so many, and vary as they do in it.
     Returns (B, C, H, W). Source: He et al., Deep Residual Learning, section 4.2.
     """
-    b, _, h, w = images.shape
-    rows = torch.randint(2 * padding + 1, (b, 1), generator=rng) + torch.arange(h)  # (B, H)
-    columns = torch.randint(2 * padding + 1, (b, 1), generator=rng) + torch.arange(w)  # (B, W)
+    (b, _, h, w), device = images.shape, images.device
+    count = b if count is None else count
+    down = torch.randint(2 * padding + 1, (count, 1), generator=rng)[rows].to(device)
+    right = torch.randint(2 * padding + 1, (count, 1), generator=rng)[rows].to(device)
+    lines, columns = (shift + torch.arange(n, device=device) for shift, n in ((down, h), (right, w)))  # (B, H), (B, W)
     if flip:
-        columns = torch.where(torch.rand(b, 1, generator=rng) < 0.5, columns.flip(1), columns)
-    picture, rows, columns = (t.to(images.device) for t in (torch.arange(b), rows, columns))
+        mirrored = (torch.rand(count, 1, generator=rng) < 0.5)[rows].to(device)
+        columns = torch.where(mirrored, columns.flip(1), columns)
     padded = F.pad(images, (padding,) * 4)
-    moved = padded[picture[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # (B, H, W, C)
+    picture = torch.arange(b, device=device)[:, None, None]
+    moved = padded[picture, :, lines[:, :, None], columns[:, None, :]]  # (B, H, W, C)
     return moved.permute(0, 3, 1, 2)
 
 

@@ -73,7 +73,8 @@ class Scheme:
         return tuple(q * self.step for q in range(lo, hi + 1))
 
     def __str__(self):
-        return f"{self.bits} bits {'signed' if self.signed else 'unsigned'} below 2^{self.threshold_exponent}"
+        count = f"{self.bits} bit{'' if self.bits == 1 else 's'}"
+        return f"{count} {'signed' if self.signed else 'unsigned'} below 2^{self.threshold_exponent}"
 
 
 def check_bits(bits, among=None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from hmq_lab.placement import placements
 SCHEMA = 1
 RECORDED = Path(__file__).parent / "recorded"
 KINDS = {"step", "tables", "epoch", "repair"}
+SHORT = 0.9  # of the target: a search that ends below that has not chosen the bits, its repair has
 
 
 @dataclass
@@ -164,6 +166,57 @@ def recorded(name: str) -> Record:
     return read(RECORDED / f"{name}.json")
 
 
+def matching(**header) -> dict[str, Record]:
+    """The records that come with the package and have these values in their headers, by name; smaller targets first.
+
+    >>> list(matching(data="cifar10", model="resnet20"))
+    ['cifar10-resnet20-w8-a8', ..., 'cifar10-resnet20-w16-a8', ...]
+
+    A value may be a function that says whether it fits: matching(model=lambda model: "mobilenet" in model). A key that
+    a header does not have counts as None.
+    """
+
+    def fits(record: Record) -> bool:
+        found = {key: record.header.get(key) for key in header}
+        return all(want(found[key]) if callable(want) else found[key] == want for key, want in header.items())
+
+    every = {name: recorded(name) for name in names()}
+    order = sorted(every, key=lambda name: (every[name].header["target"]["weights"], every[name].header["seed"], name))
+    return {name: every[name] for name in order if fits(every[name])}
+
+
+def within(folder: Path) -> dict[str, Record]:
+    """The records in the folders of a folder, as a sweep leaves them, by name.
+
+    >>> within("runs/sweep-cifar10-resnet20")
+
+    Raises FileNotFoundError where there is none.
+    """
+    found = {path.parent.name: read(path) for path in sorted(Path(folder).glob("*/record.json"))}
+    if not found:
+        raise FileNotFoundError(f"no folder in {folder} holds a record.json")
+    return found
+
+
+def label(record: Record) -> str:
+    """A record in a few words: its target, and what else tells it from others.
+
+    >>> label(recorded("cifar10-resnet20-w16-a8"))
+    'target 16, seed 0'
+    """
+    target = record.header["target"]
+    activations, bits = target["activations"], target["activation_bits"]
+    parts = [f"target {target['weights']:g}"]
+    parts += [f"{bits}-bit activations"] if bits not in (None, 8) else []
+    parts += [f"activation target {activations:g}"] if activations is not None else []
+    parts += ["hardware mode"] if record.header.get("hardware_mode") else []
+    bits = record.header.get("space", {}).get("bits")
+    if bits not in (None, list(range(1, 9))):
+        whole = bits == list(range(bits[0], bits[-1] + 1))
+        parts += [(f"{bits[0]} to {bits[-1]}" if whole else ", ".join(map(str, bits))) + " bits"]
+    return ", ".join([*parts, f"seed {record.header['seed']}"])
+
+
 def table(record: Record) -> str:
     """The schemes, rates and accuracies of a record as text.
 
@@ -186,6 +239,8 @@ def summary(record: Record) -> str:
     >>> print(summary(record))
     weights: 8.02 times smaller (target 8); counting all weights 8.02, the whole checkpoint 6.78
     ...
+
+    A search that ended clearly short of its target says so: its bits are the repair's choice, not the search's.
     """
     rates, target, accuracy = (record.results.get(key, {}) for key in ("rates", "target", "accuracy"))
     lines = [
@@ -193,6 +248,13 @@ def summary(record: Record) -> str:
         f"{rates['all_weights']:.2f}, the whole checkpoint {rates['checkpoint']:.2f}",
         f"activations: the largest {rates['activations']:.2f} times smaller",
     ]
+    before = record.results.get("rates_before_repair", {}).get("weights", math.inf)
+    if before < SHORT * target["weights"]:
+        steps = record.of("repair")[0]["step"]
+        lines.append(
+            f"the search ended at rate {before:.2f} after {steps:,} steps; the repair chose the rest: search longer "
+            "(more epochs, a smaller batch)"
+        )
     if "test" in accuracy:
         change = accuracy["test"] - accuracy["float_test"]
         lines.append(f"test accuracy: {accuracy['test']:.2f} %, float {accuracy['float_test']:.2f} % ({change:+.2f})")

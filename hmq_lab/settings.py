@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from dataclasses import dataclass
 
 from hmq_lab.gumbel import Cycles
@@ -22,6 +23,7 @@ class Settings:
     Stage 1, the search, trains weights and logits for search_epochs; stage 2, fine-tuning, trains the weights with the
     selected schemes for final_epochs. Cycles of the temperature and steps of the target scale with search_epochs: there
     are `cycles` equal cycles, and the target rises from first_target in target_steps steps of a cycle each.
+    batch_size is that of a step: with several processes each takes its part of it (the paper's is 256 per process).
     Raises ValueError naming the setting and what is allowed. Source: HMQ, section 4, and the authors' code.
     """
 
@@ -103,6 +105,9 @@ class Settings:
 PRESETS = {
     "paper": Settings(),
     "paper/mobilenet_v1": Settings(network_rate=5e-6, final_rate=5e-6, gamma=64.0, logit_rate=0.005),
+    "paper/mobilenet_v2": Settings(),
+    "paper/resnet50": Settings(),
+    "paper/efficientnet_b0": Settings(),
     "quick/builtin": Settings(
         search_epochs=6, final_epochs=8, batch_size=64, network_rate=1e-3, final_rate=1e-3, final_schedule="cosine",
         logit_rate=0.05, cycles=3, target_steps=2, margin=0.03, refill=True, calibration_pictures=1024,
@@ -112,15 +117,42 @@ PRESETS = {
         logit_rate=0.05, cycles=2, target_steps=1, margin=0.03, refill=True, calibration_pictures=5120,
         precision="bfloat16", log_every=20,
     ),
+    "quick/imagenette": Settings(  # ten classes of ImageNet, some 1,500 training pictures
+        search_epochs=4, final_epochs=6, batch_size=32, network_rate=5e-4, final_rate=5e-4, final_schedule="cosine",
+        logit_rate=0.4, cycles=2, target_steps=1, margin=0.03, refill=True, calibration_pictures=640,
+        channels_last=True, log_every=5,
+    ),
 }  # fmt: skip
 
 
 def preset(name: str, **changes) -> Settings:
     """A preset by name, with changes.
 
-    Raises ValueError naming the near ones for an unknown name, and TypeError for an unknown setting.
+    A target in the name, as in paper/mobilenet_v2-w8-a8, changes no setting: see `recipes`. Raises ValueError for an
+    unknown name and TypeError for an unknown setting, naming the near ones.
     """
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.3) or list(PRESETS)
-        raise ValueError(f"no preset {name!r}: did you mean {' or '.join(near)}?")
+    name = split_name(name)[0]
+    known = [f.name for f in dataclasses.fields(Settings)]
+    for change in changes:
+        if change not in known:
+            near = difflib.get_close_matches(change, known, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+            raise TypeError(f"no setting {change!r}: {hint}")
     return dataclasses.replace(PRESETS[name], **changes)
+
+
+def split_name(name: str) -> tuple[str, tuple[str | None, str | None, str | None] | None]:
+    """A preset, and the numbers of the target that its name goes on with: of weights, of activation bits or rate.
+
+    >>> split_name("paper/resnet50-w15.7-a8"), split_name("paper")
+    (('paper/resnet50', ('15.7', '8', None)), ('paper', None))
+
+    Raises ValueError naming the near ones for an unknown name.
+    """
+    number = r"\d+(?:\.\d+)?"
+    found = re.fullmatch(rf"(.+?)-w({number})(?:-a({number})|-acr({number}))?", name)
+    base = found[1] if found else name
+    if base not in PRESETS:
+        near = difflib.get_close_matches(base, PRESETS, n=3, cutoff=0.3) or list(PRESETS)
+        raise ValueError(f"no preset {name!r}: did you mean {' or '.join(near)}?")
+    return base, found.groups()[1:] if found else None

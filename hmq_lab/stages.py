@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
@@ -12,17 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hmq_lab import budget, checkpoints, kernels, records
-from hmq_lab.block import SearchSpace, check_space
+from hmq_lab import budget, checkpoints, kernels, records, scale
+from hmq_lab.block import HMQ, SearchSpace, check_space
 from hmq_lab.budget import Target
 from hmq_lab.data import Data, load
 from hmq_lab.files import check_writable, digest, read_tensors, write_tensors
 from hmq_lab.graph import in_mode
 from hmq_lab.interruption import stop_signals
+from hmq_lab.loss import Loss, class_scores, first_not_finite
 from hmq_lab.placement import attach, blocks, calibrate, set_activation_bits, switched_off
 from hmq_lab.records import Record
 from hmq_lab.seeds import generator, stable_hash
@@ -49,6 +50,8 @@ def search(
     overwrite: bool = False,
     progress: bool = True,
     on_event: Callable[[dict], None] | None = None,
+    accumulate: int = 1,
+    shared_noise: bool = False,
 ) -> Record:
     """Search the bit-width and threshold of every tensor of a trained float network, fine-tune, and tell.
 
@@ -62,12 +65,21 @@ def search(
     hardware: see `attach`. seed: same seed, same run, on one machine. name: of the network, for the record.
     out: a folder for record.json, network.safetensors and, after each epoch, a checkpoint. resume: go on from it;
     overwrite: begin anew where there is one. The network comes back in training mode, its schemes fixed.
-    on_event: called with every event as it happens (see `Record`).
+    on_event: called with every event as it happens (see `Record`), in every process.
+    accumulate: parts that a step's pictures go through the network in, one after another, where memory is short.
+
+    Under `accelerate launch`, `torchrun` or `notebook_launcher`, one search runs in all the processes together: each
+    takes its part of every batch, gradients are averaged by DDP, and all return the same record; the main process
+    writes the files, in a folder that all must see. Each process draws Gumbel noise of its own; shared_noise: the noise
+    that its pictures would get in one process. How many processes and parts there are is no part of the configuration:
+    a run may go on with others. Batch norm sees the pictures of one part of one process at a time, and its statistics
+    are the main process's.
 
     A validation split cut from the training set chooses the epoch of stage 2 that is kept; the test set is looked at
-    once, at the end. Ctrl-C finishes the step, saves, and returns a record with status "interrupted".
+    once, at the end. Ctrl-C finishes the step, saves, and returns a record with status "interrupted"; a signal to one
+    process stops all of them after the same step.
     Raises ValueError for bad input, FileExistsError where `out` holds a run, FloatingPointError naming the first tensor
-    when a loss is not finite.
+    when a loss is not finite, scale.ProcessLost when another process of the search has ended.
     """
     data = data if isinstance(data, Data) else load(data)
     target = target if isinstance(target, Target) else Target(weights=target)
@@ -86,16 +98,24 @@ def search(
     name, device = name or type(model).__name__, torch.device(device)
     if device.type == "meta":
         raise ValueError("device must be one that computes, such as cpu or cuda, got meta")
-    run = _Run(model, data, target, space, settings, hardware, seed, name, device, on_event)
+    team = scale.start(device)
+    parts = team.number * accumulate
+    if accumulate < 1 or settings.batch_size % parts:
+        raise ValueError(
+            f"batch_size must be a multiple of processes * accumulate, got {settings.batch_size} for "
+            f"{team.number} * {accumulate}"
+        )
+    run = _Run(model, data, target, space, settings, hardware, seed, name, team, on_event, accumulate, shared_noise)
     out = None if out is None else Path(out)
     if out is not None:
-        check_writable(out)
+        if team.is_main:
+            check_writable(out)
         there = [name for name in (CHECKPOINT, RECORD) if (out / name).exists()]
         if there and not (resume or overwrite):
             raise FileExistsError(f"{out} holds a run already ({there[0]}): resume it, overwrite it, or choose another")
         if resume and there == [RECORD]:
             return run.already_done(out)
-        if not resume:
+        if not resume and team.is_main:
             for name in (RECORD, NETWORK, CHECKPOINT):
                 (out / name).unlink(missing_ok=True)
     return run.go(out, resume, progress)
@@ -104,10 +124,12 @@ def search(
 class _Run:
     """One search: what it is to do, and where it stands. All that changes on the way is in a checkpoint."""
 
-    def __init__(self, model, data, target, space, settings, hardware, seed, name, device, on_event):
+    def __init__(
+        self, model, data, target, space, settings, hardware, seed, name, team, on_event, accumulate, shared_noise
+    ):
         self.model, self.data, self.target, self.space = model, data, target, space
-        self.settings, self.seed, self.device, self.on_event = settings, seed, device, on_event
-        self.hardware = hardware
+        self.settings, self.seed, self.hardware, self.on_event = settings, seed, hardware, on_event
+        self.team, self.device, self.accumulate, self.shared_noise = team, team.device, accumulate, shared_noise
         self.steps_per_epoch = len(data.train) // settings.batch_size
         self.epochs = {1: settings.search_epochs, 2: settings.final_epochs}
         self.configuration = {
@@ -122,6 +144,7 @@ class _Run:
             "hardware_mode": hardware,
             "settings": dataclasses.asdict(settings),
         }
+        self.blocks: dict[str, HMQ] = {}
         self.stage, self.epoch, self.batch = 1, 0, 0  # the next step to take
         self.loss_sum = 0.0  # over this epoch's steps so far
         self.events: list[dict] = []
@@ -140,9 +163,19 @@ class _Run:
         return (before + self.epoch) * self.steps_per_epoch + self.batch
 
     def go(self, out: Path | None, resume: bool, progress: bool) -> Record:
+        try:
+            return self.run(out, resume, progress)
+        finally:
+            self.loss = None  # DDP's hooks end with it
+            for block in self.blocks.values():
+                block.logits.requires_grad_(True)
+
+    def run(self, out: Path | None, resume: bool, progress: bool) -> Record:
         self.clock = time.perf_counter()
         total = sum(self.epochs.values()) * self.steps_per_epoch
-        with torch.random.fork_rng(), stop_signals() as stop:
+        progress = progress and self.team.is_main
+        own = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(own), stop_signals() as stop:
             self.attach()
             if resume and out is not None and (out / CHECKPOINT).exists():
                 checkpoints.restore(self, out / CHECKPOINT)
@@ -159,54 +192,73 @@ class _Run:
             with bar, kernels.compiled(self.compiling):
                 for stage in (1, 2):
                     if self.stage == stage:
-                        self.optimizer = self.make_optimizer()
+                        self.begin_stage()
                     while self.stage == stage and self.epoch < self.epochs[stage]:
                         self.train_epoch(bar, stop)
                         if self.batch == self.steps_per_epoch:
                             self.end_epoch(bar)
                         if out is not None:
                             self.tick()
-                            checkpoints.save(self, out / CHECKPOINT)
-                        if stop.is_set():
+                            if self.team.is_main:
+                                checkpoints.save(self, out / CHECKPOINT)
+                            self.team.wait()
+                        if self.team.any(stop.is_set()):
                             return self.record("interrupted")
                     if self.stage == stage == 1:
                         self.select()
                 self.finish()
         record = self.record("complete")
-        if out is not None:
+        if out is not None and self.team.is_main:
             write_tensors(out / NETWORK, self.model.state_dict(), {"configuration": self.configuration})
             records.write(record, out / RECORD)
             (out / CHECKPOINT).unlink(missing_ok=True)
+        self.team.wait()
         return record
 
     def attach(self) -> None:
         """Blocks on the network, and the activations' bit-widths from the target."""
+        self.data = dataclasses.replace(
+            self.data, **{split: getattr(self.data, split).to(self.device) for split in ("train", "validation", "test")}
+        )
         self.model.to(self.device)
         if self.settings.channels_last:
             self.model.to(memory_format=torch.channels_last)
         sample = next(self.data.train.batches(min(self.settings.batch_size, 64), device=self.device))[0]
         self.configuration["picture"] = list(sample.shape[1:])
+        self.example = sample[:2], torch.zeros(len(sample[:2]), dtype=torch.int64, device=self.device)
         with in_mode(self.model, training=False), torch.no_grad():
-            outputs = _logits(self.model(sample[:2])).shape[1]
+            outputs = class_scores(self.model(sample[:2])).shape[1]
         if outputs != len(self.data.classes):
             raise ValueError(f"the network has {outputs} outputs, the data {len(self.data.classes)} classes")
         attach(self.model, self.space, sample, hardware=self.hardware, generator=generator(self.seed, "logits"))
         set_activation_bits(self.model, self.target.bits_of(budget.activation_sizes(self.model)))
         self.blocks = blocks(self.model)
-        if not budget.weight_sizes(self.model):
+        self.weights = budget.weight_sizes(self.model)
+        if not self.weights:
             raise ValueError("the network has no weight of a convolution or fully connected layer: nothing to search")
 
     def calibrate(self) -> None:
         """The activations' thresholds from the training pictures, and the float network's accuracy to compare with."""
         batch_size = self.settings.batch_size
-        count = max(1, (self.settings.calibration_pictures or len(self.data.train)) // batch_size)
-        batches = self.data.train.batches(batch_size, seed=self.seed, device=self.device)
-        calibrate(self.model, (x for x, _ in itertools.islice(batches, count)))
+        there = len(self.data.train)
+        count = max(1, min(self.settings.calibration_pictures or there, there) // batch_size)  # of full batches
+        batches = self.data.train.batches(batch_size, seed=self.seed, device=self.device, part=self.team.part)
+        calibrate(self.model, (x for x, _ in itertools.islice(batches, count)), largest=self.team.largest)
         with switched_off(self.model):
             self.results["accuracy"] = {
                 "float_validation": self.accuracy(self.data.validation),
                 "float_test": self.accuracy(self.data.test),
             }
+
+    def begin_stage(self) -> None:
+        """The optimizer, and the loss as the processes call it: DDP's, made anew for each stage's set of parameters."""
+        self.loss = None  # the wrapper of the stage before: parameters must not be frozen under one that lives
+        self.optimizer = self.make_optimizer()
+        for block in self.blocks.values():
+            block.logits.requires_grad_(self.stage == 1)
+        self.model.train()
+        loss, target_rate = Loss(self.model, self.settings.gamma, self.settings.precision), self.target.weights
+        self.loss = self.team.prepare(loss, *self.example, target_rate if self.stage == 1 else None)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         settings, logits = self.settings, [block.logits for block in self.blocks.values()]
@@ -234,18 +286,20 @@ class _Run:
             augment=settings.augment,
             device=self.device,
             drop_last=True,
+            part=self.team.part,
         )
         self.model.train()
         for x, y in batches:
             self.train_step(x, y)
             bar.update()
-            if stop.is_set():
-                return
+            if self.team.any(stop.is_set()):
+                break
+        self.team.share_buffers(self.model)
 
     def train_step(self, x: Tensor, y: Tensor) -> None:
         settings, step = self.settings, self.step
         event = {"kind": "step", "stage": self.stage, "epoch": self.epoch, "step": step}
-        torch.manual_seed(stable_hash(self.seed, "step", step))  # for dropout and its like
+        torch.manual_seed(stable_hash(self.seed, "step", step, *self.own_label))  # for dropout and its like
         if self.stage == 1:
             if step % max(1, self.epochs[1] * self.steps_per_epoch // settings.snapshots) == 0:
                 self.emit(self.tables())
@@ -255,32 +309,52 @@ class _Run:
             done = self.epoch * self.steps_per_epoch + self.batch
             self.optimizer.param_groups[0]["lr"] = settings.final_rate_at(done, steps)
 
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"):
-            task = F.cross_entropy(_logits(self.model(x)).float(), y)
-        loss = task
-        if self.stage == 1:
-            expected = budget.expected_rate(self.model)
-            hinge = budget.hinge(expected, event["target_rate"])
-            loss = task + settings.gamma * hinge
-            event |= {"expected_rate": expected.item(), "hinge": hinge.item()}
-        event |= {"loss": loss.item(), "task_loss": task.item(), "learning_rate": self.optimizer.param_groups[0]["lr"]}
+        self.optimizer.zero_grad()
+        losses = self.team.mean(self.add_gradients(x, y, event.get("target_rate"))).tolist()
+        event |= dict(zip(("loss", "task_loss", "expected_rate", "hinge"), losses, strict=False))
+        event["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         if not math.isfinite(event["loss"]):
             raise FloatingPointError(
                 f"the loss is {event['loss']} at step {step} (stage {self.stage}, epoch {self.epoch}); "
-                f"the first tensor that is not finite: {_first_not_finite(self.model, x)}"
+                f"the first tensor that is not finite: {first_not_finite(self.model, x)}"
             )
-        self.optimizer.zero_grad()
-        loss.backward()
         self.optimizer.step()
         self.batch += 1
         self.loss_sum += event["loss"]
         if step % settings.log_every == 0:
             self.emit(event)
 
+    def add_gradients(self, x: Tensor, y: Tensor, target_rate: float | None) -> Tensor:
+        """One pass forward and backward for each part of a step; returns what `Loss` does, means over the parts."""
+        found = []
+        for k, (part, labels) in enumerate(zip(x.chunk(self.accumulate), y.chunk(self.accumulate), strict=True)):
+            if self.stage == 1:
+                self.set_pictures(k, len(part), len(x))
+            last = k == self.accumulate - 1
+            with contextlib.nullcontext() if last else self.team.only_adding(self.loss), scale.lost_processes():
+                losses = self.loss(part, labels, target_rate)
+                (losses[0] / self.accumulate).backward()
+            found.append(torch.stack(losses).detach())
+        return torch.stack(found).mean(0)
+
+    def set_pictures(self, k: int, count: int, own: int) -> None:
+        """Tell the activations' blocks which pictures of a step come now: `count` of this process's `own`."""
+        shared = self.shared_noise and self.team.number > 1
+        if shared or self.accumulate > 1:
+            before, total = (self.team.rank * own, self.team.number * own) if shared else (0, own)
+            for name, block in self.blocks.items():
+                if name not in self.weights:
+                    block.look_at(before + k * count, count, total)
+
+    @property
+    def own_label(self) -> tuple[int, ...]:
+        """What tells this process's random numbers from the others'; the main one's are those of a single process."""
+        return () if self.team.is_main or self.shared_noise else (self.team.rank,)
+
     def set_search(self, step: int) -> dict[str, float]:
         """Temperature and noise of a step of stage 1; returns what the schedules say."""
         temperature = self.settings.temperature(self.steps_per_epoch)(step)
-        noise = generator(self.seed, "noise", step)
+        noise = generator(self.seed, "noise", step, *self.own_label)
         for block in self.blocks.values():
             block.temperature.fill_(temperature)
             block.resample(noise)
@@ -321,7 +395,7 @@ class _Run:
         self.results["accuracy"]["test"] = self.accuracy(self.data.test)
 
     def accuracy(self, split) -> float:
-        return evaluate(self.model, split, device=self.device)
+        return evaluate(self.model, split, device=self.device, team=self.team)
 
     def tables(self) -> dict:
         """The probabilities of every block, to three digits: an event."""
@@ -359,7 +433,8 @@ class _Run:
             tensor["space"] = {"bits": block.bits.tolist(), "exponents": block.exponents.tolist()}
             tensor["bits_before_repair"] = self.bits_before_repair.get(tensor["name"], tensor["bits"])
         header = {"schema": records.SCHEMA, **self.configuration}
-        header |= {"versions": records.versions(), "hardware": records.hardware(self.device)}
+        how = {"processes": self.team.number, "accumulate": self.accumulate}
+        header |= {"versions": records.versions(), "hardware": records.hardware(self.device) | how}
         return Record(header, tensors, floats, self.events, self.results, self.timing)
 
     def already_done(self, out: Path) -> Record:
@@ -369,28 +444,3 @@ class _Run:
         checkpoints.check_same(self.configuration, record.header, out / RECORD)
         self.model.load_state_dict(read_tensors(out / NETWORK)[0])
         return record
-
-
-def _logits(output) -> Tensor:
-    """The class scores of a network, also of one that returns them in a named tuple with auxiliary heads."""
-    return output if isinstance(output, Tensor) else output.logits
-
-
-def _first_not_finite(model: nn.Module, x: Tensor) -> str:
-    """The name of the first weight, or else activation, that holds NaN or infinities."""
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            return f"parameter {name}"
-    found: list[str] = []
-    names = {block: name for name, block in blocks(model, "activation").items()}
-
-    def look(block, inputs):
-        if not inputs[0].isfinite().all():
-            found.append(f"activation {names[block]}")
-
-    hooks = [block.register_forward_pre_hook(look) for block in names]
-    with torch.no_grad():
-        model(x)
-    for hook in hooks:
-        hook.remove()
-    return (["the input pictures"] if not x.isfinite().all() else found or ["the loss itself"])[0]

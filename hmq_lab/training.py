@@ -14,20 +14,27 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hmq_lab import models
+from hmq_lab import models, norms
 from hmq_lab.data import Data, Folder, Pictures, load
 from hmq_lab.graph import in_mode
+from hmq_lab.scale import Alone
 from hmq_lab.seeds import stable_hash
+from hmq_lab.weightfiles import load_weights, read_metadata
 
 
 def evaluate(
-    model: nn.Module, split: Pictures | Folder, *, batch_size: int = 500, device: torch.device | str | None = None
+    model: nn.Module,
+    split: Pictures | Folder,
+    *,
+    batch_size: int | None = None,
+    device: torch.device | str | None = None,
+    team: Alone | None = None,
 ) -> float:
     """Percent of a split's pictures that the model puts into their class.
 
@@ -35,16 +42,20 @@ def evaluate(
     95.05
 
     In evaluation mode and without gradients; afterwards every module is back in the mode it was in, also where some are
-    frozen. device: None is where the model's parameters are. Raises ValueError for an empty split.
+    frozen. batch_size: None is 500, and 100 of large pictures. device: None is where the model's parameters are.
+    team: the processes (see `scale`) that each take their part, batch_size pictures at a time; every picture counts
+    once, and all get the same answer. Raises ValueError for an empty split.
     """
     if len(split) == 0:
         raise ValueError("the split is empty: there are no pictures to evaluate the model on")
     device = next(model.parameters()).device if device is None else device
+    batch_size = (100 if isinstance(split, Folder) else 500) if batch_size is None else batch_size
+    team = team or Alone(device)
     right = torch.zeros((), dtype=torch.int64, device=device)
     with in_mode(model, training=False), torch.no_grad():
-        for x, y in split.batches(batch_size, device=device):
+        for x, y in split.batches(batch_size * team.number, device=device, part=team.part):
             right += (model(x).argmax(dim=1) == y).sum()
-    return 100 * right.item() / len(split)
+    return 100 * team.total(right).item() / len(split)
 
 
 def train(
@@ -56,6 +67,7 @@ def train(
     weight_decay: float = 5e-4,
     batch_size: int = 64,
     label_smoothing: float = 0.0,
+    freeze_norms: bool = False,
     seed: int = 0,
     device: torch.device | str = "cpu",
     progress: Callable[[dict], None] | None = None,
@@ -66,8 +78,9 @@ def train(
     {'epoch': 1, 'loss': 2.2871, 'accuracy': 17.3, 'seconds': 1.9}
 
     Returns one dict per epoch: its number, the mean training loss, the accuracy on the validation pictures (None
-    without any) and the seconds it took; `progress` is given each as it comes. Same seed and model, same result, on one
-    machine and number of threads. Raises ValueError for settings that make no sense and FloatingPointError when the
+    without any) and the seconds it took; `progress` is given each as it comes. freeze_norms: batch norms go on with the
+    statistics they have, as networks do into whose weights batch norm was folded. Same seed and model, same result, on
+    one machine and number of threads. Raises ValueError for settings that make no sense and FloatingPointError when the
     loss stops being a number.
     """
     if epochs < 1 or not 0 < learning_rate < math.inf:
@@ -77,6 +90,8 @@ def train(
     if len(data.train) < batch_size:
         raise ValueError(f"batch_size must be at most the {len(data.train)} training pictures, got {batch_size}")
     model.to(device, memory_format=torch.channels_last).train()  # the layout convolutions are fastest in
+    for norm in norms.norms(model) if freeze_norms else ():
+        norm.eval()
     settings = {"lr": learning_rate, "momentum": 0.9, "nesterov": True, "weight_decay": weight_decay}
     optimizer = torch.optim.SGD(model.parameters(), **settings)
     steps = len(data.train) // batch_size  # the last batch, when not full, would weigh its pictures more
@@ -116,6 +131,29 @@ def one_cycle(t: float, rise: float = 0.2) -> float:
     return t / rise if t < rise else (1 + math.cos(math.pi * (t - rise) / (1 - rise))) / 2
 
 
+def begin_from(
+    model: nn.Module,
+    weights: str | os.PathLike,
+    data: Data,
+    *,
+    outputs: Sequence[int] | None = None,
+    new_head: bool = False,
+    device: torch.device | str = "cpu",
+) -> None:
+    """Load weights to train on with: `load_weights`, and statistics for batch norms that have none.
+
+    >>> begin_from(net, "mobilenet_v2.safetensors", data, outputs=[0, 217, 482])  # doctest: +SKIP
+
+    Batch norm that was folded into the weights leaves norms that only add a bias. It is taken out again, with the
+    statistics of a thousand training pictures: see `norms.unfold`.
+    """
+    load_weights(model, weights, rows=outputs, new_head=new_head)
+    if norms.are_folded(model):
+        model.to(device)
+        batches = data.train.subset(range(min(1000, len(data.train)))).batches(50, device=device)
+        norms.unfold(model, (x for x, _ in batches))
+
+
 def train_weights(
     model: str,
     source: str | os.PathLike,
@@ -126,6 +164,8 @@ def train_weights(
     download: bool = False,
     normalize: str | None = None,
     picture_size: int | None = None,
+    weights: str | os.PathLike | None = None,
+    outputs: Sequence[int] | None = None,
     command: str = "",
     **options,
 ) -> dict[str, object]:
@@ -135,13 +175,21 @@ def train_weights(
     >>> about["accuracy"]  # percent of the test pictures  # doctest: +SKIP
     94.1
 
-    options: those of `train`. command: what was typed, to be kept with the weights. Returns the file's metadata: what
+    weights: begin from this file instead of at random, in the network that `models.build` makes for it; its last layer
+    begins anew where the classes are others, unless `outputs` names the one that each class has in it; see `begin_from`
+    for batch norm that was folded. options: those of `train`. command: what was typed, to be
+    kept with the weights. Returns the file's metadata: what
     it takes to train and to use the weights again. Raises what `load`, `build`, `train` and `save_weights` raise.
     """
+    if outputs is not None and weights is None:
+        raise ValueError("outputs are those of a file of weights: none is given")
+    normalize = normalize or (read_metadata(weights).get("normalize") if weights else None)
     data = load(source, root=root, download=download, normalize=normalize, picture_size=picture_size)
     torch.manual_seed(stable_hash(seed, "init"))
     network = models.build(model, classes=len(data.classes))
     started = time.perf_counter()
+    if weights is not None:
+        begin_from(network, weights, data, outputs=outputs, new_head=True, device=options.get("device", "cpu"))
     history = train(network, data, seed=seed, **options)
     about = {
         "model": model,
@@ -150,6 +198,7 @@ def train_weights(
         "normalize": data.normalize,
         "seed": seed,
         "epochs": len(history),
+        "picture_size": data.train.size if isinstance(data.train, Folder) else data.train.images.shape[-1],
         "accuracy": evaluate(network, data.test),
         "seconds": round(time.perf_counter() - started),
         "torch": torch.__version__,

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def save_weights(model: nn.Module, path: str | os.PathLike, metadata: Mapping[st
     return write_tensors(path, model.state_dict(), {key: str(value) for key, value in (metadata or {}).items()})
 
 
-def load_weights(model: nn.Module, path: str | os.PathLike, *, rows: Sequence[int] | None = None) -> dict[str, str]:
+def load_weights(
+    model: nn.Module, path: str | os.PathLike, *, rows: Sequence[int] | None = None, new_head: bool = False
+) -> dict[str, str]:
     """Fill the model from a file, all of it or nothing, and return the file's metadata.
 
     >>> from hmq_lab import models
@@ -47,7 +50,10 @@ def load_weights(model: nn.Module, path: str | os.PathLike, *, rows: Sequence[in
     path: a safetensors file, or a .pt, .pth, .th or .bin file of tensors, which torch reads without running code from
     it. A "module." in front of every key, and a "state_dict" around them, are taken off.
     rows: the outputs to keep of the last layer, for weights with more classes than the model: with ImageNet's 1,000,
-    `rows=[0, 217, 482, ...]` picks a few. A safetensors file's metadata are strings; other files have none.
+    `rows=[0, 217, 482, ...]` picks a few. A network with 1,001, whose first is the background, meets ImageNet's labels
+    by an offset of one: `rows=range(1, 1001)`. new_head: where the last layer has another number of outputs, it alone
+    keeps the model's own values, and a warning says so. Batch norm that was folded into the weights of a MobileNetV1
+    comes back as one that adds the bias. A safetensors file's metadata are strings; other files have none.
     Raises FileNotFoundError, and ValueError naming the keys that are missing, unexpected, wrongly shaped or not finite.
     """
     path = Path(path)
@@ -56,8 +62,17 @@ def load_weights(model: nn.Module, path: str | os.PathLike, *, rows: Sequence[in
     tensors, metadata = _read(path)
     tensors = _unwrap(tensors, path)
     wanted = model.state_dict()
+    if hasattr(model, "unfold"):
+        tensors = model.unfold(tensors)
     if rows is not None:
         tensors = _keep_rows(tensors, wanted, list(rows), path)
+    elif new_head and (head := _head(tensors, wanted)):
+        warnings.warn(
+            f"{path.name} has {len(tensors[head[0]])} outputs and the model {len(wanted[head[0]])}: all but "
+            f"{' and '.join(head)} are loaded, the last layer begins anew",
+            stacklevel=2,
+        )
+        tensors = tensors | {key: wanted[key] for key in head}
     _check(tensors, wanted, f"{path} does not fit {type(model).__name__}:")
     model.load_state_dict(tensors, strict=False)  # checked above; strict would miss the counters of old files
     return metadata
@@ -89,12 +104,24 @@ def _unwrap(tensors: object, path: Path) -> dict[str, Tensor]:
 def _keep_rows(tensors, wanted, rows: list[int], path: Path) -> dict[str, Tensor]:
     """Pick rows of the tensors that have the model's shape but for their first dimension."""
     picked = dict(tensors)
-    for key, t in tensors.items():
-        if key in wanted and t.shape != wanted[key].shape and t.shape[1:] == wanted[key].shape[1:]:
-            if not all(0 <= row < len(t) for row in rows):
-                raise ValueError(f"rows must be from 0 to {len(t) - 1}, the outputs of {key} in {path}, got {rows}")
-            picked[key] = t[rows]
+    for key in _other_rows(tensors, wanted):
+        t = tensors[key]
+        if not all(0 <= row < len(t) for row in rows):
+            raise ValueError(f"rows must be from 0 to {len(t) - 1}, the outputs of {key} in {path}, got {rows}")
+        picked[key] = t[rows]
     return picked
+
+
+def _head(tensors, wanted) -> list[str]:
+    """The weight and bias of the one layer that has another number of outputs; empty where several have."""
+    keys = sorted(_other_rows(tensors, wanted), reverse=True)  # the weight before the bias
+    return keys if len({key.rpartition(".")[0] for key in keys}) == 1 else []
+
+
+def _other_rows(tensors, wanted) -> list[str]:
+    """The tensors that have the model's shape but for their first dimension."""
+    both = ((key, t.shape, wanted[key].shape) for key, t in tensors.items() if key in wanted and t.dim())
+    return [key for key, ours, theirs in both if ours != theirs and ours[1:] == theirs[1:]]
 
 
 def _check(tensors, wanted, sentence: str) -> None:

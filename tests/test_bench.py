@@ -46,6 +46,30 @@ def test_the_spaces_go_from_8_to_128_schemes():
     assert Work() == Work("resnet20", 128, (128, 64, 32, 32))  # what issue and README state ratios for
 
 
+def test_the_work_can_be_another_network_size_and_precision(monkeypatch):
+    """The command's options reach the measured step: it sees those pictures, in that precision."""
+    asked = []
+    monkeypatch.setattr(bench, "report", lambda compiled, quick, work: asked.append(work) or {"spaces": []})
+    options = ["--model", "tiny_resnet8", "--batch-size", "4", "--picture-size", "48", "--precision", "bfloat16"]
+    assert main(["bench", "--json", "--compile", "off", *options]) == 0
+    (work,) = asked
+    assert work == Work("tiny_resnet8", 4, size=48, device="cpu", precision="bfloat16")
+    seen, build = [], bench.models.build
+
+    def watched(name):
+        model = build(name)
+        model.conv1.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].shape, output.dtype)))
+        return model
+
+    monkeypatch.setattr(bench.models, "build", watched)
+    for searching in (False, True):
+        step = bench.training_step(searching, True, work=work)
+        seen.clear()
+        step()
+        assert seen == [((4, 3, 48, 48), bench.torch.bfloat16)]
+    assert main(["bench", "--device", "cuda:99"]) == 2
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_memory_of_a_step_is_what_its_tensors_need():
     """A float step keeps the outputs of its convolutions, of its norms and of its ReLUs for the backward pass."""
@@ -92,7 +116,7 @@ def test_the_figure_shows_the_rows():
 def test_the_command_prints_json_alone_and_draws(monkeypatch, tmp_path, capsys):
     found = {"block_over_clone": 1.2, "block_eager_over_clone": 4.0, "step_over_float": 1.5, "memory_over_float": 1.3,
              "spaces": ROWS}  # fmt: skip
-    monkeypatch.setattr(bench, "report", lambda compiled, quick: found | {"compiled": compiled, "quick": quick})
+    monkeypatch.setattr(bench, "report", lambda compiled, quick, work: found | {"compiled": compiled, "quick": quick})
     figure = tmp_path / "deep" / "spaces.svg"
     assert main(["bench", "--json", "--quick", "--compile", "off", "--figure", str(figure)]) == 0
     assert json.loads(capsys.readouterr().out) == found | {"compiled": False, "quick": True}

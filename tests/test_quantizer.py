@@ -148,6 +148,7 @@ def test_the_paper_scheme_table():
     assert values == (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5)
     assert Scheme(3, 1, False).values == tuple(k / 4 for k in range(8))
     assert str(Scheme(8, -3, False)) == "8 bits unsigned below 2^-3"
+    assert str(Scheme(1, 2, True)) == "1 bit signed below 2^2"
 
 
 @pytest.mark.parametrize("bits", (0, -1, 17, 2.5, 40, True, "4", None, NAN))

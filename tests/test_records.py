@@ -222,3 +222,26 @@ def test_a_table_for_people():
     assert "accuracy" not in text and "accuracy" in records.table(
         Record(record.header, results={**record.results, "accuracy": {"test": 91.0, "float_test": 92.5}})
     )
+
+
+def test_a_search_that_ended_short_of_its_target_says_so():
+    def summary(before, target=8.0, rate=8.01):
+        results = {
+            "rates": {"weights": rate, "all_weights": rate, "checkpoint": 6.5, "activations": 4.0},
+            "target": {"weights": target},
+        }
+        events = [] if before is None else [{"kind": "repair", "step": 24, "rate_before": before, "moves": []}]
+        if before is not None:
+            results["rates_before_repair"] = {"weights": before}
+        return records.summary(Record({}, events=events, results=results)).splitlines()
+
+    said = "the search ended at rate 4.10 after 24 steps; the repair chose the rest: search longer (more epochs, a "
+    assert summary(4.1)[2] == said + "smaller batch)"
+    assert len(summary(7.1)) == 3 and len(summary(7.19)) == 3
+    for before in (7.3, 8.0, 12.0, None):  # from nine tenths of the target on, or before there was a repair
+        assert len(summary(before)) == 2, before
+
+
+@pytest.mark.parametrize("name", records.names())
+def test_the_searches_of_the_records_that_come_along_chose_their_bits(name):
+    assert "search longer" not in records.summary(records.recorded(name))

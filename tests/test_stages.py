@@ -203,6 +203,10 @@ def test_bad_input_is_refused_early(pictures):
         run(pictures, models.build("tiny_resnet8", classes=5))
     with pytest.raises(ValueError, match=r"no preset 'quick/cifar': did you mean quick/cifar10"):
         preset("quick/cifar")
+    with pytest.raises(TypeError, match="no setting 'search_epoch': did you mean search_epochs"):
+        preset("quick/builtin", search_epoch=3)
+    with pytest.raises(TypeError, match="no setting 'zzz': there are search_epochs, final_epochs, batch_size"):
+        preset("quick/builtin", zzz=3)
     for change in ({"batch_size": 0}, {"search_epochs": 2.5}, {"gamma": math.nan}, {"precision": "int8"}):
         with pytest.raises(ValueError, match=next(iter(change))):
             preset("paper", **change)
