@@ -14,12 +14,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib as mpl
-
-from hmq_lab.files import replacing
 from hmq_lab.plots.frame import (
     BLUE,
     COLOURS,
+    FORMATS,
     GREEN,
     HATCHES,
     INK,
@@ -31,9 +29,12 @@ from hmq_lab.plots.frame import (
     Drawing,
     canvas,
     figure,
+    save,
     show,
 )
+from hmq_lab.plots.pareto import pareto
 from hmq_lab.plots.schemes import bits, exponents, histogram, scheme_map, sizes
+from hmq_lab.plots.selections import bits_by_record
 from hmq_lab.plots.staircases import quantizer_as_mass_moves, staircase
 from hmq_lab.plots.steps import accuracy, compression, hinge, loss, rates, temperature, training
 from hmq_lab.plots.tables import bits_over_steps, probabilities, table
@@ -41,12 +42,11 @@ from hmq_lab.records import Record
 
 __all__ = [
     "BLUE", "COLOURS", "FIGURES", "GREEN", "HATCHES", "INK", "MARKERS", "ORANGE", "PALE", "RED", "STYLE", "Drawing",
-    "accuracy", "all_figures", "all_sentences", "bits", "bits_over_steps", "canvas", "compression", "exponents",
-    "figure", "hinge", "histogram", "loss", "probabilities", "quantizer_as_mass_moves", "rates", "scheme_map", "show",
-    "sizes", "staircase", "table", "temperature", "training", "write_all",
+    "accuracy", "all_figures", "all_sentences", "bits", "bits_by_record", "bits_over_steps", "canvas", "compression",
+    "exponents", "figure", "hinge", "histogram", "loss", "pareto", "probabilities", "quantizer_as_mass_moves",
+    "rates", "scheme_map", "show", "sizes", "staircase", "table", "temperature", "training", "write_all",
 ]  # fmt: skip
 
-FORMATS = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # no dates: the same bytes again
 FIGURES = {draw.__name__: draw for draw in (compression, probabilities, scheme_map, training)}
 
 
@@ -76,10 +76,5 @@ def write_all(record: Record, folder: Path, formats=("png", "svg")) -> list[Path
     """
     if unknown := set(formats) - FORMATS.keys():
         raise ValueError(f"formats must be among {', '.join(FORMATS)}, got {', '.join(sorted(unknown))}")
-    paths = []
-    for name, drawing in all_figures(record).items():
-        for kind in formats:
-            paths.append(Path(folder) / f"{name}.{kind}")
-            with replacing(paths[-1]) as temporary, mpl.rc_context(STYLE):
-                drawing.savefig(temporary, format=kind, metadata={"Title": drawing.sentence} | FORMATS[kind])
-    return paths
+    drawings = all_figures(record)
+    return [save(drawing, Path(folder) / f"{name}.{kind}") for name, drawing in drawings.items() for kind in formats]

@@ -6,6 +6,7 @@ import base64
 import functools
 import io
 import math
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -14,6 +15,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hmq_lab.files import replacing
 from hmq_lab.records import Record
 
 COLOURS = BLUE, ORANGE, GREEN, RED = sns.color_palette("colorblind").as_hex()[:4]
@@ -24,6 +26,7 @@ STYLE = sns.axes_style("whitegrid") | {
     "axes.titlesize": 10, "axes.edgecolor": "#888888", "grid.color": "#dddddd", "hatch.linewidth": 0.6,
     "svg.hashsalt": "hmq_lab",
 }  # fmt: skip
+FORMATS = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # no dates: the same bytes again
 
 
 class Drawing(Figure):
@@ -54,7 +57,7 @@ def figure(title: str, mosaic: list[list], height: float, ratios=None, shared=()
                 drawing = Drawing(figsize=(10, height), dpi=100, layout="constrained")
                 drawing.sentence = sentence(source, **options)
                 model = source.header.get("model") if isinstance(source, Record) else None
-                heading = f"{model}: {title}" if model else title.capitalize()
+                heading = f"{model}: {title}" if model else title[0].upper() + title[1:]
                 drawing.suptitle(heading, x=0.01, ha="left", fontsize=12, fontweight="bold")
                 axes = drawing.subplot_mosaic(mosaic, height_ratios=ratios)
                 above = [(axes[panel], axes[column[-1]]) for column in shared for panel in column[:-1]]
@@ -107,6 +110,14 @@ def show(drawing: Drawing, sentence: str | None = None) -> None:
     with mpl.rc_context(STYLE):
         display(drawing)
     display(Markdown(f"*{drawing.sentence}*"))
+
+
+def save(drawing: Drawing, path: Path) -> Path:
+    """Write a drawing, its sentence as the file's title; the suffix, one of FORMATS, says how."""
+    kind = path.suffix[1:]
+    with replacing(path) as temporary, mpl.rc_context(STYLE):
+        drawing.savefig(temporary, format=kind, metadata={"Title": drawing.sentence} | FORMATS[kind])
+    return path
 
 
 def finished(ax: Axes, artists: list[Artist]) -> list[Artist]:

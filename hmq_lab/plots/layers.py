@@ -1,0 +1,52 @@
+"""Bits per layer, by kind of layer, and early against late: the paper's figure 5."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+
+from hmq_lab.plots.frame import COLOURS, HATCHES, figure, finished, of_kind
+from hmq_lab.plots.schemes import _groups, bits
+from hmq_lab.records import Record
+
+
+def parts(record: Record, ax: Axes) -> list[Artist]:
+    """Mean bits of the weight tensors in the first, middle and last third of the network, by kind of layer."""
+    weights = of_kind(record, "weight")
+    thirds = np.array_split(np.arange(len(weights)), 3)
+    groups = _groups(weights)
+    artists, width = [], 0.8 / max(1, len(groups))
+    for k, (name, at) in enumerate(groups.items()):
+        means = [np.mean([weights[i]["bits"] for i in set(at) & set(third)] or [np.nan]) for third in thirds]
+        x = np.arange(3) + width * (k - (len(groups) - 1) / 2)
+        style = {"color": COLOURS[k % 4], "hatch": HATCHES[k % 4], "edgecolor": "white", "lw": 0, "label": name}
+        artists.append(ax.bar(x, means, 0.92 * width, **style))
+        for where, mean in zip(x, means, strict=True):
+            if not np.isnan(mean):
+                ax.annotate(f"{mean:.1f}", (where, mean), (0, 2), textcoords="offset points", ha="center", fontsize=9)
+    ax.set_xticks(range(3), ["first third of the layers", "middle third", "last third"])
+    ax.margins(y=0.15)
+    ax.set_ylabel("mean bits\nof the tensors")
+    ax.grid(False, axis="x")
+    return finished(ax, artists)
+
+
+@figure("bits per layer", [[partial(bits, kind="weight")], [parts]], 6.4, (3, 2))
+def bits_per_layer(record: Record) -> str:
+    """The paper's figure 5: the bits of each weight tensor, by kind of layer, and early against late.
+
+    >>> bits_per_layer(records.recorded("cifar10-resnet20-w16-a8"))
+    """
+    weights = of_kind(record, "weight")
+    found = np.array([t["bits"] for t in weights])
+    first, middle, last = (found[third].mean() for third in np.array_split(np.arange(len(found)), 3))
+    groups = {name: found[at].mean() for name, at in _groups(weights).items()}
+    said = ", ".join(f"{name} {mean:.1f}" for name, mean in groups.items())
+    text = (
+        f"At a rate of {record.results['rates']['weights']:.2f} the weight tensors have on average {first:.1f} bits in "
+    )
+    text += f"the first third of the layers, {middle:.1f} in the middle, {last:.1f} in the last; by kind: {said}"
+    return text + ("." if "depthwise" in groups else "; this network has no depthwise convolution.")

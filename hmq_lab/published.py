@@ -1,0 +1,122 @@
+"""Published results to set beside ours, as plain data: what each value counts, where it is from, how exact it is.
+
+>>> [(v.wcr, v.accuracy) for v in VALUES if v.method == "HMQ" and v.network == "EfficientNet-B0"]
+[(3.99, 76.44), (7.94, 75.99), (11.97, 74.61), (14.69, 71.54)]
+
+What is not known is None and stays so. Of the paper's table 1, the values of HAQ; of table 2, those of HAWQ; and the
+accuracy of the float network of figure 3 are not at hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SOURCES = {
+    "plot": "read off a plot that the authors published, to half a pixel",
+    "table": "from a table of a later paper",
+    "run": "measured here, in the record of that name",
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """An accuracy at a compression rate of the weights, published or ours.
+
+    data: cifar10, imagenet, or what a record names. wcr: 32 over the mean bits of a quantized weight. accuracy,
+    float_accuracy: top-1 in %, of the quantized network and of the float network it was made from. activation_bits: of
+    every activation; acr: the compression rate of the largest activation, where that was the target. source: a key of
+    SOURCES, for the accuracy, and for the rate where there is one. weights: elements that the rate counts. run: the
+    name of a record of ours.
+    """
+
+    data: str
+    network: str
+    method: str
+    wcr: float | None
+    accuracy: float
+    source: str
+    activation_bits: int | None = None
+    acr: float | None = None
+    float_accuracy: float | None = None
+    weights: int | None = None
+    run: str | None = None
+
+    @property
+    def size(self) -> float | None:
+        """Of the counted weights, in millions of bytes."""
+        return None if None in (self.weights, self.wcr) else 4e-6 * self.weights / self.wcr
+
+    @property
+    def distance(self) -> float | None:
+        """Points above (or, negative, below) the own float network."""
+        return None if self.float_accuracy is None else round(self.accuracy - self.float_accuracy, 4)
+
+
+CIFAR10 = {  # activation bits, method: (rate of the weights, accuracy), all from plots; the paper's figure 3
+    (8, "HMQ"): [(10.47, 92.90), (11.15, 92.85), (13.82, 92.81), (14.09, 92.79), (14.71, 92.63), (17.31, 92.50),
+                 (18.17, 92.24), (19.12, 92.11), (19.17, 91.96), (19.27, 91.92), (19.46, 91.84), (19.80, 91.56)],
+    (8, "DNAS"): [(11.15, 92.72), (16.60, 92.00)],
+    (8, "UNIQ"): [(8, 91.50), (16, 90.88)],
+    (8, "LQ-Nets"): [(10.65, 92.00), (15.84, 91.80)],
+    (4, "HMQ"): [(4.01, 92.55), (8.09, 92.54), (13.07, 92.36), (14.84, 92.26), (17.46, 92.08), (19.68, 90.77)],
+    (4, "HAWQ"): [(13.10, 92.22)],
+    (4, "UNIQ"): [(8, 89.49), (16, 88.10)],
+}  # fmt: skip
+
+FLOAT = {"ResNet-50": 76.15, "MobileNetV2": 71.88}  # of the other two no source says it
+
+IMAGENET = [  # network, method, rate, rate of the activations, accuracy, source
+    ("ResNet-50", "HMQ", 15.7, None, 75.0, "table"),
+    ("ResNet-50", "HMQ", 10.9, None, 76.1, "plot"),
+    ("ResNet-50", "HMQ", 9.0, None, 76.3, "table"),
+    ("ResNet-50", "HMQ", None, 8, 75.45, "table"),
+    ("MobileNetV1", "HMQ", 14.1, None, 68.35, "plot"),
+    ("MobileNetV1", "HMQ", 10.7, None, 69.80, "plot"),
+    ("MobileNetV1", "HMQ", 7.6, None, 70.91, "plot"),
+    ("MobileNetV2", "HMQ", 14.4, None, 65.7, "table"),
+    ("MobileNetV2", "HMQ", 7.7, None, 71.4, "table"),
+    ("MobileNetV2", "HMQ", 8, 8, 70.9, "table"),
+    ("MobileNetV2", "DQ", 8.54, 8.05, 69.74, "table"),
+    ("EfficientNet-B0", "HMQ", 3.99, None, 76.44, "plot"),
+    ("EfficientNet-B0", "HMQ", 7.94, None, 75.99, "plot"),
+    ("EfficientNet-B0", "HMQ", 11.97, None, 74.61, "plot"),
+    ("EfficientNet-B0", "HMQ", 14.69, None, 71.54, "plot"),
+]
+
+WEIGHTS = {  # elements of the weight tensors that are quantized and counted; the authors' ResNet-50 leaves its last
+    "MobileNetV1": 4_209_088,  # layer float, with 2,048,000 more
+    "MobileNetV2": 3_469_760,
+    "ResNet-50": 23_454_912,
+    "EfficientNet-B0": 5_236_192,
+}
+RESNET50_LAST = 2_048_000
+
+CIFAR10_NETWORK = "class of ResNet-20"  # a narrow network of that class; which one exactly is not known
+
+VALUES: tuple[Value, ...] = tuple(
+    Value("cifar10", "ResNet-20" if method == "HAWQ" else CIFAR10_NETWORK, method, wcr, accuracy, "plot", bits)
+    for (bits, method), values in CIFAR10.items()
+    for wcr, accuracy in values
+) + tuple(
+    Value(
+        "imagenet",
+        network,
+        method,
+        wcr,
+        accuracy,
+        source,
+        acr=acr,
+        float_accuracy=FLOAT.get(network),
+        weights=WEIGHTS[network],
+    )
+    for network, method, wcr, acr, accuracy, source in IMAGENET
+)
+
+
+def select(**wanted) -> list[Value]:
+    """The values whose fields are these.
+
+    >>> select(data="imagenet", acr=8, network="MobileNetV2")[0].accuracy
+    70.9
+    """
+    return [v for v in VALUES if all(getattr(v, name) == value for name, value in wanted.items())]
