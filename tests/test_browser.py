@@ -7,17 +7,22 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
 import nbformat
 import pytest
+
+from hmq_lab import scores
+from hmq_lab.live import Run
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
@@ -26,8 +31,11 @@ CELLS = {
     "surface": "explorers.surface()",
     "gumbel": "explorers.gumbel()",
     "block": "explorers.block(bits=3, exponent=-2)",
+    "beat": "explorers.beat(pictures=100, few=50)",
     "integers": "explorers.integers()",
+    "placements": "explorers.placements()",
     "replay": "explorers.replay(records.recorded('builtin-tiny_resnet8-w8-a8'))",
+    "selection": "explorers.selection(*map(records.recorded, ('cifar10-resnet20-w16-a8', 'cifar10-resnet20-w8-a8')))",
 }
 WORDS = ".widget-html [aria-live=polite]"
 READY = 150_000  # milliseconds until a kernel has imported everything, on a busy machine
@@ -44,7 +52,7 @@ def browser():
 
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-        arguments += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]  # the same with and without a network
+        arguments += ["--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]  # no network
         browser = playwright.chromium.launch(executable_path=found, headless=True, args=arguments)
         yield browser
         browser.close()
@@ -106,8 +114,8 @@ def lab(browser, folder):
 
 
 @contextlib.contextmanager
-def opened(browser, url):
-    """A page at 1280 x 800, which must close without an error in its console."""
+def opened(browser, url, known="ERR_NAME_NOT_RESOLVED"):
+    """A page at 1280 x 800, which must close without an error in its console but the known one: Voila asks hosts."""
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.set_default_timeout(READY)
     said = []
@@ -118,7 +126,7 @@ def opened(browser, url):
         yield page
     finally:
         page.close()
-    said = [text for text in said if "ERR_NAME_NOT_RESOLVED" not in text]  # Voila asks other hosts
+    said = [text for text in said if known not in text]
     assert not said, "\n".join(said)
 
 
@@ -126,12 +134,17 @@ def run(page):
     """Run the one cell, once its kernel is there."""
     page.locator(".jp-KernelName", has_text="Python 3").wait_for()  # idle is also said before there is any
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
-    page.wait_for_timeout(500)
-    page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
-    page.keyboard.press("Control+Enter")
+    prompt = page.locator(".jp-InputPrompt").first
+    for _ in range(20):  # a page that is still being built forgets a key now and then
+        page.wait_for_timeout(500)
+        if prompt.inner_text().strip() not in ("", "[ ]:"):
+            return
+        page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
+        page.keyboard.press("Control+Enter")
+        page.wait_for_timeout(500)
 
 
-def use(page):
+def use(page, key="ArrowRight"):
     """Move the first slider by key, then by mouse: the picture, its words and the readout follow both times."""
     picture, words = page.locator("img.widget-image"), page.locator(WORDS)
     slider = page.locator(".widget-slider").first
@@ -150,7 +163,7 @@ def use(page):
 
     handle.focus()
     before = shown()
-    page.keyboard.press("ArrowRight")
+    page.keyboard.press(key)
     changed(before)
     page.wait_for_timeout(300)
 
@@ -168,7 +181,7 @@ def look(page, name):
     """Nothing is cut off or shrunk below what its text needs."""
     box = page.locator("img.widget-image").bounding_box()
     assert box["width"] >= 0.97 * 820 and box["x"] >= 0 and box["x"] + box["width"] <= 1280
-    top = min(control.bounding_box()["y"] for control in page.locator(".widget-slider").all())
+    top = min(c.bounding_box()["y"] for c in page.locator(".widget-slider, .widget-select").all())
     words = page.locator(".widget-html").last.bounding_box()  # its content is replaced at each move
     assert top >= 0 and words["y"] + words["height"] <= 800 and words["width"] <= 820
     for label in page.locator(".widget-label").all():  # no control's name is cut off by an ellipsis
@@ -196,6 +209,83 @@ def test_an_explorer_in_jupyterlab(name, browser, lab):
     ask(base, token)
 
 
+def test_a_visitor_plays_a_whole_game(browser, lab, folder):
+    """50 moves by keys and mouse; then the page is loaded again, the cell run again, and the score is there."""
+    base, token = lab
+    notebook = nbformat.read(folder / "beat.ipynb", as_version=4)
+    code = "explorers.beat(pictures=100, few=50, folder='visitor', player='visitor')"
+    notebook.cells[0].source = f"from hmq_lab import explorers\n{code}"
+    nbformat.write(notebook, folder / "game.ipynb")
+    with opened(browser, f"{base}/lab/workspaces/game/tree/game.ipynb?token={token}") as page:
+        page.on("dialog", lambda dialog: dialog.accept())  # of a page that is left with changes
+        run(page)
+        words, picture = page.locator(WORDS), page.locator("img.widget-image")
+        picture.wait_for()
+        bits, threshold = (page.locator(".widget-slider").nth(i) for i in (0, 1))
+        layers = page.locator(".widget-select select")
+        names = layers.locator("option").all_inner_texts()
+        moves = 0
+
+        def change(do, *given, drawn=True):
+            before = words.inner_text(), picture.get_attribute("src")
+            do(*given)
+            deadline = time.monotonic() + 60
+            while words.inner_text() == before[0] or (drawn and picture.get_attribute("src") == before[1]):
+                assert time.monotonic() < deadline, f"nothing came after {before[0]}"
+                page.wait_for_timeout(20)
+
+        def drag(slider, to):
+            box, bar = (slider.locator(part).bounding_box() for part in (".noUi-handle", ".noUi-base"))
+            y = box["y"] + box["height"] / 2
+            page.mouse.move(box["x"] + box["width"] / 2, y)
+            page.mouse.down()
+            page.mouse.move(bar["x"] + to * bar["width"], y, steps=3)
+            change(page.mouse.up)
+
+        change(layers.select_option, names[-1])
+        for name in names:
+            change(layers.select_option, name)
+            for slider, key in ((bits, "Left"), (bits, "Left"), (threshold, "Left"), (threshold, "Right"),
+                                (bits, "Right"), (bits, "Right")):  # fmt: skip
+                slider.locator(".noUi-handle").focus()
+                change(page.keyboard.press, f"Arrow{key}")
+                moves += 1
+        for slider, to in ((bits, 0.9), (threshold, 0.3)):
+            drag(slider, to)
+            moves += 1
+        assert moves == 50
+        for name in ("undo", "redo", "hint"):
+            change(page.get_by_role("button", name=name, exact=True).click, drawn=name != "hint")
+        best = re.search(r"Your best at the target: ([\d.]+) %", words.inner_text())
+        page.keyboard.press("Control+s")
+        page.wait_for_timeout(500)
+
+        (file,) = (folder / "visitor").glob("visitor-tiny_resnet8-*.json")
+        saved = scores.read(file)
+        assert f"{saved.best().accuracy:.1f}" == best[1] and saved.best().rate >= 8
+        assert saved.choice["linear.weight"][0] > 4  # where the mouse left it
+
+        page.reload()
+        page.locator(".jp-Notebook .jp-Cell .cm-content").first.wait_for()
+        page.locator(".jp-KernelName", has_text="Python 3").wait_for()
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+        prompt, deadline = page.locator(".jp-InputPrompt").first, time.monotonic() + 120
+        while not re.search(r"\[[2-9]\]", said := prompt.inner_text()):
+            assert time.monotonic() < deadline, f"the cell did not run again: {said}"
+            if (dialog := page.locator(".jp-Dialog button")).count():  # the page has not found its kernel yet
+                dialog.last.click()
+            elif "*" not in said:
+                page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
+                page.keyboard.press("Control+Enter")
+            page.wait_for_timeout(1000)
+        picture.wait_for()
+        assert best[0] in words.inner_text()
+        change(page.get_by_role("button", name="undo", exact=True).click, drawn=False)
+        assert "nothing to undo" in words.inner_text()  # it is another game, and has the scores of the first
+        assert scores.read(file).scores == saved.scores
+    ask(base, token)
+
+
 def ask(base, token):
     """Shut the kernels down: the next notebook gets the memory."""
     headers = {"Authorization": f"token {token}"}
@@ -206,9 +296,65 @@ def ask(base, token):
         urllib.request.urlopen(urllib.request.Request(url, headers=headers, method="DELETE")).close()
 
 
+@pytest.fixture
+def out(tmp_path):
+    """Where a search may run; it does not outlive its test."""
+    yield tmp_path / "run"
+    Run(tmp_path / "run").interrupt()
+
+
+def test_a_live_search_is_watched_paused_its_tab_closed_reopened_and_finished(browser, lab, folder, out):
+    base, token = lab  # 250 steps: about 15 seconds of an idle machine
+    short = {"preset": "quick/builtin", "search_epochs": 1, "final_epochs": 1, "cycles": 1, "log_every": 5}
+    notebook = nbformat.read(folder / "quantizer.ipynb", 4)
+    notebook.cells[0].source = f"from hmq_lab import explorers\nexplorers.live({str(out)!r}, settings={short})"
+    nbformat.write(notebook, folder / "live.ipynb")
+
+    def press(page, name, then):
+        button = page.get_by_role("button", name=name, exact=True).last
+        page.wait_for_function("b => !b.disabled", arg=button.element_handle())
+        button.focus()
+        page.keyboard.press("Enter")
+        page.locator(WORDS, has_text=then).wait_for()
+
+    with opened(browser, f"{base}/lab/workspaces/live/tree/live.ipynb?token={token}") as page:
+        run(page)
+        page.locator(WORDS, has_text="Running, step").wait_for()
+        page.wait_for_function("document.querySelector('img.widget-image').naturalWidth == 820")
+        before = page.locator("img.widget-image").get_attribute("src"), page.locator(WORDS).inner_text()
+        page.wait_for_function(
+            "([picture, words]) => document.querySelector('img.widget-image').src != picture "
+            f"&& document.querySelector('{WORDS}').innerText != words",
+            arg=before,
+        )
+        press(page, "Pause", "Paused, step")
+        look(page, "live-light")
+    assert Run.attach(out).state == "paused"
+    ask(base, token)  # the kernel goes, the search does not
+    assert Run.attach(out).state == "paused"
+    done = len(Run.attach(out).follow())
+
+    again = f"{base}/lab/workspaces/live-again/tree/live.ipynb?token={token}"
+    with opened(browser, again, known="widget model not found") as page:
+        page.locator(".jp-OutputArea-output").first.wait_for()  # saved with the page before; it has no model any more
+        page.locator(".jp-KernelName", has_text="Python 3").wait_for()
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
+        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        page.locator(WORDS, has_text="Paused, step").wait_for()
+        press(page, "Resume", "Running, step")
+        page.locator("pre", has_text="Finished: run").wait_for()
+        page.locator(".widget-slider").first.wait_for()  # the replay's
+        assert "test accuracy" in page.locator("pre", has_text="Finished: run").inner_text()
+        if target := os.environ.get("HMQ_LAB_SCREENSHOTS"):
+            page.screenshot(path=Path(target) / "live-finished.png")
+    found = Run.attach(out)
+    assert found.follow() == found.record().events and len(found.follow()) > done
+    ask(base, token)
+
+
 def test_an_explorer_in_voila(browser, folder):
-    other = "--VoilaConfiguration.extension_denylist=jupyterlab-jupytext"  # needs what Voila lacks, and says so
-    alone = ("--Voila.ip=127.0.0.1", other)
+    lacking = ["jupyterlab-jupytext", "@jupyter-notebook/lab-extension"]  # they need what Voila lacks, and say so
+    alone = ("--Voila.ip=127.0.0.1", f"--VoilaConfiguration.extension_denylist={lacking}")
     with serving(folder, "voila", str(folder), *alone) as (base, token):
         with opened(browser, f"{base}/voila/render/quantizer.ipynb?token={token}") as page:
             use(page)
@@ -219,7 +365,86 @@ def test_an_explorer_in_voila(browser, folder):
 def test_an_explorer_in_notebook_7(browser, folder):
     root = ("--ServerApp.ip=127.0.0.1", "--ServerApp.allow_root=True", f"--ServerApp.root_dir={folder}")
     with serving(folder, "notebook", *root) as (base, token):
-        with opened(browser, f"{base}/notebooks/quantizer.ipynb?token={token}") as page:
+        own = "reading 'schema'"  # its settings registry, as soon as a page loads
+        with opened(browser, f"{base}/notebooks/quantizer.ipynb?token={token}", own) as page:
             run(page)
-            use(page)
+            use(page, "Shift+ArrowRight")  # the arrow alone is Notebook 7's own
             look(page, "quantizer-notebook")
+
+
+ASK = """code => new Promise(done => {
+  const id = JSON.parse(document.getElementById("jupyter-config-data").textContent).kernelId;
+  const header = {msg_id: "a", msg_type: "execute_request", session: "b", username: "", version: "5.3", date: ""};
+  const content = {code, silent: false, store_history: false, user_expressions: {}, allow_stdin: false};
+  const socket = new WebSocket(`ws://${location.host}/api/kernels/${id}/channels`);
+  const message = {channel: "shell", header, parent_header: {}, metadata: {}, content};
+  socket.onopen = () => socket.send(JSON.stringify(message));
+  setTimeout(() => { socket.close(); done(); }, 2000);
+})"""  # what a visitor would send to run code
+
+
+def test_the_explorers_as_pages(browser, tmp_path):
+    """From the front page to two explorers: each has a picture that moves, no code, and runs none from a visitor."""
+    folder, stolen = tmp_path / "pages", tmp_path / "stolen"
+    folder.mkdir()
+    with serving(folder, "hmq_lab.pages", str(folder), "--only", "quantizer", "gumbel") as (base, _):
+        with opened(browser, f"{base}/") as page:
+            pictures = page.locator("li img")
+            assert pictures.count() == 2
+            assert all(p.evaluate("e => e.naturalWidth") == 820 and p.get_attribute("alt") for p in pictures.all())
+            if target := os.environ.get("HMQ_LAB_SCREENSHOTS"):
+                page.screenshot(path=Path(target) / "front-light.png")
+            page.emulate_media(color_scheme="dark")
+            page.reload()
+            if target := os.environ.get("HMQ_LAB_SCREENSHOTS"):
+                page.screenshot(path=Path(target) / "front-dark.png")
+            for title in ("Quantizer", "Gumbel-Softmax"):
+                page.get_by_role("link", name=title).click()
+                use(page)
+                assert page.locator(".jp-CodeCell .jp-InputArea, .cm-content, .highlight").count() == 0
+                assert "import explorers" not in page.content()
+                look(page, f"page-{title}")
+                page.evaluate(ASK, f"open({str(stolen)!r}, 'w')")
+                page.get_by_role("link", name="All explorers").click()
+                page.wait_for_url(f"{base}/")
+        log = (folder.with_name("pages-hmq_lab.pages") / "log").read_text()
+        assert "execute_request" in log and not stolen.exists()  # it arrived, and was refused
+        with pytest.raises(urllib.error.HTTPError) as refused:  # under another name than this machine's own
+            urllib.request.urlopen(urllib.request.Request(f"{base}/voila/tree", headers={"Host": "elsewhere.test"}))
+        assert refused.value.code == 403
+        refused.value.close()
+
+
+def test_the_book_opens_from_disk(browser, tmp_path):
+    """Two lessons as pages, from file://: links, pictures, formulas, folded solutions and the search work."""
+    pytest.importorskip("latex2mathml", reason="the book needs the extra `book`")
+    notebooks = Path(__file__).parents[1] / "notebooks"
+    spec = importlib.util.spec_from_file_location("book_to_look_at", notebooks / "book" / "make.py")
+    make = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look there
+    spec.loader.exec_module(make)
+    for lesson in ("01_power_of_two_quantizers", "06_a_search_under_a_budget"):
+        shutil.copy(notebooks / f"{lesson}.ipynb", tmp_path)
+    make.write(make.collect(tmp_path), tmp_path / "book")
+    with opened(browser, (tmp_path / "book" / "index.html").as_uri()) as page:
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        for number, scheme, size in ((0, "light", (1280, 800)), (1, "dark", (1920, 1080))):
+            page.set_viewport_size({"width": size[0], "height": size[1]})
+            page.emulate_media(color_scheme=scheme)
+            page.locator("section.lesson h2 a").nth(number).click()
+            pictures = page.locator("main img").all()
+            assert len(pictures) >= 3 and all(p.evaluate("e => e.naturalWidth") > 500 for p in pictures)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
+            solution = page.locator("details", has_text="Solution").first
+            assert not solution.locator(".highlight").is_visible()
+            solution.locator("summary").click()
+            assert solution.locator(".highlight").is_visible()
+            if target := os.environ.get("HMQ_LAB_SCREENSHOTS"):
+                page.screenshot(path=Path(target) / f"book-{scheme}.png")
+            if number == 0:
+                page.get_by_role("link", name="hmq_lab", exact=True).click()
+        assert page.locator("math").first.bounding_box()["height"] > 5
+        page.get_by_label("Search").fill("half to even")
+        page.locator("#book-found a").first.click()
+        assert page.url.rpartition("/")[2].startswith("01_power_of_two_quantizers.html#")
+        assert asked and all(url.startswith(("file:", "data:")) for url in asked)

@@ -561,6 +561,46 @@ def test_the_last_step_of_a_replay_is_the_selection_of_the_search():
     assert explorer.result.actual_rate == pytest.approx(RECORD.results["rates_before_repair"]["weights"])
 
 
+def test_the_sentence_says_how_the_aim_follows_from_the_target():
+    """RECORD aims at 4 in its first cycle, then at 8 and a margin of 3 %."""
+    explorer = explorers.replay(RECORD)
+    aims = {e["step"]: e["target_rate"] for e in RECORD.of("step") if e["stage"] == 1}
+    assert RECORD.header["settings"]["margin"] == 0.03 and RECORD.header["target"]["weights"] == 8
+    first, last = min(aims), max(aims)
+    assert aims[last] == pytest.approx(8.24)
+    explorer.set(step=first)
+    assert f", the aim {aims[first]:.2f} (on its way to the target 8 and a margin of 3 %)." in explorer.sentence
+    explorer.set(step=explorer.state.steps[-1])
+    assert ", the aim 8.24 (the target 8 and a margin of 3 %)." in explorer.sentence
+
+    def said(target, margin, rate):
+        header = {"target": {"weights": target}, "settings": {"margin": margin}} if target else {}
+        events = [e | {"target_rate": rate} if e["kind"] == "step" else e for e in RECORD.events]
+        return explorers.replay(Record(header, RECORD.tensors, events=events)).sentence
+
+    assert ", the target 8." in said(8.0, 0.0, 8.0)
+    assert ", the aim 6.00 (on its way to the target 8)." in said(8.0, 0.0, 6.0)
+    assert ", the aim 6.00." in said(None, None, 6.0)
+
+
+def test_a_layer_may_be_named_as_its_control_writes_it():
+    explorer = explorers.replay(RECORD)
+    explorer.set(layer="layer3.0.conv1")
+    assert explorer.state.layer == "layer3.0.conv1.weight"
+    activation = next(t["name"] for t in RECORD.tensors if t["kind"] == "activation")
+    explorer.set(layer=f"{activation} (activation)")
+    assert explorer.state.layer == explorer.controls["layer"].value == activation
+    with pytest.raises(
+        ValueError, match=r"layer must be one of .*, got 'layer3.0.conv'; did you mean .*'layer3.0.conv1'"
+    ):
+        explorer.set(layer="layer3.0.conv")
+    with pytest.raises(ValueError, match=r"got 'qqqq'$"):
+        explorer.set(layer="qqqq")
+    with pytest.raises(ValueError, match=r"got 3$"):
+        explorer.set(layer=3)
+    assert explorer.state.layer == activation
+
+
 def test_a_record_of_one_table_and_no_weights_can_be_replayed():
     tensors_ = [t for t in RECORD.tensors if t["kind"] == "activation"]
     event = RECORD.of("tables")[0]

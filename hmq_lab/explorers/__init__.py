@@ -14,8 +14,24 @@ from hmq_lab.explorers.error_surface import surface
 from hmq_lab.explorers.following import integers
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.mixing import block
+from hmq_lab.explorers.placing import placements
 from hmq_lab.explorers.playback import replay
+from hmq_lab.explorers.playing import beat
 from hmq_lab.explorers.quantizing import quantizer
 from hmq_lab.explorers.sampling import gumbel
+from hmq_lab.explorers.selecting import selection
+from hmq_lab.explorers.watching import live
 
-__all__ = ["Explorer", "block", "gumbel", "integers", "quantizer", "replay", "surface"]
+__all__ = [
+    "Explorer",
+    "beat",
+    "block",
+    "gumbel",
+    "integers",
+    "live",
+    "placements",
+    "quantizer",
+    "replay",
+    "selection",
+    "surface",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
 from dataclasses import dataclass
@@ -66,7 +67,11 @@ class Real:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of `options`, written as `texts`; with `rows`, a list of so many lines to click instead of a slider."""
+    """One of `options`, written as `texts`; with `rows`, a list of so many lines to click instead of a slider.
+
+    >>> Choice("layer", ("conv1.weight",), ("conv1",)).check("layer", "conv1")    # as it is written will do, too
+    'conv1.weight'
+    """
 
     label: str
     options: tuple
@@ -74,10 +79,15 @@ class Choice:
     rows: int = 0
 
     def check(self, name: str, value):
+        if isinstance(value, str) and value not in self.options and value in self.texts:
+            return self.options[self.texts.index(value)]
         if value not in self.options:
             few = [repr(option) for option in self.options]
             few = few if len(few) <= 12 else [*few[:5], "...", *few[-5:]]
-            raise ValueError(f"{name} must be one of {', '.join(few)}, got {value!r}")
+            words = dict.fromkeys([*self.texts, *(option for option in self.options if isinstance(option, str))])
+            near = difflib.get_close_matches(value, words, n=3, cutoff=0.5) if isinstance(value, str) else []
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise ValueError(f"{name} must be one of {', '.join(few)}, got {value!r}{hint}")
         return self.options[self.options.index(value)]
 
     def widget(self) -> widgets.Widget:

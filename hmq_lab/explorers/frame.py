@@ -45,6 +45,11 @@ class Picture:
             self.figure.set_layout_engine("none")
             for artist in self.moving:
                 artist.set_animated(True)  # left out when the canvas draws, drawn by savefig
+            self.settle()
+
+    def settle(self) -> None:
+        """Paint what stands still, again where it was changed: axes with new ends, in the same places."""
+        with mpl.rc_context(STYLE):
             self.canvas.draw()
             self.still = self.canvas.copy_from_bbox(self.figure.bbox)
 

@@ -31,6 +31,8 @@ class Run:
     expected_rate: np.ndarray  # (K,): of the mean bits
     actual_rate: np.ndarray  # (K,): of the most probable bits
     events: dict[str, np.ndarray]  # step, epoch, temperature, target_rate, task_loss of the steps of the search
+    target: float  # the rate asked for; NaN where the record's header does not say
+    margin: float  # the search aims at target * (1 + margin)
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -62,7 +64,10 @@ class Run:
         keys = ("step", "epoch", "temperature", "target_rate", "task_loss")
         events = {key: np.array([e.get(key, math.nan) for e in searching], dtype=float) for key in keys}
         steps = tuple(e["step"] for e in found)
-        return cls(steps, tables, described, weights, bits, marginals, selected, *map(np.array, rates), events)
+        target = record.header.get("target", {}).get("weights", math.nan)
+        margin = record.header.get("settings", {}).get("margin", 0.0)
+        rates = map(np.array, rates)
+        return cls(steps, tables, described, weights, bits, marginals, selected, *rates, events, target, margin)
 
 
 def _rate(bits, sizes: dict[str, int]) -> float:
@@ -127,16 +132,15 @@ def compute(state: State, run: Run) -> Result:
     """What the record says at a step."""
     at = run.steps.index(state.step)
     table, space = run.tables[state.layer][at], run.tensors[state.layer]["space"]
-    marginal = table.sum(1)
-    row = int(marginal.argmax())  # the most probable bits, then the threshold given them
-    choice = space["bits"][row], space["exponents"][int(table[row].argmax())]
+    marginal, choice = table.sum(1), chosen(table, space)
+    row = space["bits"].index(choice[0])
     text = f"Step {state.step} of {run.steps[-1]}"
-    if (now := _event(run, state.step)) is not None:
+    if (now := moment(run, state.step)) is not None:
         text += f" (epoch {now['epoch'] + 1:.0f}, temperature {now['temperature']:.2f})"
     expected, actual = float(run.expected_rate[at]), float(run.actual_rate[at])
     if run.weights:
         text += f": the expected rate of the weights is {expected:.2f}, that of the selection {actual:.2f}"
-        text += f", the target {now['target_rate']:.2f}" if now is not None else ""
+        text += f", {_aim(now['target_rate'], run)}" if now is not None else ""
     text += (
         f". {state.layer} has {marginal[row]:.0%} on {tensors.many(choice[0], 'bit')}, and given "
         f"these {table[row].max() / marginal[row]:.0%} on the threshold 2^{choice[1]}."
@@ -145,10 +149,30 @@ def compute(state: State, run: Run) -> Result:
     return Result(run, state.step, state.layer, marginals, selected, table, choice, expected, actual, text)
 
 
-def _event(run: Run, step: int) -> dict[str, float] | None:
+def chosen(table: np.ndarray, space: dict) -> tuple[int, int]:
+    """The selection of a table (B, T): the most probable bits, then the most probable exponent given them."""
+    row = int(table.sum(1).argmax())
+    return space["bits"][row], space["exponents"][int(table[row].argmax())]
+
+
+def moment(run: Run, step: int) -> dict[str, float] | None:
     """The last step that the record describes, up to this one."""
     at = int(np.searchsorted(run.events["step"], step, side="right")) - 1
     return {key: values[at] for key, values in run.events.items()} if at >= 0 else None
+
+
+def _aim(rate: float, run: Run) -> str:
+    """What the loss pulls the expected rate to, and how that follows from the target.
+
+    >>> _aim(16.48, run)
+    'the aim 16.48 (the target 16 and a margin of 3 %)'
+    """
+    if math.isnan(run.target):
+        return f"the aim {rate:.2f}"
+    target = f"the target {run.target:g}" + (f" and a margin of {100 * run.margin:g} %" if run.margin else "")
+    if math.isclose(rate, run.target * (1 + run.margin), rel_tol=1e-6):
+        return f"the aim {rate:.2f} ({target})" if run.margin else target
+    return f"the aim {rate:.2f} (on its way to {target})"
 
 
 def draw(result: Result, figure) -> dict:
@@ -181,7 +205,7 @@ def draw(result: Result, figure) -> dict:
     rate, temperature, loss = curves
     rate.plot(run.steps, run.expected_rate, color=BLUE, label="expected")
     rate.plot(run.steps, run.actual_rate, color=ORANGE, marker="o", ms=3, lw=1, label="of the selection")
-    rate.plot(events["step"], events["target_rate"], color=INK, ls="--", drawstyle="steps-post", label="target")
+    rate.plot(events["step"], events["target_rate"], color=INK, ls="--", drawstyle="steps-post", label="aim")
     rate.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, frameon=False, borderaxespad=0, columnspacing=1)
     temperature.plot(events["step"], events["temperature"], color=GREEN)
     temperature.set_ylim(bottom=0)

@@ -1,0 +1,246 @@
+"""Beat the search: sliders for the bits and threshold of every layer of a real network, measured at each move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import ipywidgets as widgets
+
+from hmq_lab import game as rules
+from hmq_lab.explorers.controls import Choice, Switch, powers
+from hmq_lab.explorers.frame import Explorer
+from hmq_lab.explorers.tensors import many
+from hmq_lab.game import Game
+from hmq_lab.plots import BLUE, GREEN, INK, PALE, RED
+from hmq_lab.plots.pareto import rate_and_accuracy, references
+from hmq_lab.scores import Outcome, front
+
+ROWS = 24  # so many names of layers fit beside their bars
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a player stands: the layer in view, the choice of all layers, what is locked; `note` is said first."""
+
+    game: Game
+    layer: str
+    choice: dict[str, tuple[int, int]]
+    kept: frozenset[str]
+    note: str = ""
+
+    @classmethod
+    def of(cls, game: Game, layer: str, note: str = "") -> State:
+        return cls(game, layer, game.choice, game.locked, note)
+
+    @property
+    def bits(self) -> int:
+        return self.choice[self.layer][0]
+
+    @property
+    def exponent(self) -> int:
+        return self.choice[self.layer][1]
+
+    @property
+    def locked(self) -> bool:
+        return self.layer in self.kept
+
+    def change(self, layer=None, bits=None, exponent=None, locked=None, **others) -> State:
+        layer = layer or self.layer
+        kept = self.kept if locked is None else self.kept | {layer} if locked else self.kept - {layer}
+        state = replace(self, layer=layer, kept=kept, note="", **others)
+        if exponent is None and bits in (None, state.bits):
+            return state
+        pair = self.game.arena.pair(layer, state.bits if bits is None else bits, exponent)
+        if layer in self.kept and layer in kept and pair != self.choice[layer]:
+            raise ValueError(f"{layer} is locked: unlock it first")
+        return replace(state, choice=state.choice | {layer: pair})
+
+
+@dataclass(frozen=True)
+class Result:
+    state: State
+    outcome: Outcome
+    hmq: Outcome | None
+    scores: tuple[Outcome, ...]
+    tried: tuple[tuple[float, float], ...]  # (rate, accuracy)
+    sentence: str
+
+
+class Playing(Explorer):
+    """The explorer of a game. Its buttons are methods, too: undo(), redo(), hint(), start("HMQ"), export().
+
+    >>> view = explorers.beat()
+    >>> view.set(layer="conv1.weight", bits=4); view.undo()
+    >>> view.start("greedy"); view.hint(); print(view.sentence)
+    >>> view.game.best
+    """
+
+    def __init__(self, game: Game, layer: str):
+        self.game = game
+        arena = game.arena
+        exponents = sorted({e for name in arena.layers for e in arena.exponents(name)})
+        controls = {
+            "layer": Choice("layer", arena.layers, tuple(n.removesuffix(".weight") for n in arena.layers), rows=5),
+            "bits": Choice("bits", arena.space.bits, tuple(map(str, arena.space.bits))),
+            "exponent": powers("threshold", exponents),
+            "locked": Switch("keep this layer"),
+        }
+        super().__init__(State.of(game, layer), compute, draw, move, controls, height=4.1)
+        for name in ("bits", "exponent"):
+            self.controls[name].continuous_update = False  # a move is measured: not at every place that is dragged over
+        starts = [what for what in rules.STARTS if what != "HMQ" or arena.rival]
+        texts = {"uniform": "uniform bits", "greedy": "greedy choice", "HMQ": "HMQ's bits", "best": "my best score"}
+        options = [(texts[what], what) for what in starts]
+        looks = {"layout": {"width": "250px"}, "style": {"description_width": "80px"}}
+        self._start = widgets.Dropdown(options=options, description="start from", **looks)
+        does = {"start": lambda: self.start(self._start.value), "undo": self.undo, "redo": self.redo,
+                "hint": self.hint, "export": self.export}  # fmt: skip
+        self.buttons = {name: widgets.Button(description=name, layout={"width": "80px"}) for name in does}
+        for name, button in self.buttons.items():
+            button.on_click(lambda _, do=does[name]: self._pressed(do))
+        row = widgets.Box([self._start, *self.buttons.values()], layout={"display": "flex", "flex_flow": "row wrap"})
+        self._box.children = (self._box.children[0], row, *self._box.children[1:])
+
+    def undo(self) -> None:
+        """Take the last move back. Raises ValueError where there is none, as `redo` does."""
+        self._do(self.game.undo)
+
+    def redo(self) -> None:
+        self._do(self.game.redo)
+
+    def start(self, what) -> None:
+        """Begin from another choice, as `Game.start`."""
+        self._do(lambda: self.game.start(what))
+
+    def hint(self) -> None:
+        """Measure, say which layer promises most, and bring it into view."""
+        found = self.game.hint()
+        super()._show(State.of(self.game, found.layer or self.state.layer, f"{found.sentence} "))
+
+    def export(self) -> None:
+        """Write the scores as .csv and .json beside the player's file."""
+        table = self.game.file.with_suffix(".csv")
+        self.game.export(table)
+        super()._show(State.of(self.game, self.state.layer, f"{len(self.game.scores)} scores are in {table}. "))
+
+    def _show(self, state: State) -> None:
+        """A control was moved: make the move, then show what came of it."""
+
+        def do():
+            if state.choice != self.game.choice:
+                self.game.play(state.layer, *state.choice[state.layer])
+            for name in state.kept ^ self.game.locked:
+                self.game.lock(name, name in state.kept)
+
+        self._do(do, state.layer)
+
+    def _do(self, do: Callable, layer: str | None = None) -> None:
+        note, before = "", self.game.choice
+        try:
+            do()
+        except OSError as error:  # the move is made, and can be made again; the reader must know that it is not kept
+            note = f"Your scores could not be saved: {error}. "
+        moved = [name for name, pair in self.game.choice.items() if pair != before[name]]
+        layer = layer or (moved[0] if len(moved) == 1 else self.state.layer)  # an undone move is looked at
+        super()._show(State.of(self.game, layer, note))
+
+    def _pressed(self, do: Callable) -> None:
+        try:
+            do()
+        except (ValueError, OSError) as error:
+            self._say(f"{error}")
+
+    def _follow(self) -> None:
+        """The threshold's slider has the places that the layer in view can have."""
+        self._following = True
+        places = [(f"2^{e}", e) for e in sorted(self.game.arena.exponents(self.state.layer))]
+        if list(self.controls["exponent"].options) != places:
+            self.controls["exponent"].options = places
+        super()._follow()
+
+
+def beat(game: Game | None = None, layer: str | None = None, **options) -> Playing:
+    """Set bits and thresholds by hand on a real network, and try to beat HMQ's selection.
+
+    >>> explorers.beat()                                          # the shipped network, on held built-in pictures
+    >>> explorers.beat(player="ada", folder="class-7b")           # scores of their own, in a folder you name
+    >>> explorers.beat(game.of_run("runs/cifar10-w16", weights="cifar10_resnet20.safetensors"))
+
+    game: None is `game.shipped(**options)`. layer: in view first, by default the largest. Raises ValueError for options
+    beside a game, and for a layer that it has not.
+    """
+    if game is not None and (options or not isinstance(game, Game)):
+        raise ValueError(f"beat takes a Game, or the options of game.shipped; got {game!r} and {options}")
+    game = game or rules.shipped(**options)
+    return Playing(game, game.arena.named(layer or max(game.arena.sizes, key=game.arena.sizes.get)))
+
+
+def compute(state: State) -> Result:
+    """What the choice is worth: measured, if it was not before."""
+    game, arena = state.game, state.game.arena
+    outcome, hmq = arena.evaluate(state.choice), arena.hmq
+    tried = tuple((o.rate, o.accuracy) for o in arena.tried)
+    text = f"{state.note}{state.layer}: {many(state.bits, 'bit')} below 2^{state.exponent}. All weights take "
+    text += f"{outcome.weight_bytes:,.0f} bytes, {outcome.rate:.2f} times fewer than in float; a picture takes "
+    text += f"{outcome.bit_operations / 1e6:,.1f} million bit operations; {outcome.accuracy:.1f} % of "
+    text += f"{arena.count:,} held pictures are right. "
+    short = game.target - outcome.rate
+    text += "" if short <= 0 else f"The rate is {short:.2f} below the target. "
+    if hmq is not None:
+        apart = outcome.accuracy - hmq.accuracy
+        text += f"HMQ's selection, not fine-tuned, on the same pictures: rate {hmq.rate:.2f}, {hmq.accuracy:.1f} %; "
+        text += f"you are {abs(apart):.1f} points {'above' if apart > 0 else 'below'}, " if apart else "you equal it, "
+        text += f"your rate {abs(outcome.rate - hmq.rate):.2f} {'higher' if outcome.rate >= hmq.rate else 'lower'}. "
+    if (best := game.best) is not None:
+        text += f"Your best at the target: {best.accuracy:.1f} %" + (", and you beat HMQ." if game.won else ".")
+    return Result(state, outcome, hmq, front(game.scores), tried, text.strip())
+
+
+def draw(r: Result, figure) -> dict:
+    """Left every layer's bits beside HMQ's; right accuracy over rate, with all that was tried."""
+    arena = r.state.game.arena
+    bars, ax = figure.subplots(1, 2, width_ratios=(1, 1.25))
+    every = -(-len(arena.layers) // ROWS)
+    at = range(len(arena.layers))
+    artists = {"view": bars.axhspan(0, 1, color=PALE, alpha=0.6, lw=0, zorder=0.5)}
+    artists["bars"] = list(bars.barh(at, [1] * len(at), 0.72, color=BLUE, zorder=2))
+    style = {"ls": "none", "marker": "D", "ms": 6 if every == 1 else 3, "mfc": "white", "mec": INK, "mew": 1.5}
+    if r.hmq is not None:
+        hmq = bars.plot([pair[0] for pair in r.hmq.choice.values()], at, label="HMQ's bits", zorder=4, **style)
+        artists["hmq"] = hmq  # painted again at each move, over the bars
+        bars.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), frameon=False, borderaxespad=0, handletextpad=0.3)
+    top = max(arena.space.bits)
+    words = {"va": "center", "fontsize": 9, "color": INK, "clip_on": False}
+    artists["words"] = [bars.text(top + 0.7, i, "2^-8 kept", **words) for i in at if i % every == 0]
+    names = [n.removesuffix(".weight") if i % every == 0 else "" for i, n in enumerate(arena.layers)]
+    bars.set(yticks=list(at), yticklabels=names, ylim=(len(at) - 0.4, -0.6), xlim=(0, top + 3.8),
+             xticks=[b for b in arena.space.bits if b <= top], xlabel="bits; right of them the threshold")  # fmt: skip
+    bars.grid(False, axis="y")
+
+    rate_and_accuracy(ax)
+    artists["tried"] = ax.plot([], [], ".", color="#888888", ms=4, label="tried")[0]
+    still = references(ax, arena.references, r.state.game.target)
+    line = {"color": GREEN, "lw": 1.8, "drawstyle": "steps-pre", "marker": "^", "ms": 6}
+    artists["scores"] = ax.plot([], [], label="your scores", **line)[0]
+    artists["now"] = ax.plot([], [], "o", color=RED, ms=10, mec="white", label="now", zorder=7)[0]
+    handles = [*still, artists["tried"], artists["scores"], artists["now"]]
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0.2, "frameon": False}
+    ax.legend(handles=handles, ncols=3, columnspacing=1, handlelength=1.4, handletextpad=0.5, **place)
+    move(r, artists)
+    return artists
+
+
+def move(r: Result, artists: dict) -> None:
+    s = r.state
+    layers = s.game.arena.layers
+    every = -(-len(layers) // ROWS)
+    for bar, name in zip(artists["bars"], layers, strict=True):
+        bar.set_width(s.choice[name][0])
+    for text, name in zip(artists["words"], layers[::every], strict=True):
+        text.set_text(f"2^{s.choice[name][1]}" + (" kept" if name in s.kept else ""))
+    artists["view"].set_y(layers.index(s.layer) - 0.5)
+    artists["view"].set_height(1)
+    artists["tried"].set_data([rate for rate, _ in r.tried], [accuracy for _, accuracy in r.tried])
+    artists["scores"].set_data([o.rate for o in r.scores], [o.accuracy for o in r.scores])
+    artists["now"].set_data([r.outcome.rate], [r.outcome.accuracy])

@@ -1,0 +1,381 @@
+"""Live: a search in a process of its own is drawn while it runs, paused, interrupted and resumed by buttons."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import html
+import math
+import os
+import time
+import weakref
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import ipywidgets as widgets
+import numpy as np
+
+from hmq_lab import records
+from hmq_lab.explorers import playback
+from hmq_lab.explorers.controls import Choice
+from hmq_lab.explorers.frame import DPI, WIDTH, Explorer
+from hmq_lab.live import ALIVE, EVENTS, Run, Status, plain, start
+from hmq_lab.plots import INK
+from hmq_lab.records import Record
+
+HEIGHT = 4.6
+LOOK = 0.5  # seconds between two looks at the folder
+SHARE = 0.015  # of one processor, for painting: what a picture costs is paid off before the next one,
+MOST = 0.1  # but for what the first one costs above so many seconds
+WATCHED: weakref.WeakValueDictionary[Path, Live] = weakref.WeakValueDictionary()  # one view of a folder is kept fresh
+
+
+def live(out: Path | str, *, begin: bool = True, layer: str | None = None, **arguments) -> Live:
+    """Watch the search in a folder while it runs; start it if there is none yet.
+
+    >>> explorers.live("runs/mine", target=8)                    # starts the built-in search, and shows it
+    >>> explorers.live("runs/w16", model="resnet20", data="cifar10", weights="resnet20.th", normalize="imagenet",
+    ...                target=16)                                # the same cell again: shows the same search
+    >>> explorers.live("runs/mine")                              # from another notebook, or another day
+
+    arguments: those of `hmq_lab.live.start`. The search has a process of its own: it goes on when the tab is closed or
+    the kernel is shut down. begin: False leaves the start to the button. layer: the first to be shown.
+    Where the folder holds a run already, it is shown; one that was interrupted waits for the button Resume.
+    Raises FileNotFoundError where there is no run and no argument, ValueError where the run there was started with
+    others, and what `start` raises.
+    """
+    try:
+        run = Run.attach(out)
+    except FileNotFoundError:
+        if not arguments:
+            raise
+        plain(**{key: value for key, value in arguments.items() if key not in ("resume", "overwrite")})
+        run = start(out, **arguments) if begin else None
+    else:
+        if arguments.pop("overwrite", False) and begin and not run.is_alive():
+            run = start(out, **arguments, overwrite=True)
+        arguments.pop("resume", None)
+        _check_same(run, arguments)
+    return Live(Path(out).resolve(), run, arguments, layer)
+
+
+def _check_same(run: Run, given: dict) -> None:
+    there, wanted = run.arguments, plain(**given)
+    if there is None:
+        return
+    if other := [key for key in given if wanted[key] != there[key]]:
+        said = "; ".join(_difference(key, there[key], wanted[key]) for key in other)
+        raise ValueError(f"{run.out} holds a search with other arguments ({said}): choose another folder")
+
+
+def _difference(key: str, there, here) -> str:
+    """
+    >>> _difference("space", {"bits": [2, 4], "thresholds": 8}, {"bits": [2, 4], "thresholds": 4})
+    'space.thresholds: 8 there, 4 here'
+    """
+    if isinstance(there, dict) and isinstance(here, dict):
+        parts = [part for part in {**there, **here} if there.get(part) != here.get(part)]
+        return ", ".join(f"{key}.{part}: {there.get(part)} there, {here.get(part)} here" for part in parts)
+    return f"{key}: {there} there, {here} here"
+
+
+class Live:
+    """What a cell shows of a search: buttons, and below them first words, then the growing picture, then its replay.
+
+    >>> view = explorers.live("runs/mine", target=8)
+    >>> view.buttons["pause"].click()
+    >>> view.update()                               # as a notebook does by itself, twice a second
+    >>> print(view.sentence)
+    >>> view.explorer                               # the picture of the moment; None before there is anything to draw
+
+    In a notebook the view looks after itself until the search has ended or `close` is called; of two views of one
+    folder the newer one does. `set`, `controls`, `figure` and `result` are those of the explorer.
+    """
+
+    def __init__(self, out: Path, run: Run | None, arguments: dict, layer: str | None = None):
+        self.out, self.run, self.arguments = out, run, arguments
+        self.explorer: Explorer | None = None
+        self.events: list[dict] = []
+        self._layer, self._shown, self._due, self._task = layer, None, 0.0, None
+        self._words = widgets.HTML(layout={"max_width": f"{WIDTH * DPI:.0f}px"})
+        self.buttons = {
+            "go": _button("Start", "start the search, or go on with it", self._go),
+            "pause": _button("Pause", "finish the step, save, and wait", lambda: self.run.pause()),
+            "interrupt": _button(
+                "Interrupt", "finish the step, save, and end the process", lambda: self.run.interrupt()
+            ),
+        }
+        for button in self.buttons.values():
+            button.on_click(self._pressed)
+        self._body = widgets.VBox([self._words])
+        self._box = widgets.VBox([widgets.HBox(list(self.buttons.values())), self._body])
+        self.update()
+        if (older := WATCHED.get(out)) is not None:
+            older._stop()
+        WATCHED[out] = self
+        self._watch()
+
+    @property
+    def sentence(self) -> str:
+        return self.explorer.sentence if self.explorer else self._said
+
+    @property
+    def controls(self) -> dict:
+        return self.explorer.controls if self.explorer else {}
+
+    @property
+    def figure(self):
+        return self.explorer and self.explorer.figure
+
+    @property
+    def result(self):
+        return self.explorer and self.explorer.result
+
+    def set(self, **values) -> None:
+        """As `Explorer.set`: layer, and when the search is finished step, too. ValueError before there is a picture."""
+        if self.explorer is None:
+            raise ValueError(f"there is nothing to set yet: {self.sentence}")
+        self.explorer.set(**values)
+
+    def close(self) -> None:
+        """Stop looking and close the widgets. The search goes on."""
+        self._stop()
+        for widget in (*self.buttons.values(), self._words, self._body, self._box):
+            widget.close()
+
+    def update(self, patient: bool = False) -> None:
+        """Look at the folder, and show what is new.
+
+        patient: leave new steps for later while the last picture is not paid off; a new state is shown at once.
+        """
+        status = self.run.status() if self.run else None
+        wish = self.run.wish if self.run else ""
+        state = status and (status.state, status.message, wish)
+        if patient and self._shown and state == self._shown[0] and time.monotonic() < self._due:
+            return
+        begun = time.thread_time()
+        if status:
+            self.events += self.run.follow(len(self.events))
+        if (state, len(self.events)) != self._shown:
+            self._shown = state, len(self.events)
+            self._follow(status, wish)
+            self._show(status, wish)
+        cost = min(time.thread_time() - begun, MOST)
+        self._due = time.monotonic() + cost / SHARE
+
+    def _follow(self, status: Status | None, wish: str) -> None:
+        """The buttons say what can be asked for."""
+        state = status.state if status else ""
+        waits = state in ("", "paused", "interrupted", "failed")
+        self.buttons["go"].description = "Resume" if state else "Start"
+        self.buttons["go"].disabled = not waits and not (state in ALIVE and wish != "run")
+        self.buttons["pause"].disabled = state not in ("starting", "running") or wish != "run"
+        self.buttons["interrupt"].disabled = state not in ALIVE or wish == "stop"
+
+    def _show(self, status: Status | None, wish: str) -> None:
+        record = self.run.record(self.events) if status else None
+        if record is None or not record.of("tables"):
+            self._say(html.escape(_waiting(status, wish)))
+            self._said = _waiting(status, wish)
+            return
+        layer = self.explorer.state.layer if self.explorer else self._layer
+        if status.state == "finished":
+            self._replace(playback.replay(record, **({"layer": layer} if layer else {})))
+            about = f"Finished: {self.out.name}\n{records.summary(record)}"
+            self._say(f'<pre style="line-height:1.4; white-space:pre-wrap">{html.escape(about)}</pre>')
+            return
+        now = Now.of(record, status, wish, self.out)
+        if isinstance(self.explorer, Growing):
+            self.explorer.grow(now)
+        else:
+            self._replace(Growing(now, layer))
+            self._say("")
+
+    def _replace(self, explorer: Explorer) -> None:
+        self.explorer = explorer
+        self._body.children = [self._words, explorer._box]
+
+    def _say(self, text: str) -> None:
+        self._words.value = text and f'<div role="status" style="line-height:1.5">{text}</div>'
+
+    def _go(self) -> None:
+        if self.run is None:
+            self.run = start(self.out, **self.arguments)
+        else:
+            self.run.resume()
+
+    def _pressed(self, button: widgets.Button) -> None:
+        try:
+            button.does()
+        except (OSError, ValueError) as error:  # nobody reads a kernel's traceback
+            self._say(html.escape(str(error)))
+            return
+        self.update()
+        self._watch()
+
+    def _watch(self) -> None:
+        """Look again and again, in the kernel's loop; a program without one calls `update` itself."""
+        if self._task is None or self._task.done():
+            with suppress(RuntimeError):
+                self._task = asyncio.get_running_loop().create_task(self._look())
+
+    async def _look(self) -> None:
+        while self._box.comm is not None and self._shown[0] and self._shown[0][0] in ALIVE:
+            await asyncio.sleep(LOOK)
+            try:
+                self.update(patient=True)
+            except (OSError, ValueError) as error:  # the folder was removed, or holds another run's files by now
+                self._say(html.escape(f"This view has ended: {error}"))
+                return
+
+    def _stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _repr_mimebundle_(self, **_):
+        data = self._box._repr_mimebundle_() | {"text/plain": self.sentence}
+        if self.explorer is None:
+            return data, {}
+        data |= {"image/png": base64.b64encode(self.explorer._picture.png(9)).decode()}
+        return data, {"image/png": {"alt": self.sentence}}
+
+
+def _button(text: str, tip: str, does) -> widgets.Button:
+    button = widgets.Button(description=text, tooltip=tip, layout={"width": "120px"})
+    button.does = does
+    return button
+
+
+@dataclass(frozen=True)
+class Now:
+    """A search at a moment: the arrays of its replay so far, and how far it is."""
+
+    run: playback.Run
+    steps: int  # of the whole search
+    search_steps: int  # of those, in stage 1
+    loss: tuple[np.ndarray, np.ndarray]  # steps and task losses, of both stages
+    words: str  # state, step, time left
+
+    @classmethod
+    def of(cls, record: Record, status: Status, wish: str, out: Path) -> Now:
+        steps, settings = record.of("step"), record.header["settings"]
+        loss = np.array([e["step"] for e in steps]), np.array([e["task_loss"] for e in steps])
+        per_epoch = status.steps // (settings["search_epochs"] + settings["final_epochs"])
+        words = _doing(status, wish)
+        if steps:
+            words += f", step {steps[-1]['step']} of {status.steps} ({_stage(record, steps[-1])})"
+        if status.state == "running" and steps and (left := _left(status, steps[-1]["step"], out)):
+            words += f", {left} left"
+        return cls(playback.Run.of(record), status.steps, per_epoch * settings["search_epochs"], loss, words)
+
+
+def _waiting(status: Status | None, wish: str) -> str:
+    if status is None:
+        return "Nothing has been searched here yet: press Start."
+    more = {"starting": ": loading the network and the pictures", "running": ": calibrating thresholds"}
+    return _doing(status, wish) + more.get(status.state, "") + "."
+
+
+def _doing(status: Status, wish: str) -> str:
+    if status.state in ("starting", "running") and wish != "run":
+        return {"pause": "Pausing after this step", "stop": "Stopping after this step"}[wish]
+    return status.state.capitalize() + (f" ({status.message})" if status.message else "")
+
+
+def _stage(record: Record, step: dict) -> str:
+    """Where in the two stages a step is."""
+    settings, epochs = record.header["settings"], record.of("epoch")
+    if step["stage"] == 1:
+        return (
+            f"search, epoch {step['epoch'] + 1} of {settings['search_epochs']}, temperature {step['temperature']:.2f}"
+        )
+    text = f"fine-tuning, epoch {step['epoch'] + 1} of {settings['final_epochs']}"
+    if repairs := record.of("repair"):
+        text += f", rate {repairs[-1]['rate_after']:.2f}"
+    return text + (f", validation accuracy {epochs[-1]['validation_accuracy']:.1f} %" if epochs else "")
+
+
+def _left(status: Status, step: int, out: Path) -> str:
+    """How long it will take at the pace since the search was last started or resumed; "" before that can be said."""
+    if not status.since or step - status.first < 20:
+        return ""
+    pace = (os.path.getmtime(out / EVENTS) - status.since) / (step - status.first)
+    minutes = pace * (status.steps - step) / 60
+    return "less than a minute" if minutes < 1 else f"about {minutes:.0f} minute{'s' if minutes >= 1.5 else ''}"
+
+
+@dataclass(frozen=True)
+class Result(playback.Result):
+    now: Now
+
+
+class Growing(Explorer):
+    """The picture of a search that runs; `grow` shows a later moment of it. Its one control is the layer."""
+
+    def __init__(self, now: Now, layer: str | None = None):
+        self.now = now
+        names, run = tuple(now.run.tables), now.run
+        texts = tuple(
+            n.removesuffix(".weight") + " (activation)" * (run.tensors[n]["kind"] == "activation") for n in names
+        )
+        first = max(run.weights or names, key=lambda name: run.tensors[name]["size"])
+        state = playback.State(run.steps, first, run.steps[-1])
+        controls = {"layer": Choice("layer", names, texts, rows=4)}
+        initial = {"layer": layer} if layer else {}
+        super().__init__(state, lambda state: compute(state, self.now), draw, move, controls, initial, HEIGHT)
+
+    def grow(self, now: Now) -> None:
+        """The layer stays; the map is that of the newest step that has one."""
+        room, self.now = limits(self.now), now
+        if limits(now) != room:  # axes stand still, so that little is painted again: now and then they must give
+            fit(now, self.artists)
+            self._picture.settle()
+        self._show(playback.State(now.run.steps, self.state.layer, now.run.steps[-1]))
+
+
+def compute(state: playback.State, now: Now) -> Result:
+    """What the events so far say, as `playback.compute` of a whole record."""
+    found = vars(playback.compute(state, now.run))
+    _, _, said = found["sentence"].partition(": ")  # after the step and what goes with it
+    return Result(**found | {"sentence": f"{now.words}. At step {state.step} {said}"}, now=now)
+
+
+def limits(now: Now) -> tuple[float, float, float]:
+    """Ends of the axes of rate (low, high) and loss (high), with room so that they seldom change."""
+    run = now.run
+    rates = np.r_[run.expected_rate, run.actual_rate, run.events["target_rate"], run.target * (1 + run.margin)]
+    loss = np.nanmax(now.loss[1], initial=0.1)
+    return np.nanmin(rates) // 1, 2 * math.ceil(0.52 * np.nanmax(rates)), 1.5 ** math.ceil(math.log(1.02 * loss, 1.5))
+
+
+def draw(result: Result, figure) -> dict:
+    """The replay's figure with axes for the whole search, on which the curves grow."""
+    now, artists = result.now, playback.draw(result, figure)
+    rate, temperature, loss = (cursor.axes for cursor in artists["cursor"])
+    artists["curves"] = [*rate.lines[:3], temperature.lines[0], loss.lines[0]]  # they grow
+    temperature.set_ylim(0, 1.1 * max(1, np.nanmax(now.run.events["temperature"], initial=0)))
+    for ax in (rate, temperature, loss):
+        ax.set_xlim(0, max(now.steps, 1))
+        if now.search_steps < now.steps:
+            ax.axvline(now.search_steps, color=INK, lw=1, ls=":")
+    fit(now, artists)
+    move(result, artists)
+    return artists
+
+
+def fit(now: Now, artists: dict) -> None:
+    """Give the axes of rate and loss room for what there is."""
+    low, high, most = limits(now)
+    rate, _, loss = (cursor.axes for cursor in artists["cursor"])
+    rate.set_ylim(low, high)
+    loss.set_ylim(0, most)
+
+
+def move(result: Result, artists: dict) -> None:
+    playback.move(result, artists)
+    run, events = result.run, result.run.events
+    step = events["step"]
+    series = ((run.steps, run.expected_rate), (run.steps, run.actual_rate), (step, events["target_rate"]))
+    for line, xy in zip(artists["curves"], (*series, (step, events["temperature"]), result.now.loss), strict=True):
+        line.set_data(*xy)

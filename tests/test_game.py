@@ -1,0 +1,583 @@
+"""The game: every number against a full forward pass with fixed schemes; moves, files, hints and the board."""
+
+import copy
+import csv
+import functools
+import json
+import os
+
+import matplotlib
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+matplotlib.use("agg")
+
+from hmq_lab import SearchSpace, attach, explorers, game, plots, records, scores
+from hmq_lab.arena import Arena
+from hmq_lab.explorers import bench
+from hmq_lab.files import digest
+from hmq_lab.placement import blocks, calibrate
+from hmq_lab.quantizer import Scheme
+from hmq_lab.records import Record
+from hmq_lab.scores import Outcome
+
+X = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(40) % 3
+
+
+class Net(nn.Module):
+    """A shortcut with a weight of its own: the first layer, two beside each other, the last."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.side = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, padding=1), nn.Conv2d(6, 6, 1)
+        self.relu, self.fc = nn.ReLU(), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.relu(self.a(x))
+        return self.fc(self.relu(self.b(x) + self.side(x)).mean((2, 3)))
+
+
+def network():
+    torch.manual_seed(1)
+    return Net()
+
+
+@functools.cache
+def attached():
+    model = attach(network(), SearchSpace(), X[:2])
+    calibrate(model, [X])
+    return model
+
+
+def fixed(choice=None, bits=8):
+    """The network with activations calibrated and a scheme on every weight: nothing of a game in it."""
+    model = copy.deepcopy(attached())
+    for name, block in blocks(model, "weight").items():
+        block.fix(Scheme(*choice[name], True) if choice else block.select(bits))
+    return model.eval()
+
+
+def whole_pass(choice):
+    """(accuracy, loss) of a full forward pass."""
+    with torch.no_grad():
+        logits = fixed(choice)(X)
+    return 100 * (logits.argmax(1) == Y).double().mean().item(), F.cross_entropy(logits, Y).item()
+
+
+def record(**header):
+    """A record as a search on this network would leave it: 8, 5, 3 and 6 bits."""
+    model = fixed()
+    for bits, block in zip((8, 5, 3, 6), blocks(model, "weight").values(), strict=True):
+        block.fix(Scheme(bits, int(block.exponent) - 1, True))
+    for block in blocks(model, "activation").values():
+        block.fix(Scheme(8, int(block.exponent) - 1, block.signed))
+    tensors, floats = records.describe(model)
+    for t in tensors:
+        block = blocks(model)[t["name"]]
+        t["space"] = {"bits": block.bits.tolist(), "exponents": block.exponents.tolist()}
+        t["bits_before_repair"] = t["bits"]
+    about = {"schema": 1, "model": "net", "weights": digest({}, network().state_dict()), "target": {"weights": 6.0}}
+    return Record(about | {"space": {"bits": list(range(1, 9)), "thresholds": 8}} | header, tensors, floats)
+
+
+@pytest.fixture(scope="module")
+def arena():
+    return Arena(network(), X, Y, "net", few=20)
+
+
+@pytest.fixture
+def play(arena, tmp_path):
+    return game.Game(arena, target=8, folder=tmp_path, player="ada")
+
+
+def state(play):
+    return play.choice, play.outcome, play.locked
+
+
+# --- outcomes
+
+
+def test_outcomes_are_those_of_a_full_forward_pass(play):
+    seen = set()
+    for layer, bits, threshold in (("fc.weight", 2, None), ("a.weight", 3, None), ("side.weight", 1, -3),
+                                   ("a.weight", None, -3), ("b.weight", 8, None), ("fc.weight", 5, None)):  # fmt: skip
+        outcome = play.play(layer, bits, threshold)
+        accuracy, loss = whole_pass(play.choice)
+        assert outcome.accuracy == accuracy and outcome.loss == loss
+        sizes = {"a.weight": 162, "b.weight": 324, "side.weight": 36, "fc.weight": 18}
+        used = sum(n * play.choice[name][0] for name, n in sizes.items())
+        assert outcome.rate == 32 * 540 / used and outcome.weight_bytes == used / 8
+        macs = {"a.weight": 36 * 162, "b.weight": 36 * 324, "side.weight": 36 * 36, "fc.weight": 18}
+        inputs = {"a.weight": 32, "b.weight": 8, "side.weight": 8, "fc.weight": 32}  # float: the picture, the mean
+        expected = sum(macs[name] * play.choice[name][0] * inputs[name] for name in macs)
+        assert outcome.bit_operations == expected
+        seen.add(loss)
+    assert len(seen) == 6
+
+
+def test_the_threshold_follows_the_bits_unless_it_is_given(play, arena):
+    weight = network().b.weight.detach().double()
+    for bits in (1, 2, 3, 6):
+        play.play("b.weight", bits)
+        error = {}
+        for e in arena.exponents("b.weight"):
+            step = 2.0 ** (e - bits + 1)
+            q = (weight / step).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) * step
+            error[e] = (q - weight).square().sum().item()
+        assert error[play.choice["b.weight"][1]] == min(error.values())
+    play.play("b.weight", 6, threshold=-4)
+    assert play.choice["b.weight"] == (6, -4)
+    play.play("b.weight", 6)
+    assert play.choice["b.weight"] == (6, -4)  # the same bits: nothing to follow
+
+
+MOVES = st.one_of(
+    st.tuples(st.just("play"), st.sampled_from(["a.weight", "b.weight", "side.weight", "fc.weight"]),
+              st.integers(1, 8), st.one_of(st.none(), st.integers(0, 7))),
+    st.tuples(st.sampled_from(["undo", "redo", "uniform", "lock", "unlock"])),
+)  # fmt: skip
+
+
+@given(st.lists(MOVES, min_size=3, max_size=12))
+@settings(max_examples=10)
+def test_any_moves_undone_give_the_beginning_and_the_cache_is_right(tmp_path_factory, arena, moves):
+    play = game.Game(arena, target=8, folder=tmp_path_factory.mktemp("any"))
+    first, history, at = play.choice, [play.choice], 0
+    for move in moves:
+        if move[0] == "play":
+            _, layer, bits, octave = move
+            threshold = None if octave is None else arena.exponents(layer)[octave]
+            if layer in play.locked:
+                with pytest.raises(ValueError, match="locked"):
+                    play.play(layer, bits, threshold)
+            else:
+                play.play(layer, bits, threshold)
+        elif move[0] == "uniform":
+            play.start("uniform")
+        elif move[0] in ("lock", "unlock"):
+            play.lock("b.weight", move[0] == "lock")
+        else:
+            there = at > 0 if move[0] == "undo" else at + 1 < len(history)
+            if not there:
+                with pytest.raises(ValueError, match=f"nothing to {move[0]}"):
+                    getattr(play, move[0])()
+            else:
+                getattr(play, move[0])()
+                at += 1 if move[0] == "redo" else -1
+                assert play.choice == history[at]
+            continue
+        if play.choice != history[at]:
+            history = [*history[: at + 1], play.choice]
+            at += 1
+    assert (play.outcome.accuracy, play.outcome.loss) == whole_pass(play.choice)
+    for _ in range(at):
+        play.undo()
+    assert play.choice == first
+    with pytest.raises(ValueError, match="nothing to undo"):
+        play.undo()
+
+
+def test_what_was_measured_is_not_measured_again_and_a_late_move_computes_late_layers(arena, tmp_path):
+    play, calls = game.Game(arena, folder=tmp_path, player="counting"), []
+    assert arena.references  # or the first move would measure them
+    play.start({name: (7, arena.exponents(name)[-1]) for name in arena.layers})  # as no other test does
+    hooks = [
+        arena._landscape.model.get_submodule(n).register_forward_hook(lambda *_, n=n: calls.append(n))
+        for n in ("a", "b", "side", "fc")
+    ]
+    play.play("fc.weight", threshold=-5)
+    play.undo()
+    play.redo()
+    assert calls == ["fc"]
+    play.play("b.weight", threshold=-6)
+    assert calls == ["fc", "b", "fc"]
+    for hook in hooks:
+        hook.remove()
+
+
+# --- starts, locks, hints
+
+
+def test_starts_keep_what_is_locked(play):
+    assert play.choice == play.arena.fitting(dict.fromkeys(play.layers, 4))  # the most at a target of 8
+    play.play("a.weight", 7)
+    play.lock("a.weight")
+    kept = play.choice["a.weight"]
+    for what in ("uniform", "greedy", dict.fromkeys(play.layers, 2), {n: (3, -4) for n in play.layers}):
+        play.start(what)
+        assert play.choice["a.weight"] == kept
+    assert all(play.choice[n] == (3, -4) for n in play.layers[1:])
+    with pytest.raises(ValueError, match=r"a.weight is locked: unlock it first"):
+        play.play("a.weight", 2)
+    hint = play.hint()
+    assert "a.weight" not in {**hint.less, **hint.more} and hint.layer != "a.weight"
+    for name in play.layers:
+        play.lock(name)
+    assert play.hint().layer is None and "Every layer is locked" in play.hint().sentence
+    play.lock("a.weight", locked=False)
+    play.play("a.weight", 2)
+    assert play.choice["a.weight"][0] == 2
+
+
+def test_a_hint_is_the_best_of_all_changes_by_one_bit(play):
+    few = torch.arange(20) * 2
+    for start in (dict.fromkeys(play.layers, 4), dict.fromkeys(play.layers, 6), dict.fromkeys(play.layers, 2)):
+        play.start(start)
+
+        def loss(choice):
+            with torch.no_grad():
+                return F.cross_entropy(fixed(choice)(X[few]), Y[few]).item()
+
+        base, found = loss(play.choice), play.hint()
+        for by, told in ((-1, found.less), (1, found.more)):
+            for name in play.layers:
+                bits = play.choice[name][0] + by
+                expected = loss(play.choice | {name: play.arena.pair(name, bits)}) - base
+                assert told[name] == pytest.approx(expected, abs=1e-6)
+        n = play.arena.sizes
+        rate = {name: 32 * 540 / (8 * play.outcome.weight_bytes + n[name]) for name in n}
+        gains = {name: c / n[name] for name, c in found.more.items() if c < 0 and rate[name] >= 8}
+        table = gains or {name: c / n[name] for name, c in found.less.items()}
+        assert found.layer == min(table, key=table.get)
+        assert found.bits == play.choice[found.layer][0] + (1 if gains else -1)
+        now = play.choice[found.layer][0]
+        assert f"{found.bits} instead of {now} bits for {found.layer}" in found.sentence
+
+
+def test_where_not_every_width_is_there_hints_go_to_the_next(tmp_path):
+    found = record(space={"bits": [2, 4, 8], "thresholds": 8})
+    for t in found.tensors:
+        if t["kind"] == "weight":
+            t["bits"] = 4
+    play = game.Game(Arena(network(), X, Y, "net", found, few=8), target=8, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"among \(2, 4, 8\), got 3"):
+        play.play("a.weight", 3)
+    hint = play.hint()
+    assert hint.less.keys() == hint.more.keys() == set(play.layers) and hint.bits == 2
+    play.start(dict.fromkeys(play.layers, 2))
+    assert not play.hint().less
+    view = explorers.beat(play)
+    view.controls["bits"].value = 8
+    assert play.choice[view.state.layer][0] == 8
+
+
+def test_greedy_reaches_the_target_and_takes_the_cheapest_rises(play):
+    outcome = play.start("greedy")
+    assert outcome.rate >= 8 and not play.scores
+    most = dict.fromkeys(play.layers, 8)
+    few = torch.arange(20) * 2
+
+    def loss(bits):
+        with torch.no_grad():
+            return F.cross_entropy(fixed(play.arena.fitting(bits))(X[few]), Y[few]).item()
+
+    rises = {n: {b: loss(most | {n: b}) - loss(most) for b in range(1, 9)} for n in play.layers}
+    bits, n = most, play.arena.sizes
+    while 32 * 540 / sum(bits[k] * n[k] for k in n) < 8:
+        price = {(k, b): (rises[k][b] - rises[k][bits[k]]) / n[k] / (bits[k] - b) for k in n for b in range(1, bits[k])}
+        name, b = min(price, key=price.get)
+        bits = bits | {name: b}
+    assert {name: pair[0] for name, pair in play.choice.items()} == bits
+
+
+# --- HMQ's selection
+
+
+def test_hmqs_selection_is_judged_on_the_same_weights_pictures_and_activations(tmp_path):
+    found = record()
+    play = game.Game(Arena(network(), X, Y, "net", found, few=8), target=6, folder=tmp_path)
+    model = attach(network(), SearchSpace(), X[:2])
+    for t in found.tensors:
+        block = blocks(model)[t["name"]]
+        block.exponent.fill_(t["space"]["exponents"][0])
+        block.fix(Scheme(t["bits"], t["threshold_exponent"], t["signed"]))
+    with torch.no_grad():
+        logits = model.eval()(X)
+    hmq = play.arena.hmq
+    assert hmq.loss == F.cross_entropy(logits, Y).item()
+    assert [pair[0] for pair in hmq.choice.values()] == [8, 5, 3, 6]
+    play.start("HMQ")
+    assert play.choice == hmq.choice and not play.scores and not play.won
+    with pytest.raises(ValueError, match="no score at the target 6 yet"):
+        play.start("best")
+    play.play("a.weight", 7)
+    assert play.scores == (play.outcome,)
+    assert play.won == play.outcome.beats(hmq)
+    play.play("a.weight", 8, threshold=hmq.choice["a.weight"][1])
+    assert play.choice == hmq.choice and all(s.choice != hmq.choice for s in play.scores)
+
+
+def test_records_that_do_not_belong_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="other weights"):
+        Arena(network(), X, Y, "net", record(weights="0"))
+    odd = record()
+    odd.tensors.pop()
+    with pytest.raises(ValueError, match="same quantized tensors"):
+        Arena(network(), X, Y, "net", odd)
+    odd = record()
+    odd.tensors[0]["threshold_exponent"] += 9
+    with pytest.raises(ValueError, match=r"threshold exponent of a.weight must be"):
+        _ = Arena(network(), X, Y, "net", odd).hmq
+
+
+def test_the_shipped_game_has_the_recorded_selection(tmp_path):
+    play = game.shipped(pictures=60, few=10, folder=tmp_path)
+    described = {t["name"]: t for t in records.recorded("builtin-tiny_resnet8-w8-a8").tensors if t["kind"] == "weight"}
+    assert play.arena.hmq.choice == {n: (t["bits"], t["threshold_exponent"]) for n, t in described.items()}
+    assert play.arena.hmq.rate == pytest.approx(8.0169, abs=1e-4) and play.target == 8
+    assert play.arena.hmq.accuracy > play.arena.references["uniform 2"].accuracy
+    assert not list(tmp_path.iterdir())  # looking leaves no file
+
+
+# --- files
+
+
+def test_scores_are_kept_and_found_again(play, arena, tmp_path):
+    assert not play.file.exists()
+    play.play("a.weight", 2)
+    play.play("b.weight", 3)
+    play.lock("fc.weight")
+    again = game.Game(arena, target=8, folder=tmp_path, player="ada")
+    assert state(again) == state(play) and again.scores == play.scores and again.scores
+    assert again.start(play.file) == play.best
+    assert game.Game(arena, target=8, folder=tmp_path, player="ben").scores == ()
+
+
+def test_two_windows_lose_nothing_to_each_other(play, arena, tmp_path):
+    play.play("a.weight", 1)
+    other = game.Game(arena, target=8, folder=tmp_path, player="ada")
+    other.play("b.weight", 2)
+    play.play("a.weight", 8)
+    kept = scores.read(play.file).scores
+    every = [*play.arena.tried]
+    for one in kept:
+        assert one in every and not any(two.beats(one) for two in kept)
+    assert scores.front([*kept, *other.scores]) == kept == play.scores
+
+
+def test_a_failed_write_leaves_the_file_as_it_was(play, monkeypatch, tmp_path):
+    play.play("a.weight", 2)
+    before = play.file.read_bytes()
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        play.play("b.weight", 2)
+    assert play.file.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def altered(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda c: c["scores"][0].update(accuracy=100.0), "was altered"),
+    (lambda c: c.update(schema=99), "has schema 99, this version reads 1"),
+    (lambda c: c.pop("sha256"), "is no saved game"),
+])  # fmt: skip
+def test_altered_files_are_refused_by_name(play, arena, tmp_path, change, said):
+    play.play("a.weight", 2)
+    altered(play.file, change)
+    for read in (lambda: game.Game(arena, folder=tmp_path, player="ada"), lambda: game.board(tmp_path),
+                 lambda: play.start(play.file)):  # fmt: skip
+        with pytest.raises(ValueError, match=f"ada-net-.*{said}"):
+            read()
+
+
+def test_files_of_other_games_are_refused(play, arena, tmp_path):
+    play.play("a.weight", 2)
+    torch.manual_seed(9)
+    others = [
+        (Arena(Net(), X, Y, "net"), "other trained weights"),
+        (Arena(network(), X[:9], Y[:9], "net"), "other pictures"),
+        (Arena(network(), X, Y, "big"), "the model 'big', not 'net'"),
+        (Arena(network(), X, Y, "net", record()), "other activations"),
+    ]
+    for other, said in others:
+        file = game.Game(other, folder=tmp_path / "others", player="ada")
+        file.play("a.weight", 2)
+        with pytest.raises(ValueError, match=f"is a game on {said}"):
+            play.start(file.file)
+        with pytest.raises(ValueError, match="its scores cannot be compared"):
+            game.board([play.file, file.file])
+    assert len(list((tmp_path / "others").iterdir())) == 4  # none of them took another's place
+    found = record()
+    found.tensors[0]["bits"] = 2
+    one, other = (Arena(network(), X, Y, "net", r) for r in (record(), found))
+    files = []
+    for arena in (one, other):
+        files.append(game.Game(arena, target=6, folder=tmp_path / "rivals").file)
+        game.Game(arena, target=6, folder=tmp_path / "rivals").play("b.weight", 2)
+    with pytest.raises(ValueError, match="is a game on another selection to beat"):
+        game.board(files)
+
+
+@pytest.mark.parametrize("call, said", [
+    (lambda p: p.play("c.weight", 2), "no weight 'c.weight'; there are a.weight, b.weight"),
+    (lambda p: p.play("a.weight", 9), r"bits of a.weight must be among \(1, 2, .*got 9"),
+    (lambda p: p.play("a.weight", True), "got True"),
+    (lambda p: p.play("a.weight", threshold=50), "must be a whole number from .* got 50"),
+    (lambda p: p.lock("x"), "no weight 'x'"),
+    (lambda p: p.start("random"), "a start is one of uniform, greedy, HMQ, best, a saved .json file .*'random'"),
+    (lambda p: p.start("HMQ"), "no record"),
+    (lambda p: p.start({"a.weight": 2}), "missing or unknown: b.weight"),
+    (lambda p: p.export("scores.xls"), ".csv or .json, got scores.xls"),
+    (lambda p: game.Game(p.arena, player="../ben"), "name is 1 to 40 letters"),
+    (lambda p: game.Game(p.arena, target=40), "target rate lies between 1 and 32"),
+    (lambda p: Arena(network(), X, Y, "net", few=0), "few must be a whole number"),
+    (lambda p: game.shipped(pictures=10**6), "pictures must be a whole number from 1 to 2,000"),
+    (lambda p: game.board([]), "at least one saved file"),
+    (lambda p: explorers.beat("shipped"), "beat takes a Game"),
+    (lambda p: explorers.beat(p, layer="x"), "no weight 'x'"),
+])  # fmt: skip
+def test_bad_input_is_named(play, call, said):
+    before = state(play)
+    with pytest.raises(ValueError, match=said):
+        call(play)
+    assert state(play) == before and not play.file.exists()
+    with pytest.raises(FileNotFoundError, match="no saved game at"):
+        game.board([play.file])
+
+
+def test_exports_hold_the_scores(play, tmp_path):
+    play.play("a.weight", 2)
+    play.play("fc.weight", 8)
+    play.play("b.weight", 2, threshold=-3)
+    with play.export(tmp_path / "s.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    others = json.loads(play.export(tmp_path / "s.json").read_text())
+    assert len(rows) == len(others) == len(play.scores) > 0
+    for row, other, score in zip(rows, others, play.scores, strict=True):
+        assert row == {key: str(value) for key, value in other.items()}
+        assert float(row["accuracy"]) == score.accuracy and row["player"] == "ada"
+        assert (int(row["b.weight bits"]), int(row["b.weight exponent"])) == score.choice["b.weight"]
+
+
+# --- scores beside each other
+
+
+def outcome(rate, accuracy):
+    return Outcome({"a": (2, 0)}, rate, accuracy, 1.0, 10.0, 100)
+
+
+@given(st.lists(st.tuples(st.sampled_from([4.0, 6.0, 8.0, 9.0]), st.sampled_from([10.0, 50.0, 90.0])), max_size=9))
+def test_the_front_is_what_nothing_beats(points):
+    found = [outcome(*point) for point in points]
+    kept = scores.front(found)
+    expected = {p for p in points if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points)}
+    assert [(o.rate, o.accuracy) for o in kept] == sorted(expected)
+
+
+def test_the_board_ranks_at_the_target_and_is_drawn(arena, tmp_path):
+    for player, moves in (("ada", [("a.weight", 2)]), ("ben", [("b.weight", 3), ("a.weight", 7)]), ("eve", [])):
+        play = game.Game(arena, target=8, folder=tmp_path, player=player)
+        play.lock("fc.weight")
+        for layer, bits in moves:
+            play.play(layer, bits)
+    board = game.board(tmp_path)
+    at = [p.best(8).accuracy if p.best(8) else -1 for p in board.players]
+    assert len(at) == 3 and at == sorted(at, reverse=True) and board.players[-1].player == "eve"
+    assert "eve     not at the target" in board.table()
+    drawing = plots.pareto(board)
+    labels = [text.get_text() for text in drawing.axes[0].get_legend().get_texts()]
+    assert labels == ["target 8", "uniform bits", *(p.player for p in board.players)]
+    best = board.players[0].best(8)
+    assert f"the best there is {board.players[0].player} with {best.accuracy:.1f} %" in drawing.sentence
+    shown = [line for line in drawing.axes[0].lines if line.get_label() == board.players[0].player]
+    assert [tuple(p) for p in shown[0].get_xydata()] == [(o.rate, o.accuracy) for o in board.players[0].scores]
+    twice = game.board([next(tmp_path.glob("ada*"))] * 2)
+    assert [p.player for p in twice.players] == ["ada (1)", "ada (2)"]
+    assert "none of them at the target rate of 30" in plots.pareto(game.board(tmp_path, target=30)).sentence
+
+
+# --- the view
+
+
+@pytest.fixture
+def view(tmp_path):
+    arena = Arena(network(), X, Y, "net", record(), few=8)
+    return explorers.beat(game.Game(arena, target=6, folder=tmp_path, player="ada"), layer="b.weight")
+
+
+def test_sliders_and_buttons_play_the_game(view):
+    play = view.game
+    view.controls["bits"].value = 3
+    assert play.choice["b.weight"][0] == 3 and view.controls["exponent"].value == play.choice["b.weight"][1]
+    view.controls["exponent"].value = play.choice["b.weight"][1] - 1
+    assert view.result.outcome == play.outcome
+    assert f"{play.outcome.rate:.2f} times fewer" in view.sentence and f"{play.outcome.accuracy:.1f} %" in view.sentence
+    assert "HMQ's selection, not fine-tuned, on the same pictures" in view.sentence
+    view.controls["layer"].value = "fc.weight"
+    assert view.controls["bits"].value == play.choice["fc.weight"][0]
+    assert [e for _, e in view.controls["exponent"].options] == sorted(play.arena.exponents("fc.weight"))
+    view.controls["locked"].value = True
+    assert play.locked == {"fc.weight"}
+    before = play.choice
+    view.controls["bits"].value = 1  # of a locked layer: said in words, and the slider is back
+    assert play.choice == before and "locked" in view._text.value
+    assert view.controls["bits"].value == before["fc.weight"][0]
+    view.buttons["undo"].click()
+    assert view.state.layer == "b.weight" and play.choice["b.weight"] == (3, play.arena.pair("b.weight", 3)[1])
+    view.buttons["redo"].click()
+    assert play.choice == before == view.state.choice
+    view.buttons["hint"].click()
+    assert view.sentence.startswith(play.hint().sentence) and view.state.layer == play.hint().layer
+    view._start.value = "HMQ"
+    view.buttons["start"].click()
+    assert play.choice == play.arena.hmq.choice | {"fc.weight": before["fc.weight"]}
+    view.buttons["export"].click()
+    assert play.file.with_suffix(".csv").is_file() and str(play.file.with_suffix(".csv")) in view.sentence
+    assert [bar.get_width() for bar in view.artists["bars"]] == [pair[0] for pair in play.choice.values()]
+    assert list(view.artists["now"].get_xdata()) == [play.outcome.rate]
+    assert [tuple(p) for p in view.artists["scores"].get_xydata()] == [(o.rate, o.accuracy) for o in play.scores]
+
+
+def test_buttons_say_what_cannot_be_done(view):
+    for name in ("undo", "redo"):
+        view.buttons[name].click()
+        assert f"nothing to {name}" in view._text.value
+    view._start.value = "best"
+    view.buttons["start"].click()
+    assert "no score at the target" in view._text.value
+
+
+def test_a_score_that_cannot_be_saved_is_said(view, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", full)
+    view.controls["bits"].value = 2
+    assert "could not be saved: no space left" in view.sentence and view.game.choice["b.weight"][0] == 2
+    monkeypatch.undo()
+    view.controls["bits"].value = 3
+    assert len(scores.read(view.game.file).scores) == len(view.game.scores) > 0
+
+
+def test_set_sets_all_or_nothing_and_pictures_do_not_depend_on_the_way(view, tmp_path):
+    view.set(layer="a.weight", bits=5, exponent=-2, locked=True)
+    assert view.game.choice["a.weight"] == (5, -2) and view.game.locked == {"a.weight"}
+    before = copy.copy(view.state)
+    for bad, said in (({"bits": 9}, "bits must be one of"), ({"exponent": -99}, "exponent must be one of"),
+                      ({"bits": 2}, "a.weight is locked"), ({"colour": 1}, "has no 'colour'")):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            view.set(**bad)
+        assert view.state == before and view.game.choice["a.weight"] == (5, -2)
+    fresh = explorers.beat(view.game, layer="a.weight")
+    assert fresh.sentence == view.sentence and fresh._picture.png() == view._picture.png()
+
+
+def test_the_bench_measures_moves_beside_a_forward_pass():
+    found = bench.moves(pictures=20, rounds=1)
+    for name in ("first", "last"):
+        assert 0 < found[f"{name}_seconds"] < 30
+        assert found[f"{name}_over_forward"] == found[f"{name}_seconds"] / found["forward_seconds"]
+    assert len(bench.text_of_moves(found).splitlines()) == 2

@@ -1,0 +1,46 @@
+"""The explorers as pages: one table, a notebook, a picture and a link for each; a browser looks at them elsewhere."""
+
+import re
+
+import nbformat
+import pytest
+from PIL import Image
+
+from hmq_lab import explorers, pages
+
+
+def test_every_explorer_of_the_package_that_needs_no_run_has_a_page():
+    needs_more = {"Explorer", "live"}  # the frame; a view of a run that a reader starts
+    assert set(explorers.__all__) - needs_more - set(pages.PAGES) == set()
+    assert set(pages.pages()) == set(pages.PAGES) & set(explorers.__all__)
+
+
+def test_pages_are_written_from_the_table(tmp_path):
+    pages.write(tmp_path, ["quantizer", "gumbel"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
+        ["gumbel.ipynb", "gumbel.png", "index.html", "quantizer.ipynb", "quantizer.png"]
+    )
+    front = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'href="/voila/render/(\w+)\.ipynb"', front) == ["quantizer", "gumbel"]
+    for name in ("quantizer", "gumbel"):
+        notebook = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
+        nbformat.validate(notebook)
+        page = pages.PAGES[name]
+        assert [cell.cell_type for cell in notebook.cells] == ["markdown", "code"]
+        assert page.title in notebook.cells[0].source and page.code in notebook.cells[1].source
+        assert not notebook.cells[1].outputs
+        assert page.title in front and page.sentence in front
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            assert picture.size[0] == 820
+    alts = re.findall(r'alt="([^"]+)"', front)
+    assert len(alts) == 2 and all(alt.endswith(".") and len(alt) > 20 for alt in alts)
+    assert not re.findall(r'(?:src|href)="https?:', front)
+
+
+def test_what_is_no_page_is_named(tmp_path, capsys):
+    with pytest.raises(ValueError, match="no explorer page nothing: there are quantizer, "):
+        pages.write(tmp_path, ["nothing"])
+    with pytest.raises(SystemExit):
+        pages.main([str(tmp_path), "--only", "nothing", "--write-only"])
+    assert "no explorer page nothing" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
