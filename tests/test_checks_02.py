@@ -106,6 +106,9 @@ def own_mean(part):
         (wrong_parts(reduce=own_mean), "own group"),
         (wrong_parts(cost=torch.abs), "magnitudes"),
         (wrong_parts(lambda x, t, s, signed: (x > t) | (x < (-t if signed else 0))), "compare x with the threshold"),
+        (wrong_parts(lambda x, t, s, signed: x.abs() > t), "compare |x| with the threshold"),
+        (wrong_parts(lambda x, t, s, signed: (x >= t) | (x < (-t if signed else 0))), "compare x with the threshold"),
+        (wrong_parts(reduce=torch.mean), "own group"),  # NaN of a group without values
         (wrong_parts(lambda x, t, s, signed: (x > t - s) | (x < (-t if signed else 0))), "half a step beyond"),
         (wrong_parts(end=True), "not the threshold"),
         (lambda **case: [math.sqrt(part) for part in parts_with_torch(**case)], "roots"),
@@ -174,6 +177,10 @@ def least(cost, sign=None):
         (least(lambda e: e.square().sum(), sign=True), "where there is none"),
         (least(lambda e: -e.square().sum()), "not the least"),
         (lambda x, bits, signed, exponents: exponents.index(best_with_torch(x, bits, signed, exponents)), "place"),
+        (
+            lambda x, bits, signed, exponents: 2.0 ** best_with_torch(x, bits, signed, exponents),
+            "That is the threshold",
+        ),
         (
             lambda x, bits, signed, exponents: min(
                 exponents, key=lambda e: parts_with_torch(x, bits, 2.0**e, signed)[0]
@@ -253,6 +260,7 @@ def search(fits, exponents_of=lambda e: e):
             search(lambda x, q, limit: (q[0] - x)[~q[1]].square().sum() <= limit * x.square().sum()),
             "values that are clipped",
         ),
+        (search(lambda x, q, limit: (q[0] - x).square().sum() < limit * x.square().sum()), "at most means <="),
         (lambda x, limit, signed, exponents: 8, "always give 8"),
         (lambda x, limit, signed, exponents: 4, "you gave 4"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import inspect
 import io
 import math
 import re
@@ -97,8 +98,9 @@ def compare(
     >>> compare(lambda bits: 2**bits, lambda bits: 2**bits, [{"bits": b} for b in (1, 2, 3)]).passed
     True
 
-    cases: keyword arguments of answer and oracle; tensors among them are handed over as copies. The results may be
-    numbers, booleans, tuples, tensors or arrays; tolerance is relative, with 1 as the least size it relates to.
+    cases: arguments by name, in the order of the answer's signature, which gets them by position (see `call`), while
+    oracle and faults get them by name; tensors among them are handed over as copies. The results may be numbers,
+    booleans, tuples, tensors or arrays; tolerance is relative, with 1 as the least size it relates to.
     faults: the first that gives what the answer gives everywhere is named, or else the first that does so wherever the
     answer is wrong. draw: called with cases, what was wanted and what was given; returns a `Drawing`.
     """
@@ -107,7 +109,7 @@ def compare(
     given = []
     for case, want in zip(cases, wanted, strict=True):
         try:
-            given.append(answer(**_copied(case)))
+            given.append(call(answer, case))
         except NotImplementedError:
             raise
         except Exception as error:
@@ -129,6 +131,24 @@ def compare(
     return Verdict(False, message, drawing)
 
 
+def call(answer: Callable, case: dict):
+    """The answer to a case, by position, so that a reader may rename the arguments.
+
+    >>> call(lambda b, t: t / 2**b, {"bits": 2, "threshold": 1.0})
+    0.25
+
+    An answer that takes nothing but names (`**case`) gets them by name.
+    """
+    values = _copied(case)
+    try:
+        kinds = {p.kind for p in inspect.signature(answer).parameters.values()}
+    except (TypeError, ValueError):  # some functions written in C have no signature
+        kinds = set()
+    if kinds and kinds <= {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}:
+        return answer(**values)
+    return answer(*values.values())
+
+
 def _copied(case: dict) -> dict:
     return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in case.items()}
 
@@ -147,7 +167,7 @@ def _array(value) -> np.ndarray:
 def _unlike(given, want) -> str | None:
     """What makes the answer no candidate at all: nothing returned, no numbers, another shape."""
     if given is None:
-        return "your function returns nothing: is a `return` missing?"
+        return "your function returns nothing: a `return` is missing"
     try:
         shape, right = _array(given).shape, _array(want).shape
     except (TypeError, ValueError):

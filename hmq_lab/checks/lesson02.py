@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +60,9 @@ def error_parts(answer) -> Verdict:
     def beyond_threshold(q, threshold, signed):
         return split(q.error**2, (q.x > threshold) | (q.x < (-threshold if signed else 0)))
 
+    def by_magnitude(q, threshold, signed):
+        return split(q.error**2, abs(q.x) > threshold)
+
     def beyond_last_level(q, threshold, signed):
         return split(q.error**2, (q.x > threshold - q.step) | (q.x < (-threshold if signed else 0)))
 
@@ -65,20 +70,33 @@ def error_parts(answer) -> Verdict:
         end = np.clip(q.x, -threshold if signed else 0, threshold)
         return parts(q)[0], float(np.where(q.clipped, (q.x - end) ** 2, 0).mean())
 
-    def own_means(q, threshold, signed):
-        groups = q.error[~q.clipped] ** 2, q.error[q.clipped] ** 2
-        return tuple(float(group.mean()) if group.size else 0.0 for group in groups)
+    def own_means(empty):
+        """Each group's own mean; `empty` is that of no values at all, which NumPy and torch call NaN."""
+
+        def means(q, *_):
+            groups = q.error[~q.clipped] ** 2, q.error[q.clipped] ** 2
+            return tuple(float(group.mean()) if group.size else empty for group in groups)
+
+        return mistaken(means)
+
+    own = (
+        "You divide each part by the values of its own group: then they do not add up to the mean squared error. "
+        "Divide both by all values."
+    )
 
     faults = (
         Fault("The two are the other way round: rounding comes first.", mistaken(lambda q, *_: parts(q)[::-1])),
         Fault("These are sums: divide both by the number of values, to have parts of the mean.",
               mistaken(lambda q, *_: tuple(p * q.x.size for p in parts(q)))),
-        Fault("You divide each part by the values of its own group: then they do not add up to the mean squared "
-              "error. Divide both by all values.", mistaken(own_means)),
+        Fault(own, own_means(0.0)),
+        Fault(own, own_means(math.nan)),
         Fault("You take the errors' magnitudes: square them.",
               mistaken(lambda q, *_: split(abs(q.error), q.clipped))),
         Fault("You compare x with the threshold. What rounds beyond the last level, threshold - step, is clipped too.",
               mistaken(beyond_threshold)),
+        Fault("You compare |x| with the threshold: the range is not the same on both sides. What rounds beyond an end "
+              "level is clipped: below, that is -threshold, or 0 unsigned; above, threshold - step.",
+              mistaken(by_magnitude)),
         Fault("You call every x beyond the last level clipped. Up to half a step beyond, it is only rounded.",
               mistaken(beyond_last_level)),
         Fault("A clipped value becomes the last level, threshold - step, not the threshold.", mistaken(to_threshold)),
@@ -118,6 +136,8 @@ def best_exponent(answer) -> Verdict:
         Fault("You look for the largest error, not the least.", _chosen(lambda q: -_squares(q))),
         Fault("You give the place in the list: return the exponent that stands there.",
               lambda x, bits, signed, exponents: exponents.index(oracle(x, bits, signed, exponents))),
+        Fault("That is the threshold, 2^M: return its exponent M.",
+              lambda x, bits, signed, exponents: 2.0 ** oracle(x, bits, signed, exponents)),
     )  # fmt: skip
     samples = [(torch.tensor([0.3, -0.2, 0.1]), True), (torch.tensor([0.9, 0.2, 0.0]), False)]
     samples += [(_sample(400, s), s) for s in (True, False)]
@@ -136,11 +156,11 @@ def fewest_bits(answer) -> Verdict:
     The share is the squared error with the best threshold by the sum of squares of x.
     """
 
-    def search(cost=_squares, whole=lambda x: (x**2).sum(), allowed=lambda e: e, most=8):
+    def search(cost=_squares, whole=lambda x: (x**2).sum(), allowed=lambda e: e, most=8, enough=operator.le):
         def found(x, limit, signed, exponents):
             for bits in range(1, most + 1):
                 losses = [cost(quantized(x, bits, 2.0**e, signed)) for e in allowed(exponents)]
-                if min(losses) <= limit * whole(np.asarray(x, dtype=float)):
+                if enough(min(losses), limit * whole(np.asarray(x, dtype=float))):
                     return bits
             return 9
 
@@ -160,10 +180,14 @@ def fewest_bits(answer) -> Verdict:
               search(cost=lambda q: np.sqrt(_squares(q)), whole=lambda x: np.sqrt((x**2).sum()))),
         Fault("You leave out the values that are clipped: their error counts too.",
               search(cost=lambda q: np.where(q.clipped, 0, q.error**2).sum())),
+        Fault("A share that is exactly the limit is allowed: at most means <=, not <.", search(enough=operator.lt)),
         Fault("You always give 8 bits: begin with 1.", lambda **_: 8),
     )  # fmt: skip
     limits, samples = (0.5, 0.1, 0.03, 0.01, 0.002, 0.0005), [(_sample(400, s), s) for s in (True, False)]
-    cases = [{"x": x, "limit": v, "signed": s, "exponents": EXPONENTS} for x, s in samples for v in limits]
+    # 1 bit below 1 has the levels -1 and 0: the squared error is 1 of 4, exactly the limit; with 2 left out, it is
+    # never 0 whatever the bits, so that an answer may take its logarithm
+    equal = {"x": torch.tensor([-1.0, -1.0, -1.0, 1.0]), "limit": 0.25, "signed": True, "exponents": EXPONENTS[1:]}
+    cases = [equal, *({"x": x, "limit": v, "signed": s, "exponents": EXPONENTS} for x, s in samples for v in limits)]
     draw = points("bits", lambda c: f"{c['limit']:.2%}, {'un' * (not c['signed'])}signed")
     return compare(answer, oracle, cases, faults, draw=draw)
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hmq_lab import plots
-from hmq_lab.checks.frame import Fault, Verdict, check, compare, curve, points
+from hmq_lab.checks.frame import Fault, Verdict, call, check, compare, curve, points
 
 AROUND = torch.arange(-40, 41)  # halves of every kind, on both sides of 0
 
@@ -234,14 +234,14 @@ def pack(answer) -> Verdict:
               lambda codes, bits: _packed(codes, bits)[::-1]),
     )  # fmt: skip
     for case in cases:  # an answer with another number of bytes is told so by name, not by shape
-        given = answer(list(case["codes"]), case["bits"])
+        given = call(answer, case | {"codes": list(case["codes"])})
         wanted = _packed(**case)
         if hasattr(given, "__len__") and len(given) != len(wanted):
             says = f"Not yet. For codes={case['codes']}, bits={case['bits']} you gave {len(given)} bytes; "
             says += f"{len(case['codes'])} x {case['bits']} bits are {len(wanted)}."
             named = [f.says for f in faults if _same(f.answer(**case), given)]
             return Verdict(False, " ".join([says, *named[:1]]))
-    return compare(lambda codes, bits: _listed(answer(codes, bits)), _packed, cases, faults, draw=_bytes)
+    return compare(lambda *case: _listed(answer(*case)), _packed, cases, faults, draw=_bytes)
 
 
 def _listed(given):

@@ -28,6 +28,13 @@
 # | [04 Gumbel-Softmax](04_gumbel_softmax.ipynb) | samples, temperature, its cycles | section 3.2 |
 # | [05 The HMQ block](05_the_hmq_block.ipynb) | expected step and threshold | sections 3.2 to 3.4, figure 1 |
 # | [06 A search under a budget](06_a_search_under_a_budget.ipynb) | how good the choice is | section 4, figure 2 |
+# | [07 CIFAR10](07_cifar10.ipynb) | the full search, accuracy against compression | figure 3 |
+# | [08 ImageNet](08_imagenet.ipynb) | large networks and pictures | figure 4, tables 1 to 3 |
+# | [09 Reading the selection](09_reading_the_selection.ipynb) | which layers give up bits, which refuse | figure 5 |
+# | [10 From HMQ to hardware](10_from_hmq_to_hardware.ipynb) | integers and shifts alone, real sizes | section 3.1 |
+# | [11 The paper's figures](11_the_papers_figures.ipynb) | each beside ours | figures 1 to 5, tables 1 to 3 |
+# | [12 Beat the search](12_beat_the_search.ipynb) | choose the bits by hand | beyond it |
+# | [13 Your own network](13_your_own_network.ipynb) | your module, your pictures | beyond it |
 
 # %% tags=["parameters"] quick={"epochs": 1, "pictures": 512, "tested": 200}
 # Parameters: the seed is yours to change.
@@ -257,8 +264,9 @@ print(records.summary(recorded))
 # * **Drag `step` from the first to the last, or press play.** All rows start at 8 bits. Look for the rows that leave
 #   them first, and compare with the number of weights: which stage of the network do they belong to?
 # * **Choose `layer` linear.** Few weights, and all of them next to the scores. Does its dot move at all?
-# * **Choose `layer` layer3.2.conv1 and stop in the middle of the search.** Look at its table while two bit-widths share
-#   the probability: that is when the expected rate and the actual one (line and dots on the right) are furthest apart.
+# * **Choose `layer` layer3.2.conv1 and stop at step 245**, in the first fifth of the search. Look at its table: 1 bit
+#   and 2 bits share the probability. That is when the expected rate and the actual one (line and dots on the right) are
+#   furthest apart. By the middle of the search this layer has decided.
 
 # %%
 last = recorded.of("tables")[-1]["step"]

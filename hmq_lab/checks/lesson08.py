@@ -1,0 +1,293 @@
+"""Lesson 08, ImageNet: weights of an inverted residual, the rate of the rest, activation bits, peak memory."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+from torch import nn
+
+from hmq_lab import plots
+from hmq_lab.checks.frame import Fault, Verdict, check, compare, points
+
+BLOCKS = [
+    {"inputs": 2, "outputs": 3, "expansion": 2, "kernel": 1},
+    {"inputs": 8, "outputs": 4, "expansion": 1, "kernel": 3},
+    {"inputs": 16, "outputs": 24, "expansion": 6, "kernel": 3},
+    {"inputs": 32, "outputs": 16, "expansion": 1, "kernel": 3},
+    {"inputs": 40, "outputs": 80, "expansion": 6, "kernel": 5},
+    {"inputs": 160, "outputs": 320, "expansion": 6, "kernel": 3},
+]
+
+
+@check
+def inverted(answer) -> Verdict:
+    """Exercise 1: the weights of an inverted residual block: expansion, depthwise convolution, projection.
+
+    >>> checks.inverted(lambda inputs, outputs, expansion, kernel: ...).passed       # lesson 08 has a solution
+    """
+
+    def block(expand=lambda i, h, k: i * h, depthwise=lambda h, k: h * k * k, project=lambda h, o, k: h * o):
+        def made(inputs, outputs, expansion, kernel):
+            hidden = expansion * inputs
+            first = expand(inputs, hidden, kernel) if expansion > 1 else 0
+            return first, depthwise(hidden, kernel), project(hidden, outputs, kernel)
+
+        return made
+
+    def always(inputs, outputs, expansion, kernel):
+        hidden = expansion * inputs
+        return inputs * hidden, hidden * kernel**2, hidden * outputs
+
+    def unexpanded(inputs, outputs, expansion, kernel):
+        return inputs * expansion * inputs if expansion > 1 else 0, inputs * kernel**2, inputs * outputs
+
+    faults = [
+        Fault("With an expansion of 1 there is no first layer: 0 weights.", always),
+        Fault(
+            "That is a full convolution in the middle. A depthwise one has a single filter for each channel.",
+            block(depthwise=lambda h, k: h * h * k * k),
+        ),
+        Fault(
+            "A depthwise filter is a square: kernel x kernel weights, not kernel.", block(depthwise=lambda h, k: h * k)
+        ),
+        Fault(
+            "The pointwise layers have 1x1 kernels: `kernel` belongs to the depthwise layer alone.",
+            block(lambda i, h, k: i * h * k * k, project=lambda h, o, k: h * o * k * k),
+        ),
+        Fault("Depthwise layer and projection work on the expanded channels, expansion x inputs.", unexpanded),
+        Fault(
+            "The layers are in another order: expansion, depthwise, projection.",
+            lambda **case: (lambda a, b, c: (a, c, b))(*block()(**case)),
+        ),
+        Fault(
+            "These convolutions have no biases: batch norm follows each of them.",
+            block(lambda i, h, k: (i + 1) * h, lambda h, k: h * (k * k + 1), lambda h, o, k: (h + 1) * o),
+        ),
+    ]
+    draw = points("weights of the block", lambda case: f"{case['inputs']} to {case['outputs']}, x{case['expansion']}")
+    return compare(answer, _inverted, BLOCKS, faults, draw=draw)
+
+
+def _inverted(inputs, outputs, expansion, kernel) -> tuple[int, int, int]:
+    """Counted on PyTorch's own layers."""
+    hidden = expansion * inputs
+    layers = (
+        nn.Conv2d(inputs, hidden, 1, device="meta"),
+        nn.Conv2d(hidden, hidden, kernel, groups=hidden, device="meta"),
+        nn.Conv2d(hidden, outputs, 1, device="meta"),
+    )
+    first, depthwise, project = (layer.weight.numel() for layer in layers)
+    return first if expansion > 1 else 0, depthwise, project
+
+
+KEPT = [
+    {"rate": 8.0, "elements": 1000, "kept": 0, "bits": 8},
+    {"rate": 8.0, "elements": 1000, "kept": 100, "bits": 8},
+    {"rate": 8.0, "elements": 1000, "kept": 500, "bits": 4},
+    {"rate": 8.0, "elements": 1000, "kept": 500, "bits": 8},
+    {"rate": 14.5, "elements": 3_469_760, "kept": 64_416, "bits": 8},
+    {"rate": 8.0, "elements": 25_502_912, "kept": 2_048_000, "bits": 32},
+    {"rate": 16.0, "elements": 25_502_912, "kept": 2_048_000, "bits": 32},
+    {"rate": 4.0, "elements": 5_236_192, "kept": 1_280_000, "bits": 2},
+]
+
+
+@check
+def rest_rate(answer) -> Verdict:
+    """Exercise 2: the rate that the other weights need where some of them keep their bits.
+
+    >>> checks.rest_rate(lambda rate, elements, kept, bits: rate).passed
+    False
+    """
+
+    def left(rate, elements, kept, bits):
+        return 32 * elements / rate - kept * bits
+
+    def guarded(made):
+        return lambda **case: made(**case) if left(**case) > 0 else math.inf
+
+    faults = [
+        Fault("That is the rate you were given: the kept weights take more or less than it.", lambda rate, **_: rate),
+        Fault(
+            "Where the weights that are kept take all the room, or more, no rate will do: return infinity.",
+            lambda rate, elements, kept, bits: (
+                32 * (elements - kept) / left(rate, elements, kept, bits)
+                if left(rate, elements, kept, bits)
+                else math.inf
+            ),
+        ),
+        Fault(
+            "The room is what is left, but it is for the other weights alone: above, too, take the kept ones away.",
+            guarded(lambda **case: 32 * case["elements"] / left(**case)),
+        ),
+        Fault(
+            "Those are the mean bits of the other weights; the rate is 32 over them.",
+            lambda rate, elements, kept, bits: max(0, left(rate, elements, kept, bits)) / (elements - kept),
+        ),
+        Fault(
+            "Rates do not average like that. Count the bits that all weights may take, then those of the kept ones.",
+            lambda rate, elements, kept, bits: (rate * elements - kept * 32 / bits) / (elements - kept),
+        ),
+        Fault(
+            "Take away the bits of the kept weights: kept x bits, not their number.",
+            lambda rate, elements, kept, bits: 32 * (elements - kept) / (32 * elements / rate - kept),
+        ),
+        Fault(
+            "The kept weights have the number of bits that was given, not always 32.",
+            lambda rate, elements, kept, bits: guarded(
+                lambda **case: 32 * (elements - kept) / left(**case)
+            )(rate=rate, elements=elements, kept=kept, bits=32),
+        ),
+    ]  # fmt: skip
+    return compare(answer, _rest_rate, KEPT, faults, tolerance=1e-6, draw=_rates)
+
+
+def _rest_rate(rate, elements, kept, bits) -> float:
+    """In whole numbers."""
+    room = Fraction(32 * elements) / Fraction(rate) - kept * bits
+    return float(32 * (elements - kept) / room) if room > 0 else math.inf
+
+
+def _rates(cases, wanted, given) -> plots.Drawing:
+    """As `points` draws them, with what is infinite at the upper edge."""
+    top = 1.3 * max(w for w in wanted if math.isfinite(w))
+
+    def low(value):
+        value = float(value)
+        return min(top, max(0.0, value)) if not math.isnan(value) else 0.0
+
+    draw = points(f"rate of the others\n(infinite: {top:.0f})", lambda case: f"{case['kept']:,} at {case['bits']}")
+    return draw(cases, [low(w) for w in wanted], [low(g) for g in given])
+
+
+def _tensors(seed: int, count: int, rate: float) -> dict:
+    random = np.random.default_rng(seed)
+    return {"sizes": (49 * random.integers(4, 200, count)).tolist(), "rate": rate}
+
+
+SIZES = [
+    {"sizes": [100], "rate": 8.0},
+    {"sizes": [100, 50], "rate": 8.0},
+    {"sizes": [100], "rate": 2.0},
+    {"sizes": [100], "rate": 5.0},
+    {"sizes": [100], "rate": 32.0},
+    {"sizes": [50, 70, 100, 64], "rate": 8.0},
+    {"sizes": [401_408, 802_816, 200_704, 401_408], "rate": 16.0},
+    {"sizes": [16_384, 16_384, 8192, 4096], "rate": 32.0},
+    *[_tensors(seed, 8, rate) for seed, rate in ((1, 8.0), (2, 6.0), (3, 20.0))],
+]
+
+
+@check
+def activation_bits(answer) -> Verdict:
+    """Exercise 3: the bits of each activation from a target rate of the largest, by the paper's rule.
+
+    >>> checks.activation_bits(lambda sizes, rate: [8] * len(sizes)).passed
+    False
+    """
+
+    def rule(whole=math.floor, low=4, high=8, reference=max):
+        return lambda sizes, rate: [min(high, max(low, whole(32 * reference(sizes) / (rate * size)))) for size in sizes]
+
+    faults = [
+        Fault("Round down: half a bit too many is more memory than the target allows.", rule(whole=round)),
+        Fault("Round down, not up: one bit too many is more memory than the target allows.", rule(whole=math.ceil)),
+        Fault("The bits are whole numbers: round down.", rule(whole=float)),
+        Fault("No tensor has more than 8 bits.", rule(high=math.inf)),
+        Fault("No tensor has fewer than 4 bits.", rule(low=0)),
+        Fault("No tensor has fewer than 4 bits.", rule(low=1)),
+        Fault(
+            "That divides each tensor's own 32 bits by the rate. Only what is large must shrink: compare with the "
+            "largest tensor.",
+            lambda sizes, rate: [min(8, max(4, math.floor(32 / rate)))] * len(sizes),
+        ),
+        Fault("The room is set by the largest tensor, not by all of them together.", rule(reference=sum)),
+        Fault("The room is set by the largest tensor, not by their mean.", rule(reference=np.mean)),
+        Fault("The room is set by the largest tensor, not by the first.", rule(reference=lambda sizes: sizes[0])),
+        Fault(
+            "The rate is upside down: a higher rate leaves less room.",
+            lambda sizes, rate: [min(8, max(4, math.floor(32 * max(sizes) * rate / size))) for size in sizes],
+        ),
+        Fault(
+            "The sizes are upside down: the larger a tensor, the fewer bits.",
+            lambda sizes, rate: [min(8, max(4, math.floor(32 * size / (rate * max(sizes))))) for size in sizes],
+        ),
+    ]
+    draw = points("bits, all tensors together", lambda case: f"{len(case['sizes'])} tensors, rate {case['rate']:g}")
+    return compare(answer, _activation_bits, SIZES, faults, draw=draw)
+
+
+def _activation_bits(sizes, rate) -> list[int]:
+    """By trying them: the most bits from 4 to 8 with which a tensor takes no more than the largest may; else 4."""
+    room = Fraction(32 * max(sizes)) / Fraction(rate)
+    return [max([b for b in range(4, 9) if b * size <= room], default=4) for size in sizes]
+
+
+CHAINS = [
+    {"sizes": [8, 8], "bits": [8, 8]},
+    {"sizes": [100, 200, 100], "bits": [8, 4, 8]},
+    {"sizes": [100, 400, 50, 300, 300], "bits": [8, 4, 8, 4, 4]},
+    {"sizes": [400, 500, 10, 300, 300], "bits": [4, 4, 8, 8, 8]},
+    {"sizes": [1000, 10, 800, 800, 20], "bits": [8, 8, 4, 8, 8]},
+    {"sizes": [64, 512, 512, 64, 900, 16], "bits": [8, 4, 6, 8, 4, 8]},
+    {"sizes": [150_528, 401_408, 401_408, 802_816, 200_704], "bits": [8, 8, 8, 4, 8]},
+]
+
+
+@check
+def peak_bytes(answer) -> Verdict:
+    """Exercise 4: the bytes that the activations of a chain of layers need, input and output of a layer at once.
+
+    >>> checks.peak_bytes(lambda sizes, bits: max(n * b for n, b in zip(sizes, bits)) / 8).passed
+    False
+    """
+
+    def spans(count, unit=8, width=None):
+        def made(sizes, bits):
+            taken = [n * (width or b) / unit for n, b in zip(sizes, bits, strict=True)]
+            return max(sum(taken[k : k + count]) for k in range(max(1, len(taken) - count + 1)))
+
+        return made
+
+    def two_largest(sizes, bits):
+        return sum(sorted(n * b for n, b in zip(sizes, bits, strict=True))[-2:]) / 8
+
+    faults = [
+        Fault("That is the largest tensor alone. While a layer runs, its input and output are both there.", spans(1)),
+        Fault("Those are bits; a byte has 8 of them.", spans(2, unit=1)),
+        Fault(
+            "That keeps three tensors at a time. In a chain, what came before a layer's input is needed no more.",
+            spans(3),
+        ),
+        Fault(
+            "That keeps every tensor to the end. Only the input and the output of the layer that runs are needed.",
+            lambda sizes, bits: np.dot(sizes, bits) / 8,
+        ),
+        Fault(
+            "The two largest tensors need not be there at the same time: take neighbours, output k is input k + 1.",
+            two_largest,
+        ),
+        Fault("That takes every tensor for an 8-bit one.", spans(2, width=8)),
+        Fault("That takes every tensor for a float one.", spans(2, width=32)),
+        Fault(
+            "First bytes, then the largest: the pair with the most elements need not be that with the most bytes.",
+            lambda sizes, bits: (lambda k: (sizes[k] * bits[k] + sizes[k + 1] * bits[k + 1]) / 8)(
+                int(np.argmax(np.add(sizes[:-1], sizes[1:])))
+            ),
+        ),
+    ]  # fmt: skip
+    draw = points("bytes", lambda case: f"{len(case['sizes'])} tensors")
+    return compare(answer, _peak_bytes, CHAINS, faults, tolerance=1e-9, draw=draw)
+
+
+def _peak_bytes(sizes, bits) -> float:
+    """Run the chain: write an output, look how much is there, free the input."""
+    there, peak = 0, 0
+    for k, (size, width) in enumerate(zip(sizes, bits, strict=True)):
+        there += size * width
+        peak = max(peak, there) if k else 0
+        if k:
+            there -= sizes[k - 1] * bits[k - 1]
+    return peak / 8

@@ -1,0 +1,198 @@
+"""Lesson 09, reading the selection: how far two selections agree, in bits and in order, and what none gives up."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hmq_lab.checks.frame import Fault, Verdict, check, compare, points
+
+
+def _pair(seed: int, count: int) -> dict:
+    random = np.random.default_rng(seed)
+    one = random.integers(1, 9, count)
+    two = np.where(random.random(count) < 0.5, one, random.integers(1, 9, count))
+    return {"one": one.tolist(), "two": two.tolist(), "sizes": (10 * random.integers(1, 90, count)).tolist()}
+
+
+PAIRS = [
+    {"one": [8, 2], "two": [8, 3], "sizes": [100, 900]},
+    {"one": [8, 2, 2], "two": [8, 3, 2], "sizes": [100, 700, 200]},
+    {"one": [4, 4], "two": [4, 4], "sizes": [10, 30]},
+    {"one": [4, 4], "two": [8, 3], "sizes": [10, 30]},
+    *[_pair(seed, count) for seed, count in ((1, 4), (2, 8), (3, 20))],
+]
+
+
+@check
+def agreement(answer) -> Verdict:
+    """Exercise 1: the share of the weights whose bits two selections agree on.
+
+    >>> checks.agreement(lambda one, two, sizes: ...).passed            # lesson 09 has a solution
+    """
+
+    def same(one, two):
+        return np.array(one) == np.array(two)
+
+    faults = [
+        Fault(
+            "That counts tensors; count weights: each tensor by its size.",
+            lambda one, two, sizes: same(one, two).mean(),
+        ),
+        Fault(
+            "That is the share they do not agree on.",
+            lambda one, two, sizes: np.dot(~same(one, two), sizes) / sum(sizes),
+        ),
+        Fault(
+            "That is in percent; a share lies from 0 to 1.",
+            lambda one, two, sizes: 100 * np.dot(same(one, two), sizes) / sum(sizes),
+        ),
+        Fault(
+            "That is a number of weights; divide by all of them.", lambda one, two, sizes: np.dot(same(one, two), sizes)
+        ),
+        Fault(
+            "Bits that are one apart are not the same: ==.",
+            lambda one, two, sizes: np.dot(np.abs(np.subtract(one, two)) <= 1, sizes) / sum(sizes),
+        ),
+        Fault(
+            "That weighs by bits and size; a weight counts once whatever bits it has.",
+            lambda one, two, sizes: np.dot(same(one, two) * one, sizes) / np.dot(one, sizes),
+        ),
+        Fault("That is the number of tensors that agree.", lambda one, two, sizes: same(one, two).sum()),
+    ]
+    draw = points("share that agrees", lambda case: f"{len(case['sizes'])} weights")
+    return compare(answer, _agreement, PAIRS, faults, tolerance=1e-6, draw=draw)
+
+
+def _agreement(one, two, sizes) -> float:
+    """Weight by weight."""
+    first, second = np.repeat(one, sizes), np.repeat(two, sizes)
+    return float(np.count_nonzero(first == second) / first.size)
+
+
+ORDERS = [
+    {"one": [1, 2, 3], "two": [1, 2, 3]},
+    {"one": [1, 2, 3], "two": [8, 5, 2]},
+    {"one": [2, 3, 8], "two": [1, 2, 3]},  # the same order, not on a line
+    {"one": [2, 2, 8], "two": [2, 4, 8]},
+    {"one": [8, 3, 3, 2, 2, 1, 8], "two": [8, 4, 2, 2, 2, 2, 8]},
+    *[{key: _pair(seed, count)[key] for key in ("one", "two")} for seed, count in ((4, 6), (5, 9), (6, 20))],
+]
+
+
+@check
+def rank_correlation(answer) -> Verdict:
+    """Exercise 2: Spearman's rank correlation of two selections, with the mean rank for equal bits.
+
+    >>> from scipy.stats import spearmanr
+    >>> checks.rank_correlation(lambda one, two: spearmanr(one, two).statistic).passed
+    True
+    """
+    faults = [
+        Fault(
+            "That is the correlation of the bits. Of two lists in the same order the rank correlation is 1, whether or "
+            "not they lie on a line: put ranks in the place of the bits.",
+            lambda one, two: _pearson(one, two),
+        ),
+        Fault(
+            "Equal bits have different ranks in your answer: the first comes before the second. Give all of them the "
+            "mean of their ranks.",
+            _of_ranks(lambda x: np.argsort(np.argsort(x, kind="stable"))),
+        ),
+        Fault(
+            "The formula with 6 * sum d^2 holds without ties only. The plain way always does: correlate the ranks.",
+            lambda one, two: 1 - 6 * np.square(_ranks(one) - _ranks(two)).sum() / (len(one) ** 3 - len(one)),
+        ),
+        Fault(
+            "All equal bits have the lowest of their ranks in your answer; take the mean of their ranks.",
+            _of_ranks(lambda x: [sum(b < a for b in x) for a in x]),
+        ),
+        Fault(
+            "You numbered the different bit-widths. A rank says how many are below: equal bits share the mean rank.",
+            _of_ranks(lambda x: np.unique(x, return_inverse=True)[1]),
+        ),
+        Fault("The sign is turned round: the same order is +1.", lambda one, two: -_pearson(_ranks(one), _ranks(two))),
+        Fault(
+            "argsort once gives the order, not the ranks: the place of the smallest first.",
+            _of_ranks(lambda x: np.argsort(x, kind="stable")),
+        ),
+    ]
+    draw = points("rank correlation", lambda case: f"{len(case['one'])} weights")
+    return compare(answer, _rank_correlation, ORDERS, faults, tolerance=1e-6, draw=draw)
+
+
+def _pearson(a, b) -> float:
+    return float(np.corrcoef(np.asarray(a, float), np.asarray(b, float))[0, 1])
+
+
+def _of_ranks(ranks):
+    return lambda one, two: _pearson(ranks(one), ranks(two))
+
+
+def _ranks(x) -> np.ndarray:
+    """How many are smaller, and half of the others that are equal."""
+    x = np.asarray(x)
+    return np.array([(x < a).sum() + ((x == a).sum() - 1) / 2 for a in x])
+
+
+def _rank_correlation(one, two) -> float:
+    """From pairs: with s = sign(a_i - a_j), a centred rank is the sum of s over j, halved."""
+    a, b = (np.sign(np.subtract.outer(x, x)).sum(1).astype(float) for x in (one, two))
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+SELECTIONS = [
+    {"selections": [[8, 2, 4]], "least": 4},
+    {"selections": [[8, 2, 8], [8, 2, 3]], "least": 8},
+    {"selections": [[2, 8, 8], [3, 8, 5]], "least": 8},
+    {"selections": [[8, 5, 3, 2], [8, 6, 2, 1], [7, 5, 4, 2]], "least": 5},
+    {"selections": [[8, 5, 3, 2], [8, 6, 2, 1], [7, 5, 4, 2]], "least": 6},
+    {"selections": np.random.default_rng(7).integers(3, 9, (3, 12)).tolist(), "least": 5},
+]
+
+
+@check
+def kept(answer) -> Verdict:
+    """Exercise 3: which tensors have at least so many bits in every selection.
+
+    >>> checks.kept(lambda selections, least: [min(bits) >= least for bits in zip(*selections)]).passed
+    True
+    """
+    faults = [
+        Fault(
+            "In *every* selection, not in any: one search that gave the bits up is enough.",
+            lambda selections, least: [max(bits) >= least for bits in zip(*selections, strict=True)],
+        ),
+        Fault(
+            "At least: >=, so that exactly so many bits count.",
+            lambda selections, least: [min(bits) > least for bits in zip(*selections, strict=True)],
+        ),
+        Fault(
+            "A mean hides the search that gave the bits up: ask of each one.",
+            lambda selections, least: [np.mean(bits) >= least for bits in zip(*selections, strict=True)],
+        ),
+        Fault(
+            "You looked at the first selection alone.", lambda selections, least: [b >= least for b in selections[0]]
+        ),
+        Fault(
+            "You looked at the last selection alone.", lambda selections, least: [b >= least for b in selections[-1]]
+        ),
+        Fault(
+            "Those are the tensors that some search gave up: the others are asked for.",
+            lambda selections, least: [min(bits) < least for bits in zip(*selections, strict=True)],
+        ),
+        Fault(
+            "Exactly so many bits in every selection is too narrow: more are as good.",
+            lambda selections, least: [set(bits) == {least} for bits in zip(*selections, strict=True)],
+        ),
+    ]
+    draw = points("tensors kept", lambda case: f"{len(case['selections'])} searches, {case['least']} bits")
+    return compare(answer, _kept, SELECTIONS, faults, draw=draw)
+
+
+def _kept(selections, least) -> list[bool]:
+    """Cross out what any selection gave up."""
+    found = [True] * len(selections[0])
+    for bits in selections:
+        for place, b in enumerate(bits):
+            found[place] &= not b < least
+    return found

@@ -1,0 +1,275 @@
+"""Lesson 11, the paper's figures and tables: a rate, a rate counted again, a fair comparison, a Pareto front."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import partial
+
+import numpy as np
+
+from hmq_lab import plots
+from hmq_lab.checks.frame import Fault, Verdict, check, compare, points
+
+LAYERS = [
+    {"sizes": [100], "bits": [4]},
+    {"sizes": [100, 300], "bits": [8, 2]},
+    {"sizes": [432, 2304, 36864, 640], "bits": [8, 3, 1, 8]},
+    {"sizes": [10, 10, 10], "bits": [1, 1, 1]},
+    {"sizes": [27, 9, 64, 1000, 50], "bits": [7, 5, 6, 2, 8]},
+]
+
+
+@check
+def wcr(answer) -> Verdict:
+    """Exercise 1: the compression rate of the weights from the tensors' sizes and bits.
+
+    >>> checks.wcr(lambda sizes, bits: 32 * sum(sizes) / sum(n * b for n, b in zip(sizes, bits))).passed
+    True
+    """
+    faults = [
+        Fault(
+            "That counts tensors: a tensor of 36,864 weights must weigh more than one of 432. Multiply bits by sizes.",
+            lambda sizes, bits: 32 / np.mean(bits),
+        ),
+        Fault("Those are the mean bits of a weight; the rate is 32 over them.", _mean_bits),
+        Fault(
+            "That is upside down: the float size over the quantized one.",
+            lambda sizes, bits: _mean_bits(sizes, bits) / 32,
+        ),
+        Fault(
+            "That is the mean of the tensors' own rates. Add up the bits of all weights first, and divide once.",
+            lambda sizes, bits: np.average(32 / np.array(bits), weights=sizes),
+        ),
+        Fault("That is the plain mean of the tensors' rates.", lambda sizes, bits: np.mean(32 / np.array(bits))),
+        Fault("A float weight has 32 bits, not 8.", lambda sizes, bits: 8 / _mean_bits(sizes, bits)),
+        Fault("A float weight has 32 bits, not 16.", lambda sizes, bits: 16 / _mean_bits(sizes, bits)),
+    ]
+    draw = points("rate of the weights", lambda case: f"{len(case['sizes'])} tensors")
+    return compare(answer, _wcr, LAYERS, faults, tolerance=1e-6, draw=draw)
+
+
+def _wcr(sizes, bits) -> float:
+    """In whole numbers: a weight written out bit by bit."""
+    written = sum(sum([b] * n) for n, b in zip(sizes, bits, strict=True))
+    return float(Fraction(32 * sum(sizes), written))
+
+
+def _mean_bits(sizes, bits):
+    return np.dot(sizes, bits) / np.sum(sizes)
+
+
+COUNTS = [
+    {"rate": 8.0, "quantized": 1000, "left_float": 0},
+    {"rate": 8.0, "quantized": 1000, "left_float": 1000},
+    {"rate": 15.7, "quantized": 23_454_912, "left_float": 2_048_000},
+    {"rate": 9.0, "quantized": 23_454_912, "left_float": 2_048_000},
+    {"rate": 4.0, "quantized": 5_236_192, "left_float": 42_000},
+]
+
+
+@check
+def recount(answer) -> Verdict:
+    """Exercise 4: a rate that counts the quantized weights alone, counted over all weights.
+
+    >>> checks.recount(lambda rate, quantized, left_float:
+    ...     (quantized + left_float) / (quantized / rate + left_float)).passed
+    True
+    """
+    faults = [
+        Fault(
+            "That is the rate you were given: the float weights are not counted yet.",
+            lambda rate, quantized, left_float: rate,
+        ),
+        Fault(
+            "Rates do not average like that. Add up the sizes, then divide once.",
+            lambda rate, quantized, left_float: (rate * quantized + left_float) / (quantized + left_float),
+        ),
+        Fault(
+            "The float weights are in the size now, but not among all weights: add them above, too.",
+            lambda rate, quantized, left_float: quantized / (quantized / rate + left_float),
+        ),
+        Fault(
+            "The float weights are among the weights now, but take no room: add them below, too.",
+            lambda rate, quantized, left_float: (quantized + left_float) / (quantized / rate),
+        ),
+        Fault(
+            "That takes the weights that were left float for 8-bit ones. They have 32 bits, as before.",
+            lambda rate, quantized, left_float: (quantized + left_float) / (quantized / rate + left_float / 4),
+        ),
+        Fault(
+            "That is upside down: the float size over the new size.",
+            lambda rate, quantized, left_float: (quantized / rate + left_float) / (quantized + left_float),
+        ),
+    ]
+    draw = points("rate over all weights", lambda case: f"{case['rate']:g}, {case['left_float']:,} float")
+    return compare(answer, _recount, COUNTS, faults, tolerance=1e-6, draw=draw)
+
+
+def _recount(rate, quantized, left_float) -> float:
+    """As one more tensor of 32 bits beside those of 32 / rate."""
+    bits = Fraction(32) / Fraction(rate)
+    return float(32 * (quantized + left_float) / (quantized * bits + left_float * 32))
+
+
+RESULTS = [  # (rate, accuracy, accuracy of the own float network): quarters of a point, so that sums are exact
+    {"results": [(8.0, 91.5, 91.75)], "points": 0.5},
+    {"results": [(8.0, 91.5, 91.75), (16.0, 91.0, 91.75)], "points": 0.5},
+    {"results": [(10.5, 92.75, 93.0), (17.5, 92.5, 93.5), (14.0, 91.5, 91.5)], "points": 0.5},
+    {"results": [(16.0, 70.0, 72.0), (8.0, 71.5, 72.0), (9.0, 76.0, 75.0)], "points": 0.5},
+    {"results": [(16.0, 70.0, 72.0), (12.0, 60.0, 61.0)], "points": 0.25},
+    {"results": [(4.0, 93.0, 93.0), (8.0, 49.5, 50.0), (12.0, 49.25, 50.0)], "points": 0.75},
+]
+
+
+@check
+def best_rate(answer) -> Verdict:
+    """Exercise 2: the highest rate at which a result loses at most so many points to its own float network.
+
+    >>> checks.best_rate(lambda results, points: max([r for r, a, f in results if f - a <= points], default=0)).passed
+    True
+    """
+
+    def fault(fits, pick=max, of=0):
+        def made(results, points):
+            chosen = [row[of] for row in results if fits(*row, results, points)]
+            return pick(chosen) if chosen else 0
+
+        return made
+
+    def within(rate, accuracy, own, results, points):
+        return own - accuracy <= points
+
+    faults = [
+        Fault(
+            "That compares with the highest accuracy of the list: each result has a float network of its own.",
+            fault(lambda rate, accuracy, own, results, points: max(a for _, a, _ in results) - accuracy <= points),
+        ),
+        Fault(
+            "That compares with the best float network of the list: each result has one of its own.",
+            fault(lambda rate, accuracy, own, results, points: max(f for *_, f in results) - accuracy <= points),
+        ),
+        Fault(
+            "A loss of exactly so many points is still allowed: <=, not <.",
+            fault(lambda rate, accuracy, own, results, points: own - accuracy < points),
+        ),
+        Fault(
+            "The sign is turned round: float accuracy minus quantized accuracy is what was lost.",
+            fault(lambda rate, accuracy, own, results, points: accuracy - own <= points),
+        ),
+        Fault(
+            "A result above its float network has lost nothing: no absolute value.",
+            fault(lambda rate, accuracy, own, results, points: abs(own - accuracy) <= points),
+        ),
+        Fault(
+            "Points are differences of percentages, not a share of the float accuracy.",
+            fault(lambda rate, accuracy, own, results, points: 100 * (own - accuracy) / own <= points),
+        ),
+        Fault("That is the lowest rate that fits; the highest was asked for.", fault(within, min)),
+        Fault("That is an accuracy; a rate was asked for.", fault(within, of=1)),
+        Fault("That ignores what was lost: the rate must be of a result that fits.", fault(lambda *_: True)),
+    ]
+    draw = points("rate", lambda case: f"{len(case['results'])} results, {case['points']:g} points")
+    return compare(answer, _best_rate, RESULTS, faults, tolerance=1e-9, draw=draw)
+
+
+def _best_rate(results, points) -> float:
+    """From the highest rate downwards, the first that fits."""
+    for rate, accuracy, own in sorted(results, reverse=True):
+        if not accuracy + points < own:
+            return rate
+    return 0.0
+
+
+def _scatter(seed: int, count: int) -> dict:
+    random = np.random.default_rng(seed)
+    rates = random.integers(8, 40, count) / 2
+    return {"points": [(float(r), float(93 - r / 16 - random.integers(0, 8) / 4)) for r in rates]}
+
+
+CLOUDS = [
+    {"points": [(8.0, 91.5)]},
+    {"points": [(8.0, 91.5), (16.0, 91.0)]},
+    {"points": [(8.0, 91.0), (16.0, 91.5)]},
+    {"points": [(8.0, 91.5), (8.0, 91.0), (16.0, 91.0)]},
+    {"points": [(8.0, 91.5), (16.0, 91.5), (12.0, 92.0), (10.0, 91.25)]},
+    {"points": [(8.0, 92.0), (8.0, 92.0), (16.0, 90.0), (4.0, 90.0)]},
+    *[_scatter(seed, 12) for seed in (1, 2, 3)],
+]
+
+
+@check
+def pareto(answer) -> Verdict:
+    """Exercise 3: which points no other point beats, as a list of True and False.
+
+    >>> checks.pareto(lambda points: [
+    ...     not any(r >= rate and a >= accuracy and (r, a) != (rate, accuracy) for r, a in points)
+    ...     for rate, accuracy in points]).passed
+    True
+    """
+
+    pairs = partial(zip, strict=True)
+
+    def fault(beats, keep=False):
+        return lambda points: [any(beats(o, p) for o in points) == keep for p in points]
+
+    faults = [
+        Fault("Those are the points that are beaten: turn True and False round.", lambda points: ~_pareto(points)),
+        Fault(
+            "To be beaten it is enough to be lower in one and equal in the other: >= in both, and not the same point.",
+            fault(lambda o, p: o[0] > p[0] and o[1] > p[1]),
+        ),
+        Fault(
+            "Every point is at least as good as itself, and so beats itself there: leave out equal points.",
+            fault(lambda o, p: o[0] >= p[0] and o[1] >= p[1]),
+        ),
+        Fault(
+            "A point is beaten by one that is as good in both and better in one; better in one of them alone does not.",
+            fault(lambda o, p: o[0] > p[0] or o[1] > p[1]),
+        ),
+        Fault(
+            "That is the front towards low rates. A higher rate is a smaller network: more of both is better.",
+            fault(lambda o, p: o[0] <= p[0] and o[1] >= p[1] and o != p),
+        ),
+        Fault(
+            "That finds the highest accuracy alone; a lower one at a higher rate may lie on the front, too.",
+            lambda points: [a == max(b for _, b in points) for _, a in points],
+        ),
+        Fault(
+            "Two equal points do not beat each other: both lie on the front, or neither.",
+            lambda points: [on and p not in points[:i] for i, (on, p) in enumerate(pairs(_pareto(points), points))],
+        ),
+        Fault(
+            "That compares each point with the next one of the list alone; compare it with all.",
+            lambda points: [
+                not (n[0] >= p[0] and n[1] >= p[1] and n != p) for p, n in pairs(points, [*points[1:], points[-1]])
+            ],
+        ),
+    ]
+    return compare(answer, _pareto, CLOUDS, faults, draw=_cloud, right="Right, for all {count} sets of points.")
+
+
+def _pareto(points) -> np.ndarray:
+    """From the highest rate downwards: on the front is what is higher than all before it."""
+    on, best = np.zeros(len(points), bool), -np.inf
+    for rate in sorted({r for r, _ in points}, reverse=True):
+        highest = max(a for r, a in points if r == rate)
+        if highest > best:
+            on |= [p == (rate, highest) for p in points]
+            best = highest
+    return on
+
+
+def _cloud(cases, wanted, given) -> plots.Drawing:
+    differ = [i for i in range(len(cases)) if list(map(bool, given[i])) != wanted[i].tolist()]
+    at = differ[0] if differ else len(cases) - 1
+    rates, accuracies = np.array(cases[at]["points"]).T
+    drawing, ax = plots.canvas(height=3.2)
+    yours = np.array([bool(on) for on in given[at]])
+    ring = {"ls": "none", "marker": "o", "ms": 13, "mfc": "none", "mec": plots.INK, "mew": 1.6}
+    ax.plot(rates, accuracies, "o", color=plots.PALE, ms=7, label="points")
+    ax.plot(rates[wanted[at]], accuracies[wanted[at]], label="on the front", **ring)
+    ax.plot(rates[yours], accuracies[yours], "x", color=plots.BLUE, ms=7, mew=2, label="yours")
+    ax.set(xlabel="rate", ylabel="accuracy (%)")
+    ax.legend(frameon=False)
+    drawing.sentence = f"{int(wanted[at].sum())} of {len(rates)} points lie on the front; you named {int(yours.sum())}."
+    return drawing

@@ -1,0 +1,172 @@
+"""Lesson 12, beat the search: what beating means, the cheapest bit, what bits cost at run time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hmq_lab.checks.frame import Fault, Verdict, check, compare, points
+
+PAIRS = [  # (rate, accuracy) of one's own choice and of the other
+    ((8.0, 90.0), (8.0, 90.0)),
+    ((8.5, 90.0), (8.0, 90.0)),
+    ((8.0, 91.0), (8.0, 90.0)),
+    ((8.0, 89.0), (8.0, 90.0)),
+    ((7.9, 90.0), (8.0, 90.0)),
+    ((7.0, 95.0), (8.0, 90.0)),
+    ((9.0, 85.0), (8.0, 90.0)),
+    ((9.0, 95.0), (8.0, 90.0)),
+    ((6.0, 80.0), (8.0, 90.0)),
+]
+
+
+@check
+def beats(answer) -> Verdict:
+    """Exercise 1: whether a choice is nowhere worse than another, in rate and accuracy, and better in one of them.
+
+    >>> checks.beats(lambda mine, other: mine != other and mine[0] >= other[0] and mine[1] >= other[1]).passed
+    True
+    """
+    faults = [
+        Fault(
+            "Two equal choices do not beat each other: one of the two numbers must be better.",
+            lambda mine, other: mine[0] >= other[0] and mine[1] >= other[1],
+        ),
+        Fault(
+            "That asks for both to be better; better in one and equal in the other beats it, too.",
+            lambda mine, other: mine[0] > other[0] and mine[1] > other[1],
+        ),
+        Fault(
+            "Better in one is not enough where the other number is worse: such choices are not comparable.",
+            lambda mine, other: mine[0] > other[0] or mine[1] > other[1],
+        ),
+        Fault("That looks at the accuracy alone; the rate counts, too.", lambda mine, other: mine[1] > other[1]),
+        Fault("That looks at the rate alone; the accuracy counts, too.", lambda mine, other: mine[0] > other[0]),
+        Fault(
+            "The rate is turned round: a higher rate is a smaller network, and better.",
+            lambda mine, other: mine != other and mine[0] <= other[0] and mine[1] >= other[1],
+        ),
+        Fault(
+            "That tells whether the other one beats yours.",
+            lambda mine, other: mine != other and mine[0] <= other[0] and mine[1] <= other[1],
+        ),
+        Fault(
+            "Rate and accuracy do not add up: compare each with its own.", lambda mine, other: sum(mine) > sum(other)
+        ),
+    ]
+    cases = [{"mine": mine, "other": other} for mine, other in PAIRS]
+    draw = points("beats (1: yes)", lambda case: "{:g}, {:g} %".format(*case["mine"]))
+    return compare(answer, _beats, cases, faults, draw=draw)
+
+
+def _beats(mine, other) -> bool:
+    """By the sign of the differences: none negative, not all zero."""
+    signs = np.sign(np.subtract(mine, other))
+    return bool(signs.min() >= 0 and signs.max() > 0)
+
+
+CHANGES = [
+    {"changes": [0.5, 0.2], "sizes": [100, 100]},
+    {"changes": [0.5, 0.2], "sizes": [1000, 100]},  # more in all, and less for each bit
+    {"changes": [0.06, 0.02, 0.05], "sizes": [200, 50, 400]},
+    {"changes": [0.05, 0.04, 0.2], "sizes": [10, 50, 1000]},
+    {"changes": [0.1, -0.01, 0.4], "sizes": [1000, 50, 100]},  # a change for the better
+    {"changes": [0.3, -0.02, -0.01], "sizes": [500, 100, 20]},
+    {"changes": [0.004, 0.11, 0.02, 0.3], "sizes": [216, 4608, 576, 9216]},
+]
+
+
+@check
+def cheapest_bit(answer) -> Verdict:
+    """Exercise 2: the number of the layer in which one bit less costs the least loss for each bit it saves.
+
+    >>> checks.cheapest_bit(lambda changes, sizes: min(range(len(sizes)), key=lambda i: changes[i] / sizes[i])).passed
+    True
+    """
+    faults = [
+        Fault(
+            "That is the layer whose loss rises least; one bit less in a large layer saves more: divide by the size.",
+            lambda changes, sizes: np.argmin(changes),
+        ),
+        Fault(
+            "That is the dearest one: look for the least.",
+            lambda changes, sizes: np.argmax(np.array(changes) / sizes),
+        ),
+        Fault(
+            "Multiplied by the size, small layers look cheap; the loss *per bit saved* is a quotient.",
+            lambda changes, sizes: np.argmin(np.array(changes) * sizes),
+        ),
+        Fault("That is the largest layer; what it costs counts as well.", lambda changes, sizes: np.argmax(sizes)),
+        Fault(
+            "A change below zero is a gain and the cheapest of all: no absolute values.",
+            lambda changes, sizes: np.argmin(np.abs(changes) / sizes),
+        ),
+        Fault(
+            "That is the price itself, not the number of the layer that has it.",
+            lambda changes, sizes: min(np.array(changes) / sizes),
+        ),
+        Fault("Layers are counted from 0.", lambda changes, sizes: 1 + np.argmin(np.array(changes) / sizes)),
+    ]
+    draw = points("layer", lambda case: f"{len(case['sizes'])} layers")
+    return compare(answer, _cheapest_bit, CHANGES, faults, draw=draw)
+
+
+def _cheapest_bit(changes, sizes) -> int:
+    """By cross-multiplication, two layers at a time: no quotient is formed."""
+    best = 0
+    for i in range(1, len(sizes)):
+        if changes[i] * sizes[best] < changes[best] * sizes[i]:
+            best = i
+    return best
+
+
+LAYERS = [
+    {"macs": [1000], "weight_bits": [8], "input_bits": [8]},
+    {"macs": [1000], "weight_bits": [2], "input_bits": [8]},
+    {"macs": [1000, 500], "weight_bits": [8, 4], "input_bits": [32, 8]},
+    {"macs": [200, 3000, 50], "weight_bits": [8, 3, 1], "input_bits": [32, 8, 4]},
+    {"macs": [500, 1400, 64], "weight_bits": [8, 4, 6], "input_bits": [32, 8, 8]},
+]
+
+
+@check
+def bit_operations(answer) -> Verdict:
+    """Exercise 3: multiply-accumulates times the bits of both factors, over all layers.
+
+    >>> checks.bit_operations(lambda macs, weight_bits, input_bits: sum(
+    ...     m * w * i for m, w, i in zip(macs, weight_bits, input_bits))).passed
+    True
+    """
+    faults = [
+        Fault(
+            "That leaves the inputs' bits out: a product of a w-bit and an i-bit number takes w times i bit products.",
+            lambda macs, weight_bits, input_bits: np.dot(macs, weight_bits),
+        ),
+        Fault("That leaves the weights' bits out.", lambda macs, weight_bits, input_bits: np.dot(macs, input_bits)),
+        Fault(
+            "The bits of the two factors are multiplied, not added.",
+            lambda macs, weight_bits, input_bits: np.dot(macs, np.add(weight_bits, input_bits)),
+        ),
+        Fault(
+            "That multiplies sums or means over the layers; each layer has its own bits: sum the products.",
+            lambda macs, weight_bits, input_bits: sum(macs) * np.mean(weight_bits) * np.mean(input_bits),
+        ),
+        Fault(
+            "Those are the multiply-accumulates; each counts as often as its bits say.",
+            lambda macs, weight_bits, input_bits: sum(macs),
+        ),
+        Fault(
+            "That is one number for each layer; add them up.",
+            lambda macs, weight_bits, input_bits: (np.array(macs) * weight_bits * input_bits).tolist(),
+        ),
+        Fault(
+            "That counts bytes: nothing is divided by 8 here.",
+            lambda macs, weight_bits, input_bits: np.einsum("i,i,i", macs, weight_bits, input_bits) / 8,
+        ),
+    ]
+    draw = points("bit operations", lambda case: " + ".join(map(str, case["macs"])))
+    return compare(answer, _bit_operations, LAYERS, faults, tolerance=1e-9, draw=draw)
+
+
+def _bit_operations(macs, weight_bits, input_bits) -> int:
+    """One-bit cells counted as a multiplier has them: w rows of i cells for each multiplication."""
+    return int(np.einsum("i,i,i", macs, weight_bits, input_bits))
