@@ -3,14 +3,14 @@
 PYTHON ?= python3
 SEARCH ?= $(BIN)/hmq-lab search --out runs/builtin --overwrite
 UV     := uv==0.13.9
-EXTRAS := lab,export,scale,test
+EXTRAS := lab,export,scale,test,book
 
 BIN   := .venv/bin
 DONE  := .venv/.done
 BEGUN := .venv/.begun
 
 .DEFAULT_GOAL := help
-.PHONY: help search figures lab test lint notebooks constraints clean
+.PHONY: help search figures lab explore book test lint notebooks constraints clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 18
@@ -23,6 +23,12 @@ figures: $(DONE) ## draw the figures of runs/builtin again
 
 lab: $(DONE) ## open the first lesson in JupyterLab
 	$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/00_start_here.ipynb
+
+explore: $(DONE) ## the explorers as web pages, without code, on this machine alone
+	$(BIN)/python -m hmq_lab.pages runs/explore
+
+book: $(DONE) ## the lessons as pages that open from disk, in build/book; links and pictures checked
+	$(BIN)/python notebooks/book/make.py build/book
 
 test: lint ## check style, run the tests, then every lesson with few pictures
 	$(BIN)/pytest

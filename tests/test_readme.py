@@ -1,12 +1,17 @@
 """The README: its Python runs and its commands parse."""
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
+import hmq_lab
+from hmq_lab import data, models, records, settings
 from hmq_lab.cli import parser
+from hmq_lab.weightfiles import save_weights
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,6 +27,63 @@ def test_a_command_of_the_readme_parses(command):
     assert parser().parse_args(shlex.split(command)[1:]).command
 
 
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def shortened(monkeypatch):
+    """A search of a few steps in the place of one of minutes; the presets' settings with their epochs cut."""
+    short = {"search_epochs": 1, "final_epochs": 1, "batch_size": 8, "compile": "off"}
+    monkeypatch.setattr(settings, "preset", lambda name, **changes: PRESET(name, **(changes | short)))
+
+    def search(network, pictures, target, **options):
+        if pictures == "builtin":
+            full = data.load("builtin")
+            few = {name: getattr(full, name).subset(range(24)) for name in ("train", "validation", "test")}
+            pictures = dataclasses.replace(full, **few)
+        options = {"settings": settings.preset("quick/builtin"), "progress": False} | options
+        return SEARCH(network, pictures, target, **options)
+
+    monkeypatch.setattr(hmq_lab, "search", search)
+
+
+PRESET, SEARCH = settings.preset, hmq_lab.search
+
+
+def photos(folder: Path) -> None:
+    """What the README says one has: photos/ with two classes, and the weights of a network trained on them."""
+    from PIL import Image
+
+    for split, count in (("train", 20), ("val", 4)):
+        for level, name in enumerate(("dark", "light")):
+            (folder / "photos" / split / name).mkdir(parents=True)
+            for i in range(count):
+                picture = (torch.rand(40, 48, 3) * 100 + 120 * level).byte().numpy()
+                Image.fromarray(picture).save(folder / "photos" / split / name / f"{i}.png")
+    save_weights(models.build("resnet8", classes=2), folder / "photos.safetensors")
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON)))
+def test_the_python_of_the_readme_runs_when_pasted(number, shortened, tmp_path, monkeypatch, capsys):
+    """Each block by itself, nothing imported before it."""
+    monkeypatch.chdir(tmp_path)
+    photos(tmp_path)
+    names = {}
+    exec(compile(PYTHON[number], f"README.md, Python block {number + 1}", "exec"), names)
+    if "record" in names:
+        assert names["record"].results["status"] == "complete" and names["record"].results["rates"]["weights"] >= 8
+        assert ("test" in capsys.readouterr().out) == ("print" in PYTHON[number])
+        assert (tmp_path / "runs" / "photos" / "record.json").exists() == ("photos" in PYTHON[number])
+    else:
+        assert names["loss"].isfinite() and hmq_lab.placements(names["model"])
+
+
+def test_the_readme_has_python_for_a_search_a_folder_and_a_loop_of_ones_own():
+    assert len(PYTHON) >= 3
+    for wanted in ('search(network, "builtin"', 'data.load("photos"', "resample(model, generator)"):
+        assert sum(wanted in block for block in PYTHON) == 1, wanted
+
+
 def test_files_and_pictures_the_readme_names_are_there():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("https://") or (ROOT / target).exists(), target
@@ -31,3 +93,22 @@ def test_the_readmes_make_targets_are_there():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_table_of_results_says_what_the_records_say():
+    rows = dict(re.findall(r"^\| `([\w.-]+)` \| (.+) \|$", README, re.MULTILINE))
+    assert {name for name in rows if not name.endswith(".py")} == set(records.names())
+    for name in records.names():
+        record = records.recorded(name)
+        rates, accuracy = record.results["rates"], record.results["accuracy"]
+        epochs = [record.header["settings"][key] for key in ("search_epochs", "final_epochs")]
+        expected = [
+            f"{record.results['target']['weights']:g}",
+            " / ".join(f"{rates[key]:.2f}" for key in ("weights", "all_weights", "checkpoint")),
+            f"{rates['activations']:.2f}",
+            f"{accuracy['test']:.2f}",
+            f"{accuracy['float_test']:.2f}",
+            " + ".join(map(str, epochs)),
+            f"{record.timing['seconds'] / 60:.1f}",
+        ]
+        assert rows[name].split(" | ") == expected, name
