@@ -39,7 +39,7 @@ class Arena:
     used for every choice. Without one, activations have 8 bits, calibrated on x, and there is no rival.
     few: so many of the pictures, evenly spread, are what hints and the greedy start look at.
 
-    Raises ValueError for a record of other weights or of other tensors.
+    Raises ValueError for a record of other weights or of other tensors, and for a network without a quantized weight.
     """
 
     def __init__(
@@ -48,8 +48,10 @@ class Arena:
         if isinstance(few, bool) or not isinstance(few, int) or few < 1:
             raise ValueError(f"few must be a whole number of pictures from 1 on, got {few!r}")
         weights = digest({}, network.state_dict())
-        model = _attached(network, x, record, weights)
+        model = _attached(network, x.clone(), record, weights)  # a network may change its input in place
         self.sizes = budget.weight_sizes(model)
+        if not self.sizes:
+            raise ValueError(f"this {type(network).__name__} has no weight that is quantized: nothing to choose")
         self.layers = tuple(self.sizes)
         self.count, self.few = len(x), min(few, len(x))
         self._landscape = Landscape(model, x, y)

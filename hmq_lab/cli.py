@@ -210,6 +210,8 @@ def _add_data(command: argparse.ArgumentParser, default: str | None = "builtin")
 
 def _fill(options: argparse.Namespace) -> None:
     """What was not typed, from the preset's name, or else the defaults."""
+    if getattr(options, "targets", None) and options.target_weights is not None:
+        raise BadInput("--targets: not allowed with --target-weights")
     known = recipe(options.preset) if options.preset else recipe("paper")
     target = known.target
     if target and options.target_activations is None and options.activation_bits is None:

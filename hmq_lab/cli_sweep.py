@@ -62,6 +62,8 @@ def sweep(options: argparse.Namespace) -> int:
         raise ValueError("a sweep runs in one process: start each search by itself with accelerate launch")
     if options.activations and (options.activation_bits or options.target_activations):
         raise ValueError("--activations: not allowed with --activation-bits, --target-activations or a preset's target")
+    if options.seeds and options.seed:
+        raise ValueError("--seeds: not allowed with --seed")
     if bad := [seed for seed in options.seeds or () if not 0 <= seed < 2**63]:
         raise ValueError(f"--seeds: must be whole numbers from 0 to 9223372036854775807, got {bad[0]}")
     targets = [
@@ -81,7 +83,8 @@ def sweep(options: argparse.Namespace) -> int:
         one.target_activations, one.activation_bits = run.target.activations, run.target.activation_bits
         if run.target.activations is not None:
             one.activation_bits = None
-        one.resume, one.no_figures = not options.overwrite, options.no_figures or (folder / "figures").exists()
+        one.resume, one.no_figures = not options.overwrite, options.no_figures
+        one.no_figures |= (folder / "figures").exists() and not options.overwrite  # drawn already, of this run
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # its table; the sweep has one of its own
                 return options.search(one) == 0

@@ -57,7 +57,7 @@ class Landscape:
             block.fix(schemes[name])
         self.network.schemes = schemes
         with torch.no_grad():
-            return self.network.run(self.x)
+            return self.network.run(self.x.clone())  # a network may change its input in place
 
     def __call__(self, choice: Choice) -> float:
         return F.cross_entropy(self.scores(choice), self.y).item()

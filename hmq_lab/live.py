@@ -204,6 +204,9 @@ class Run:
             return Status("finished" if done else "interrupted")
         if status.state not in ALIVE or born(status.pid) == status.born:
             return status
+        with suppress(FileNotFoundError):
+            if Status(**read(self.out / STATUS)) != status:  # it said more before it ended, or there is another one
+                return self.status()
         if done:
             return dataclasses.replace(status, state="finished")
         if status.state == "starting":  # it did not come to saying what was wrong
@@ -274,7 +277,7 @@ class Run:
     def launch(self) -> None:
         """Start the process; the caller is `alone`."""
         self._wish("run")
-        paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(Path(path).resolve()) for path in (Path(__file__).parents[1], *sys.path)]  # an own model's, too
         with (self.out / LOG).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "hmq_lab.live_worker", str(self.out)],

@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -92,12 +93,20 @@ class Worker:
         """Ask the search to stop, once, when another thing than going on is wished."""
         while True:
             time.sleep(LOOK)
+            if not self.is_ours():
+                os._exit(1)  # nobody wants this search any more, and what it would save may be in another one's way
             searching = signal.getsignal(signal.SIGINT) != self.heard  # it has handlers of its own
             if searching and not self.asked and (self.signalled or self.run.wish != "run"):
                 self.asked = not self.signalled
                 _thread.interrupt_main(signal.SIGINT)
                 if self.signalled:
                     return
+
+    def is_ours(self) -> bool:
+        """Whether the folder is still this process's: it may have been removed, and used again."""
+        with suppress(FileNotFoundError):
+            return live.read(self.out / live.STATUS)["pid"] == os.getpid()
+        return False
 
     def search(self, pictures: data.Data) -> records.Record:
         job, self.model = self.job, self.network(len(pictures.classes))

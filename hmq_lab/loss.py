@@ -36,8 +36,17 @@ class Loss(nn.Module):
 
 
 def class_scores(output) -> Tensor:
-    """The class scores of a network, also of one that returns them in a named tuple with auxiliary heads."""
-    return output if isinstance(output, Tensor) else output.logits
+    """The class scores (B, classes) of a network, also of one that returns them in a named tuple with auxiliary heads.
+
+    >>> class_scores(network(x)).argmax(1)
+
+    Raises ValueError for what holds none.
+    """
+    scores = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(scores, Tensor) or scores.dim() != 2:
+        what = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(output).__name__
+        raise ValueError(f"a network must return class scores, (pictures, classes), got {what}")
+    return scores
 
 
 def first_not_finite(model: nn.Module, x: Tensor) -> str:

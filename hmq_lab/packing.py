@@ -181,7 +181,7 @@ def _floats(network: nn.Module) -> list[Tensor]:
     """What is not a quantized weight: biases, norms and their statistics; the tensors themselves."""
     found = []
     for path, module in network.named_modules():
-        if path.startswith("hmq"):
+        if path.split(".")[0] == "hmq":  # the blocks of activations; a module of one's own may be called hmq_head
             continue
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         inside = re.search(r"(^|\.)parametrizations\.(\w+)(\.\d+)?$", path)
@@ -203,7 +203,7 @@ def _full(name: str) -> str:
 def _schemes(text: str) -> dict[str, Scheme]:
     """{tensor: scheme} of "conv1 8s<2,..."."""
     found = {}
-    for entry in text.split(","):
+    for entry in text.split(",") if text else ():  # a network of one layer has no activation that is quantized
         match = re.fullmatch(r"(.+) (\d+)([su])<(-?\d+)", entry)
         if not match:
             raise ValueError(f"a scheme is written as 'conv1 8s<2', got {entry!r}")

@@ -19,7 +19,7 @@ from hmq_lab.files import digest, replacing
 from hmq_lab.records import columns
 
 SCHEMA = 1
-PLAYER = re.compile(r"\w[\w .-]{0,39}")
+PLAYER = re.compile(r"[^\W_][\w .-]{0,39}")  # a legend leaves out what begins with _
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,21 @@ def read(path: Path) -> Saved:
     if content.keys() - {"schema"} != parts:
         raise ValueError(f"{path} is no saved game: it must hold schema, sha256, {', '.join(sorted(parts))}")
     content.pop("schema")
-    content["references"] = {name: _outcome(row) for name, row in content["references"].items()}
-    content["scores"] = tuple(_outcome(row) for row in content["scores"])
-    content["choice"], content["locked"] = _choice(content["choice"]), tuple(content["locked"])
+    try:
+        content["references"] = {name: _outcome(row) for name, row in content["references"].items()}
+        content["scores"] = tuple(_outcome(row) for row in content["scores"])
+        content["choice"], content["locked"] = _choice(content["choice"]), tuple(content["locked"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no saved game: {error}") from error
     return Saved(**content)
+
+
+def _is_game(path: Path) -> bool:
+    try:
+        read(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _outcome(row: dict) -> Outcome:
@@ -128,7 +139,9 @@ def _choice(pairs: dict) -> dict[str, tuple[int, int]]:
 
 def check_player(name: str) -> str:
     if not isinstance(name, str) or not PLAYER.fullmatch(name):
-        raise ValueError(f"a player's name is 1 to 40 letters, digits, blanks, dots, - and _, got {name!r}")
+        raise ValueError(
+            f"a player's name is a letter or digit, then up to 39 letters, digits, blanks, dots, - and _, got {name!r}"
+        )
     return name
 
 
@@ -149,10 +162,14 @@ def export(saved: Saved, path: Path) -> Path:
 
     >>> export(read("ada.json"), "scores.csv")
     PosixPath('scores.csv')
+
+    Raises ValueError for another ending, and for the place of a saved game, which would be lost.
     """
     path = Path(path)
     if path.suffix not in (".csv", ".json"):
         raise ValueError(f"scores are exported to .csv or .json, got {path}")
+    if _is_game(path):
+        raise ValueError(f"{path} is a saved game: export to another file")
     numbers = [part.name for part in fields(Outcome) if part.name != "choice"]
     names = list(saved.setting["sizes"])
     rows = [

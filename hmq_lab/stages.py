@@ -99,8 +99,9 @@ def search(
     if device.type == "meta":
         raise ValueError("device must be one that computes, such as cpu or cuda, got meta")
     team = scale.start(device)
-    parts = team.number * accumulate
-    if accumulate < 1 or settings.batch_size % parts:
+    if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
+        raise ValueError(f"accumulate must be a whole number from 1 on, got {accumulate!r}")
+    if settings.batch_size % (team.number * accumulate):
         raise ValueError(
             f"batch_size must be a multiple of processes * accumulate, got {settings.batch_size} for "
             f"{team.number} * {accumulate}"

@@ -23,6 +23,7 @@ from torch import nn
 from hmq_lab import models, norms
 from hmq_lab.data import Data, Folder, Pictures, load
 from hmq_lab.graph import in_mode
+from hmq_lab.loss import class_scores
 from hmq_lab.scale import Alone
 from hmq_lab.seeds import stable_hash
 from hmq_lab.weightfiles import load_weights, read_metadata
@@ -102,7 +103,7 @@ def train(
         started, total = time.perf_counter(), torch.zeros((), device=device)
         order = {"seed": seed, "epoch": epoch, "augment": True, "drop_last": True}
         for x, y in data.train.batches(batch_size, device=device, **order):
-            loss = F.cross_entropy(model(x), y, label_smoothing=label_smoothing)
+            loss = F.cross_entropy(class_scores(model(x)), y, label_smoothing=label_smoothing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -102,9 +102,10 @@ def _unwrap(tensors: object, path: Path) -> dict[str, Tensor]:
 
 
 def _keep_rows(tensors, wanted, rows: list[int], path: Path) -> dict[str, Tensor]:
-    """Pick rows of the tensors that have the model's shape but for their first dimension."""
+    """Pick rows of the tensors that have the model's shape but for their first dimension, else of the last layer."""
     picked = dict(tensors)
-    for key in _other_rows(tensors, wanted):
+    last = list(wanted)[-1].rpartition(".")[0]
+    for key in _other_rows(tensors, wanted) or [k for k in tensors if k.rpartition(".")[0] == last and k in wanted]:
         t = tensors[key]
         if not all(0 <= row < len(t) for row in rows):
             raise ValueError(f"rows must be from 0 to {len(t) - 1}, the outputs of {key} in {path}, got {rows}")

@@ -329,6 +329,7 @@ def test_a_live_search_is_watched_paused_its_tab_closed_reopened_and_finished(br
         )
         press(page, "Pause", "Paused, step")
         look(page, "live-light")
+        page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
     assert Run.attach(out).state == "paused"
     ask(base, token)  # the kernel goes, the search does not
     assert Run.attach(out).state == "paused"
@@ -415,13 +416,20 @@ def test_the_explorers_as_pages(browser, tmp_path):
         refused.value.close()
 
 
-def test_the_book_opens_from_disk(browser, tmp_path):
-    """Two lessons as pages, from file://: links, pictures, formulas, folded solutions and the search work."""
+@pytest.fixture(scope="module")
+def make():
+    """The program that makes the book."""
     pytest.importorskip("latex2mathml", reason="the book needs the extra `book`")
+    place = Path(__file__).parents[1] / "notebooks" / "book" / "make.py"
+    spec = importlib.util.spec_from_file_location("book_to_look_at", place)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_book_opens_from_disk(browser, make, tmp_path):
+    """Two lessons as pages, from file://: links, pictures, formulas, folded solutions and the search work."""
     notebooks = Path(__file__).parents[1] / "notebooks"
-    spec = importlib.util.spec_from_file_location("book_to_look_at", notebooks / "book" / "make.py")
-    make = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look there
-    spec.loader.exec_module(make)
     for lesson in ("01_power_of_two_quantizers", "06_a_search_under_a_budget"):
         shutil.copy(notebooks / f"{lesson}.ipynb", tmp_path)
     make.write(make.collect(tmp_path), tmp_path / "book")
@@ -447,4 +455,84 @@ def test_the_book_opens_from_disk(browser, tmp_path):
         page.get_by_label("Search").fill("half to even")
         page.locator("#book-found a").first.click()
         assert page.url.rpartition("/")[2].startswith("01_power_of_two_quantizers.html#")
+        assert asked and all(url.startswith(("file:", "data:")) for url in asked)
+
+
+def test_explorers_in_the_book_work_without_a_kernel(browser, make, tmp_path):
+    """From file://: a slider by key and by mouse, a switch, a list, the player; a refused state has its words."""
+    steps = (0, 700, 1404)
+    table = {
+        "quantizer": {"bits": (1, 2, 3, 4, 5), "signed": ...},
+        "replay": {"step": steps, "layer": ("conv1.weight", "layer3.0.conv2.weight")},
+    }
+    make.write([make.explorers(tmp_path, table)], tmp_path)
+    script = tmp_path / "frames" / "frames.js"
+    found = json.loads(script.read_text(encoding="utf-8").removeprefix("const FRAMES = ").rstrip(";\n"))
+    shown = {name: one["frames"] for name, one in found.items()}
+    shown["quantizer"][0] = [None, "bits <b>refused</b>"]
+    script.write_text(f"const FRAMES = {json.dumps(found)};\n", encoding="utf-8")
+
+    with opened(browser, (tmp_path / "index.html").as_uri()) as page:
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.get_by_role("link", name="Explorers", exact=True).click()
+        for scheme, size in (("light", (1280, 800)), ("dark", (1920, 1080))):
+            page.set_viewport_size({"width": size[0], "height": size[1]})
+            page.emulate_media(color_scheme=scheme)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
+            if target := os.environ.get("HMQ_LAB_SCREENSHOTS"):
+                page.screenshot(path=Path(target) / f"book-explorers-{scheme}.png")
+
+        def shows(name, at, value=None, control=None):
+            number, words = shown[name][at]
+            section = page.locator(f"[data-explorer={name}]")
+            section.locator("[aria-live]", has_text=words).wait_for()
+            picture = section.locator("img")
+            assert picture.is_visible() == (number is not None)
+            if number is not None:
+                assert picture.get_attribute("src") == f"frames/{name}/{number}.webp"
+                assert picture.get_attribute("alt") == words
+                page.wait_for_function("e => e.complete && e.naturalWidth == 820", arg=picture.element_handle())
+            if control:
+                slider = section.get_by_label(control, exact=True)
+                assert slider.get_attribute("aria-valuetext") == value == section.locator("output").inner_text()
+
+        bits, signed = page.get_by_label("bits", exact=True), page.get_by_label("signed", exact=True)
+        shows("quantizer", 5, "3", "bits")
+        bits.focus()
+        page.keyboard.press("ArrowRight")
+        shows("quantizer", 7, "4", "bits")
+        page.keyboard.press("Home")
+        shows("quantizer", 1, "1", "bits")
+        box = bits.bounding_box()
+        page.mouse.move(box["x"] + 5, box["y"] + box["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2, steps=4)
+        shows("quantizer", 3, "2", "bits")  # while it is held
+        page.mouse.move(box["x"] + box["width"], box["y"] + box["height"] / 2, steps=4)
+        page.mouse.up()
+        shows("quantizer", 9, "5", "bits")
+        signed.uncheck()
+        shows("quantizer", 8)
+        bits.fill("0")
+        shows("quantizer", 0, "1", "bits")  # refused
+        signed.check()
+        shows("quantizer", 1)
+
+        replay = page.locator("[data-explorer=replay]")
+        replay.get_by_label("layer").select_option("conv1")
+        shows("replay", 0, "0", "step")
+        button = replay.get_by_role("button")
+        for _ in range(2):  # from the end it begins again
+            button.focus()
+            page.keyboard.press("Enter")
+            assert button.inner_text() == "Stop"
+            shows("replay", 2, "700", "step")
+            shows("replay", 4, "1404", "step")
+            replay.get_by_role("button", name="Play").wait_for()
+        button.click()
+        shows("replay", 2, "700", "step")
+        button.click()
+        page.wait_for_timeout(1000)
+        shows("replay", 2, "700", "step")  # it was stopped
         assert asked and all(url.startswith(("file:", "data:")) for url in asked)

@@ -181,3 +181,12 @@ def test_what_was_checked_is_drawn_with_words():
         data, metadata = verdict._repr_mimebundle_()
         assert data["image/png"] and metadata["image/png"]["alt"].startswith(verdict.message)
     assert "lie on the front; you named" in verdict.drawing.sentence
+
+
+def test_an_answer_that_sorts_its_points_is_judged_alike_every_time():
+    def sorts(points):
+        points.sort(reverse=True)
+        return [not any(r >= p[0] and a >= p[1] and (r, a) != p for r, a in points) for p in points]
+
+    first, second = checks.pareto(sorts), checks.pareto(sorts)
+    assert first.passed is False and second.passed is False and first.message == second.message

@@ -379,10 +379,18 @@ def altered(path, change):
     path.write_text(json.dumps(content))
 
 
+def signed(content, **values):
+    """Changed by hand, with the SHA-256 of what it is now."""
+    content.update(values)
+    content["sha256"] = digest({key: value for key, value in content.items() if key != "sha256"})
+
+
 @pytest.mark.parametrize("change, said", [
     (lambda c: c["scores"][0].update(accuracy=100.0), "was altered"),
     (lambda c: c.update(schema=99), "has schema 99, this version reads 1"),
     (lambda c: c.pop("sha256"), "is no saved game"),
+    (lambda c: signed(c, scores=[{"accuracy": 100.0}]), "is no saved game: 'choice'"),
+    (lambda c: signed(c, references=[]), "is no saved game: "),
 ])  # fmt: skip
 def test_altered_files_are_refused_by_name(play, arena, tmp_path, change, said):
     play.play("a.weight", 2)
@@ -431,7 +439,9 @@ def test_files_of_other_games_are_refused(play, arena, tmp_path):
     (lambda p: p.start("HMQ"), "no record"),
     (lambda p: p.start({"a.weight": 2}), "missing or unknown: b.weight"),
     (lambda p: p.export("scores.xls"), ".csv or .json, got scores.xls"),
-    (lambda p: game.Game(p.arena, player="../ben"), "name is 1 to 40 letters"),
+    (lambda p: game.Game(p.arena, player="../ben"), "name is a letter or digit, then"),
+    (lambda p: game.Game(p.arena, player="_ben"), "name is a letter or digit, then.*'_ben'"),
+    (lambda p: Arena(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), X, Y, "net"), "no weight that is quantized"),
     (lambda p: game.Game(p.arena, target=40), "target rate lies between 1 and 32"),
     (lambda p: Arena(network(), X, Y, "net", few=0), "few must be a whole number"),
     (lambda p: game.shipped(pictures=10**6), "pictures must be a whole number from 1 to 2,000"),
@@ -460,6 +470,15 @@ def test_exports_hold_the_scores(play, tmp_path):
         assert row == {key: str(value) for key, value in other.items()}
         assert float(row["accuracy"]) == score.accuracy and row["player"] == "ada"
         assert (int(row["b.weight bits"]), int(row["b.weight exponent"])) == score.choice["b.weight"]
+
+
+def test_an_export_spares_saved_games(play, tmp_path):
+    play.play("a.weight", 2)
+    before = play.file.read_bytes()
+    with pytest.raises(ValueError, match="is a saved game: export to another file"):
+        play.export(play.file)
+    assert play.file.read_bytes() == before
+    assert play.export(tmp_path / "s.json") == play.export(tmp_path / "s.json")  # an export may replace an export
 
 
 # --- scores beside each other
@@ -560,6 +579,46 @@ def test_a_score_that_cannot_be_saved_is_said(view, monkeypatch):
     monkeypatch.undo()
     view.controls["bits"].value = 3
     assert len(scores.read(view.game.file).scores) == len(view.game.scores) > 0
+
+
+def test_a_file_that_was_altered_meanwhile_is_said_and_the_view_shows_the_move(view):
+    view.controls["bits"].value = 2
+    view.game.file.write_text("[]")
+    view.controls["bits"].value = 3
+    assert "could not be saved" in view.sentence and "is no saved game" in view.sentence
+    assert view.state.choice == view.game.choice and view.game.choice["b.weight"][0] == 3
+    view.set(locked=True)
+    assert view.state.locked and view.game.locked == {"b.weight"}
+
+
+def test_a_layer_can_be_unlocked_and_moved_at_once(view):
+    view.set(bits=3, locked=True)
+    view.set(bits=5, locked=False)
+    assert view.game.choice["b.weight"][0] == 5 and not view.game.locked and not view.state.locked
+    before = view.state
+    for name in ("note", "kept", "choice", "game"):  # what follows from the moves is not set
+        with pytest.raises(ValueError, match=f"a move sets layer, bits, exponent or locked, got {name}"):
+            view.set(**{name: getattr(before, name)})
+    assert view.state == before
+
+
+def test_a_network_that_changes_its_input_is_measured_on_the_pictures_as_they_are():
+    class Shifting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x):
+            return self.net(x.sub_(0.5))
+
+    x = X.clone()
+    arena = Arena(Shifting(), x, Y, "net", few=4)
+    for bits in (2, 5, 2, 3):
+        outcome = arena.evaluate(arena.fitting(dict.fromkeys(arena.layers, bits)))
+        with torch.no_grad():
+            logits = arena.network(outcome.choice)(X.clone())
+        assert outcome.loss == F.cross_entropy(logits, Y).item()
+        assert torch.equal(x, X) and torch.equal(arena.x, X)
 
 
 def test_set_sets_all_or_nothing_and_pictures_do_not_depend_on_the_way(view, tmp_path):

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,11 +135,29 @@ def test_a_search_that_is_disturbed_ends_as_if_left_alone(folder, out, monkeypat
         start(out, **arguments)
 
 
+def test_a_search_whose_folder_is_removed_ends(folder, out, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run = start(out, data=str(folder), settings=SETTINGS, target=12)
+    until(lambda: reached(run, 2))
+    process = run.status().pid
+    shutil.rmtree(out, ignore_errors=True)
+    until(lambda: born(process) is None)
+    assert run.state == "interrupted" and not (out / live.SEARCH).exists()
+
+
 def test_what_goes_wrong_in_the_process_is_in_the_state(tmp_path):
     run = start(tmp_path / "run", data="no/such/pictures", settings="quick/builtin")
     until(lambda: run.state == "failed")
     assert run.message.startswith("FileNotFoundError: no data") and "no/such/pictures" in run.message
     assert "Traceback" in (run.out / live.LOG).read_text()
+
+
+def test_the_process_imports_what_a_notebook_can_after_a_change_of_its_path(folder, tmp_path, monkeypatch):
+    (tmp_path / "ownnets.py").write_text("def none(classes): return classes\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = start(tmp_path / "run", model="ownnets:none", data=str(folder), settings=SETTINGS)
+    until(lambda: run.state == "failed")
+    assert run.message == "ValueError: ownnets:none must return a torch.nn.Module, got int"
 
 
 # --- status
@@ -154,7 +173,7 @@ def pretend(out, state="running", job=None, **values):
 
 
 @pytest.mark.parametrize("state", live.ALIVE)
-def test_a_process_of_the_same_number_is_not_taken_for_the_search(tmp_path, state):
+def test_a_process_of_the_same_number_is_not_taken_for_the_search(tmp_path, monkeypatch, state):
     assert pretend(tmp_path, state).state == state
     (tmp_path / live.LOG).write_text("Traceback\nImportError: no torch\n\n")
     run = pretend(tmp_path, state, born="at another time")
@@ -163,6 +182,15 @@ def test_a_process_of_the_same_number_is_not_taken_for_the_search(tmp_path, stat
     else:
         assert run.state == "interrupted" and f"process {os.getpid()} is gone" in run.message
     assert not run.is_alive()
+    if state == "running":  # it said its last word after we had read: what it said counts
+        read, words = live.read, iter(["running"])
+
+        def late(path):
+            return read(path) | {"state": next(words, "failed"), "message": "no space left"}
+
+        with monkeypatch.context() as patched:
+            patched.setattr(live, "read", late)
+            assert (run.state, run.message) == ("failed", "no space left")
     (tmp_path / live.RECORD).write_text("{}")  # it ended between its record and its last word
     assert run.state == "finished"
 

@@ -269,3 +269,13 @@ def test_train_weights_writes_a_file_that_says_how_it_came_about(few, tmp_path, 
 def test_examples(name):
     options = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
     assert doctest.testmod(importlib.import_module(f"hmq_lab.{name}"), optionflags=options).failed == 0
+
+
+def test_rows_put_as_many_outputs_in_another_order(tmp_path):
+    theirs, ours = (models.build("tiny_resnet8", classes=3) for _ in range(2))
+    models.save_weights(theirs, tmp_path / "net.safetensors")
+    models.load_weights(ours, tmp_path / "net.safetensors", rows=[2, 0, 1])
+    assert torch.equal(ours.linear.weight, theirs.linear.weight[[2, 0, 1]])
+    assert torch.equal(ours.linear.bias, theirs.linear.bias[[2, 0, 1]])
+    with pytest.raises(ValueError, match="rows must be from 0 to 2"):
+        models.load_weights(ours, tmp_path / "net.safetensors", rows=[3, 0, 1])

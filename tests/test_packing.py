@@ -58,6 +58,23 @@ def test_a_round_trip_is_exact(hardware, tmp_path):
     assert (tmp_path / "packed.safetensors").read_bytes() == (tmp_path / "again.safetensors").read_bytes()
 
 
+def test_a_module_may_have_any_name(tmp_path):
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hmq_head = torch.nn.Linear(12, 3)
+
+        def forward(self, x):
+            return self.hmq_head(x.flatten(1))
+
+    x = torch.randn(4, 3, 2, 2)
+    model = attach(Own(), SearchSpace(), x).eval()
+    for block in blocks(model).values():
+        block.fix()
+    pack(model, tmp_path / "own.safetensors", "Own")
+    assert torch.equal(unpack(tmp_path / "own.safetensors", network=Own())(x), model(x))  # its bias, too
+
+
 def test_sizes_counted_by_hand(tmp_path):
     model = selected("resnet20")
     sizes = pack(model, tmp_path / "packed.safetensors", "resnet20")

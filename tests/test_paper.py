@@ -322,3 +322,9 @@ def test_without_a_folder_it_takes_the_records_of_the_package(tmp_path, monkeypa
     assert main(["figures", "--all"]) == 0
     ((names, folder),) = taken
     assert set(names) == set(records.names()) and folder.as_posix() == "docs/figures/paper"
+
+
+def test_bits_per_layer_of_a_network_with_two_weights():
+    record = records.recorded(W16)
+    record.tensors = [t for t in record.tensors if t["kind"] == "weight"][-2:]
+    assert "in the middle, none in the last" in paper.bits_per_layer(record).sentence

@@ -154,6 +154,10 @@ def test_what_attach_refuses_is_refused_here(sample):
         explorers.placements(Gated())
     explorer = explorers.placements(Gated(), sample)
     assert "quantized" in explorer.sentence
+    broken = Gated()
+    broken.head.bias.data[0] = float("nan")
+    with pytest.raises(ValueError, match=r"head\.bias holds NaN or infinite values"):
+        explorers.placements(broken, sample)
 
 
 def test_without_a_network_the_one_of_the_package_is_shown():

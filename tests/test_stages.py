@@ -12,6 +12,7 @@ import torch
 from hmq_lab import SearchSpace, models, records
 from hmq_lab.budget import Target
 from hmq_lab.data import Data, load
+from hmq_lab.loss import class_scores
 from hmq_lab.settings import PRESETS, Settings, preset
 from hmq_lab.stages import CHECKPOINT, NETWORK, RECORD, search
 
@@ -268,3 +269,17 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_changed(pictures)
 
 def test_the_record_says_the_size_of_its_pictures(whole):
     assert whole.header["picture"] == [3, 32, 32]
+
+
+@pytest.mark.parametrize("accumulate", [0, -1, 1.5, True, "2"])
+def test_parts_of_a_step_are_a_whole_number(accumulate):
+    with pytest.raises(ValueError, match=f"accumulate must be a whole number from 1 on, got {accumulate!r}"):
+        search(models.build("tiny_resnet8"), "builtin", accumulate=accumulate)
+
+
+@pytest.mark.parametrize(
+    ("output", "said"), [({"out": torch.zeros(2, 3)}, "dict"), (torch.zeros(2, 3, 4, 4), r"shape \(2, 3, 4, 4\)")]
+)
+def test_what_is_no_class_scores_is_named(output, said):
+    with pytest.raises(ValueError, match=rf"class scores, \(pictures, classes\), got {said}"):
+        class_scores(output)

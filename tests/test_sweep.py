@@ -157,6 +157,8 @@ def test_it_goes_on_after_one_that_failed_and_says_so(folder, tmp_path, capsys):
         (["--seeds", "0.5"], "must be whole numbers with commas between them, got '0.5'"),
         (["--activations", "8,40"], "bits must be integers from 1 to 16, got 40"),
         (["--activations", "8,4", "--target-activations", "8"], "--activations: not allowed with"),
+        (["--seed", "3"], "--seeds: not allowed with --seed"),
+        (["--target-weights", "9"], "--targets: not allowed with --target-weights"),
         (["--weights", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--preset", "quik"], "no preset 'quik'"),
     ],

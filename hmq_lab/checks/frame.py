@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import functools
 import inspect
 import io
@@ -98,9 +99,9 @@ def compare(
     >>> compare(lambda bits: 2**bits, lambda bits: 2**bits, [{"bits": b} for b in (1, 2, 3)]).passed
     True
 
-    cases: arguments by name, in the order of the answer's signature, which gets them by position (see `call`), while
-    oracle and faults get them by name; tensors among them are handed over as copies. The results may be numbers,
-    booleans, tuples, tensors or arrays; tolerance is relative, with 1 as the least size it relates to.
+    cases: arguments by name, in the order of the stub's signature: an answer that renamed them gets them by position
+    (see `call`), oracle and faults by name; tensors, arrays and lists among them are handed over as copies. The results
+    may be numbers, booleans, tuples, tensors or arrays; tolerance is relative, with 1 as the least size it relates to.
     faults: the first that gives what the answer gives everywhere is named, or else the first that does so wherever the
     answer is wrong. draw: called with cases, what was wanted and what was given; returns a `Drawing`.
     """
@@ -132,7 +133,7 @@ def compare(
 
 
 def call(answer: Callable, case: dict):
-    """The answer to a case, by position, so that a reader may rename the arguments.
+    """The answer to a case, by name where it has these names, else by position: a reader may rename the arguments.
 
     >>> call(lambda b, t: t / 2**b, {"bits": 2, "threshold": 1.0})
     0.25
@@ -141,16 +142,25 @@ def call(answer: Callable, case: dict):
     """
     values = _copied(case)
     try:
-        kinds = {p.kind for p in inspect.signature(answer).parameters.values()}
+        parameters = inspect.signature(answer).parameters
     except (TypeError, ValueError):  # some functions written in C have no signature
-        kinds = set()
-    if kinds and kinds <= {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}:
+        parameters = {}
+    kinds = {p.kind for p in parameters.values()}
+    named = kinds <= {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}
+    if kinds and (named or (values.keys() <= parameters.keys() and inspect.Parameter.POSITIONAL_ONLY not in kinds)):
         return answer(**values)
     return answer(*values.values())
 
 
 def _copied(case: dict) -> dict:
-    return {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in case.items()}
+    """The answer may change what it is given, as by sort(): the case stays as it is for the next one."""
+
+    def copied(value):
+        if isinstance(value, torch.Tensor):
+            return value.clone()
+        return copy.deepcopy(value) if isinstance(value, list | dict | np.ndarray) else value
+
+    return {name: copied(value) for name, value in case.items()}
 
 
 def _attempt(function: Callable, case: dict):

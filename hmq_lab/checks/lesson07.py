@@ -152,6 +152,11 @@ def standard_error(answer) -> Verdict:
             lambda accuracy, pictures: math.sqrt(accuracy * (100 - accuracy)) / pictures,
         ),
         Fault(
+            "That estimates the spread from the pictures, over n - 1. Here it is known: accuracy x (100 - accuracy), "
+            "over n.",
+            lambda accuracy, pictures: math.sqrt(_variance(accuracy, pictures - 1)),
+        ),
+        Fault(
             "That is half of a 95 % interval; the standard error itself is asked for.",
             lambda accuracy, pictures: 1.96 * math.sqrt(_variance(accuracy, pictures)),
         ),

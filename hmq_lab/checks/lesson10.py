@@ -234,14 +234,14 @@ def pack(answer) -> Verdict:
               lambda codes, bits: _packed(codes, bits)[::-1]),
     )  # fmt: skip
     for case in cases:  # an answer with another number of bytes is told so by name, not by shape
-        given = call(answer, case | {"codes": list(case["codes"])})
+        given = call(answer, case)
         wanted = _packed(**case)
         if hasattr(given, "__len__") and len(given) != len(wanted):
             says = f"Not yet. For codes={case['codes']}, bits={case['bits']} you gave {len(given)} bytes; "
             says += f"{len(case['codes'])} x {case['bits']} bits are {len(wanted)}."
             named = [f.says for f in faults if _same(f.answer(**case), given)]
             return Verdict(False, " ".join([says, *named[:1]]))
-    return compare(lambda *case: _listed(answer(*case)), _packed, cases, faults, draw=_bytes)
+    return compare(lambda **case: _listed(call(answer, case)), _packed, cases, faults, draw=_bytes)
 
 
 def _listed(given):

@@ -11,7 +11,7 @@ from torch import nn
 
 from hmq_lab import graph, plots
 from hmq_lab.attached import Placement
-from hmq_lab.checks.frame import Fault, Verdict, check, compare, points
+from hmq_lab.checks.frame import Fault, Verdict, call, check, compare, points
 
 
 @check
@@ -49,7 +49,7 @@ class _Calling(nn.Module):
         self.function = function
 
     def forward(self, x):
-        return self.function(x)
+        return call(self.function, {"x": x})
 
 
 def _pictures() -> list[dict]:

@@ -102,10 +102,10 @@ def placements(model: nn.Module | None = None, sample: Tensor | None = None, **i
 
     model: any network, by default the small one that comes with the package; it is copied, not changed. One that has
     blocks already is shown as it is, without the switch to hardware mode. Further names of a shared parameter are left
-    out. sample (N, C, H, W): input pictures, by
-    default built-in ones; the first 32 are looked at. initial: tensor, a name of `hmq_lab.placements`; show, "all",
-    "quantized", "float", "weights" or "activations"; hardware, whether to attach in hardware mode.
-    Raises ValueError for other values, and what `attach` raises.
+    out. sample (N, C, H, W): input pictures, by default built-in ones; the first 32 are looked at. initial: tensor, a
+    name of `hmq_lab.placements`; show, "all", "quantized", "float", "weights" or "activations"; hardware, whether to
+    attach in hardware mode. Raises ValueError for other values, for a tensor with NaN or infinity in it, and what
+    `attach` raises.
     """
     if model is None:
         model, sample = _example(sample)
@@ -154,7 +154,7 @@ def _listing(attached: nn.Module, sample: Tensor) -> Listing:
     places = {place.name: place for place in listed(attached) if place.kind != "shared"}
     exponents = {name: tuple(block.exponents.tolist()) for name, block in blocks(attached).items()}
     plain = detach(attached)
-    found = {name: _values(p, exponents.get(name)) for name, p in plain.named_parameters() if name in places}
+    found = {n: _values(n, p, exponents.get(n)) for n, p in plain.named_parameters() if n in places}
     graph = trace(plain, training=False)
     names = numbered(graph)
 
@@ -162,7 +162,7 @@ def _listing(attached: nn.Module, sample: Tensor) -> Listing:
         def run_node(self, node):
             value, name = super().run_node(node), names[node]
             if isinstance(value, Tensor) and name in places and name not in found:
-                found[name] = _values(value, exponents.get(name))
+                found[name] = _values(name, value, exponents.get(name))
             return value
 
     with in_mode(plain, training=False), torch.no_grad():
@@ -170,8 +170,10 @@ def _listing(attached: nn.Module, sample: Tensor) -> Listing:
     return Listing(places, exponents, found)
 
 
-def _values(tensor: Tensor, exponents: tuple[int, ...] | None) -> Values:
+def _values(name: str, tensor: Tensor, exponents: tuple[int, ...] | None) -> Values:
     x = tensor.detach().float().flatten()
+    if not x.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinite values")
     low, high = (float(end) for end in x.aminmax())
     reach = 1.3 * (2.0 ** exponents[0] if exponents else max(abs(low), abs(high)) or 1.0)
     counts = torch.histc(x.cpu(), BINS, -reach, reach)

@@ -46,9 +46,11 @@ class State:
         return self.layer in self.kept
 
     def change(self, layer=None, bits=None, exponent=None, locked=None, **others) -> State:
+        if others:
+            raise ValueError(f"a move sets layer, bits, exponent or locked, got {', '.join(others)}")
         layer = layer or self.layer
         kept = self.kept if locked is None else self.kept | {layer} if locked else self.kept - {layer}
-        state = replace(self, layer=layer, kept=kept, note="", **others)
+        state = replace(self, layer=layer, kept=kept, note="")
         if exponent is None and bits in (None, state.bits):
             return state
         pair = self.game.arena.pair(layer, state.bits if bits is None else bits, exponent)
@@ -119,7 +121,7 @@ class Playing(Explorer):
         super()._show(State.of(self.game, found.layer or self.state.layer, f"{found.sentence} "))
 
     def export(self) -> None:
-        """Write the scores as .csv and .json beside the player's file."""
+        """Write the scores as .csv beside the player's file."""
         table = self.game.file.with_suffix(".csv")
         self.game.export(table)
         super()._show(State.of(self.game, self.state.layer, f"{len(self.game.scores)} scores are in {table}. "))
@@ -128,18 +130,23 @@ class Playing(Explorer):
         """A control was moved: make the move, then show what came of it."""
 
         def do():
+            for name in self.game.locked - state.kept:  # before the move: what is unlocked with it can be moved
+                self.game.lock(name, False)
             if state.choice != self.game.choice:
                 self.game.play(state.layer, *state.choice[state.layer])
-            for name in state.kept ^ self.game.locked:
-                self.game.lock(name, name in state.kept)
+            for name in state.kept - self.game.locked:
+                self.game.lock(name)
 
         self._do(do, state.layer)
 
     def _do(self, do: Callable, layer: str | None = None) -> None:
-        note, before = "", self.game.choice
+        note, before, locked = "", self.game.choice, self.game.locked
         try:
             do()
-        except OSError as error:  # the move is made, and can be made again; the reader must know that it is not kept
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and (before, locked) == (self.game.choice, self.game.locked):
+                raise  # no move
+            # The move is made, and can be made again; the reader must know that it is not kept.
             note = f"Your scores could not be saved: {error}. "
         moved = [name for name, pair in self.game.choice.items() if pair != before[name]]
         layer = layer or (moved[0] if len(moved) == 1 else self.state.layer)  # an undone move is looked at

@@ -21,6 +21,7 @@ close = 16.0
 beside = 8.0
 seed = 0
 weights = ""  # the file of a trained ResNet-20: with it, and with CIFAR10 there, the last section starts a search
+normalize = None  # the pictures as those weights know them: None, as their file says; else imagenet, cifar10, ...
 out = "../runs/cifar10-own"  # where that search keeps its state and its record
 
 # %%
@@ -188,8 +189,8 @@ for record in plain.values():
         print(f"    {move['name'].removesuffix('.weight'):18s}{move['before']} to {move['after']} bits, {elements}")
 
 # %% [markdown]
-# What is left to give is often too little for a large weight: one more bit for 36,864 elements costs as much as five
-# more for 7,000. So small weights get bits that nobody chose for them. Keep that in mind when you read a selection: the
+# What is left to give is often too little for a large weight: one more bit for 36,864 elements costs as much as four
+# more for 9,216. So small weights get bits that nobody chose for them. Keep that in mind when you read a selection: the
 # records say what each weight had before (`bits_before_repair`).
 #
 # ## What stage 2 gives back
@@ -455,7 +456,7 @@ print(f"on {hardware['processor']}, {hardware['threads']} threads, torch {record
 # %%
 def own_or_recorded():
     if weights:
-        own = {"model": "resnet20", "data": "cifar10", "weights": weights, "normalize": "imagenet"}
+        own = {"model": "resnet20", "data": "cifar10", "weights": weights, "normalize": normalize}
         return explorers.live(out, **own, target=close, seed=seed)
     print("No search was started: `weights` in the parameters names no file. Below, the record at the same target.")
     return explorers.replay(at(close), step=at(close).of("tables")[-1]["step"])
