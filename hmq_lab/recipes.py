@@ -16,7 +16,7 @@ IMAGENET = ("mobilenet_v1", "mobilenet_v2", "resnet50", "efficientnet_b0")  # th
 POINTS = {  # targets near the rates that the paper published a top-1 accuracy for
     "mobilenet_v1": ("w8-a8", "w10.7-a8", "w14.1-a8"),
     "mobilenet_v2": ("w8-a8", "w8-acr8", "w14.4-a8"),
-    "resnet50": ("w9-a8", "w10.9-a8", "w13.1-acr8", "w15.7-a8"),
+    "resnet50": ("w9-a8", "w10.9-a8", "w15.7-a8"),
     "efficientnet_b0": ("w4-a8", "w8-a8", "w12-a8", "w14.7-a8"),
 }
 
@@ -40,12 +40,15 @@ def recipe(name: str) -> Recipe:
     ('resnet50', None)
 
     -w8: the weights 8 times smaller. -a4: activations of 4 bits, -acr8: the largest activation 8 times smaller; 8 bits
-    where neither stands. A preset with a network's name is for that network on ImageNet. Raises ValueError naming the
+    where neither stands. A preset with a network's name is for that network on ImageNet, one with
+    the name of a data set is for that. Raises ValueError naming the
     near ones for an unknown name, and for rates and bits that are none.
     """
     settings, target = split_name(name)
     model = settings.removeprefix("paper/")
     known = {"model": model, "data": "imagenet"} if model in IMAGENET else {}
+    if settings.endswith("/cifar10"):
+        known = {"data": "cifar10"}
     if target:
         weights, bits, rate = (None if part is None else float(part) for part in target)
         if bits is not None and bits != int(bits):

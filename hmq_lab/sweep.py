@@ -69,7 +69,8 @@ def sweep(
     where it returns and there is no record, it was interrupted, and the sweep ends. What it raises is the run's
     failure, and the next run follows. A record that is there already is handed to it all the same: that it is of the
     same configuration is for it to say. options: what all runs have in common; a sweep with others is refused in this
-    folder. overwrite: do not look at what is there.
+    folder. overwrite: these runs
+    anew, and rows of a sweep with other options go.
 
     A row has `name`, `target`, `activation_bits`, `activations`, `seed`, `status` and, from a record, `rates`,
     `accuracy` (test, float_test), `minutes`. The status is complete, recorded (before this sweep), missed (below its
@@ -77,13 +78,16 @@ def sweep(
     in sweep.json after each run. Raises ValueError for other options, and where all runs are refused for one reason.
     """
     out, runs, options = Path(out), list(runs), json.loads(json.dumps(options or {}))
-    earlier = [] if overwrite else _earlier(out / SHEET, options)
+    earlier = _earlier(out / SHEET, options, overwrite)
+    measured_before = {row["name"]: row for row in earlier if "rates" in row}
     rows: list[dict] = []
     untold: list[str] = []
 
     def tell() -> None:
         others = [r for r in earlier if r["name"] not in {row["name"] for row in rows}]
-        lines = ",\n".join(json.dumps(r) for r in others + rows)
+        # A run that is refused or fails leaves the record of an earlier one as it was: its row stays, too.
+        stand = [r if "rates" in r or overwrite else measured_before.get(r["name"], r) for r in rows]
+        lines = ",\n".join(json.dumps(r) for r in others + stand)
         with replacing(out / SHEET) as temporary:
             temporary.write_text(f'{{"options": {json.dumps(options)},\n"runs": [\n{lines}\n]}}\n', encoding="utf-8")
         while untold:
@@ -103,8 +107,8 @@ def sweep(
     return rows
 
 
-def _earlier(sheet: Path, options: dict) -> list[dict]:
-    """The rows of sweeps before this one, which must have had the same options."""
+def _earlier(sheet: Path, options: dict, overwrite: bool = False) -> list[dict]:
+    """The rows of sweeps before this one, which must have had the same options; overwrite: those with others go."""
     if not sheet.exists():
         return []
     try:
@@ -114,6 +118,8 @@ def _earlier(sheet: Path, options: dict) -> list[dict]:
         _ = [row["name"] for row in rows]
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{sheet} is not what a sweep writes: {error!r}") from error
+    if different and overwrite:
+        return []
     if different:
         said = "; ".join(f"{key}: {before.get(key)} there, {options.get(key)} here" for key in different)
         raise ValueError(f"{sheet} is of a sweep of another configuration ({said}): choose another folder for this one")

@@ -130,7 +130,8 @@ def test_a_name_says_the_target(settings, weights, activations):
     assert found.target == Target(weights, rate, bits)
     assert (found.settings, preset(f"{settings}-w{weights}{end}")) == (settings, PRESETS[settings])
     network = settings.removeprefix("paper/")
-    assert (found.model, found.data) == ((network, "imagenet") if network in INVENTORY else (None, None))
+    data = "imagenet" if network in INVENTORY else "cifar10" if settings == "quick/cifar10" else None
+    assert (found.model, found.data) == (network if network in INVENTORY else None, data)
     assert recipes.recipe(settings).target is None
 
 

@@ -305,10 +305,10 @@ def test_the_command_writes_figures_tables_and_a_page(found, drawings, tmp_path,
     assert main(["figures", "--all", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out.split()
     assert {p.name for p in (tmp_path / "out").iterdir()} == {p.rsplit("/", 1)[1] for p in printed} == {
-        "figure_3_cifar10.png", "figure_3_cifar10.svg", "README.md",
+        "figure_3_cifar10.png", "figure_3_cifar10.svg", "paper.md",
         *(f"{name}.{kind}" for name in ("table_1", "table_2", "table_3", "figure_3") for kind in ("md", "csv")),
     }  # fmt: skip
-    page = (tmp_path / "out" / "README.md").read_text()
+    page = (tmp_path / "out" / "paper.md").read_text()
     assert drawings["figure_3_cifar10"].sentence in page and f"record {W16}" in page and "record w17" not in page
     assert main(["figures", "--all", str(tmp_path / "none"), "--out", str(tmp_path / "other")]) == 2
     assert main(["figures"]) == 2

@@ -210,6 +210,31 @@ def test_each_status_of_a_run(tmp_path):
     assert lines[2][1:] == ["8", "1", *"-------", "failed"]
 
 
+def test_rows_stay_where_records_do(tmp_path):
+    """With a repeat that is refused, as for other weights, and with a part of the runs made anew."""
+    source = records.RECORDED / f"{records.names('builtin')[0]}.json"
+
+    def search(run, folder):
+        folder.mkdir(exist_ok=True)
+        (folder / RECORD).write_bytes(source.read_bytes())
+        return True
+
+    def refusing(run, folder):
+        if run == first:
+            raise ValueError("weights of another network")
+        return search(run, folder)
+
+    def swept(runs, search, batch=8, **how):
+        sweep(runs, search, tmp_path, {"batch": batch}, told=lambda _: None, **how)
+        return {row["name"]: row["status"] for row in rows(tmp_path)}
+
+    first, second, third = plan("net", [Target(8), Target(12), Target(14)])
+    assert swept([first, second], search) == {first.name: "complete", second.name: "complete"}
+    assert swept([first, third], refusing) == {run.name: "complete" for run in (first, second, third)}
+    assert set(swept([second], search, overwrite=True)) == {run.name for run in (first, second, third)}
+    assert set(swept([second], search, batch=4, overwrite=True)) == {second.name}
+
+
 def test_a_sheet_that_is_none_is_named(tmp_path):
     (tmp_path / SHEET).write_text("[]")
     with pytest.raises(ValueError, match=r"sweep\.json is not what a sweep writes"):

@@ -122,7 +122,7 @@ def accuracy_over_size(found: Sequence[Value], ax: Axes) -> list[Artist]:
             size = 4e-6 * elements
             ax.plot(size, FLOAT[network], marker, color=colour, ms=9, mec=INK, mew=1.6)
             ax.annotate("float", (size, FLOAT[network]), (0, -17), textcoords="offset points", ha="center", fontsize=9)
-        mine = [v for v in found if v.data == "imagenet" and v.network == network]
+        mine = [v for v in found if v.data == "imagenet" and v.network == network and v.acr is None]
         if mine:
             style = OURS | {"color": colour, "marker": marker, "ms": 13, "label": f"{network}, ours"}
             artists += ax.plot([v.size for v in mine], [v.accuracy for v in mine], **style)
@@ -229,9 +229,9 @@ def write_paper(found: Mapping[str, Record], folder: Path, formats=("png", "svg"
             paths.append(folder / f"{name}.{kind}")
             with replacing(paths[-1]) as temporary:
                 temporary.write_text(text, encoding="utf-8")
-    with replacing(folder / "README.md") as temporary:
+    with replacing(folder / "paper.md") as temporary:
         temporary.write_text("\n".join(page), encoding="utf-8")
-    return [*paths, folder / "README.md"]
+    return [*paths, folder / "paper.md"]
 
 
 def _groups_of(values: Sequence[Value], *fields: str) -> dict:
@@ -245,9 +245,10 @@ def _groups_of(values: Sequence[Value], *fields: str) -> dict:
 
 def _ours(found: Sequence[Value]):
     """Label, values and look of each of our networks and modes on CIFAR10."""
-    groups = _groups_of([v for v in found if v.data == "cifar10"], "method", "network")
+    here = [v for v in found if v.data == "cifar10" and v.activation_bits in (4, 8)]
+    groups = _groups_of(here, "method", "network")
     for i, ((method, network), values) in enumerate(groups.items()):
-        colour, marker = LOOKS[i % len(LOOKS)]
+        colour, marker = LOOKS[i % len(LOOKS)][0], LOOKS[(i + i // len(LOOKS)) % len(LOOKS)][1]  # 16 pairs
         yield f"{method}, {network}", values, OURS | {"color": colour, "marker": marker}
 
 
