@@ -27,7 +27,7 @@ lab: $(DONE) ## open the first lesson in JupyterLab
 explore: $(DONE) ## the explorers as web pages, without code, on this machine alone
 	$(BIN)/python -m hmq_lab.pages runs/explore
 
-book: $(DONE) ## the lessons as pages that open from disk, in build/book; links and pictures checked
+book: $(DONE) ## the lessons and explorers as pages that open from disk, in build/book; links and pictures checked
 	$(BIN)/python notebooks/book/make.py build/book
 
 test: lint ## check style, run the tests, then every lesson with few pictures

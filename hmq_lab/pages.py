@@ -32,6 +32,10 @@ class Page:
     sentence: str
     code: str
 
+    def explorer(self) -> explorers.Explorer:
+        """The explorer that the cell shows."""
+        return eval(self.code, globals())  # our own table's code
+
 
 PAGES = {
     "quantizer": Page(
@@ -88,7 +92,7 @@ def write(folder: Path | str, names: list[str] | None = None) -> Path:
     entries = []
     for name, page in chosen.items():
         nbformat.write(notebook(page), folder / f"{name}.ipynb")
-        data, about = eval(page.code, globals())._repr_mimebundle_()  # our own table's code, as its cell runs it
+        data, about = page.explorer()._repr_mimebundle_()
         (folder / f"{name}.png").write_bytes(base64.b64decode(data["image/png"]))
         texts = [html.escape(text) for text in (about["image/png"]["alt"], page.title, page.sentence)]
         entries.append(ENTRY.format(name=name, alt=texts[0], title=texts[1], sentence=texts[2]))

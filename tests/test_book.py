@@ -1,13 +1,21 @@
 """The book: every lesson as a page, formulas without a network, and a checker that finds what it is there to find."""
 
+import dataclasses
 import importlib.util
+import itertools
 import json
 import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
+
+from hmq_lab import frames, pages
+from hmq_lab.explorers import Explorer
+from hmq_lab.explorers.controls import Switch, Whole
 
 pytest.importorskip("latex2mathml", reason="the book needs the extra `book`")
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
@@ -114,7 +122,7 @@ def test_the_checker_finds_what_is_wrong(make, lessons, tmp_path):
 
 
 def test_the_book_of_the_lessons_has_no_fault(make, tmp_path, capsys):
-    assert make.main([str(tmp_path)]) == 0, capsys.readouterr().err
+    assert make.main([str(tmp_path), "--no-frames"]) == 0, capsys.readouterr().err
     lessons = sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.ipynb"))
     for place in ("", "solutions"):
         assert sorted(path.stem for path in (tmp_path / place).glob("[0-9]*.html")) == lessons
@@ -124,8 +132,187 @@ def test_the_book_of_the_lessons_has_no_fault(make, tmp_path, capsys):
         assert f'href="{lesson}.html"' in front and page.count("data:image/png") >= 3
         assert "<details>" in page and "<details>" not in (tmp_path / "solutions" / f"{lesson}.html").read_text("utf-8")
     assert capsys.readouterr().out.strip().endswith("index.html")
+    (tmp_path / "14_gone.html").write_text("<h1>of an earlier book</h1>")
+    assert make.main([str(tmp_path), "--no-frames"]) == 1
+    assert "14_gone.html: no page of this book" in capsys.readouterr().err
 
 
 def test_a_folder_without_lessons_is_named(make, tmp_path):
     with pytest.raises(ValueError, match=r"no lesson in .*: a book is made of notebooks"):
         make.collect(tmp_path)
+
+
+# --- the page of the explorers
+
+SMALL = {
+    "quantizer": {"bits": (1, 3), "signed": frames.ALL},
+    "block": {"bits": (2, 3), "mass": (0.25, 0.75)},  # what a mass does depends on what was done before
+    "replay": {"step": (0, 700, 1404), "layer": ("conv1.weight", "layer3.0.conv2.weight")},
+}
+
+
+@pytest.fixture(scope="module")
+def drawn(make, tmp_path_factory):
+    """A book of nothing but explorers: its folder, and what its script says."""
+    folder = tmp_path_factory.mktemp("drawn")
+    make.write([make.explorers(folder, SMALL)], folder)
+    return folder, said(folder)
+
+
+def said(folder):
+    script = (folder / "frames" / "frames.js").read_text(encoding="utf-8")
+    return json.loads(script.removeprefix("const FRAMES = ").rstrip(";\n"))
+
+
+def pixels(image) -> np.ndarray:
+    return np.asarray(image.convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_frame_is_what_the_explorer_shows(name, drawn):
+    folder, found = drawn
+    controls, shown = found[name]["controls"], found[name]["frames"]
+    values = [(False, True) if v is frames.ALL else v for v in SMALL[name].values()]
+    assert [c["name"] for c in controls] == list(SMALL[name])
+    assert [len(c["texts"]) for c in controls] == [len(v) for v in values]
+    assert len(shown) == len(values[0]) * len(values[1]) and len({words for _, words in shown}) == len(shown)
+    explorer = pages.PAGES[name].explorer()
+    for i, j in itertools.product(*(range(len(v)) for v in values)):
+        if name == "block":
+            explorer = pages.PAGES[name].explorer()  # as a reader opens it
+        explorer.set(**dict(zip(SMALL[name], (values[0][i], values[1][j]), strict=True)))
+        number, words = shown[i * len(values[1]) + j]
+        assert words == explorer.sentence
+        with Image.open(folder / "frames" / name / f"{number}.webp") as picture:
+            drawn_then, now = pixels(picture), pixels(explorer.image())
+        assert np.abs(drawn_then - now).max() <= 255 / 31 / 2 + 0.5
+        assert (drawn_then[now.min(2) == 255] == 255).all()  # white stays white
+
+
+@dataclasses.dataclass(frozen=True)
+class Few:
+    bits: int = 2
+    signed: bool = True
+
+    def __post_init__(self):
+        if self.bits == 3 and not self.signed:
+            raise ValueError("3 bits must be <signed>")
+
+
+def few() -> Explorer:
+    """An explorer that draws its bits, refuses one state and looks the same whether signed or not."""
+
+    def draw(result, figure):
+        axes = figure.subplots()
+        axes.set(xlim=(0, 5), ylim=(0, 1))
+        return {"bits": axes.axvline(result.bits)}
+
+    def compute(state):
+        return type("Result", (), {"bits": state.bits, "sentence": f"{state.bits} bits, {state.signed}."})
+
+    controls = {"bits": Whole("bits", 1, 3), "signed": Switch("signed")}
+    return Explorer(Few(), compute, draw, lambda r, artists: artists["bits"].set_xdata([r.bits] * 2), controls)
+
+
+def test_a_refused_state_has_its_words_and_equal_frames_one_picture(tmp_path, monkeypatch):
+    monkeypatch.setitem(pages.PAGES, "few", type("Page", (), {"title": "Few", "sentence": "", "explorer": few}))
+    found = frames.write(tmp_path, {"few": {"bits": frames.ALL, "signed": frames.ALL}})["few"]
+    assert said(tmp_path)["few"] == found
+    assert found["frames"] == [
+        [0, "1 bits, False."], [0, "1 bits, True."], [1, "2 bits, False."], [1, "2 bits, True."],
+        [None, "3 bits must be <signed>"], [2, "3 bits, True."],
+    ]  # fmt: skip
+    assert [control["start"] for control in found["controls"]] == [1, 1]
+    assert sorted(path.name for path in (tmp_path / "frames" / "few").iterdir()) == ["0.webp", "1.webp", "2.webp"]
+    assert frames.faults(tmp_path) == []
+    html = frames.section("few", found)
+    assert (
+        'src="frames/few/1.webp" width="820" height="400" alt="2 bits, True."' in html
+        and " checked>" in html
+        and 'value="1"' in html
+    )
+    found["controls"][0]["start"], found["controls"][1]["start"] = 2, 0
+    with pytest.raises(ValueError, match="few starts with a state that it refuses: 3 bits must be"):
+        frames.section("few", found)
+    frames.write(tmp_path, {"few": {"bits": (2,)}})
+    assert [path.name for path in (tmp_path / "frames" / "few").iterdir()] == ["0.webp"]  # no other is left over
+
+
+def test_the_page_of_the_explorers(make, drawn):
+    folder, found = drawn
+    assert make.faults(folder) == []
+    page, front = ((folder / f"{name}.html").read_text(encoding="utf-8") for name in ("explorers", "index"))
+    assert 'href="explorers.html"' in front and page.count("data-explorer=") == len(SMALL) == page.count("<img ")
+    for name in SMALL:
+        assert f'<h2 id="{name}">{pages.PAGES[name].title}</h2>' in page and f'href="#{name}"' in page
+        for control in found[name]["controls"]:
+            assert page.count(f'<label for="{name}-{control["name"]}">{control["label"]}</label>') == 1
+    assert 'type="range" id="quantizer-bits" autocomplete="off" min="0" max="1" value="1" aria-valuetext="3"' in page
+    assert 'type="checkbox" id="quantizer-signed" autocomplete="off" checked' in page
+    assert '<select id="replay-layer"' in page and '<option value="1" selected>layer3.0.conv2</option>' in page
+    assert page.count("<button") == 1 and 'data-plays="replay-step"' in page
+    script = (folder / "index.js").read_text(encoding="utf-8")
+    rows = json.loads(script.removeprefix("const SECTIONS = ").rstrip(";\n"))
+    assert ["explorers.html", "Explorers", "block", "The HMQ block"] in [row[:4] for row in rows]
+
+
+def test_a_missing_frame_is_a_fault(make, drawn):
+    folder, found = drawn
+    unused = next(
+        n for n, _ in found["block"]["frames"] if f"block/{n}.webp" not in (folder / "explorers.html").read_text()
+    )
+    picture = folder / "frames" / "block" / f"{unused}.webp"
+    data = picture.read_bytes()
+    picture.unlink()
+    assert make.faults(folder) == [f"frames: block/{unused}.webp is missing"]
+    picture.write_bytes(b"")
+    assert make.faults(folder) == [f"frames: block/{unused}.webp is missing"]
+    picture.write_bytes(data)
+    script = folder / "frames" / "frames.js"
+    right = script.read_text(encoding="utf-8")
+    for change, fault in (
+        (lambda shown: shown.pop(), "frames: replay has 5 frames for 6 choices"),
+        (lambda shown: shown[2].__setitem__(1, " "), "frames: a frame of replay has no words"),
+    ):
+        wrong = json.loads(right.removeprefix("const FRAMES = ").rstrip(";\n"))
+        change(wrong["replay"]["frames"])
+        script.write_text(f"const FRAMES = {json.dumps(wrong)};\n", encoding="utf-8")
+        assert make.faults(folder) == [fault]
+    script.unlink()
+    assert make.faults(folder) == ["explorers.html: frames/frames.js is missing"]
+    script.write_text(right, encoding="utf-8")
+    page = folder / "explorers.html"
+    text = page.read_text(encoding="utf-8")
+    page.write_text(text.replace(' alt="', ' title="', 1), encoding="utf-8")
+    assert make.faults(folder) == ["explorers.html: 1 pictures without alternative text"]
+    page.write_text(text, encoding="utf-8")
+    assert make.faults(folder) == []
+
+
+@pytest.mark.parametrize("name", frames.TABLE)
+def test_the_table_of_the_book_fits_its_explorers(name):
+    explorer = pages.PAGES[name].explorer()
+    values, controls = frames.planned(explorer, frames.TABLE[name])
+    explorer.set(**{c["name"]: values[c["name"]][c["start"]] for c in controls})  # what the page begins with
+    assert 30 <= np.prod([len(v) for v in values.values()]) <= 200
+    plays = [c["name"] for c in controls if c["milliseconds"]]
+    assert plays == (["step"] if name in ("replay", "selection") else [])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"colour": (1,)}, "this explorer has no control 'colour'; it has bits, signed"),
+        ({"bits": (1, 4)}, "bits must be an integer from 1 to 3, got 4"),
+        ({"signed": (False,)}, "signed is True when the explorer is opened: the table must have a frame of that"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(given, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        frames.made(few(), given, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_number_needs_its_values():
+    with pytest.raises(ValueError, match="temperature is a number: the table must say which values of it"):
+        frames.planned(pages.PAGES["gumbel"].explorer(), {"temperature": frames.ALL})

@@ -53,14 +53,18 @@ class Picture:
             self.canvas.draw()
             self.still = self.canvas.copy_from_bbox(self.figure.bbox)
 
-    def png(self, compression: int = 1) -> bytes:
-        """The figure with its artists as they are now. compression: 1, quick, to 9, small."""
+    def image(self) -> Image.Image:
+        """The figure with its artists as they are now."""
         self.canvas.restore_region(self.still)
         renderer = self.canvas.get_renderer()
         for artist in self.moving:
             artist.draw(renderer)
         pixels = np.asarray(self.canvas.buffer_rgba())[..., :3]
-        Image.fromarray(np.ascontiguousarray(pixels)).save(out := io.BytesIO(), "PNG", compress_level=compression)
+        return Image.fromarray(np.ascontiguousarray(pixels))
+
+    def png(self, compression: int = 1) -> bytes:
+        """The same as a file. compression: 1, quick, to 9, small."""
+        self.image().save(out := io.BytesIO(), "PNG", compress_level=compression)
         return out.getvalue()
 
 
@@ -116,6 +120,15 @@ class Explorer:
     def artists(self) -> dict:
         """What moves on the figure, by name."""
         return self._picture.artists
+
+    @property
+    def allowed(self) -> dict[str, Control]:
+        """What each control may be set to, by the name of what it sets."""
+        return dict(self._allowed)
+
+    def image(self) -> Image.Image:
+        """The picture as it is shown, for whoever keeps it: `explorer.image().save("quantizer.png")`."""
+        return self._picture.image()
 
     def set(self, **values) -> None:
         """Change any part of the state; the controls follow."""

@@ -2,8 +2,9 @@
 
     python notebooks/book/make.py build/book       # what `make book` does; exit code 1 where a page has a fault
 
-Nothing is executed: the pages show what the notebooks hold, in both editions. Formulas become MathML, pictures are in
-their page, code is coloured here, and the search goes through an index that is a script beside the pages.
+No notebook is executed: the pages show what they hold, in both editions. Formulas become MathML, pictures are in their
+page, code is coloured here, and the search goes through an index that is a script beside the pages. Only the page of
+the explorers is computed: a picture for each place of their controls, about a minute; `--no-frames` leaves it out.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import html
 import json
 import re
 import sys
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
@@ -28,13 +31,16 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
+from hmq_lab import frames
 from hmq_lab.files import replacing
+from hmq_lab.pages import PAGES
 
 HERE = Path(__file__).parent
 NOTEBOOKS = HERE.parent
 LIGHT, DARK = "default", "github-dark"  # styles of pygments whose comments can be read on white and on black
 EDITIONS = {"": "with open exercises", "solutions/": "with solutions"}
-TEACHING = "teaching.html"
+TEACHING, EXPLORERS = "teaching.html", "explorers.html"
+OTHERS = {EXPLORERS: "Explorers", TEACHING: "For those who teach"}  # pages that are no lessons
 
 
 @dataclass
@@ -148,8 +154,18 @@ def collect(folder: Path = NOTEBOOKS) -> list[Page]:
         renderer = Renderer()
         body = MarkdownWithMath(renderer=renderer).render(readme.read_text(encoding="utf-8"))
         sections = [(at, heading, "") for at, heading in renderer.sections]
-        pages.append(Page(TEACHING, "For those who teach", body, sections))
+        pages.append(Page(TEACHING, OTHERS[TEACHING], body, sections))
     return pages
+
+
+def explorers(folder: Path, table: Mapping[str, Mapping] = frames.TABLE) -> Page:
+    """The page on which explorers work without a kernel; draws their frames into the folder."""
+    found = frames.write(folder, table)
+    parts = [frames.section(name, data) for name, data in found.items()]
+    scripts = [f'<script defer src="{src}"></script>' for src in (f"{frames.FOLDER}/{frames.SCRIPT}", "explorers.js")]
+    sections = [(name, PAGES[name].title, PAGES[name].sentence) for name in found]
+    body = [(HERE / "explorers.html").read_text(encoding="utf-8"), *parts, *scripts]
+    return Page(EXPLORERS, OTHERS[EXPLORERS], "\n".join(body), [("top", OTHERS[EXPLORERS], ""), *sections])
 
 
 def write(pages: list[Page], folder: Path) -> list[Path]:
@@ -167,7 +183,8 @@ def write(pages: list[Page], folder: Path) -> list[Path]:
         written.append(save(folder / page.place, text))
     entries = [[page.place, page.title, *section] for page in pages for section in page.sections]
     written.append(save(folder / "index.js", f"const SECTIONS = {json.dumps(entries, ensure_ascii=False)};\n"))
-    written.append(save(folder / "search.js", (HERE / "search.js").read_text(encoding="utf-8")))
+    for script in ("search.js", *["explorers.js"] * any(page.place == EXPLORERS for page in pages)):
+        written.append(save(folder / script, (HERE / script).read_text(encoding="utf-8")))
     light, dark = (HtmlFormatter(style=style).get_style_defs(".highlight") for style in (LIGHT, DARK))
     style = (HERE / "style.css").read_text(encoding="utf-8")
     written.append(save(folder / "style.css", f"{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n{style}"))
@@ -182,7 +199,7 @@ def save(path: Path, text: str) -> Path:
 
 
 def students(pages: list[Page]) -> list[Page]:
-    return [page for page in pages if "/" not in page.place and page.place != TEACHING]
+    return [page for page in pages if "/" not in page.place and page.place not in OTHERS]
 
 
 def front(pages: list[Page]) -> str:
@@ -200,7 +217,12 @@ def front(pages: list[Page]) -> str:
             f'<p class="small">{minutes}{links}</p>{markdown(page.about)}<ul>{goals}</ul></section>'
         )
     teach = f'<p><a href="{TEACHING}">For those who teach with these lessons</a></p>' if TEACHING in there else ""
-    return f"{(HERE / 'front.html').read_text(encoding='utf-8')}\n{''.join(items)}\n{teach}"
+    explore = (
+        f'<p><a href="{EXPLORERS}">Explorers that work in this book, without Jupyter</a></p>'
+        if EXPLORERS in there
+        else ""
+    )
+    return f"{(HERE / 'front.html').read_text(encoding='utf-8')}\n{explore}\n{''.join(items)}\n{teach}"
 
 
 def navigation(pages: list[Page], now: Page, root: str) -> str:
@@ -212,9 +234,10 @@ def navigation(pages: list[Page], now: Page, root: str) -> str:
         place = edition + page.place if edition + page.place in there else page.place
         mark = ' aria-current="page"' if place == now.place else ""
         rows.append(f'<li><a href="{root}{place}"{mark}>{page.place[:2]} {html.escape(page.title)}</a></li>')
-    if TEACHING in there:
-        mark = ' aria-current="page"' if now.place == TEACHING else ""
-        rows.append(f'<li><a href="{root}{TEACHING}"{mark}>For those who teach</a></li>')
+    for place in OTHERS:
+        if place in there:
+            mark = ' aria-current="page"' if now.place == place else ""
+            rows.append(f'<li><a href="{root}{place}"{mark}>{OTHERS[place]}</a></li>')
     return "\n".join(rows)
 
 
@@ -233,7 +256,7 @@ def other_edition(pages: list[Page], now: Page, root: str) -> str:
 
 def turning(pages: list[Page], now: Page) -> str:
     """Links to the lesson before and the one after."""
-    edition = [p for p in pages if p.place.count("/") == now.place.count("/") and p.place != TEACHING]
+    edition = [p for p in pages if p.place.count("/") == now.place.count("/") and p.place not in OTHERS]
     if now not in edition:
         return ""
     at = edition.index(now)
@@ -274,7 +297,7 @@ def faults(folder: Path) -> list[str]:
     """What is wrong with the pages of a folder, a line for each fault; an empty list is what one wants.
 
     Links and anchors that lead nowhere, pictures that are missing or have no alternative text, anything a page would
-    load from elsewhere, an id that is there twice, an output that is an error.
+    load from elsewhere, an id that is there twice, an output that is an error, explorers that lack a frame.
     """
     read = {}
     for path in sorted(folder.rglob("*.html")):
@@ -303,16 +326,26 @@ def faults(folder: Path) -> list[str]:
                 found.append(f"{name}: the link {url} leads nowhere")
             elif at and target in read and unquote(at) not in read[target].ids:
                 found.append(f"{name}: the link {url} names no heading that is there")
-    return found
+    return found + frames.faults(folder)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("folder", type=Path, help="where the book is written")
+    parser.add_argument("--no-frames", action="store_true", help="without the page of explorers: in seconds")
     options = parser.parse_args(arguments)
     pages = collect()
-    write(pages, options.folder)
-    wrong = faults(options.folder)
+    if not options.no_frames:
+        began = time.perf_counter()
+        print(f"drawing every frame of {len(frames.TABLE)} explorers, about a minute", flush=True)
+        pages.append(explorers(options.folder))
+        drawn = list((options.folder / frames.FOLDER).rglob("*.webp"))
+        size = sum(path.stat().st_size for path in drawn) / 1e6
+        print(f"{len(drawn)} frames, {size:.1f} MB, in {time.perf_counter() - began:.0f} s")
+    written = write(pages, options.folder)
+    others = sorted(set(options.folder.rglob("*.html")) - set(written))  # nobody's lesson any more, or not ours at all
+    wrong = [f"{path.relative_to(options.folder)}: no page of this book: take it away" for path in others]
+    wrong += faults(options.folder)
     print("\n".join(wrong), file=sys.stderr) if wrong else None
     print(f"{len(pages) + 1} pages, {len(wrong)} faults; open {options.folder / 'index.html'}")
     return 1 if wrong else 0

@@ -9,7 +9,7 @@ function search() {
   const edition = location.pathname.includes("/solutions/");
   const hits = [];
   for (const [place, title, id, heading, text] of SECTIONS) {
-    if (place.startsWith("solutions/") != edition && place != "teaching.html") continue;
+    if (place.startsWith("solutions/") != edition && !["explorers.html", "teaching.html"].includes(place)) continue;
     const name = `${title} ${heading}`.toLowerCase(), all = `${name} ${text.toLowerCase()}`;
     if (words.every(word => all.includes(word)))
       hits.push({ place, id, label: heading == title ? title : `${title}: ${heading}`, rank: words.every(word => name.includes(word)) ? 0 : 1 });
