@@ -15,6 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
 METADATA = "hmq_lab"  # the one entry of a file's metadata
 
 
@@ -37,6 +42,20 @@ def replacing(path: Path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path):
+    """One at a time among all processes and threads that ask for this folder; the others wait.
+
+    >>> with alone(folder): write(change(read(folder / "scores.json")))
+
+    Leaves a file .lock. Where the system has no such locks (Windows), nobody waits.
+    """
+    with (Path(folder) / ".lock").open("wb") as file:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def digest(header: dict, tensors: Mapping[str, Tensor] | None = None) -> str:

@@ -24,7 +24,7 @@ from torch import nn
 
 from hmq_lab import budget, data, models, records, rivals, scores
 from hmq_lab.arena import Arena, Pairs
-from hmq_lab.files import digest
+from hmq_lab.files import alone, digest
 from hmq_lab.hints import Hint, best_change
 from hmq_lab.records import Record
 from hmq_lab.scores import Outcome, Saved, board
@@ -54,12 +54,14 @@ class Game:
         self.scores: tuple[Outcome, ...] = ()
         self.locked: frozenset[str] = frozenset()
         self.choice: Pairs = arena.fitting(rivals.uniform(arena.sizes, arena.space, self.target))
+        given: tuple[str, ...] = ()
         if self.file.exists():
             saved = scores.read(self.file)
             scores.check_setting(arena.setting, saved.setting, str(self.file))
             arena.trust(saved.references)
             self.choice, self.scores, self.locked = arena.checked(saved.choice), saved.scores, frozenset(saved.locked)
-        self._given = [self.choice]  # choices that were starts: no player's own
+            given = saved.given
+        self._given = {digest(self.choice), *given}  # of choices that were starts: no player's own
         self._past: list[Pairs] = []
         self._future: list[Pairs] = []
 
@@ -121,15 +123,15 @@ class Game:
         else:
             raise ValueError(f"a start is one of {', '.join(STARTS)}, a saved .json file or a choice, got {what!r}")
         choice |= {name: self.choice[name] for name in self.locked}
-        self._given.append(choice)
+        self._given.add(digest(choice))
         return self._move(choice)
 
     def undo(self) -> Outcome:
-        """Take the last move or start back. Raises ValueError where there is none."""
+        """Take the last move or start back. Raises ValueError where there is none or it changed what is locked now."""
         return self._step(self._past, self._future, "undo")
 
     def redo(self) -> Outcome:
-        """Make the move again that was taken back last. Raises ValueError where there is none."""
+        """Make the move again that was taken back last. Raises ValueError as `undo`."""
         return self._step(self._future, self._past, "redo")
 
     def lock(self, layer: str, locked: bool = True) -> None:
@@ -162,7 +164,7 @@ class Game:
     def saved(self) -> Saved:
         """What the player's file holds."""
         return Saved(self.player, self.arena.setting, self.target, self.arena.references, self.scores, self.choice,
-                     tuple(sorted(self.locked)))  # fmt: skip
+                     tuple(sorted(self.locked)), tuple(sorted(self._given)))  # fmt: skip
 
     def table(self) -> str:
         """Your scores as text, then the present choice and HMQ's selection."""
@@ -186,7 +188,8 @@ class Game:
         self._past.append(self.choice)
         self._future.clear()
         self.choice = choice
-        if choice not in [*self._given, *(o.choice for o in self.arena.references.values())]:
+        given = any(choice == o.choice for o in self.arena.references.values()) or digest(choice) in self._given
+        if not given:
             self.scores = scores.front([*self.scores, outcome])
         self._save()
         return outcome
@@ -194,16 +197,22 @@ class Game:
     def _step(self, source: list[Pairs], other: list[Pairs], name: str) -> Outcome:
         if not source:
             raise ValueError(f"there is nothing to {name}")
+        if kept := [layer for layer in self.layers if layer in self.locked and source[-1][layer] != self.choice[layer]]:
+            raise ValueError(f"{name} would change {', '.join(kept)}, locked: unlock it first")
         other.append(self.choice)
         self.choice = source.pop()
         self._save()
         return self.outcome
 
     def _save(self) -> None:
-        """Write the player's file; scores that another window added to it meanwhile stay in it."""
-        if self.file.exists():
-            self.scores = scores.front([*scores.read(self.file).scores, *self.scores])
-        scores.write(self.saved(), self.file)
+        """Write the player's file; what another window added to it meanwhile stays in it."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with alone(self.file.parent):
+            if self.file.exists():
+                there = scores.read(self.file)
+                self.scores = scores.front([*there.scores, *self.scores])
+                self._given.update(there.given)
+            scores.write(self.saved(), self.file)
 
 
 def shipped(pictures: int = 1000, **options) -> Game:

@@ -14,14 +14,15 @@ log.txt; who looks writes search.json (what is searched) and wish (run, pause or
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from hmq_lab import models, records
 from hmq_lab.block import SearchSpace
 from hmq_lab.budget import Target
 from hmq_lab.data import NAMES
-from hmq_lab.files import check_writable, replacing
+from hmq_lab.files import alone, check_writable, replacing
 from hmq_lab.records import Record
 from hmq_lab.settings import PRESETS, Settings, preset
 from hmq_lab.stages import CHECKPOINT, NETWORK, RECORD
@@ -83,7 +84,8 @@ def start(
     target or space, and for settings a preset's name with changes. data, root, normalize, picture_size: as in
     `data.load`; the weights' file may say how its pictures were normalized.
     model: a name that `models.build` knows, or "package.module:function" for your own, in a file that can be imported
-    from here: the function is called with classes=N and returns the float network.
+    from here: the function is called with classes=N and returns the float network. The folder it is imported from is
+    kept, so that the search can be resumed from elsewhere.
     weights: a file for `load_weights`; None is the one that comes with the package, if it does, else the network as
     it is built. resume: go on from a checkpoint that another program left in `out`; overwrite: begin anew.
     Raises ValueError for bad input, FileNotFoundError for weights that are not there, FileExistsError where `out`
@@ -94,7 +96,7 @@ def start(
     check_writable(out)
     out.mkdir(parents=True, exist_ok=True)
     run = Run(out)
-    with alone(out):
+    with alone(out):  # who starts a process, and the process before it first says something
         there = [file for file in (SEARCH, CHECKPOINT, RECORD) if (out / file).exists()]
         if run.is_alive():
             raise FileExistsError(f"{out} holds a search that is {run.state} (process {run.status().pid}): "
@@ -142,6 +144,7 @@ def plain(**arguments) -> dict:
         settings = preset(changes.pop("preset", fallback), **changes)
     job |= {
         "model": model,
+        "model_folder": _folder(model) if ":" in model else None,
         "data": data if data in NAMES else str(Path(data).expanduser().resolve()),
         "weights": weights and str(Path(weights).expanduser().resolve()),
         "root": job["root"] and str(Path(job["root"]).expanduser().resolve()),
@@ -151,6 +154,19 @@ def plain(**arguments) -> dict:
         "device": str(job["device"]),
     }
     return json.loads(json.dumps(job))
+
+
+def _folder(model: str) -> str | None:
+    """The folder from which "package.module:function" is imported here; None where it cannot be found."""
+    name = model.partition(":")[0].partition(".")[0]
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # no name at all, or a module that was made by hand
+        return None
+    if name == "__main__" or spec is None or not (spec.submodule_search_locations or spec.has_location):
+        return None
+    packages = list(spec.submodule_search_locations or [])
+    return str(Path(packages[0] if packages else spec.origin).resolve().parent)
 
 
 class Run:
@@ -277,7 +293,9 @@ class Run:
     def launch(self) -> None:
         """Start the process; the caller is `alone`."""
         self._wish("run")
-        paths = [str(Path(path).resolve()) for path in (Path(__file__).parents[1], *sys.path)]  # an own model's, too
+        kept = self.arguments.get("model_folder")  # before the path of who resumes, on which another may have the name
+        folders = (Path(__file__).parents[1], *filter(None, [kept]), *sys.path)
+        paths = [str(Path(path).resolve()) for path in folders]
         with (self.out / LOG).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "hmq_lab.live_worker", str(self.out)],
@@ -313,16 +331,6 @@ def born(pid: int) -> str | None:
         return None if fields[0] in "ZX" else f"{boot} {fields[19]}"
     said = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return said.stdout.strip() or None
-
-
-@contextmanager
-def alone(out: Path) -> Iterator[None]:
-    """One at a time: who starts a process in a folder, and the process before it first says something."""
-    import fcntl
-
-    with (out / ".lock").open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def write(path: Path, content: dict) -> None:

@@ -134,7 +134,12 @@ class Worker:
             model = models.build(name, classes=classes)
         else:
             module, _, function = name.partition(":")
-            model = getattr(importlib.import_module(module), function)(classes=classes)
+            try:
+                model = getattr(importlib.import_module(module), function)(classes=classes)
+            except ModuleNotFoundError as error:
+                kept = self.job.get("model_folder") or "no folder that was kept"
+                said = f"{error} for the model {name}: looked for in {kept} and on the path of who started this process"
+                raise ModuleNotFoundError(said) from error
             if not isinstance(model, nn.Module):
                 raise ValueError(f"{name} must return a torch.nn.Module, got {type(model).__name__}")
         if weights:

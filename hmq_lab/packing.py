@@ -64,9 +64,13 @@ class Sizes:
 def pack(network: nn.Module, path: Path | str, name: str) -> Sizes:
     """Write an attached network with fixed schemes; `name` is what `models.build` knows it by, or any of your own.
 
-    Raises ValueError for a network whose schemes are not fixed.
+    Raises ValueError for a network whose schemes are not fixed, and for one that is not in float32: the file is.
     """
     found = blocks(network)
+    for tensor, value in network.state_dict().items():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            name = re.sub(r"parametrizations\.(\w+)\.original$", r"\1", tensor)
+            raise ValueError(f"{name} is {value.dtype}; a packed network is torch.float32: network.float() first")
     if free := [tensor for tensor, block in found.items() if not block.is_fixed]:
         raise ValueError(f"{free[0]} has no selected scheme yet: end the search, or call its block's fix()")
     places = {p.name: p for p in placements(network)}

@@ -1,5 +1,8 @@
 """What players of the game (`game`) reached: kept in a file each, exported, and put beside each other.
 
+A file's SHA-256 has no key: it tells damage, not cheating, as whoever writes a score can write its digest.
+`board(files, arena)` measures again.
+
 >>> saved = read("beat-the-search/ada-tiny_resnet8-5f0c1e2a.json")
 >>> saved.best(8.0).accuracy                        # of her choices that reach a rate of 8
 94.5
@@ -14,11 +17,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from hmq_lab.block import SearchSpace
+from hmq_lab.budget import Target
 from hmq_lab.files import digest, replacing
 from hmq_lab.records import columns
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    from hmq_lab.arena import Arena
+
+SCHEMA = 2  # 1 did not know what was given
 PLAYER = re.compile(r"[^\W_][\w .-]{0,39}")  # a legend leaves out what begins with _
 
 
@@ -50,7 +59,7 @@ class Saved:
     setting: what makes outcomes comparable: model, sizes, digests of the weights, the
     pictures, the activations' schemes and the selection to beat.
     references: {"uniform 4": Outcome, ..., "HMQ": Outcome}, of nobody. scores: the player's, none beaten by another of
-    them. choice, locked: where the player stands.
+    them. choice, locked: where the player stands. given: digests of the choices that were starts, no player's own.
     """
 
     player: str
@@ -60,6 +69,7 @@ class Saved:
     scores: tuple[Outcome, ...] = ()
     choice: dict[str, tuple[int, int]] = field(default_factory=dict)
     locked: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
 
     def best(self, target: float | None = None) -> Outcome | None:
         """The score with the highest accuracy at or above a rate, the file's own target by default."""
@@ -104,18 +114,20 @@ def read(path: Path) -> Saved:
     parts = {part.name for part in fields(Saved)}
     if not isinstance(content, dict) or not {"schema", "sha256"} <= content.keys():
         raise ValueError(f"{path} is no saved game: it must hold schema, sha256, {', '.join(sorted(parts))}")
-    if content["schema"] != SCHEMA:
-        raise ValueError(f"{path} has schema {content['schema']!r}, this version reads {SCHEMA}")
+    if content["schema"] not in (1, SCHEMA):
+        raise ValueError(f"{path} has schema {content['schema']!r}, this version reads 1 and {SCHEMA}")
     sha = content.pop("sha256")
     if sha != digest(content):
         raise ValueError(f"{path} was altered: its content does not have the SHA-256 it states")
-    if content.keys() - {"schema"} != parts:
+    if content.pop("schema") == 1:
+        content.setdefault("given", [])
+    if content.keys() != parts:
         raise ValueError(f"{path} is no saved game: it must hold schema, sha256, {', '.join(sorted(parts))}")
-    content.pop("schema")
     try:
         content["references"] = {name: _outcome(row) for name, row in content["references"].items()}
         content["scores"] = tuple(_outcome(row) for row in content["scores"])
-        content["choice"], content["locked"] = _choice(content["choice"]), tuple(content["locked"])
+        content["choice"] = _choice(content["choice"])
+        content["locked"], content["given"] = tuple(content["locked"]), tuple(content["given"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no saved game: {error}") from error
     return Saved(**content)
@@ -213,14 +225,39 @@ class Board:
         return columns(rows)
 
 
-def board(files: Path | str | Sequence[Path | str], target: float | None = None) -> Board:
+def measured(saved: Saved, arena: Arena, where: str) -> Saved:
+    """The file with its scores as the arena measures them, and the arena's references.
+
+    Another machine may round a picture or two otherwise: an accuracy may be off by one picture or by 0.5 points. Raises
+    ValueError naming `where` the file is and a score that its choice does not give, or a choice that cannot be.
+    """
+    found = []
+    for score in saved.scores:
+        try:
+            again = arena.evaluate(arena.checked(score.choice))
+        except ValueError as error:
+            raise ValueError(f"{where} holds a score that cannot be: {error}") from error
+        exact = ("rate", "weight_bytes", "bit_operations")
+        near = abs(score.accuracy - again.accuracy) <= max(0.5, 100 / arena.count) + 1e-9  # not so for NaN
+        if not near or any(getattr(score, key) != getattr(again, key) for key in exact):
+            raise ValueError(
+                f"{where} holds a score of {score.accuracy:.1f} % at a rate of {score.rate:.2f} that its choice does "
+                f"not give: measured again, {again.accuracy:.1f} % at {again.rate:.2f}"
+            )
+        found.append(again)
+    return replace(saved, scores=front(found), references=arena.references)
+
+
+def board(files: Path | str | Sequence[Path | str], target: float | None = None, arena: Arena | None = None) -> Board:
     """The scores of several saved files, or of every .json in a folder, side by side.
 
     >>> plots.pareto(board("collected"))
+    >>> board("collected", arena=game.shipped().arena)         # as a teacher does: every score is measured again
 
     target: the rate to rank at; None is the first file's. Two files of one name get their place behind the name.
-    Raises ValueError where there are no files, for a file that is none (see `read`), and for one of another network,
-    other pictures or other activations.
+    arena: what is played on; scores and references are then those measured on it, see `measured`.
+    Raises ValueError where there are no files, for a target that cannot be reached, for a file that is none (see
+    `read`), for one of another network, other pictures or other activations, and for one that `measured` refuses.
     """
     if isinstance(files, str | Path):
         found = sorted(Path(files).glob("*.json")) if Path(files).is_dir() else [Path(files)]
@@ -229,16 +266,19 @@ def board(files: Path | str | Sequence[Path | str], target: float | None = None)
     if not found:
         raise ValueError(f"a board needs at least one saved file, got none in {files!r}")
     saved = [read(file) for file in found]
-    for file, one in zip(found, saved, strict=True):
-        check_setting(saved[0].setting, one.setting, str(file))
+    for i, file in enumerate(found):
+        check_setting(arena.setting if arena else saved[0].setting, saved[i].setting, str(file))
+        saved[i] = measured(saved[i], arena, str(file)) if arena else saved[i]
     names = [one.player for one in saved]
     for i, name in enumerate(names):
         if names.count(name) > 1:
             saved[i] = replace(saved[i], player=f"{name} ({1 + names[:i].count(name)})")
-    target = saved[0].target if target is None else float(target)
+    goal = Target(weights=saved[0].target if target is None else target)
+    bits = {pair[0] for outcome in saved[0].references.values() for pair in outcome.choice.values()}
+    goal.check_reachable(SearchSpace(tuple(bits)))  # "uniform" references have every width
 
     def height(one: Saved) -> float:
-        best = one.best(target)
+        best = one.best(goal.weights)
         return -1.0 if best is None else best.accuracy
 
-    return Board(target, tuple(sorted(saved, key=height, reverse=True)))
+    return Board(goal.weights, tuple(sorted(saved, key=height, reverse=True)))

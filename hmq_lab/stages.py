@@ -369,7 +369,7 @@ class _Run:
         event["expected_rate"] = budget.expected_rate(self.model).item()
         event["actual_rate"] = actual = budget.rates(self.model).weights
         self.emit(event)
-        if self.stage == 2 and accuracy > self.best_accuracy:
+        if self.stage == 2 and accuracy >= self.best_accuracy:  # of equals the last: it has trained the longest
             self.best_accuracy = accuracy
             self.best = {key: value.clone() for key, value in self.model.state_dict().items()}
         bar.set_postfix_str(f"stage {self.stage}: {accuracy:.1f} % at rate {actual:.2f}")

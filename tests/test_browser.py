@@ -37,7 +37,7 @@ CELLS = {
     "replay": "explorers.replay(records.recorded('builtin-tiny_resnet8-w8-a8'))",
     "selection": "explorers.selection(*map(records.recorded, ('cifar10-resnet20-w16-a8', 'cifar10-resnet20-w8-a8')))",
 }
-WORDS = ".widget-html [aria-live=polite]"
+WORDS = ".widget-html [aria-live]"  # of a search that runs they are off
 READY = 150_000  # milliseconds until a kernel has imported everything, on a busy machine
 
 
@@ -304,14 +304,15 @@ def out(tmp_path):
 
 
 def test_a_live_search_is_watched_paused_its_tab_closed_reopened_and_finished(browser, lab, folder, out):
-    base, token = lab  # 250 steps: about 15 seconds of an idle machine
-    short = {"preset": "quick/builtin", "search_epochs": 1, "final_epochs": 1, "cycles": 1, "log_every": 5}
+    base, token = lab  # 500 steps: about 30 seconds of an idle machine; a slow browser must come to pressing Pause
+    short = {"preset": "quick/builtin", "search_epochs": 1, "final_epochs": 3, "cycles": 1, "log_every": 5}
     notebook = nbformat.read(folder / "quantizer.ipynb", 4)
     notebook.cells[0].source = f"from hmq_lab import explorers\nexplorers.live({str(out)!r}, settings={short})"
     nbformat.write(notebook, folder / "live.ipynb")
 
     def press(page, name, then):
         button = page.get_by_role("button", name=name, exact=True).last
+        assert Run.attach(out).state != "finished", f"the search was over before {name} could be pressed"
         page.wait_for_function("b => !b.disabled", arg=button.element_handle())
         button.focus()
         page.keyboard.press("Enter")
@@ -327,7 +328,10 @@ def test_a_live_search_is_watched_paused_its_tab_closed_reopened_and_finished(br
             f"&& document.querySelector('{WORDS}').innerText != words",
             arg=before,
         )
+        hidden = page.locator("[role=status]:not([aria-live])", has_text="Running.")  # for who listens: the state alone
+        assert hidden.count() == 1 and page.locator(WORDS).get_attribute("aria-live") == "off"
         press(page, "Pause", "Paused, step")
+        assert page.locator(WORDS).get_attribute("aria-live") == "polite" and hidden.count() == 0
         look(page, "live-light")
         page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
     assert Run.attach(out).state == "paused"
@@ -343,7 +347,7 @@ def test_a_live_search_is_watched_paused_its_tab_closed_reopened_and_finished(br
         page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
         page.locator(WORDS, has_text="Paused, step").wait_for()
         press(page, "Resume", "Running, step")
-        page.locator("pre", has_text="Finished: run").wait_for()
+        page.locator("pre", has_text="Finished: run").wait_for(timeout=2 * READY)
         page.locator(".widget-slider").first.wait_for()  # the replay's
         assert "test accuracy" in page.locator("pre", has_text="Finished: run").inner_text()
         if target := os.environ.get("HMQ_LAB_SCREENSHOTS"):
@@ -523,16 +527,18 @@ def test_explorers_in_the_book_work_without_a_kernel(browser, make, tmp_path):
         replay.get_by_label("layer").select_option("conv1")
         shows("replay", 0, "0", "step")
         button = replay.get_by_role("button")
-        for _ in range(2):  # from the end it begins again
+        listen = "new MutationObserver(() => heard.push(e.innerText)).observe(e, {childList: true})"
+        replay.locator("[aria-live]").evaluate(f"e => {{ window.heard = []; {listen} }}")
+        for count in (2, 5):  # from the end it begins again
             button.focus()
             page.keyboard.press("Enter")
-            assert button.inner_text() == "Stop"
-            shows("replay", 2, "700", "step")
+            page.wait_for_function(f"heard.length == {count}")
+            assert button.inner_text() == "Play"
             shows("replay", 4, "1404", "step")
-            replay.get_by_role("button", name="Play").wait_for()
-        button.click()
-        shows("replay", 2, "700", "step")
-        button.click()
+        assert page.evaluate("heard") == [shown["replay"][at][1] for at in (2, 4, 0, 2, 4)]
+        twice = "b => { b.click(); const said = b.innerText; b.click(); return said }"
+        assert button.evaluate(twice) == "Stop"
+        stopped = replay.get_by_label("step").input_value()
         page.wait_for_timeout(1000)
-        shows("replay", 2, "700", "step")  # it was stopped
+        assert button.inner_text() == "Play" and replay.get_by_label("step").input_value() == stopped == "0"
         assert asked and all(url.startswith(("file:", "data:")) for url in asked)

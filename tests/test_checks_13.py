@@ -44,6 +44,7 @@ def by_a_mask(x):
         lambda x: torch.where(x.flatten(1).mean(1).view(-1, 1, 1, 1) < 0, x.neg(), x),
         by_a_factor,
         by_a_mask,
+        lambda x: torch.where(x.mean((1, 2, 3), keepdim=True) < 0, -x.new_ones(x.shape[0], 1, 1, 1), 1) * x,
         lambda *, x: by_a_mask(x),
     ],
 )
@@ -87,6 +88,35 @@ def by_numpy(x):
 )
 def test_upright_rejects(answer, phrase):
     rejected(checks.upright(answer), phrase)
+
+
+def with_new_ones(x):
+    factor = torch.ones(x.shape[0], 1, 1, 1)
+    return torch.where(x.mean((1, 2, 3), keepdim=True) < 0, -factor, factor) * x
+
+
+def with_a_range(x):
+    return torch.stack([torch.where(x[i].mean() < 0, -x[i], x[i]) for i in range(x.shape[0])])
+
+
+def with_an_if_on_the_shape(x):
+    return with_a_loop(x) if x.shape[0] == 1 else by_a_mask(x)
+
+
+def with_an_assignment(x):
+    y = x.clone()
+    y[x.mean((1, 2, 3)) < 0] *= -1
+    return y
+
+
+def test_upright_blames_an_if_or_a_loop_only_where_there_is_one():
+    blame, other = "An `if` or a loop", "placeholders without values"
+    for answer in (with_a_loop, with_a_range, with_an_if_on_the_shape):
+        rejected(checks.upright(answer), blame)
+        assert other not in checks.upright(answer).message
+    for answer in (with_new_ones, with_an_if_for_one, by_numpy, with_an_assignment):
+        rejected(checks.upright(answer), other)
+        assert blame not in checks.upright(answer).message
 
 
 def share_in_numpy(places):

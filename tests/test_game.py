@@ -5,6 +5,8 @@ import csv
 import functools
 import json
 import os
+import threading
+import time
 
 import matplotlib
 import pytest
@@ -162,19 +164,25 @@ def test_any_moves_undone_give_the_beginning_and_the_cache_is_right(tmp_path_fac
         elif move[0] in ("lock", "unlock"):
             play.lock("b.weight", move[0] == "lock")
         else:
-            there = at > 0 if move[0] == "undo" else at + 1 < len(history)
-            if not there:
+            step = 1 if move[0] == "redo" else -1
+            there = 0 <= at + step < len(history)
+            if there and any(history[at + step][name] != play.choice[name] for name in play.locked):
+                with pytest.raises(ValueError, match=f"{move[0]} would change b.weight, locked"):
+                    getattr(play, move[0])()
+                assert play.choice == history[at]
+            elif not there:
                 with pytest.raises(ValueError, match=f"nothing to {move[0]}"):
                     getattr(play, move[0])()
             else:
                 getattr(play, move[0])()
-                at += 1 if move[0] == "redo" else -1
+                at += step
                 assert play.choice == history[at]
             continue
         if play.choice != history[at]:
             history = [*history[: at + 1], play.choice]
             at += 1
     assert (play.outcome.accuracy, play.outcome.loss) == whole_pass(play.choice)
+    play.lock("b.weight", False)
     for _ in range(at):
         play.undo()
     assert play.choice == first
@@ -360,6 +368,79 @@ def test_two_windows_lose_nothing_to_each_other(play, arena, tmp_path):
     assert scores.front([*kept, *other.scores]) == kept == play.scores
 
 
+def test_two_windows_that_save_at_once_lose_nothing(play, arena, tmp_path, monkeypatch):
+    other = game.Game(arena, target=8, folder=tmp_path, player="ada")
+    play.scores, other.scores = (outcome(9.0, 10.0),), (outcome(4.0, 90.0),)
+    assert arena.references  # measured before
+    write = scores.write
+    monkeypatch.setattr(scores, "write", lambda *saved: (time.sleep(0.2), write(*saved)))  # both have read by then
+    both = [threading.Thread(target=one.lock, args=("a.weight",)) for one in (play, other)]
+    [thread.start() for thread in both]
+    [thread.join() for thread in both]
+    assert scores.read(play.file).scores == (*other.scores[:1], *play.scores[-1:])
+    assert [score.rate for score in scores.read(play.file).scores] == [4.0, 9.0]
+
+
+def test_a_start_is_no_score_after_a_reload_either(play, arena, tmp_path):
+    play.start("greedy")
+    greedy = play.choice
+    assert greedy != play.arena.fitting(dict.fromkeys(play.layers, 4))
+
+    def back_to_greedy(again):
+        for layer in ("fc.weight", "a.weight"):
+            again.play(layer, greedy[layer][0] % 8 + 1)
+            again.play(layer, *greedy[layer])
+        assert again.choice == greedy
+        return [score.choice for score in again.scores]
+
+    again = game.Game(arena, target=8, folder=tmp_path, player="ada")
+    again.play("b.weight", greedy["b.weight"][0] % 8 + 1)
+    again = game.Game(arena, target=8, folder=tmp_path, player="ada")  # it stands elsewhere than at the start
+    again.play("b.weight", *greedy["b.weight"])
+    assert greedy not in back_to_greedy(again) and greedy not in [s.choice for s in scores.read(play.file).scores]
+    own = game.Game(arena, target=8, folder=tmp_path, player="ben")  # who finds it without the start has it
+    own.play("b.weight", *greedy["b.weight"])
+    own.play("side.weight", *greedy["side.weight"])
+    back_to_greedy(own)
+    assert any(o.beats(arena.evaluate(greedy)) or o.choice == greedy for o in own.scores)
+
+
+def test_files_from_before_there_were_given_starts_are_read(play, arena, tmp_path):
+    play.play("a.weight", 2)
+
+    def old(content):
+        content.pop("given")
+        signed(content, schema=1)
+
+    altered(play.file, old)
+    again = game.Game(arena, target=8, folder=tmp_path, player="ada")
+    assert state(again) == state(play) and again.scores == play.scores
+    again.play("b.weight", 3)
+    assert json.loads(play.file.read_text())["schema"] == 2 and scores.read(play.file).given
+
+
+def test_undo_and_redo_leave_what_is_locked(play, view):
+    for one in (play, view.game):
+        one.play("a.weight", 7)
+        one.play("b.weight", 3)
+        one.lock("a.weight")
+        one.undo()  # changes another layer
+        before = one.choice
+        with pytest.raises(ValueError, match=r"undo would change a.weight, locked: unlock it first"):
+            one.undo()
+        assert one.choice == before
+    view.buttons["undo"].click()
+    assert "undo would change a.weight, locked" in view._text.value and view.game.choice == before
+    play.lock("a.weight", False)
+    play.undo()
+    play.lock("a.weight")
+    with pytest.raises(ValueError, match=r"redo would change a.weight, locked"):
+        play.redo()
+    play.lock("a.weight", False)
+    play.redo()
+    assert play.choice["a.weight"][0] == 7
+
+
 def test_a_failed_write_leaves_the_file_as_it_was(play, monkeypatch, tmp_path):
     play.play("a.weight", 2)
     before = play.file.read_bytes()
@@ -370,7 +451,7 @@ def test_a_failed_write_leaves_the_file_as_it_was(play, monkeypatch, tmp_path):
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="no space left"):
         play.play("b.weight", 2)
-    assert play.file.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    assert play.file.read_bytes() == before and {f.name for f in tmp_path.iterdir()} == {play.file.name, ".lock"}
 
 
 def altered(path, change):
@@ -387,7 +468,7 @@ def signed(content, **values):
 
 @pytest.mark.parametrize("change, said", [
     (lambda c: c["scores"][0].update(accuracy=100.0), "was altered"),
-    (lambda c: c.update(schema=99), "has schema 99, this version reads 1"),
+    (lambda c: c.update(schema=99), "has schema 99, this version reads 1 and 2"),
     (lambda c: c.pop("sha256"), "is no saved game"),
     (lambda c: signed(c, scores=[{"accuracy": 100.0}]), "is no saved game: 'choice'"),
     (lambda c: signed(c, references=[]), "is no saved game: "),
@@ -417,7 +498,7 @@ def test_files_of_other_games_are_refused(play, arena, tmp_path):
             play.start(file.file)
         with pytest.raises(ValueError, match="its scores cannot be compared"):
             game.board([play.file, file.file])
-    assert len(list((tmp_path / "others").iterdir())) == 4  # none of them took another's place
+    assert len(list((tmp_path / "others").glob("*.json"))) == 4  # none of them took another's place
     found = record()
     found.tensors[0]["bits"] = 2
     one, other = (Arena(network(), X, Y, "net", r) for r in (record(), found))
@@ -516,6 +597,48 @@ def test_the_board_ranks_at_the_target_and_is_drawn(arena, tmp_path):
     twice = game.board([next(tmp_path.glob("ada*"))] * 2)
     assert [p.player for p in twice.players] == ["ada (1)", "ada (2)"]
     assert "none of them at the target rate of 30" in plots.pareto(game.board(tmp_path, target=30)).sentence
+    for target in (float("nan"), 40, 0.5, "8"):
+        with pytest.raises(ValueError, match="a target rate lies between 1 and 32, got"):
+            game.board(tmp_path, target=target)
+
+
+def test_a_target_that_the_widths_cannot_reach_is_refused(tmp_path):
+    found = record(space={"bits": [4, 8], "thresholds": 8})
+    for t in found.tensors:
+        if t["kind"] == "weight":
+            t["bits"] = 4
+    play = game.Game(Arena(network(), X, Y, "net", found, few=8), target=6, folder=tmp_path)
+    play.play("a.weight", 8)
+    assert game.board(tmp_path, target=8).target == 8
+    with pytest.raises(ValueError, match=r"rate of 9 cannot be reached with bits \(4, 8\): the largest is 8"):
+        game.board(tmp_path, target=9)
+
+
+def test_a_board_on_an_arena_measures_again(play, arena, tmp_path):
+    play.play("a.weight", 2)
+    play.play("b.weight", 3)
+    plain = game.board(tmp_path)
+    teacher = Arena(network(), X, Y, "net", few=4)
+    assert game.board(tmp_path, arena=teacher) == plain
+    honest = play.file.read_text()
+
+    def forge(**values):
+        play.file.write_text(honest)
+        altered(play.file, lambda c: signed(c, scores=[c["scores"][0] | values, *c["scores"][1:]]))
+        game.board(tmp_path)  # the digest is right
+
+    for values in ({"accuracy": 100.0}, {"accuracy": float("nan")}, {"rate": 30.0}, {"weight_bytes": 1.0}):
+        forge(**values)
+        with pytest.raises(ValueError, match=rf"{play.file.name} holds a score of .* not give: measured again"):
+            game.board(tmp_path, arena=teacher)
+    forge(choice={name: (9, 0) for name in play.layers})
+    with pytest.raises(ValueError, match=rf"{play.file.name} holds a score that cannot be: bits of a.weight"):
+        game.board(tmp_path, arena=teacher)
+    play.file.write_text(honest)
+    altered(play.file, lambda c: [o.update(accuracy=0.0) for o in c["references"].values()] and signed(c))
+    assert game.board(tmp_path).references != arena.references == game.board(tmp_path, arena=teacher).references
+    with pytest.raises(ValueError, match="is a game on other pictures"):
+        game.board(tmp_path, arena=Arena(network(), X[:9], Y[:9], "net"))
 
 
 # --- the view

@@ -159,6 +159,15 @@ def test_the_process_imports_what_a_notebook_can_after_a_change_of_its_path(fold
     until(lambda: run.state == "failed")
     assert run.message == "ValueError: ownnets:none must return a torch.nn.Module, got int"
 
+    monkeypatch.undo()  # another day, another folder, in which something else has the name
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "ownnets.py").write_text("def none(classes): return 0.5\n")
+    (tmp_path / "ownnets.py").write_text("def none(classes): return str(classes)\n")
+    monkeypatch.syspath_prepend(tmp_path / "other")
+    run.resume()
+    until(lambda: "got str" in run.message)
+    assert run.arguments["model_folder"] == str(tmp_path)
+
 
 # --- status
 
@@ -298,6 +307,24 @@ def test_an_own_network_is_named_by_its_function(tmp_path, monkeypatch):
     pretend(tmp_path, job=plain(model="ownnets:none"))
     with pytest.raises(ValueError, match=r"ownnets:none must return a torch.nn.Module, got int"):
         Worker(tmp_path).network(7)
+    pretend(tmp_path, job=plain(model="gone:none") | {"model_folder": "/old/place"})
+    with pytest.raises(ModuleNotFoundError, match=r"'gone' for the model gone:none: looked for in /old/place and on"):
+        Worker(tmp_path).network(7)
+
+
+def test_the_folder_of_an_own_network_is_kept(tmp_path, monkeypatch):
+    (tmp_path / "ownpackage").mkdir()
+    (tmp_path / "ownpackage" / "nets.py").write_text("raise ImportError('nobody imports this here')\n")
+    (tmp_path / "onefile.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    for init in (False, True):  # without it, a namespace package
+        if init:
+            (tmp_path / "ownpackage" / "__init__.py").write_text("")
+        assert plain(model="ownpackage.nets:small")["model_folder"] == str(tmp_path)
+    assert plain(model="onefile:small")["model_folder"] == str(tmp_path)
+    for model in ("nowhere:small", "__main__:small", "sys:small", ":small"):
+        assert plain(model=model)["model_folder"] is None
+    assert plain()["model_folder"] is None
 
 
 # --- the view
@@ -385,6 +412,25 @@ def test_nothing_is_painted_where_nothing_is_new(tmp_path, monkeypatch):
     assert len(painted) == 2 and painted[1].startswith("Paused, step ")
 
 
+def test_who_listens_hears_of_a_new_state_alone(tmp_path):
+    at(tmp_path, 60)
+    view, said = explorers.live(tmp_path), []
+    assert "Running.</span>" in view._words.value and 'role="status"' in view._words.value
+    view._words.observe(lambda change: said.append(change["new"]), "value")
+    for count in (70, 80, 150):
+        at(tmp_path, count)
+        view.update()
+        assert 'aria-live="off"' in view.explorer._text.value and "Running, step" in view.explorer._text.value
+    assert said == []
+    view.run.pause()
+    view.update()
+    assert len(said) == 1 and "Pausing after this step.</span>" in said[0]
+    at(tmp_path, 150, "paused")
+    view.update()
+    assert said[1:] == [""] and 'aria-live="polite"' in view.explorer._text.value  # the sentence itself says it
+    assert "Paused, step" in view.explorer._text.value
+
+
 def test_the_buttons_ask_for_what_can_be_had(tmp_path, monkeypatch):
     run = at(tmp_path, 0)
     view = explorers.live(tmp_path)
@@ -466,5 +512,14 @@ def test_in_a_kernel_the_view_looks_after_itself(tmp_path, monkeypatch):
         (tmp_path / live.EVENTS).write_text("no JSON\n" * 99)
         await asyncio.wait_for(third._task, 5)
         assert "This view has ended" in third._words.value
+        run = at(tmp_path, 3)
+        fourth = explorers.live(tmp_path)
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        fourth.run.follow = lambda since: {}["a mistake of ours"]
+        await asyncio.wait_for(fourth._task, 5)
+        assert "This view has ended: KeyError: &#x27;a mistake of ours&#x27;" in fourth._words.value
+        fourth.buttons["pause"].click()  # asks, and says that what came of it cannot be seen
+        assert "Pause: KeyError" in fourth._words.value and run.wish == "pause"
+        assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()} | {"wish": before.get("wish")}
 
     asyncio.run(kernel())

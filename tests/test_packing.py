@@ -75,6 +75,20 @@ def test_a_module_may_have_any_name(tmp_path):
     assert torch.equal(unpack(tmp_path / "own.safetensors", network=Own())(x), model(x))  # its bias, too
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_only_float32_is_packed(dtype, tmp_path):
+    model = selected("tiny_resnet8", hardware=False)
+    model.linear.bias.data = model.linear.bias.data.to(dtype)
+    with pytest.raises(ValueError, match=rf"linear.bias is {dtype}; a packed network is torch.float32"):
+        pack(model, tmp_path / "packed.safetensors", "tiny_resnet8")
+    with pytest.raises(ValueError, match=rf"conv1.weight is {dtype}; a packed network is torch.float32"):
+        pack(model.to(dtype), tmp_path / "packed.safetensors", "tiny_resnet8")
+    assert not list(tmp_path.iterdir())
+    pack(model.float(), tmp_path / "packed.safetensors", "tiny_resnet8")
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(unpack(tmp_path / "packed.safetensors")(x), model(x))
+
+
 def test_sizes_counted_by_hand(tmp_path):
     model = selected("resnet20")
     sizes = pack(model, tmp_path / "packed.safetensors", "resnet20")

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
 from hmq_lab import graph, plots
 from hmq_lab.attached import Placement
@@ -31,14 +31,25 @@ def upright(answer) -> Verdict:
     except ValueError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         said = f"Not yet. The pictures are right, but torch.fx cannot follow the function: {reason}. "
-        said += "An `if` or a loop over pictures asks for values that are not there when a network is read."
-        return Verdict(False, said, verdict.drawing)
+        return Verdict(False, said + (BRANCH if _branches(error.__cause__) else PLACEHOLDER), verdict.drawing)
     if not again.passed:
         said = (
             "Not yet. Called, the function is right; read by torch.fx, it gives something else: a number of one batch "
         )
         return Verdict(False, said + f"was written down as a constant. {again.message}", verdict.drawing)
     return Verdict(True, f"{verdict.message[:-1]}, and torch.fx can follow it.", verdict.drawing)
+
+
+BRANCH = "An `if` or a loop over pictures asks for values that are not there when a network is read."
+PLACEHOLDER = (
+    "When a network is read, x and its sizes are placeholders without values. `len`, NumPy, an assignment to a part "
+    "and a new tensor of such a size ask for values; torch.where, torch.ones_like and x.new_ones do not."
+)
+
+
+def _branches(error: Exception | None) -> bool:
+    """Whether torch.fx stopped at a decision or a loop; the second is what `range` says."""
+    return isinstance(error, fx.proxy.TraceError) or "cannot be interpreted as an integer" in str(error)
 
 
 class _Calling(nn.Module):

@@ -28,6 +28,7 @@ HEIGHT = 4.6
 LOOK = 0.5  # seconds between two looks at the folder
 SHARE = 0.015  # of one processor, for painting: what a picture costs is paid off before the next one,
 MOST = 0.1  # but for what the first one costs above so many seconds
+UNSEEN = "position:absolute; width:1px; height:1px; overflow:hidden; clip-path:inset(50%)"  # for who listens
 WATCHED: weakref.WeakValueDictionary[Path, Live] = weakref.WeakValueDictionary()  # one view of a folder is kept fresh
 
 
@@ -98,6 +99,7 @@ class Live:
         self.explorer: Explorer | None = None
         self.events: list[dict] = []
         self._layer, self._shown, self._due, self._task = layer, None, 0.0, None
+        self._told: str | None = None  # the state that was last said to who listens
         self._words = widgets.HTML(layout={"max_width": f"{WIDTH * DPI:.0f}px"})
         self.buttons = {
             "go": _button("Start", "start the search, or go on with it", self._go),
@@ -190,7 +192,10 @@ class Live:
             self.explorer.grow(now)
         else:
             self._replace(Growing(now, layer))
-            self._say("")
+            self._told = None
+        if (told := _doing(status, wish) if now.runs else "") != self._told:
+            self._told = told
+            self._say(told and f'<span style="{UNSEEN}">{html.escape(told)}.</span>')
 
     def _replace(self, explorer: Explorer) -> None:
         self.explorer = explorer
@@ -208,11 +213,13 @@ class Live:
     def _pressed(self, button: widgets.Button) -> None:
         try:
             button.does()
+            self.update()
         except (OSError, ValueError) as error:  # nobody reads a kernel's traceback
             self._say(html.escape(str(error)))
-            return
-        self.update()
-        self._watch()
+        except Exception as error:
+            self._say(html.escape(f"{button.description}: {type(error).__name__}: {error}"))
+        else:
+            self._watch()
 
     def _watch(self) -> None:
         """Look again and again, in the kernel's loop; a program without one calls `update` itself."""
@@ -225,8 +232,9 @@ class Live:
             await asyncio.sleep(LOOK)
             try:
                 self.update(patient=True)
-            except (OSError, ValueError) as error:  # the folder was removed, or holds another run's files by now
-                self._say(html.escape(f"This view has ended: {error}"))
+            except Exception as error:  # the folder was removed, holds another run's files by now, or a mistake of ours
+                said = f"This view has ended: {type(error).__name__}: {error}"
+                self._say(html.escape(f"{said}. The search was left alone; run the cell again to look at it."))
                 return
 
     def _stop(self) -> None:
@@ -256,6 +264,7 @@ class Now:
     search_steps: int  # of those, in stage 1
     loss: tuple[np.ndarray, np.ndarray]  # steps and task losses, of both stages
     words: str  # state, step, time left
+    runs: bool  # whether new words come by themselves
 
     @classmethod
     def of(cls, record: Record, status: Status, wish: str, out: Path) -> Now:
@@ -267,7 +276,8 @@ class Now:
             words += f", step {steps[-1]['step']} of {status.steps} ({_stage(record, steps[-1])})"
         if status.state == "running" and steps and (left := _left(status, steps[-1]["step"], out)):
             words += f", {left} left"
-        return cls(playback.Run.of(record), status.steps, per_epoch * settings["search_epochs"], loss, words)
+        search_steps, runs = per_epoch * settings["search_epochs"], status.state in ("starting", "running")
+        return cls(playback.Run.of(record), status.steps, search_steps, loss, words, runs)
 
 
 def _waiting(status: Status | None, wish: str) -> str:
@@ -332,6 +342,11 @@ class Growing(Explorer):
             fit(now, self.artists)
             self._picture.settle()
         self._show(playback.State(now.run.steps, self.state.layer, now.run.steps[-1]))
+
+    def _say(self, sentence: str) -> None:
+        """Nobody can listen to a sentence twice a second: while it grows by itself, `Live` tells the state alone."""
+        style = f'role="status" aria-live="{"off" if self.now.runs else "polite"}" style="line-height:1.5"'
+        self._text.value = f"<div {style}>{html.escape(sentence)}</div>"
 
 
 def compute(state: playback.State, now: Now) -> Result:

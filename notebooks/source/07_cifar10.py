@@ -61,6 +61,9 @@ def look(number):
 def at(target):
     """The record of a target: 8-bit activations, the seed from above or else the first."""
     fits = [r for r in plain.values() if r.header["target"]["weights"] == target]
+    if not fits:
+        targets = sorted({r.header["target"]["weights"] for r in plain.values()})
+        raise ValueError(f"no record of a target of {target:g}; there are {targets}")
     return next((r for r in fits if r.header["seed"] == seed), fits[0])
 
 

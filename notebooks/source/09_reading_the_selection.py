@@ -387,7 +387,11 @@ def layer_kind(t, number):
     return "pointwise" if t["shape"][2:] == [1, 1] else "convolution"
 
 
-mobile = complete(model=lambda model: "mobilenet" in model)
+def has_depthwise(record):
+    return any(layer_kind(t, number) == "depthwise" for number, t in enumerate(of(record)))
+
+
+mobile = {name: record for name, record in complete().items() if has_depthwise(record)}
 if not mobile:
     print("No search of a network with depthwise convolutions is among the records: nothing to compare here.")
 for record in mobile.values():
@@ -431,7 +435,7 @@ for record in mobile.values():
 #
 # * Two searches with different seeds end with nearly the same accuracy and other bits. What may a paper write about
 #   "the bits a network needs"?
-# * The first and the last layer keep 8 bits. Many recipes fix them there from the start. Do these records support that?
+# * Many recipes fix the first and the last layer at 8 bits from the start. Which of these records support that?
 # * How would you design a budget under which "refuses to give up" can be told from "nobody asked"?
 # * The sensitivities were measured on float-trained weights. Why might they mislead about a network that trains along?
 #

@@ -283,7 +283,7 @@ for run in others:
     print(run)
     plots.show(paper.bits_per_layer(found[run]))
 if not others:
-    print("No record of a network with depthwise convolutions comes with this version.")
+    print("No record of a network made for ImageNet comes with this version.")
 
 # %% [markdown]
 # Read such a picture with care: large layers pay for the budget, and in most networks the large layers are late. "Deep"

@@ -266,6 +266,9 @@ plots.show(plots.pareto(board))
 # `plots.show(plots.pareto(game.board("collected")))`. A file of another network, of other pictures, or one that was
 # altered is refused by name.
 #
+# The digest in a file tells damage, not cheating: who writes a score by hand can write its digest, too. Whoever keeps
+# the board measures again: `game.board("collected", arena=arena)` refuses a file whose choices do not give its scores.
+#
 # ## Summary
 #
 # * One choice beats another if it is worse in neither rate nor accuracy and better in one; many cannot be compared.
