@@ -4,6 +4,7 @@ PYTHON ?= python3
 SEARCH ?= $(BIN)/hmq-lab search --out runs/builtin --overwrite
 UV     := uv==0.13.9
 EXTRAS := lab,export,scale,test,book
+WORKERS ?= 2# processes that test side by side, of one thread and up to 4 GB each
 
 BIN   := .venv/bin
 DONE  := .venv/.done
@@ -31,10 +32,10 @@ book: $(DONE) ## the lessons and explorers as pages that open from disk, in buil
 	$(BIN)/python notebooks/book/make.py build/book
 
 test: lint ## check style, run the tests, then every lesson with few pictures
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 	rm -rf runs/quick
 	$(BIN)/python notebooks/build.py --quick runs/quick
-	$(BIN)/pytest --nbmake --nbmake-timeout=240 --timeout=600 -p no:cacheprovider runs/quick
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --nbmake --nbmake-timeout=240 --timeout=600 -p no:cacheprovider runs/quick
 
 lint: $(DONE) ## check style alone, in the notebooks too
 	$(BIN)/ruff check .
