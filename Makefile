@@ -32,7 +32,7 @@ book: $(DONE) ## the lessons and explorers as pages that open from disk, in buil
 	$(BIN)/python notebooks/book/make.py build/book
 
 test: lint ## check style, run the tests, then every lesson with few pictures
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	rm -rf runs/quick
 	$(BIN)/python notebooks/build.py --quick runs/quick
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --nbmake --nbmake-timeout=240 --timeout=600 -p no:cacheprovider runs/quick

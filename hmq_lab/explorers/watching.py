@@ -26,7 +26,7 @@ from hmq_lab.records import Record
 
 HEIGHT = 4.6
 LOOK = 0.5  # seconds between two looks at the folder
-SHARE = 0.015  # of one processor, for painting: what a picture costs is paid off before the next one,
+SHARE = 0.01  # of one processor, for painting: what a picture costs is paid off before the next one,
 MOST = 0.1  # but for what the first one costs above so many seconds
 UNSEEN = "position:absolute; width:1px; height:1px; overflow:hidden; clip-path:inset(50%)"  # for who listens
 WATCHED: weakref.WeakValueDictionary[Path, Live] = weakref.WeakValueDictionary()  # one view of a folder is kept fresh
