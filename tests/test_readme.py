@@ -89,6 +89,12 @@ def test_files_and_pictures_the_readme_names_are_there():
         assert target.startswith("https://") or (ROOT / target).exists(), target
 
 
+def test_every_record_has_its_figures():
+    for name in records.names():
+        found = {path.name for path in (ROOT / "docs" / "figures" / name).glob("*.png")}
+        assert found == {f"{figure}.png" for figure in ("compression", "probabilities", "scheme_map", "training")}, name
+
+
 def test_the_readmes_make_targets_are_there():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
