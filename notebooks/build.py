@@ -17,7 +17,9 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jupytext
@@ -31,6 +33,7 @@ from hmq_lab.files import replacing
 
 HERE = Path(__file__).parent
 EDITIONS = {"student": HERE, "solutions": HERE / "solutions"}
+AT_ONCE = 2  # kernels; each may need 2 GB
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
 METADATA = {
@@ -89,11 +92,14 @@ def fold(summary: str, text: str) -> str:
 
 
 def execute(notebook: NotebookNode) -> None:
-    """Run it in its own folder, and keep of the outputs what a reader without a kernel can see."""
+    """Run it in its own folder, and keep of the outputs what a reader without a kernel can see.
+
+    Its kernel computes in one thread: sums in another order would end a search, and the lesson, otherwise.
+    """
     client = NotebookClient(
         notebook, timeout=1800, kernel_name="python3", record_timing=False, store_widget_state=False
     )
-    client.execute(cwd=str(HERE))
+    client.execute(cwd=str(HERE), env=os.environ | {"OMP_NUM_THREADS": "1"})
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -150,14 +156,24 @@ def main() -> None:
     parser.add_argument("lessons", nargs="*", help="how their names begin; all by default")
     parser.add_argument("--quick", type=Path, metavar="DIR", help="write both editions there, quick and not executed")
     options = parser.parse_args()
-    for source in sources(options.lessons):
-        for which, folder in EDITIONS.items():
-            notebook = edition(source, which, quick=options.quick is not None)
-            if options.quick is not None:
-                write(notebook, options.quick / f"{source.stem}_{which}.ipynb")
-            else:
-                execute(notebook)
-                write(notebook, folder / f"{source.stem}.ipynb")
+    both = [(source, which) for source in sources(options.lessons) for which in EDITIONS]
+    if options.quick is not None:
+        for source, which in both:
+            write(edition(source, which, quick=True), options.quick / f"{source.stem}_{which}.ipynb")
+        return
+    with ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:
+        made = [pool.submit(make, *one) for one in both]
+        try:
+            for one in made:
+                one.result()
+        finally:  # the first that fails is the last that is begun
+            pool.shutdown(cancel_futures=True)
+
+
+def make(source: Path, which: str) -> None:
+    notebook = edition(source, which)
+    execute(notebook)
+    write(notebook, EDITIONS[which] / f"{source.stem}.ipynb")
 
 
 if __name__ == "__main__":

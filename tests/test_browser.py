@@ -307,7 +307,9 @@ def test_a_live_search_is_watched_paused_its_tab_closed_reopened_and_finished(br
     base, token = lab  # 500 steps: about 30 seconds of an idle machine; a slow browser must come to pressing Pause
     short = {"preset": "quick/builtin", "search_epochs": 1, "final_epochs": 3, "cycles": 1, "log_every": 5}
     notebook = nbformat.read(folder / "quantizer.ipynb", 4)
-    notebook.cells[0].source = f"from hmq_lab import explorers\nexplorers.live({str(out)!r}, settings={short})"
+    # painted more often than for readers: a slow machine would show one picture before the search is over
+    often = "from hmq_lab.explorers import live, watching; watching.SHARE = 0.1"
+    notebook.cells[0].source = f"{often}\nlive({str(out)!r}, settings={short})"
     nbformat.write(notebook, folder / "live.ipynb")
 
     def press(page, name, then):
@@ -329,6 +331,7 @@ def test_a_live_search_is_watched_paused_its_tab_closed_reopened_and_finished(br
             arg=before,
         )
         hidden = page.locator("[role=status]:not([aria-live])", has_text="Running.")  # for who listens: the state alone
+        hidden.wait_for(state="attached")
         assert hidden.count() == 1 and page.locator(WORDS).get_attribute("aria-live") == "off"
         press(page, "Pause", "Paused, step")
         assert page.locator(WORDS).get_attribute("aria-live") == "polite" and hidden.count() == 0
