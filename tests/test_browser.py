@@ -144,6 +144,19 @@ def run(page):
         page.wait_for_timeout(500)
 
 
+def keep(page, name):
+    """Screenshots for who asks for them, of a laptop and of a projector."""
+    target = os.environ.get("HMQ_LAB_SCREENSHOTS")
+    if target is None:
+        return
+    usual = page.viewport_size
+    for width, height in ((1280, 800), (1920, 1080)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_timeout(500)
+        page.screenshot(path=Path(target) / f"{name}-{width}.png")
+    page.set_viewport_size(usual)
+
+
 def use(page, key="ArrowRight"):
     """Move the first slider by key, then by mouse: the picture, its words and the readout follow both times."""
     picture, words = page.locator("img.widget-image"), page.locator(WORDS)
@@ -186,8 +199,7 @@ def look(page, name):
     assert top >= 0 and words["y"] + words["height"] <= 800 and words["width"] <= 820
     for label in page.locator(".widget-label").all():  # no control's name is cut off by an ellipsis
         assert label.evaluate("e => e.scrollWidth <= e.clientWidth"), label.inner_text()
-    if target := os.environ.get("HMQ_LAB_SCREENSHOTS"):
-        page.screenshot(path=Path(target) / f"{name}.png")
+    keep(page, name)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -353,8 +365,7 @@ def test_a_live_search_is_watched_paused_its_tab_closed_reopened_and_finished(br
         page.locator("pre", has_text="Finished: run").wait_for(timeout=2 * READY)
         page.locator(".widget-slider").first.wait_for()  # the replay's
         assert "test accuracy" in page.locator("pre", has_text="Finished: run").inner_text()
-        if target := os.environ.get("HMQ_LAB_SCREENSHOTS"):
-            page.screenshot(path=Path(target) / "live-finished.png")
+        keep(page, "live-finished")
     found = Run.attach(out)
     assert found.follow() == found.record().events and len(found.follow()) > done
     ask(base, token)
@@ -400,12 +411,10 @@ def test_the_explorers_as_pages(browser, tmp_path):
             pictures = page.locator("li img")
             assert pictures.count() == 2
             assert all(p.evaluate("e => e.naturalWidth") == 820 and p.get_attribute("alt") for p in pictures.all())
-            if target := os.environ.get("HMQ_LAB_SCREENSHOTS"):
-                page.screenshot(path=Path(target) / "front-light.png")
+            keep(page, "front-light")
             page.emulate_media(color_scheme="dark")
             page.reload()
-            if target := os.environ.get("HMQ_LAB_SCREENSHOTS"):
-                page.screenshot(path=Path(target) / "front-dark.png")
+            keep(page, "front-dark")
             for title in ("Quantizer", "Gumbel-Softmax"):
                 page.get_by_role("link", name=title).click()
                 use(page)
@@ -454,8 +463,7 @@ def test_the_book_opens_from_disk(browser, make, tmp_path):
             assert not solution.locator(".highlight").is_visible()
             solution.locator("summary").click()
             assert solution.locator(".highlight").is_visible()
-            if target := os.environ.get("HMQ_LAB_SCREENSHOTS"):
-                page.screenshot(path=Path(target) / f"book-{scheme}.png")
+            keep(page, f"book-{scheme}")
             if number == 0:
                 page.get_by_role("link", name="hmq_lab", exact=True).click()
         assert page.locator("math").first.bounding_box()["height"] > 5
@@ -487,8 +495,7 @@ def test_explorers_in_the_book_work_without_a_kernel(browser, make, tmp_path):
             page.set_viewport_size({"width": size[0], "height": size[1]})
             page.emulate_media(color_scheme=scheme)
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
-            if target := os.environ.get("HMQ_LAB_SCREENSHOTS"):
-                page.screenshot(path=Path(target) / f"book-explorers-{scheme}.png")
+            keep(page, f"book-explorers-{scheme}")
 
         def shows(name, at, value=None, control=None):
             number, words = shown[name][at]
