@@ -4,6 +4,8 @@ PYTHON ?= python3
 SEARCH ?= $(BIN)/hmq-lab search --out runs/builtin --overwrite
 UV     := uv==0.13.9
 EXTRAS := lab,export,scale,test,book
+LAB ?=# what JupyterLab gets beside, such as LAB=--allow-root where you are root
+PORT ?= 8866# of the explorers
 WORKERS ?= 2# processes that test side by side, of one thread and up to 4 GB each
 
 BIN   := .venv/bin
@@ -23,10 +25,10 @@ figures: $(DONE) ## draw the figures of runs/builtin again
 	$(BIN)/hmq-lab figures runs/builtin
 
 lab: $(DONE) ## open the first lesson in JupyterLab
-	$(BIN)/jupyter lab --ServerApp.root_dir=. notebooks/00_start_here.ipynb
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB)
 
 explore: $(DONE) ## the explorers as web pages, without code, on this machine alone
-	$(BIN)/python -m hmq_lab.pages runs/explore
+	$(BIN)/python -m hmq_lab.pages runs/explore --port $(PORT)
 
 book: $(DONE) ## the lessons and explorers as pages that open from disk, in build/book; links and pictures checked
 	$(BIN)/python notebooks/book/make.py build/book

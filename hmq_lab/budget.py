@@ -151,6 +151,8 @@ def rates(model: nn.Module) -> Rates:
     4.0
     """
     sizes, bits = weight_sizes(model), weight_bits(model)
+    if not sizes:
+        raise ValueError("the network has no quantized weight, of a convolution or fully connected layer: no rate")
     quantized, packed = sum(sizes.values()), sum(bits[name] * size for name, size in sizes.items())
     floats = [p for p in placements(model) if p.kind == "parameter"]
     float_weights = sum(p.size for p in floats if len(p.shape) > 1)

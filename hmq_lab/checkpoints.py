@@ -47,7 +47,16 @@ def restore(run, path: Path) -> None:
 
 def check_same(wanted: dict, found: dict, path: Path) -> None:
     """Raises ValueError naming what differs between the configuration of a run and that of a file."""
-    different = [key for key in wanted if wanted[key] != found.get(key)]
+    here, there = _flat(wanted), _flat({key: found.get(key) for key in wanted})
+    different = [key for key in here | there if here.get(key) != there.get(key)]
     if different:
-        said = "; ".join(f"{key}: {found.get(key)} there, {wanted[key]} here" for key in different)
+        said = "; ".join(f"{key}: {there.get(key)} there, {here.get(key)} here" for key in different)
         raise ValueError(f"{path} is of another configuration ({said})")
+
+
+def _flat(values: dict) -> dict:
+    """Of settings within settings one entry each, so that what differs can be named alone."""
+    flat = {}
+    for key, value in values.items():
+        flat |= {f"{key}.{part}": one for part, one in value.items()} if isinstance(value, dict) else {key: value}
+    return flat

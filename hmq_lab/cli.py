@@ -12,7 +12,7 @@ from pathlib import Path
 from hmq_lab import cli_hardware, cli_sweep
 from hmq_lab.recipes import recipe
 from hmq_lab.scale import ProcessLost, is_main, start
-from hmq_lab.settings import PRESETS, preset
+from hmq_lab.settings import PRESETS, preset, preset_for
 
 SHIPPED = {"builtin": "tiny_resnet8"}  # data: the network whose weights come with the package
 NETWORK_FOR = SHIPPED | {"cifar10": "resnet20"}
@@ -84,8 +84,8 @@ def parser() -> argparse.ArgumentParser:
                          "preset's, else 8)")  # fmt: skip
     either = command.add_mutually_exclusive_group()
     either.add_argument("--target-activations", type=float, metavar="R", help="of the largest activation")
-    either.add_argument("--activation-bits", type=int, metavar="B", help="of every activation (default: the preset's, "
-                        "else 8)")  # fmt: skip
+    either.add_argument("--activation-bits", type=_whole(1, 16), metavar="B", help="of every activation (default: the "
+                        "preset's, else 8)")  # fmt: skip
     command.add_argument("--hardware", action="store_true", help="fold batch norm, quantize picture, biases and means")
     command.add_argument("--preset", metavar="NAME", help=f"{', '.join(PRESETS)}; also with a target: -w8-a8 is "
                          "weights 8 times smaller and 8-bit activations, -w8-acr8 the largest activation 8 times "
@@ -93,12 +93,14 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--search-epochs", type=int, metavar="N", help="epochs of stage 1 (default: the preset's)")
     command.add_argument("--final-epochs", type=int, metavar="N", help="epochs of stage 2 (default: the preset's)")
     command.add_argument("--batch-size", type=int, metavar="N", help="pictures in a step (default: the preset's)")
+    command.add_argument("--logit-rate", type=float, metavar="R", help="how far a step moves the probabilities: more "
+                         "for fewer steps (default: the preset's)")  # fmt: skip
     command.add_argument("--accumulate", type=_whole(1), default=1, metavar="N",
                          help="parts that a step's pictures go through the network in, one after another")  # fmt: skip
     command.add_argument("--precision", choices=("float32", "bfloat16"), help="of convolutions (default: the preset's)")
     command.add_argument("--compile", choices=("auto", "on", "off"), help="the quantizer (default: the preset's)")
     command.add_argument("--channels-last", action="store_true", default=None, help="the layout GPUs are fastest in")
-    command.add_argument("--bits", default="1,2,3,4,5,6,7,8", help="to choose from, for each weight")
+    command.add_argument("--bits", default="1,2,3,4,5,6,7,8", help="to choose from, for each weight: of 1 to 16")
     command.add_argument("--thresholds", type=int, default=8, metavar="N", help="powers of two to choose from")
     command.add_argument("--seed", type=_whole(0, 2**63 - 1), default=0, metavar="N", help="same seed, same run")
     command.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes cuda where there is one")
@@ -137,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=_whole(0, 2**63 - 1), default=0, metavar="N", help="same seed, same network")
     command.add_argument("--device", default="auto", help="cpu, cuda, ...; auto takes cuda where there is one")
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .safetensors file")
+    command.add_argument("--overwrite", action="store_true", help="replace FILE where it is there already")
 
     command = commands.add_parser(
         "bench", help="measure what a search costs beside float training", formatter_class=_Help
@@ -245,16 +248,16 @@ def search(options: argparse.Namespace) -> int:
         raise BadInput(f"--bits must be numbers with commas between them, got {options.bits!r}") from None
     space = SearchSpace(bits, options.thresholds)
     target.check_reachable(space)
-    fallback = f"quick/{source}" if f"quick/{source}" in PRESETS else "paper"
-    changes = ("search_epochs", "final_epochs", "batch_size", "precision", "compile", "channels_last")
+    changes = ("search_epochs", "final_epochs", "batch_size", "logit_rate", "precision", "compile", "channels_last")
     settings = preset(
-        options.preset or fallback, **{key: v for key in changes if (v := getattr(options, key)) is not None}
+        options.preset or preset_for(source), **{key: v for key in changes if (v := getattr(options, key)) is not None}
     )
     device = _device(options.device)
     if is_main():
         check_writable(out)
     if any((out / name).exists() for name in (CHECKPOINT, RECORD)) and not (options.resume or options.overwrite):
-        raise BadInput(f"{out} holds a run already: --resume, --overwrite, or another --out")
+        kind = "a run that has not ended" if (out / CHECKPOINT).exists() else "a run"
+        raise BadInput(f"{out} holds {kind} already: --resume, --overwrite, or another --out")
 
     weights = options.weights
     if weights is None and SHIPPED.get(options.data) == name:
@@ -354,6 +357,10 @@ def train(options: argparse.Namespace) -> int:
 
     name = options.model or NETWORK_FOR.get(options.data, "mobilenet_v2")
     check_writable(options.out.parent)
+    if options.out.suffix != ".safetensors":
+        raise BadInput(f"--out must end in .safetensors, got {options.out}")
+    if options.out.exists() and not options.overwrite:
+        raise BadInput(f"{options.out} is there already: --overwrite, or another --out")
     about = train_weights(
         name, options.data, options.out, seed=options.seed, root=options.root, download=options.download,
         normalize=options.normalize, picture_size=options.picture_size, epochs=options.epochs,

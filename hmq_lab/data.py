@@ -103,7 +103,7 @@ def load(
         place = root / "imagenet"
         if not place.is_dir():
             raise FileNotFoundError(
-                f"no folder {place}: put train/ and val/ into it, or pass the folder it is in (root)"
+                f"no folder {place}: put train/ and val/ into it, or pass the folder it is in (root, --root)"
             )
     else:
         place = Path(source).expanduser()
@@ -189,7 +189,7 @@ def _find_cifar10(places: list[Path], download: bool) -> Path:
         return places[-1]
     raise FileNotFoundError(
         f"no CIFAR10 in {' or '.join(map(str, places))}: looked for {BATCHES}/, {ARCHIVE} and train/<class>/*.png. "
-        "Pass the folder that holds one of them (root), or let it be downloaded (download)"
+        "Pass the folder that holds one of them (root, --root), or let it be downloaded (download=True, --download)"
     )
 
 

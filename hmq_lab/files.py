@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -58,6 +58,36 @@ def alone(folder: Path):
         yield
 
 
+@contextmanager
+def the_only(folder: Path, what: str):
+    """Nobody else may do so in this folder meanwhile, in whichever process: BlockingIOError says `what` goes on there.
+
+    >>> with the_only(Path("runs/mine"), "search"): write(checkpoint)
+
+    Makes the folder, and takes it away again if nothing was put in. The system lets go when the process ends,
+    however it ends. Where it has no such locks (Windows, some network drives), nobody is kept out.
+    """
+    check_writable(folder)
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        if fcntl:
+            handle = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BlockingIOError(f"another {what} writes to {folder}: wait for it, or take another") from error
+            except OSError:  # a drive without locks
+                pass
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # not empty
+                for p in made:
+                    p.rmdir()
+
+
 def digest(header: dict, tensors: Mapping[str, Tensor] | None = None) -> str:
     """SHA-256 of a header (what JSON can say) and of tensors, by name, dtype, shape and bytes."""
     header = json.loads(json.dumps(header))  # as it will be read: the keys of JSON are strings
@@ -79,7 +109,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict) -> st
     # One entry: safetensors writes several in an order that changes, and equal content shall make equal bytes.
     metadata = {METADATA: json.dumps({"header": header, "sha256": sha})}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # a full disk
+            raise OSError(f"cannot write {path}: {error}; what was there before is whole") from error
     return sha
 
 

@@ -32,7 +32,7 @@ from hmq_lab.budget import Target
 from hmq_lab.data import NAMES
 from hmq_lab.files import alone, check_writable, replacing
 from hmq_lab.records import Record
-from hmq_lab.settings import PRESETS, Settings, preset
+from hmq_lab.settings import Settings, preset, preset_for
 from hmq_lab.stages import CHECKPOINT, NETWORK, RECORD
 from hmq_lab.weightfiles import SHIPPED
 
@@ -138,7 +138,7 @@ def plain(**arguments) -> dict:
     target = target if isinstance(target, Target) else Target(weights=target)
     space = SearchSpace(**space) if isinstance(space, Mapping) else space
     target.check_reachable(space)
-    fallback = f"quick/{Path(data).name}" if f"quick/{Path(data).name}" in PRESETS else "paper"
+    fallback = preset_for(Path(data).name)
     if not isinstance(settings, Settings):
         changes = dict(settings) if isinstance(settings, Mapping) else {"preset": settings or fallback}
         settings = preset(changes.pop("preset", fallback), **changes)

@@ -34,7 +34,7 @@ from hmq_lab.pooling import region_sums, whole_sums, window_sums
 from hmq_lab.quantizer import Scheme, codes
 from hmq_lab.sites import DROP, kinds, label, lookup
 
-IN_HARDWARE_MODE = "attach(model, ..., hardware=True)"
+IN_HARDWARE_MODE = "hardware mode (hardware=True of search and attach, --hardware)"
 CONVOLUTIONS = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 UNCHANGED = DROP | {torch.clone, "clone", "detach", "to", "float"}
 
@@ -70,6 +70,31 @@ def lower(model: nn.Module) -> list[Instruction]:
         if not block.enabled:
             raise ValueError(f"the block of {name} is switched off")
     return _Lowering(model).run()
+
+
+def unlowered(model: nn.Module) -> str | None:
+    """Why the network has no instructions, whatever its schemes will be; None where it has.
+
+    >>> unlowered(attach(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish()), space, sample, hardware=True))
+    '1: Hardswish has no rule on integers'
+    """
+    free = [block for block in blocks(model).values() if not block.is_fixed]
+    for block in free:
+        block.fix()
+    try:
+        lower(model)
+    except NoRule as error:
+        return str(error)
+    except ValueError:  # of these schemes: others may do
+        return None
+    finally:
+        for block in free:
+            block.free()
+    return None
+
+
+class NoRule(ValueError):
+    """An operation that integers cannot do, whatever the schemes."""
 
 
 class _Lowering:
@@ -115,13 +140,16 @@ class _Lowering:
     def fail(self, node: fx.Node, why: str) -> ValueError:
         return ValueError(f"{self.names[node]}: {why}")
 
+    def no_rule(self, node: fx.Node, why: str) -> NoRule:
+        return NoRule(f"{self.names[node]}: {why}")
+
     def refuse(self, node: fx.Node) -> Instruction:
         """For kinds without a rule."""
         why = {
             "norm": f"a batch norm or another norm that is not folded, {label(node, self.modules)}",
             "product": "a product of two tensors, as of squeeze and excite, has no rule on integers here",
         }
-        raise self.fail(node, why.get(self.kind[node], f"{label(node, self.modules)} has no rule on integers"))
+        raise self.no_rule(node, why.get(self.kind[node], f"{label(node, self.modules)} has no rule on integers"))
 
     def value(self, node: fx.Node, source: fx.Node) -> Instruction:
         """The integers that a node reads."""
@@ -182,7 +210,7 @@ class _Lowering:
         if key & UNCHANGED:
             return x
         if node.target is F.pad and (padding := argument(node, 3, "value")) not in (0, None):
-            raise self.fail(node, f"padding with {padding!r} has no rule on integers; 0 has")
+            raise self.no_rule(node, f"padding with {padding!r} has no rule on integers; 0 has")
         inputs = [self.of[source] for source in node.all_input_nodes]
         compute = partial(_on_float64, call=self.function(node))
         return self.make(node, label(node, self.modules), inputs, compute, x.exponent, x.bound)
@@ -191,9 +219,9 @@ class _Lowering:
         module = self.modules.get(node.target) if node.op == "call_module" else None
         layer = module and parametrize.type_before_parametrizations(module)
         if layer not in LAYERS:
-            raise self.fail(node, f"{label(node, self.modules)} has no rule on integers")
+            raise self.no_rule(node, f"{label(node, self.modules)} has no rule on integers")
         if getattr(module, "padding_mode", "zeros") != "zeros":
-            raise self.fail(node, f"padding_mode {module.padding_mode!r} has no rule on integers; zeros has")
+            raise self.no_rule(node, f"padding_mode {module.padding_mode!r} has no rule on integers; zeros has")
         (x,) = self.tensors(node)
         scheme = module.parametrizations.weight[0].scheme
         weight = codes(module.parametrizations.weight.original.detach().cpu(), scheme)  # (out, in, ...)
@@ -218,7 +246,7 @@ class _Lowering:
 
     def sum(self, node: fx.Node) -> Instruction:
         if node.kwargs:
-            raise self.fail(node, f"a sum with {', '.join(node.kwargs)} has no rule on integers")
+            raise self.no_rule(node, f"a sum with {', '.join(node.kwargs)} has no rule on integers")
         terms = [self.value(node, source) for source in node.args]
         subtracts = lookup(node, self.modules) & SUBTRACT
         exponent, shifts, bound = self.aligned(node, terms)
@@ -239,7 +267,7 @@ class _Lowering:
         (x,) = self.tensors(node)
         ends = limits(node, self.modules)
         if ends is None:
-            raise self.fail(node, f"{label(node, self.modules)} has no rule on integers")
+            raise self.no_rule(node, f"{label(node, self.modules)} has no rule on integers")
         low, high = (self.whole(node, end, x.exponent) for end in ends)
         how = f"max with {low}" if high is None else f"clamp to {low}..{high}"
         bound = x.bound if None in (low, high) else max(abs(low), abs(high))
@@ -259,7 +287,7 @@ class _Lowering:
         divides = lookup(node, self.modules) & DIVIDE
         times = divides or lookup(node, self.modules) & MULTIPLY
         if number is None or not times or (divides and node.args[0] is number) or node.kwargs:
-            raise self.fail(node, f"{label(node, self.modules)} with a number or constant has no rule on integers")
+            raise self.no_rule(node, f"{label(node, self.modules)} with a number or constant has no rule on integers")
         (x,) = self.tensors(node)
         try:
             power = exponent_of(1 / number if divides and number else number)

@@ -136,7 +136,7 @@ class _Writer(Rules):
     def constant(self, value, name: str) -> str:
         """An initializer; numbers without a name of their own are kept once."""
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        self.initializers.setdefault(name, numpy_helper.from_array(np.ascontiguousarray(array), name))
+        self.initializers.setdefault(name, numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def number(self, value: float) -> str:

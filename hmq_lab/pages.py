@@ -12,12 +12,21 @@ from __future__ import annotations
 import argparse
 import base64
 import html
+import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-import nbformat
+LACKS = "the pages need {}: pip install hmq_lab[lab]\n"
+try:
+    import nbformat
 
-from hmq_lab import explorers, records  # noqa: F401  the table's code asks for records
+    from hmq_lab import explorers, records  # noqa: F401  the table's code asks for records
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    sys.stderr.write(LACKS.format(error.name))
+    sys.exit(2)
 
 PORT = 8866
 LACKING = ["jupyterlab-jupytext", "@jupyter-notebook/lab-extension"]  # they need what Voila lacks, and say so
@@ -83,11 +92,7 @@ def write(folder: Path | str, names: list[str] | None = None) -> Path:
 
     names: of the pages; None, all. Raises ValueError for one that does not exist.
     """
-    there = pages()
-    if unknown := set(names or ()) - there.keys():
-        raise ValueError(f"no explorer page {', '.join(sorted(unknown))}: there are {', '.join(there)}")
-    chosen = {name: page for name, page in there.items() if names is None or name in names}
-    folder = Path(folder)
+    chosen, folder = _chosen(names), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for name, page in chosen.items():
@@ -98,6 +103,13 @@ def write(folder: Path | str, names: list[str] | None = None) -> Path:
         entries.append(ENTRY.format(name=name, alt=texts[0], title=texts[1], sentence=texts[2]))
     (folder / "index.html").write_text(FRONT.replace("ENTRIES", "\n".join(entries)), encoding="utf-8")
     return folder
+
+
+def _chosen(names: list[str] | None) -> dict[str, Page]:
+    there = pages()
+    if unknown := set(names or ()) - there.keys():
+        raise ValueError(f"no explorer page {', '.join(sorted(unknown))}: there are {', '.join(there)}")
+    return {name: page for name, page in there.items() if names is None or name in names}
 
 
 def notebook(page: Page) -> nbformat.NotebookNode:
@@ -168,15 +180,24 @@ if (matchMedia("(prefers-color-scheme: dark)").matches)
 """
 
 
+def _port(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"a port is an integer from 1 to 65535, got {text}")
+    return int(text)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m hmq_lab.pages", description="The explorers as web pages.")
     parser.add_argument("folder", type=Path, help="where the pages are written")
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"some of {', '.join(pages())}; all by default")
     parser.add_argument("--write-only", action="store_true", help="write the pages and do not serve them")
-    parser.add_argument("--port", type=int, default=PORT, help=f"by default {PORT}, or one near it that is free")
+    parser.add_argument("--port", type=_port, default=PORT, help=f"by default {PORT}, or one near it that is free")
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
     options = parser.parse_args(arguments)
+    if not options.write_only and find_spec("voila") is None:
+        parser.exit(2, LACKS.format("voila"))
     try:
+        print(f"drawing {len(_chosen(options.only))} pictures ...", flush=True)
         write(options.folder, options.only)
     except ValueError as error:
         parser.error(str(error))

@@ -253,7 +253,7 @@ def summary(record: Record) -> str:
         steps = record.of("repair")[0]["step"]
         lines.append(
             f"the search ended at rate {before:.2f} after {steps:,} steps; the repair chose the rest: search longer "
-            "(more epochs, a smaller batch)"
+            "(more epochs, a smaller batch, or a higher logit_rate)"
         )
     if "test" in accuracy:
         change = accuracy["test"] - accuracy["float_test"]

@@ -9,6 +9,7 @@ import math
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,14 +21,15 @@ from hmq_lab import budget, checkpoints, kernels, records, scale
 from hmq_lab.block import HMQ, SearchSpace, check_space
 from hmq_lab.budget import Target
 from hmq_lab.data import Data, load
-from hmq_lab.files import check_writable, digest, read_tensors, write_tensors
+from hmq_lab.files import digest, read_tensors, the_only, write_tensors
 from hmq_lab.graph import in_mode
 from hmq_lab.interruption import stop_signals
 from hmq_lab.loss import Loss, class_scores, first_not_finite
+from hmq_lab.lowering import unlowered
 from hmq_lab.placement import attach, blocks, calibrate, set_activation_bits, switched_off
 from hmq_lab.records import Record
 from hmq_lab.seeds import generator, stable_hash
-from hmq_lab.settings import PRESETS, Settings, preset
+from hmq_lab.settings import CHOOSING, Settings, preset, preset_for
 from hmq_lab.training import evaluate
 
 CHECKPOINT, RECORD, NETWORK = "checkpoint.safetensors", "record.json", "network.safetensors"
@@ -61,7 +63,8 @@ def search(
     >>> model                                                      # keeps its blocks, with the selected schemes
 
     data: a `Data`, or what `data.load` takes. target: `Target`, or a number, the rate of the weights.
-    settings: `Settings`, or the name of a preset; by default quick/builtin, quick/cifar10, or paper for other data.
+    settings: `Settings`, or the name of a preset; by default quick/builtin, quick/cifar10,
+    quick/folder for other pictures (`settings.preset_for`).
     hardware: see `attach`. seed: same seed, same run, on one machine. name: of the network, for the record.
     out: a folder for record.json, network.safetensors and, after each epoch, a checkpoint. resume: go on from it;
     overwrite: begin anew where there is one. The network comes back in training mode, its schemes fixed.
@@ -85,7 +88,7 @@ def search(
     target = target if isinstance(target, Target) else Target(weights=target)
     space = check_space(space)
     if settings is None:
-        settings = f"quick/{data.name}" if f"quick/{data.name}" in PRESETS else "paper"
+        settings = preset_for(data.name)
     settings = preset(settings) if isinstance(settings, str) else settings
     target.check_reachable(space)
     if len(data.train) < settings.batch_size:
@@ -95,6 +98,8 @@ def search(
     for split in ("validation", "test"):
         if not len(getattr(data, split)):
             raise ValueError(f"a search needs {split} pictures, got a data set with 0 of them")
+    if type(seed) is not int:
+        raise TypeError(f"seed must be a whole number, got {seed!r}")
     name, device = name or type(model).__name__, torch.device(device)
     if device.type == "meta":
         raise ValueError("device must be one that computes, such as cpu or cuda, got meta")
@@ -108,15 +113,21 @@ def search(
         )
     run = _Run(model, data, target, space, settings, hardware, seed, name, team, on_event, accumulate, shared_noise)
     out = None if out is None else Path(out)
+    if out is not None and (out / "train").is_dir():
+        raise ValueError(f"out must be a folder for the run, got {out}, which holds pictures: choose another")
+    with the_only(out, "search") if out is not None and team.is_main else contextlib.nullcontext():
+        return _begun(run, out, resume, overwrite, progress)
+
+
+def _begun(run: _Run, out: Path | None, resume: bool, overwrite: bool, progress: bool) -> Record:
+    """What `out` holds decides: begin, go on, or give back what is done."""
     if out is not None:
-        if team.is_main:
-            check_writable(out)
         there = [name for name in (CHECKPOINT, RECORD) if (out / name).exists()]
         if there and not (resume or overwrite):
             raise FileExistsError(f"{out} holds a run already ({there[0]}): resume it, overwrite it, or choose another")
         if resume and there == [RECORD]:
             return run.already_done(out)
-        if not resume and team.is_main:
+        if not resume and run.team.is_main:
             for name in (RECORD, NETWORK, CHECKPOINT):
                 (out / name).unlink(missing_ok=True)
     return run.go(out, resume, progress)
@@ -189,6 +200,7 @@ class _Run:
                     "compiling the quantizer, which the first steps pay for (compile='off' does without)",
                     file=sys.stderr,
                 )
+            self.foretell(progress)
             bar = tqdm(total=total, initial=self.step, disable=not progress, unit="step", dynamic_ncols=True)
             with bar, kernels.compiled(self.compiling):
                 for stage in (1, 2):
@@ -215,6 +227,19 @@ class _Run:
             (out / CHECKPOINT).unlink(missing_ok=True)
         self.team.wait()
         return record
+
+    def foretell(self, progress: bool) -> None:
+        """What can be known before any step, in words: too few of them, or a network that integers cannot run."""
+        if self.hardware and self.team.is_main and (why := unlowered(self.model)):
+            warnings.warn(f"hardware mode, but integers alone cannot run this network: {why}", stacklevel=4)
+        steps = self.epochs[1] * self.steps_per_epoch
+        if progress and 0 < steps * self.settings.logit_rate < CHOOSING:
+            enough = math.ceil(100 * CHOOSING / steps) / 100
+            print(
+                f"{steps} steps at a logit_rate of {self.settings.logit_rate:g} choose next to nothing, and the repair "
+                f"has to: more epochs, a smaller batch, or a logit_rate of {enough:g} or more",
+                file=sys.stderr,
+            )
 
     def attach(self) -> None:
         """Blocks on the network, and the activations' bit-widths from the target."""

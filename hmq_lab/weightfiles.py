@@ -83,7 +83,7 @@ def _read(path: Path) -> tuple[dict, dict[str, str]]:
         try:
             return torch.load(path, map_location="cpu", weights_only=True), {}
         except Exception as error:  # torch.load raises KeyError, IndexError and more on what is no such file
-            said = (str(error).splitlines() or [type(error).__name__])[0]
+            said = "save them with torch.save(network.state_dict(), path), or as .safetensors"
             raise ValueError(f"{path} cannot be read as a file of tensors alone: {said}") from error
     return read_tensors(path, others=True)
 

@@ -75,6 +75,20 @@ def bytes_of(numbers, width):
     return list(whole.to_bytes(-(-len(numbers) * width // 8), "little"))
 
 
+@pytest.mark.parametrize("answer", [0.75, None, [1, 2]])
+def test_what_is_no_function_is_told_so(answer):
+    verdict = checks.largest(answer)
+    assert verdict.passed is False and type(answer).__name__ in verdict.message
+    assert "Give the function itself: checks.largest(largest), without calling it" in verdict.message
+
+
+def test_lists_of_a_case_look_like_lists_and_one_bit_is_no_bits():
+    assert "For bits=[4], sizes=[10] you gave" in checks.mean_bits(lambda bits, sizes: 1.0).message
+    drawing = checks.step(lambda bits, threshold, signed: 1.0).drawing
+    labels = [label.get_text() for axes in drawing.axes for label in axes.get_xticklabels()]
+    assert "1 bit below 1, signed" in labels and "2 bits below 1, signed" in labels
+
+
 def test_too_few_arguments_are_named():
     message = checks.step(lambda bits: bits).message
     assert "raised TypeError" in message and "takes 1 positional argument but 3 were given" in message

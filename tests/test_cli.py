@@ -71,7 +71,8 @@ def test_a_search_from_a_folder_of_pictures(folder, tmp_path, capsys):
         (["--bits", "two"], "--bits must be numbers"),
         (["--bits", ""], "--bits must be numbers with commas between them, got ''"),
         (["--thresholds", "0"], "from 1 to 32, got 0"),
-        (["--activation-bits", "40"], "bits must be integers from 1 to 16, got 40"),
+        (["--activation-bits", "40"], "must be a whole number from 1 to 16, got '40'"),
+        (["--activation-bits", "4.5"], "must be a whole number from 1 to 16, got '4.5'"),
         (["--activation-bits", "8", "--target-activations", "8"], "not allowed with"),
         (["--preset", "quik/cifar10"], "did you mean quick/cifar10"),
         (["--model", "resnet21"], "resnet20"),
@@ -233,6 +234,19 @@ def test_the_other_commands_refuse_in_one_line_too(arguments, says, tmp_path, ca
     assert main([*arguments, *(["--out", str(out)] if "train" in arguments else [])]) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1 and not out.parent.exists()
+
+
+def test_train_writes_over_nothing_unless_asked(folder, tmp_path, capsys):
+    path = tmp_path / "net.safetensors"
+    short = ["train", "--data", str(folder), "--model", "tiny_resnet8", "--epochs", "1", "--batch-size", "16"]
+    assert main([*short, "--out", str(tmp_path / "net.pth")]) == 2
+    assert "--out must end in .safetensors, got" in capsys.readouterr().err
+    assert main([*short, "--out", str(path)]) == 0
+    before = path.read_bytes()
+    assert main([*short, "--out", str(path), "--seed", "1"]) == 2
+    assert f"{path} is there already: --overwrite, or another --out" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert main([*short, "--out", str(path), "--seed", "1", "--overwrite"]) == 0 and path.read_bytes() != before
 
 
 def test_weights_that_do_not_fit_are_listed(tmp_path, capsys):

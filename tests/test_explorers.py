@@ -163,6 +163,13 @@ def test_a_browsers_rounding_is_no_move():
 # --- tensors
 
 
+@pytest.mark.parametrize("make", [explorers.quantizer, explorers.surface, explorers.block, explorers.gumbel])
+@pytest.mark.parametrize("number", [3, 3.0, np.int64(3), torch.tensor(3)])
+def test_a_number_is_no_tensor(make, number):
+    with pytest.raises(ValueError, match="got the number 3: a setting goes by its name, such as bits=3"):
+        make(number)
+
+
 @pytest.mark.parametrize("make", [explorers.quantizer, explorers.surface, explorers.block])
 @pytest.mark.parametrize(
     ("tensor", "said"),

@@ -3,15 +3,18 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from hmq_lab.files import check_writable, digest, read_tensors, replacing, write_tensors
+from hmq_lab import files
+from hmq_lab.files import check_writable, digest, read_tensors, replacing, the_only, write_tensors
 
 
 def tensors():
@@ -90,6 +93,44 @@ def test_a_folder_is_tried_before_a_long_run(tmp_path):
             check_writable(path)
         assert str(path) in str(error.value)
     assert (tmp_path / "there" / "file").read_text() == "x"
+
+
+def test_a_folder_is_held_by_one_process_alone_and_left_when_it_dies(tmp_path):
+    folder = tmp_path / "new"
+    code = "import sys, pathlib; from hmq_lab.files import the_only\nwith the_only(pathlib.Path(sys.argv[1]), 'run'): "
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code + "print(flush=True); sys.stdin.read()", str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        holder.stdout.readline()
+        with pytest.raises(BlockingIOError, match=f"another game writes to {folder}"), the_only(folder, "game"):
+            pass
+        holder.kill()
+    with the_only(folder, "game"):
+        pass
+    assert os.listdir(folder) == []  # it was there before, if empty
+    folder.rmdir()
+    with the_only(folder / "deep", "game"):
+        pass
+    assert os.listdir(tmp_path) == []  # nothing was put in
+    with the_only(folder, "game"):
+        (folder / "score").write_text("1")
+    assert os.listdir(folder) == ["score"]
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "w.safetensors"
+    write_tensors(path, {"w": torch.zeros(3)}, {})
+
+    def full(*_):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(files, "save_file", full)
+    with pytest.raises(OSError, match=r"cannot write .*w.safetensors: No space left on device"):
+        write_tensors(path, {"w": torch.ones(3)}, {})
+    assert read_tensors(path)[0]["w"].tolist() == [0, 0, 0] and os.listdir(tmp_path) == [path.name]
 
 
 # ------------------------------------------------------------------------------------- tensors

@@ -288,7 +288,7 @@ def test_refused_unselected_default_mode_and_unrounded():
     model = attach(trained(models.build("tiny_resnet8"), x), SearchSpace(), x)
     for block in blocks(model).values():
         block.fix()
-    with pytest.raises(ValueError, match=r"^x: the input picture is float: attach\(model, ..., hardware=True\)"):
+    with pytest.raises(ValueError, match=r"^x: the input picture is float: hardware mode"):
         IntegerNetwork.from_selected(model)
 
     model = select(trained(models.build("tiny_resnet8"), x), x)

@@ -140,6 +140,19 @@ def test_the_default_session_is_close(tmp_path):
     assert torch.allclose(run(tmp_path / "model.onnx", x, optimize=True), expected, atol=0.1 * expected.abs().max())
 
 
+def test_the_default_session_takes_average_pools(tmp_path):
+    """It fuses them into a kernel that refuses scales of one dimension."""
+    x = torch.randn(8, 3, 16, 16)
+    pools = nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), *pools, nn.Flatten(), nn.Linear(8, 5))
+    model = selected(model, x, (4, 8))
+    export(model, tmp_path / "model.onnx")
+    with torch.no_grad():
+        expected = model(x)
+    assert torch.equal(run(tmp_path / "model.onnx", x), expected)
+    assert torch.allclose(run(tmp_path / "model.onnx", x, optimize=True), expected, atol=0.1 * expected.abs().max())
+
+
 @pytest.mark.parametrize(
     ("operation", "says"),
     [(nn.GELU(), "operation: GELU has no rule in the ONNX export"), (nn.LayerNorm(6), "LayerNorm has no rule")],

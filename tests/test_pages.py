@@ -1,6 +1,8 @@
 """The explorers as pages: one table, a notebook, a picture and a link for each; a browser looks at them elsewhere."""
 
 import re
+import runpy
+import sys
 
 import nbformat
 import pytest
@@ -44,3 +46,28 @@ def test_what_is_no_page_is_named(tmp_path, capsys):
         pages.main([str(tmp_path), "--only", "nothing", "--write-only"])
     assert "no explorer page nothing" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "http"])
+def test_a_port_that_cannot_be_is_named(port, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        pages.main([str(tmp_path), f"--port={port}"])
+    assert ended.value.code == 2 and not list(tmp_path.iterdir())
+    assert f"argument --port: a port is an integer from 1 to 65535, got {port}" in capsys.readouterr().err
+
+
+def test_what_will_be_drawn_is_said_before(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(pages, "write", lambda folder, names: print("written"))
+    pages.main([str(tmp_path), "--only", "gumbel", "quantizer", "--write-only"])
+    assert capsys.readouterr().out == "drawing 2 pictures ...\nwritten\n"
+
+
+@pytest.mark.parametrize("package", ["nbformat", "voila"])
+def test_a_package_that_is_missing_is_named_in_one_line(package, tmp_path, capsys, monkeypatch):
+    """As `python -m hmq_lab.pages` meets it, where the extra `lab` is not installed."""
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(sys, "argv", ["pages", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(pages.__file__, run_name="__main__")
+    assert ended.value.code == 2 and not list(tmp_path.iterdir())
+    assert capsys.readouterr().err == f"the pages need {package}: pip install hmq_lab[lab]\n"

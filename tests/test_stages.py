@@ -8,11 +8,13 @@ import signal
 
 import pytest
 import torch
+from torch import nn
 
 from hmq_lab import SearchSpace, models, records
 from hmq_lab.budget import Target
 from hmq_lab.data import Data, load
 from hmq_lab.loss import class_scores
+from hmq_lab.placement import blocks
 from hmq_lab.settings import PRESETS, Settings, preset
 from hmq_lab.stages import CHECKPOINT, NETWORK, RECORD, search
 
@@ -168,8 +170,11 @@ def test_a_checkpoint_of_another_configuration_or_altered_is_refused(pictures, t
 
     with pytest.raises(Stop):
         run(pictures, out=tmp_path, on_event=kill)
-    with pytest.raises(ValueError, match=r"another configuration \(target: .*12.*there, .*8.*here"):
+    with pytest.raises(ValueError, match=r"another configuration \(target.weights: 12.0 there, 8.0 here\)"):
         run(pictures, out=tmp_path, resume=True, target=Target(weights=8))
+    with pytest.raises(ValueError) as error:  # what differs, not all there is
+        run(pictures, out=tmp_path, resume=True, settings=dataclasses.replace(SETTINGS, gamma=5.0))
+    assert "configuration (settings.gamma: 32.0 there, 5.0 here)" in str(error.value)
     path = tmp_path / CHECKPOINT
     content = path.read_bytes()
     path.write_bytes(content[:-100])
@@ -208,6 +213,8 @@ def test_bad_input_is_refused_early(pictures):
         preset("quick/builtin", search_epoch=3)
     with pytest.raises(TypeError, match="no setting 'zzz': there are search_epochs, final_epochs, batch_size"):
         preset("quick/builtin", zzz=3)
+    with pytest.raises(TypeError, match="seed must be a whole number, got 'a'"):
+        run(pictures, seed="a")
     for change in ({"batch_size": 0}, {"search_epochs": 2.5}, {"gamma": math.nan}, {"precision": "int8"}):
         with pytest.raises(ValueError, match=next(iter(change))):
             preset("paper", **change)
@@ -235,6 +242,51 @@ def test_an_output_folder_that_holds_a_run_is_kept_unless_asked(pictures, whole,
     assert stopped.results["status"] == "interrupted" and stopped.results["steps"] == 8
     assert not (tmp_path / RECORD).exists()  # the old one: resuming must not find it
     assert content(run(pictures, out=tmp_path, resume=True)) == content(whole)
+
+
+def test_two_searches_do_not_write_into_one_folder(pictures, tmp_path):
+    def another(event):
+        if event["kind"] == "step" and event["step"] == 3:
+            with pytest.raises(BlockingIOError, match=f"another search writes to {tmp_path}"):
+                run(pictures, out=tmp_path, overwrite=True, seed=1)
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(pictures, out=tmp_path, on_event=another)
+    run(pictures, out=tmp_path, resume=True)  # who stopped has let go
+
+
+def test_a_folder_of_pictures_takes_no_run(pictures, tmp_path):
+    (tmp_path / "train").mkdir()
+    with pytest.raises(ValueError, match=r"out must be a folder for the run, got .* which holds pictures"):
+        run(pictures, out=tmp_path)
+
+
+@pytest.mark.parametrize(("rate", "steps", "told"), [(0.05, 10, True), (2.5, 10, False)])
+def test_too_few_steps_are_told_before_the_first(rate, steps, told, pictures, capsys):
+    settings = dataclasses.replace(SETTINGS, logit_rate=rate)
+    assert settings.search_epochs * (len(pictures.train) // settings.batch_size) == steps
+    run(pictures, settings=settings, progress=True)
+    assert ("10 steps at a logit_rate of 0.05 choose next to nothing" in capsys.readouterr().err) == told
+
+
+def test_hardware_mode_names_what_integers_cannot_run_before_it_searches(pictures):
+    class Seen(Exception):
+        pass
+
+    def stop(event):
+        raise Seen
+
+    def build(activation):
+        head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)
+        return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), activation, *head)
+
+    with pytest.raises(Seen):  # and says nothing
+        run(pictures, build(nn.ReLU()), hardware=True, on_event=stop)
+    model = build(nn.Hardswish())
+    with pytest.warns(UserWarning, match="2: Hardswish has no rule on integers"), pytest.raises(Seen):
+        run(pictures, model, hardware=True, on_event=stop)
+    assert not any(block.is_fixed for block in blocks(model).values())
 
 
 def test_resuming_compiles_as_the_whole_run_did(pictures, tmp_path, monkeypatch):

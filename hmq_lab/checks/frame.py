@@ -64,9 +64,14 @@ def check(judge: Callable) -> Callable:
 
     Whatever else the answer raises is a verdict too, with the error named, so that a notebook runs on.
     """
+    name = judge.__name__
 
     @functools.wraps(judge)
     def checked(answer, **options) -> Verdict:
+        if not callable(answer):
+            gave = type(answer).__name__
+            message = f"Give the function itself: checks.{name}({name}), without calling it; you gave a value, of type"
+            return Verdict(False, f"{message} {gave}.")
         try:
             return judge(answer, **options)
         except NotImplementedError:
@@ -217,12 +222,20 @@ def _short(value) -> str:
         number = array.item()
         return f"{number:.6g}" if math.isfinite(number) else str(number)
     if array.size <= 8:
-        return "(" + ", ".join(f"{v:.6g}" for v in array.ravel()) + ")"
+        return "[" + ", ".join(map(_short, array)) + "]"
     return f"an array of shape {array.shape}"
 
 
 def _named(case: dict) -> str:
     return ", ".join(f"{name}={_short(v) if not isinstance(v, str) else repr(v)}" for name, v in case.items())
+
+
+def in_bits(count: int) -> str:
+    """
+    >>> in_bits(1), in_bits(8)
+    ('1 bit', '8 bits')
+    """
+    return f"{count} bit{'s' * (count != 1)}"
 
 
 def curve(x: str, y: str, pick: int | None = None) -> Callable:

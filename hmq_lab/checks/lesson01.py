@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import torch
 
-from hmq_lab.checks.frame import Fault, Verdict, check, compare, curve, points
+from hmq_lab.checks.frame import Fault, Verdict, check, compare, curve, in_bits, points
 
 SIGNS = (True, False)
 GRID = torch.arange(-160, 161) / 128  # every multiple of 1/128 from -1.25 to 1.25: ties of all steps down to 1/64
@@ -39,7 +39,7 @@ def step(answer) -> Verdict:
         Fault("That is upside down: the step is the range by the number of levels.", lambda bits, threshold, signed:
               2 ** (bits - signed) / threshold),
     )  # fmt: skip
-    draw = points("step", lambda c: f"{c['bits']} bits below {c['threshold']:g}, {'un' * (not c['signed'])}signed")
+    draw = points("step", lambda c: f"{in_bits(c['bits'])} below {c['threshold']:g}, {'un' * (not c['signed'])}signed")
     return compare(answer, _step, cases, faults, tolerance=1e-9, draw=draw)
 
 

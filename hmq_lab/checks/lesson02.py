@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hmq_lab.checks.frame import Fault, Verdict, check, compare, points
+from hmq_lab.checks.frame import Fault, Verdict, check, compare, in_bits, points
 
 EXPONENTS = [1, 0, -1, -2, -3, -4]
 
@@ -107,7 +107,7 @@ def error_parts(answer) -> Verdict:
     cases = [{"x": torch.tensor(v), "bits": b, "threshold": 1.0, "signed": s} for v, b, s in hand]
     for bits, threshold, signed in ((1, 0.5, True), (3, 0.5, True), (3, 1.0, False), (4, 0.25, True)):
         cases.append({"x": _sample(200, signed), "bits": bits, "threshold": threshold, "signed": signed})
-    draw = points("rounding + clipping", lambda c: f"{c['bits']} bits below {c['threshold']:g}")
+    draw = points("rounding + clipping", lambda c: f"{in_bits(c['bits'])} below {c['threshold']:g}")
     return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=draw)
 
 
@@ -142,7 +142,7 @@ def best_exponent(answer) -> Verdict:
     samples = [(torch.tensor([0.3, -0.2, 0.1]), True), (torch.tensor([0.9, 0.2, 0.0]), False)]
     samples += [(_sample(400, s), s) for s in (True, False)]
     cases = [{"x": x, "bits": b, "signed": s, "exponents": EXPONENTS} for x, s in samples for b in (1, 2, 3, 4, 6, 8)]
-    draw = points("exponent", lambda c: f"{c['bits']} bits, {'un' * (not c['signed'])}signed")
+    draw = points("exponent", lambda c: f"{in_bits(c['bits'])}, {'un' * (not c['signed'])}signed")
     return compare(answer, oracle, cases, faults, draw=draw)
 
 

@@ -13,6 +13,7 @@ from hmq_lab.quantizer import threshold_exponent
 
 DRAWN = 50_000  # so many values are enough for a histogram
 BITS = tuple(range(1, 9))
+SETTING = "a setting goes by its name, such as bits=3"
 
 
 def values(tensor) -> np.ndarray:
@@ -21,7 +22,7 @@ def values(tensor) -> np.ndarray:
     >>> values(torch.tensor([[1.0, -2.0]]))
     array([ 1., -2.])
 
-    Raises ValueError for what is empty, not finite or no array of real numbers.
+    Raises ValueError for what is empty, not finite, a single number or no array of real numbers.
     """
     if isinstance(tensor, torch.Tensor):
         real = not (tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_sparse or tensor.is_meta)
@@ -32,6 +33,8 @@ def values(tensor) -> np.ndarray:
     if x is None:
         what = getattr(tensor, "dtype", type(tensor).__name__)
         raise ValueError(f"a tensor or array of real numbers is needed, got {what}")
+    if x.ndim == 0:
+        raise ValueError(f"a tensor or array of values is needed, got the number {x.item():g}: {SETTING}")
     if x.size == 0:
         raise ValueError(f"the tensor of shape {x.shape} is empty: there is nothing to quantize")
     if not np.isfinite(x).all():

@@ -20,6 +20,10 @@
 # it found; hint and solution are folded away below the check. The first code cell holds the sizes and the seed: change
 # them, everything below follows. Nothing needs a network connection or a GPU.
 #
+# Run the cells from the top; after a restart, Run → Run All Above Selected Cell brings you back to where you were. An
+# error says what was wrong in its *last* line. The answers are stored below the cells: Edit → Clear Outputs of All
+# Cells where you want to predict without seeing them.
+#
 # | lesson | what it opens up | in the paper |
 # |---|---|---|
 # | [01 Power-of-two quantizers](01_power_of_two_quantizers.ipynb) | step, levels, codes, range | section 3.1 |
@@ -193,6 +197,8 @@ _ = detach(network)
 # trains the weights.
 #
 # *Predict:* with an average of 4 bits a weight, which layers will keep 8, and which get by with fewer?
+#
+# The next cell computes for about a minute; `[*]` stands beside it meanwhile.
 
 # %%
 small = data.Data(
@@ -203,10 +209,19 @@ small = data.Data(
     builtin.validation.subset(range(1000)),
     builtin.test.subset(range(tested)),
 )
-settings = preset("quick/builtin", search_epochs=epochs, final_epochs=epochs, cycles=min(3, epochs))
+cycles = min(3, epochs)  # of the temperature
+settings = preset("quick/builtin", search_epochs=epochs, final_epochs=epochs, cycles=cycles)
 network = shipped()
-record = search(network, small, Target(weights=8), settings=settings, seed=seed, name="tiny_resnet8", progress=False)
-print(records.summary(record).rsplit("\n", 1)[0])  # without the time, which differs from run to run
+record = search(
+    network,
+    small,
+    Target(weights=8),
+    settings=settings,
+    seed=seed,
+    name="tiny_resnet8",
+    progress=False,
+)
+print(records.summary(record).rsplit("\n", 1)[0])  # without the time: it differs between runs
 
 # %%
 plots.show(plots.compression(record))
