@@ -81,9 +81,9 @@ def search(
     A validation split cut from the training set chooses the epoch of stage 2 that is kept; the test set is looked at
     once, at the end. Ctrl-C finishes the step, saves, and returns a record with status "interrupted"; a signal to one
     process stops all of them after the same step.
-    Raises ValueError for bad input, FileExistsError where `out` holds a run, BlockingIOError where another search writes
-    to it, FloatingPointError naming the first tensor when a loss is not finite, scale.ProcessLost when another process
-    of the search has ended.
+    Raises ValueError for bad input, FileExistsError where `out` holds a run, BlockingIOError where another search
+    writes to it, FloatingPointError naming the first tensor when a loss is not finite, scale.ProcessLost when another
+    process of the search has ended.
     """
     data = data if isinstance(data, Data) else load(data)
     target = target if isinstance(target, Target) else Target(weights=target)
