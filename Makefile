@@ -5,7 +5,7 @@ SEARCH ?= $(BIN)/hmq-lab search --out runs/builtin --overwrite
 UV     := uv==0.13.9
 EXTRAS := lab,export,scale,test,book
 LAB ?=# what JupyterLab gets beside, such as LAB=--allow-root where you are root
-PORT ?= 8866# of the explorers
+PORT := 8866# of the explorers
 WORKERS ?= 2# processes that test side by side, of one thread and up to 4 GB each
 
 BIN   := .venv/bin

@@ -48,7 +48,7 @@ def restore(run, path: Path) -> None:
 def check_same(wanted: dict, found: dict, path: Path) -> None:
     """Raises ValueError naming what differs between the configuration of a run and that of a file."""
     here, there = _flat(wanted), _flat({key: found.get(key) for key in wanted})
-    different = [key for key in here | there if here.get(key) != there.get(key)]
+    different = [key for key in here | there if here.get(key, ...) != there.get(key, ...)]
     if different:
         said = "; ".join(f"{key}: {there.get(key)} there, {here.get(key)} here" for key in different)
         raise ValueError(f"{path} is of another configuration ({said})")

@@ -89,7 +89,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--hardware", action="store_true", help="fold batch norm, quantize picture, biases and means")
     command.add_argument("--preset", metavar="NAME", help=f"{', '.join(PRESETS)}; also with a target: -w8-a8 is "
                          "weights 8 times smaller and 8-bit activations, -w8-acr8 the largest activation 8 times "
-                         "smaller. A network's name: for that one, on ImageNet (by default, by data)")  # fmt: skip
+                         "smaller. A network's name: for that one, on ImageNet (default: quick/builtin, quick/cifar10, "
+                         "paper for imagenet, quick/folder for other pictures)")  # fmt: skip
     command.add_argument("--search-epochs", type=int, metavar="N", help="epochs of stage 1 (default: the preset's)")
     command.add_argument("--final-epochs", type=int, metavar="N", help="epochs of stage 2 (default: the preset's)")
     command.add_argument("--batch-size", type=int, metavar="N", help="pictures in a step (default: the preset's)")
@@ -359,6 +360,8 @@ def train(options: argparse.Namespace) -> int:
     check_writable(options.out.parent)
     if options.out.suffix != ".safetensors":
         raise BadInput(f"--out must end in .safetensors, got {options.out}")
+    if options.out.is_dir():
+        raise BadInput(f"--out must be a file, got the folder {options.out}")
     if options.out.exists() and not options.overwrite:
         raise BadInput(f"{options.out} is there already: --overwrite, or another --out")
     about = train_weights(

@@ -64,23 +64,31 @@ def the_only(folder: Path, what: str):
 
     >>> with the_only(Path("runs/mine"), "search"): write(checkpoint)
 
-    Makes the folder, and takes it away again if nothing was put in. The system lets go when the process ends,
-    however it ends. Where it has no such locks (Windows, some network drives), nobody is kept out.
+    Makes the folder, and takes it away again if nothing was put in. The system lets go when its processes end, however
+    they end. Where it has no such locks (Windows, some network drives), nobody is kept out.
     """
-    check_writable(folder)
+    folder = Path(folder)
     made = [p for p in (folder, *folder.parents) if not p.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:
-        if fcntl:
-            handle = os.open(folder, os.O_RDONLY)
+        while True:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                handle = os.open(folder, os.O_RDONLY) if fcntl else None
+            except OSError as error:
+                raise type(error)(f"cannot write to the folder {folder}: {error.strerror or error}") from error
+            if handle is None:
+                break
             held.callback(os.close, handle)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise BlockingIOError(f"another {what} writes to {folder}: wait for it, or take another") from error
             except OSError:  # a drive without locks
-                pass
+                break
+            if folder.exists() and os.path.samestat(os.fstat(handle), folder.stat()):
+                break  # and not one that was taken away meanwhile
         try:
+            check_writable(folder)
             yield
         finally:
             with suppress(OSError):  # not empty
@@ -112,7 +120,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict) -> st
         try:
             save_file(tensors, temporary, metadata)
         except SafetensorError as error:  # a full disk
-            raise OSError(f"cannot write {path}: {error}; what was there before is whole") from error
+            whole = "; what was there before is whole" if Path(path).exists() else ""
+            raise OSError(f"cannot write {path}: {error}{whole}") from error
     return sha
 
 

@@ -30,7 +30,7 @@ from hmq_lab import models, records
 from hmq_lab.block import SearchSpace
 from hmq_lab.budget import Target
 from hmq_lab.data import NAMES
-from hmq_lab.files import alone, check_writable, replacing
+from hmq_lab.files import alone, check_writable, replacing, the_only
 from hmq_lab.records import Record
 from hmq_lab.settings import Settings, preset, preset_for
 from hmq_lab.stages import CHECKPOINT, NETWORK, RECORD
@@ -104,6 +104,8 @@ def start(
         if there and not (overwrite or (resume and SEARCH not in there)):
             raise FileExistsError(f"{out} holds a run already ({there[0]}): attach to it and resume it, overwrite it, "
                                   "or choose another folder")  # fmt: skip
+        with the_only(out, "search"):  # one that was not started here is left alone
+            pass
         old = (STATUS, WISH, EVENTS, TENSORS, LOG, *(() if resume else (CHECKPOINT, RECORD, NETWORK)))
         for file in old:
             (out / file).unlink(missing_ok=True)

@@ -73,15 +73,16 @@ def lower(model: nn.Module) -> list[Instruction]:
 
 
 def unlowered(model: nn.Module) -> str | None:
-    """Why the network has no instructions, whatever its schemes will be; None where it has.
+    """The first operation that no schemes would give instructions, in words; None where there is none, or where the
+    schemes as they are have no instructions for a reason of their own.
 
     >>> unlowered(attach(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish()), space, sample, hardware=True))
     '1: Hardswish has no rule on integers'
     """
     free = [block for block in blocks(model).values() if not block.is_fixed]
-    for block in free:
-        block.fix()
     try:
+        for block in free:
+            block.fix()
         lower(model)
     except NoRule as error:
         return str(error)

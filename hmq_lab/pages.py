@@ -197,7 +197,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.write_only and find_spec("voila") is None:
         parser.exit(2, LACKS.format("voila"))
     try:
-        print(f"drawing {len(_chosen(options.only))} pictures ...", flush=True)
+        count = len(_chosen(options.only))
+        print(f"drawing {count} picture{'s' * (count > 1)} ...", flush=True)
         write(options.folder, options.only)
     except ValueError as error:
         parser.error(str(error))

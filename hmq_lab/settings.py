@@ -118,7 +118,7 @@ PRESETS = {
         precision="bfloat16", log_every=20,
     ),
     "quick/imagenette": Settings(  # ten classes of ImageNet, some 1,500 training pictures
-        search_epochs=4, final_epochs=10, batch_size=32, network_rate=2e-4, final_rate=2e-4, final_schedule="cosine",
+        search_epochs=4, final_epochs=8, batch_size=32, network_rate=5e-5, final_rate=1e-4, final_schedule="cosine",
         logit_rate=0.4, cycles=2, target_steps=1, margin=0.03, refill=True, calibration_pictures=640,
         channels_last=True, log_every=5,
     ),

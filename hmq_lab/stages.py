@@ -115,7 +115,7 @@ def search(
     run = _Run(model, data, target, space, settings, hardware, seed, name, team, on_event, accumulate, shared_noise)
     out = None if out is None else Path(out)
     if out is not None and (out / "train").is_dir():
-        raise ValueError(f"out must be a folder for the run, got {out}, which holds pictures: choose another")
+        raise ValueError(f"out must be a folder for the run, got {out}, which has a folder train, as pictures have")
     with the_only(out, "search") if out is not None and team.is_main else contextlib.nullcontext():
         return _begun(run, out, resume, overwrite, progress)
 
@@ -232,9 +232,10 @@ class _Run:
     def foretell(self, progress: bool) -> None:
         """What can be known before any step, in words: too few of them, or a network that integers cannot run."""
         if self.hardware and self.team.is_main and (why := unlowered(self.model)):
-            warnings.warn(f"hardware mode, but integers alone cannot run this network: {why}", stacklevel=4)
+            warnings.warn(f"hardware mode, but integers alone cannot run this network: {why}", stacklevel=6)
         steps = self.epochs[1] * self.steps_per_epoch
-        if progress and 0 < steps * self.settings.logit_rate < CHOOSING:
+        chooses = self.step == 0 and self.target.weights > budget.rates(self.model).weights
+        if progress and chooses and 0 < steps * self.settings.logit_rate < CHOOSING:
             enough = math.ceil(100 * CHOOSING / steps) / 100
             print(
                 f"{steps} steps at a logit_rate of {self.settings.logit_rate:g} choose next to nothing, and the repair "

@@ -82,9 +82,13 @@ def _read(path: Path) -> tuple[dict, dict[str, str]]:
     if path.suffix in (".pt", ".pth", ".th", ".bin", ".tar"):
         try:
             return torch.load(path, map_location="cpu", weights_only=True), {}
+        except OSError:
+            raise
         except Exception as error:  # torch.load raises KeyError, IndexError and more on what is no such file
-            said = "save them with torch.save(network.state_dict(), path), or as .safetensors"
-            raise ValueError(f"{path} cannot be read as a file of tensors alone: {said}") from error
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            said = "" if first.startswith("Weights only") else f" ({first})"  # torch's advice there is unsafe
+            how = "torch.save(network.state_dict(), path) makes one"
+            raise ValueError(f"{path} cannot be read as a file of tensors alone{said}: {how}") from error
     return read_tensors(path, others=True)
 
 

@@ -19,7 +19,7 @@ import base64
 import io
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import jupytext
@@ -164,10 +164,12 @@ def main() -> None:
     with ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:
         made = [pool.submit(make, *one) for one in both]
         try:
-            for one in made:
-                one.result()
-        finally:  # the first that fails is the last that is begun
+            wait(made, return_when=FIRST_EXCEPTION)
+        finally:  # after one that fails no other is begun
             pool.shutdown(cancel_futures=True)
+        for one in made:
+            if not one.cancelled():
+                one.result()
 
 
 def make(source: Path, which: str) -> None:

@@ -155,6 +155,7 @@ def keep(page, name):
         page.wait_for_timeout(500)
         page.screenshot(path=Path(target) / f"{name}-{width}.png")
     page.set_viewport_size(usual)
+    page.wait_for_timeout(500)
 
 
 def use(page, key="ArrowRight"):
@@ -472,7 +473,7 @@ def test_the_book_opens_from_disk(browser, make, tmp_path):
         assert page.url.rpartition("/")[2].startswith("01_power_of_two_quantizers.html#")
         found = page.locator("#book-found li")
         page.get_by_label("Search").fill("the")  # in more sections than are shown
-        assert found.count() == 13 and re.fullmatch(r"12 of (1[3-9]|[2-9]\d) shown", found.last.inner_text())
+        assert found.count() == 13 and re.fullmatch(r"12 of \d\d+ shown", found.last.inner_text())
         page.get_by_label("Search").fill("Two\u2019s \u201cthe authors\u2019")  # curly is straight
         assert found.locator("a").count() == found.count() > 0
         first = found.locator("a").first.evaluate("a => a.href")

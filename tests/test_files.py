@@ -95,6 +95,21 @@ def test_a_folder_is_tried_before_a_long_run(tmp_path):
     assert (tmp_path / "there" / "file").read_text() == "x"
 
 
+@pytest.mark.parametrize("lacks", [None, "locks"])
+def test_without_locks_nobody_is_kept_out(lacks, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no locks here")
+
+    if lacks is None:
+        monkeypatch.setattr(files, "fcntl", None)
+    elif files.fcntl:
+        monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with the_only(tmp_path / "new", "game"), the_only(tmp_path / "new", "game"):
+        (tmp_path / "new" / "score").write_text("1")
+    assert os.listdir(tmp_path / "new") == ["score"]
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="this system has no such locks")
 def test_a_folder_is_held_by_one_process_alone_and_left_when_it_dies(tmp_path):
     folder = tmp_path / "new"
     code = "import sys, pathlib; from hmq_lab.files import the_only\nwith the_only(pathlib.Path(sys.argv[1]), 'run'): "

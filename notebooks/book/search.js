@@ -31,5 +31,5 @@ function search() {
 }
 field.addEventListener("input", search);
 field.addEventListener("keydown", event => {
-  if (event.key == "Enter") list.querySelector("a")?.click();
+  if (event.key == "Enter" && !event.isComposing) list.querySelector("a")?.click();
 });
