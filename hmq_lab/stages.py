@@ -63,8 +63,8 @@ def search(
     >>> model                                                      # keeps its blocks, with the selected schemes
 
     data: a `Data`, or what `data.load` takes. target: `Target`, or a number, the rate of the weights.
-    settings: `Settings`, or the name of a preset; by default quick/builtin, quick/cifar10,
-    quick/folder for other pictures (`settings.preset_for`).
+    settings: `Settings`, or the name of a preset; by default quick/builtin, quick/cifar10, paper for
+    imagenet, quick/folder for other pictures (`settings.preset_for`).
     hardware: see `attach`. seed: same seed, same run, on one machine. name: of the network, for the record.
     out: a folder for record.json, network.safetensors and, after each epoch, a checkpoint. resume: go on from it;
     overwrite: begin anew where there is one. The network comes back in training mode, its schemes fixed.
