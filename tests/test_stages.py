@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from hmq_lab import SearchSpace, files, models, records
+from hmq_lab import SearchSpace, models
 from hmq_lab.budget import Target
-from hmq_lab.data import Data, load
+from hmq_lab.data import files
+from hmq_lab.data.datasets import Data, load
 from hmq_lab.loss import class_scores
 from hmq_lab.placement import blocks
+from hmq_lab.runs import records
 from hmq_lab.settings import PRESETS, Settings, preset
 from hmq_lab.stages import CHECKPOINT, NETWORK, RECORD, search
 
@@ -294,7 +296,8 @@ def test_hardware_mode_names_what_integers_cannot_run_before_it_searches(picture
 
 def test_resuming_compiles_as_the_whole_run_did(pictures, tmp_path, monkeypatch):
     """The choice depends on the work of the whole run, and what is left of it is less."""
-    from hmq_lab import kernels, stages
+    from hmq_lab import _kernels as kernels
+    from hmq_lab import stages
 
     asked = []
     monkeypatch.setattr(kernels, "compiled", lambda enable: asked.append(enable) or contextlib.nullcontext())

@@ -10,8 +10,8 @@ import torch
 from torch import fx, nn
 
 from hmq_lab import graph, plots
-from hmq_lab.attached import Placement
 from hmq_lab.checks.frame import Fault, Verdict, call, check, compare, points
+from hmq_lab.network import Placement
 
 
 @check

@@ -1,0 +1,10 @@
+"""Networks by name, their weights in files without pickle, float training.
+
+>>> from hmq_lab import models
+>>> models.build("tiny_resnet8").fc
+Linear(in_features=64, out_features=10, bias=True)
+"""
+
+from hmq_lab.models.networks import build, names
+
+__all__ = ["build", "names"]
