@@ -1,6 +1,6 @@
 """What it costs a search to be watched: its epochs in turn with and without a view, in one run.
 
->>> watching_bench.report(pairs=2)["over_unwatched"]                       # doctest: +SKIP
+>>> bench_live.report(pairs=2)["over_unwatched"]                       # doctest: +SKIP
 1.01
 """
 

@@ -386,13 +386,13 @@ def bench(options: argparse.Namespace) -> int:
     from hmq_lab.commands import bench
 
     if options.live:
-        from hmq_lab.explorers import watching_bench
+        from hmq_lab.commands import bench_live as watching_bench
 
         found = watching_bench.report(pairs=3 if options.quick else 8)
         print(json.dumps(found, indent=1) if options.json else watching_bench.text(found))
         return 0
     if options.explorers:
-        from hmq_lab.explorers import bench as pictures
+        from hmq_lab.commands import bench_explorers as pictures
 
         found = pictures.report(rounds=5 if options.quick else 15)
         moves = pictures.moves(rounds=3 if options.quick else 9)
