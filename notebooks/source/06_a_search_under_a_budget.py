@@ -32,7 +32,7 @@ import numpy as np
 import seaborn as sns
 
 from hmq_lab import SearchSpace, Target, attach, budget, checks, data, explorers, models, plots, search
-from hmq_lab.hardware.folding import fold
+from hmq_lab.graph.folding import fold
 from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.placement import calibrate
 from hmq_lab.rivals.landscape import Landscape
