@@ -33,7 +33,9 @@ class Placement:
     signed: bool
     reason: str
     layer: str  # class of the layer, or name of the operation
-    role: str = ""  # "weight", "norm", "bias", "parameter", "shared"; or of an activation, a key of `graph.sites.REASONS`
+    role: str = (
+        ""  # "weight", "norm", "bias", "parameter", "shared"; or of an activation, a key of `graph.sites.REASONS`
+    )
 
     @property
     def size(self) -> int:

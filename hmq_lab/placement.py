@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import types
 import warnings
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from hmq_lab.block import HMQ, SearchSpace, check_space
-from hmq_lab.graph.checks import check_model, check_sample, check_same, check_size, kept
+from hmq_lab.graph.checks import check_model, check_same, check_sample, check_size, kept
 from hmq_lab.graph.folding import fold
 from hmq_lab.graph.naming import label, layer_of, matched, numbered
 from hmq_lab.graph.operations import drops, kinds
@@ -259,7 +258,13 @@ def _insert(reading: Reading, found: list[Site], activations: dict[str, HMQ]) ->
             continue
         with graph.inserting_after(site.node):
             block = graph.create_node("call_module", f"hmq.activations.{slug(site.name)}", (site.node,))
-        block.meta = {"name": site.name, "kind": "block", "shape": site.node.meta["shape"], "layer": "HMQ", "path": None}
+        block.meta = {
+            "name": site.name,
+            "kind": "block",
+            "shape": site.node.meta["shape"],
+            "layer": "HMQ",
+            "path": None,
+        }
         site.node.replace_all_uses_with(block, delete_user_cb=lambda user, block=block: user is not block)
 
 

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_rivals import computed_layers
 from torch import nn
 
 matplotlib.use("agg")
@@ -192,22 +193,17 @@ def test_any_moves_undone_give_the_beginning_and_the_cache_is_right(tmp_path_fac
         play.undo()
 
 
-def test_what_was_measured_is_not_measured_again_and_a_late_move_computes_late_layers(arena, tmp_path):
-    play, calls = game.Game(arena, folder=tmp_path, player="counting"), []
+def test_what_was_measured_is_not_measured_again_and_a_late_move_computes_late_layers(arena, tmp_path, monkeypatch):
+    play = game.Game(arena, folder=tmp_path, player="counting")
     assert arena.references  # or the first move would measure them
     play.start({name: (7, arena.exponents(name)[-1]) for name in arena.layers})  # as no other test does
-    hooks = [
-        arena._landscape.model.get_submodule(n).register_forward_hook(lambda *_, n=n: calls.append(n))
-        for n in ("a", "b", "side", "fc")
-    ]
+    calls = computed_layers(monkeypatch)
     play.play("fc.weight", threshold=-5)
     play.undo()
     play.redo()
     assert calls == ["fc"]
     play.play("b.weight", threshold=-6)
     assert calls == ["fc", "b", "fc"]
-    for hook in hooks:
-        hook.remove()
 
 
 # --- starts, locks, hints

@@ -117,9 +117,7 @@ class EvaluationOnly(Net):
         return early | {"relu:2": F.relu(self.b(x))}
 
 
-@pytest.mark.parametrize(
-    "make", [TrainingOnly, ThroughAFunction, OneModule, Alternatives, LongerLoop, EvaluationOnly]
-)
+@pytest.mark.parametrize("make", [TrainingOnly, ThroughAFunction, OneModule, Alternatives, LongerLoop, EvaluationOnly])
 def test_a_block_stands_on_the_same_tensor_in_both_modes(make):
     model = attach(make(), SPACE, X)
     seen = {}
@@ -236,7 +234,9 @@ def test_attributes_that_forward_changes_are_refused_and_left_alone(change):
     assert all(now[key] == before[key] for key in ("calls", "history", "table", "last"))
 
 
-@pytest.mark.parametrize("change", [add_in_place, set_item, average, change_a_view, write_out], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "change", [add_in_place, set_item, average, change_a_view, write_out], ids=lambda f: f.__name__
+)
 def test_buffers_that_forward_changes_are_changed_in_every_pass(change):
     model = nn.Sequential(nn.Conv2d(3, 4, 1), Inner(change), nn.ReLU(), nn.Conv2d(4, 2, 1))
     twin = copy.deepcopy(model)
@@ -276,6 +276,13 @@ def test_what_is_made_in_forward_may_be_changed():
 def test_examples(name):
     module = importlib.import_module(f"hmq_lab.{name}")
     model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
-    names = {"torch": torch, "nn": nn, "trace": trace, "numbered": numbered, "model": model, "sample": torch.randn(4, 3)}
+    names = {
+        "torch": torch,
+        "nn": nn,
+        "trace": trace,
+        "numbered": numbered,
+        "model": model,
+        "sample": torch.randn(4, 3),
+    }
     result = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS)
     assert result.failed == 0 and result.attempted > 0

@@ -12,9 +12,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hmq_lab import Scheme, SearchSpace, attach, models
-from hmq_lab.hardware.arithmetic import check_int32, divide, exponent_of, requantize, shift_right
+from hmq_lab.hardware.arithmetic import (
+    check_int32,
+    divide,
+    exponent_of,
+    region_sums,
+    requantize,
+    shift_right,
+    window_sums,
+)
 from hmq_lab.hardware.integer import IntegerNetwork, compare
-from hmq_lab.hardware.arithmetic import region_sums, window_sums
 from hmq_lab.placement import blocks
 
 

@@ -37,7 +37,9 @@ def check_model(model: nn.Module) -> None:
         if parametrize.is_parametrized(module):
             raise ValueError(f"{where} has parametrizations of its own: remove them first")
         if path and (module._forward_hooks or module._forward_pre_hooks) and not _computes_weight(module):
-            raise ValueError(f"{where} has a forward hook, which would run no more: remove it, and register it again after")
+            raise ValueError(
+                f"{where} has a forward hook, which would run no more: remove it, and register it again after"
+            )
         _check_computed(path, module)
     for parameter, value in model.named_parameters():
         if value.dtype in (torch.float16, torch.bfloat16):
@@ -53,7 +55,7 @@ def check_sample(model: nn.Module, sample: Tensor) -> None:
         raise ValueError("sample must be finite, got NaN or infinite pictures")
     try:
         with kept(model), in_mode(model, training=False), torch.no_grad():
-            model(sample[:1])
+            model(sample[:1].clone())
     except (RuntimeError, IndexError) as error:
         said = f"{type(model).__name__} does not run on a sample of shape {tuple(sample.shape)}"
         first = next(iter(str(error).splitlines()), type(error).__name__)
@@ -70,9 +72,9 @@ def check_same(model: nn.Module, readings: dict[bool, Reading], sample: Tensor) 
         function = _function(reading)
         mode = "training" if training else "evaluation"
         with kept(model), in_mode(model, training):
-            theirs, their_slopes = _outcome(model, model, images)
+            theirs, their_slopes = _outcome(model, model, images.clone())
         with kept(model), in_mode(model, training):
-            ours, our_slopes = _outcome(model, lambda x, f=function: f(model, x), images)
+            ours, our_slopes = _outcome(model, lambda x, f=function: f(model, x), images.clone())
         name = type(model).__name__
         if len(theirs) != len(ours) or not all(_equal(a, b) for a, b in zip(theirs, ours, strict=True)):
             where = _first_difference(model, reading, images, training)
@@ -225,10 +227,11 @@ def _first_difference(model: nn.Module, reading: Reading, images: Tensor, traini
     seen: dict[str, Tensor] = {}
     layers = {path: module for path, module in model.named_modules() if path and not list(module.children())}
     hooks = [
-        module.register_forward_hook(lambda m, i, out, path=path: seen.setdefault(path, out)) for path, module in layers.items()
+        module.register_forward_hook(lambda m, i, out, path=path: seen.setdefault(path, out))
+        for path, module in layers.items()
     ]
     with kept(model), in_mode(model, training), torch.no_grad():
-        model(images)
+        model(images.clone())
     for hook in hooks:
         hook.remove()
 

@@ -117,7 +117,9 @@ def make_functional(graph: fx.Graph, held: Mapping[str, Tensor], name: str) -> N
 
 def line(node: fx.Node) -> str:
     """' at FILE:LINE' of the model's code that a node comes from, as far as that is known."""
-    frames = [part.strip() for part in (node.meta.get("stack_trace") or "").splitlines() if part.strip().startswith("File")]
+    frames = [
+        part.strip() for part in (node.meta.get("stack_trace") or "").splitlines() if part.strip().startswith("File")
+    ]
     own = [frame for frame in frames if f"site-packages{'/'}torch/" not in frame] or frames
     if not own:
         return ""

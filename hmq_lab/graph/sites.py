@@ -56,9 +56,7 @@ class Site:
     layer: str
 
 
-def sites(
-    model: nn.Module, graph: fx.Graph, names: Mapping[fx.Node, str], hardware: bool = False
-) -> list[Site]:
+def sites(model: nn.Module, graph: fx.Graph, names: Mapping[fx.Node, str], hardware: bool = False) -> list[Site]:
     """Every activation tensor of the graph that a block could stand on, in order.
 
     >>> graph = trace(model, sample, training=False).graph

@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from hmq_lab.hardware.arithmetic import requantize
@@ -38,7 +37,9 @@ def accumulators(program: IntegerNetwork, bits: int) -> IntegerNetwork:
 
     That the partial sums wrap too changes nothing: modulo 2^bits the order does not matter.
     """
-    return _changed(program, lambda i: replace(i, kind="wrap", parameters={"first": i, "bits": bits}) if i.is_sum else i)
+    return _changed(
+        program, lambda i: replace(i, kind="wrap", parameters={"first": i, "bits": bits}) if i.is_sum else i
+    )
 
 
 def truncation(program: IntegerNetwork) -> IntegerNetwork:

@@ -186,8 +186,11 @@ def _by_torch(module: nn.Module, model: nn.Module) -> onnx.ModelProto:
                 input_names=["x"], output_names=["logits"], verbose=False,
             )  # fmt: skip
         except Exception as error:
-            first = next((line for line in str(error).splitlines() if "No ONNX function" in line or line), "")
-            raise ValueError(f"torch.onnx.export has no rule for this network: {first}") from error
+            cause = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            first = next(iter(str(cause).splitlines()), type(cause).__name__)
+            raise ValueError(f"torch.onnx.export has no rule for an operation of this network: {first}") from error
     return program.model_proto
 
 
@@ -240,6 +243,9 @@ class _Quantizers:
                 self.names[node.output[0]] = write(self.names.get(node.input[0], node.input[0]), *entry)
             else:
                 self.nodes.append(node)
+        for output in graph.output:
+            if output.name in self.names:
+                self.add("Identity", [output.name], output.name)
         for node in self.nodes:
             for position, name in enumerate(node.input):
                 node.input[position] = self.names.get(name, name)

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from hmq_lab.graph.tracing import in_mode
 from hmq_lab.graph.folding import NORMS, pairs
+from hmq_lab.graph.tracing import in_mode
 
 
 def norms(model: nn.Module) -> list[nn.Module]:

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from hmq_lab.block import HMQ
+from hmq_lab.network import attribute_of
 from hmq_lab.placement import blocks
 from hmq_lab.quantizer import Scheme, quantize
 
@@ -138,6 +139,9 @@ class _Remembering(fx.Interpreter):
         if node in self.keeping:
             self.kept[node] = self._own(node), value, _version(value)
         return value
+
+    def get_attr(self, target, args, kwargs):
+        return attribute_of(self.module, target)  # read once: a weight is quantized each time that it is read
 
     def _own(self, node: fx.Node) -> dict[str, Scheme]:
         return {name: self.schemes[name] for name in self.before[node]}

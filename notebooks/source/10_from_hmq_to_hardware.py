@@ -27,10 +27,10 @@ import seaborn as sns
 import torch
 
 from hmq_lab import SearchSpace, attach, budget, checks, data, explorers, models, placements, plots, runs
+from hmq_lab.graph.folding import fold
 from hmq_lab.hardware import arithmetic as fixedpoint
 from hmq_lab.hardware import costs, packing
 from hmq_lab.hardware import faults as breaking
-from hmq_lab.graph.folding import fold
 from hmq_lab.hardware.integer import IntegerNetwork, compare
 from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.placement import blocks, calibrate
