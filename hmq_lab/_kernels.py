@@ -121,6 +121,17 @@ class Rows:
         return matrix.view(self.permuted).permute(self.back_order)
 
 
+def with_strides(y: Tensor, x: Tensor) -> Tensor:
+    """`y` with exactly the strides of `x`: `y` itself where they are equal, else a copy.
+
+    torch's convolutions on the CPU take a weight of shape (128, 48, 1, 1) with strides (48, 1, 48, 48) for another
+    layout than (48, 1, 1, 1), write outside of it in training, and the process dies. `contiguous` does not help.
+    """
+    if y.stride() == x.stride():
+        return y
+    return torch.empty_like(x, dtype=y.dtype).copy_(y)
+
+
 _compiling = False
 
 

@@ -92,7 +92,8 @@ def quantize(x: Tensor, step, threshold, signed: bool, *, check: bool = True) ->
 
     x: any floating tensor. step, threshold: 0 < step <= threshold, numbers or tensors that broadcast to x: a scalar for
     the whole tensor, shape (N, 1, 1, 1) for one per picture. Neither has to be a power of two: HMQ mixes them. The
-    result has x's shape, float32 (float64 for float64 x), also under autocast. Infinities saturate, NaN propagates.
+    result has x's shape and strides, float32 (float64 for float64 x), also under autocast; so has the gradient of x. An
+    x with gaps or overlaps in memory gets the strides of `torch.empty_like(x)`. Infinities saturate, NaN propagates.
     check: False does not look at the values of tensors, for which a GPU would have to be waited for.
 
     Rounding is half to even; its gradient is straight-through. With r = round(x / step), lo = -threshold / step (or 0)
@@ -111,12 +112,12 @@ def quantize(x: Tensor, step, threshold, signed: bool, *, check: bool = True) ->
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     step, threshold = (_parameter(p, name, x, dtype) for p, name in ((step, "step"), (threshold, "threshold")))
     if torch.compiler.is_compiling():  # someone compiles a whole model: a composition fuses, a Function would not
-        return kernels.composition(x.to(dtype), step, threshold, signed)
+        return kernels.with_strides(kernels.composition(x.to(dtype), step, threshold, signed), x)
     if check:
         _check_values(step.detach(), threshold.detach())
     rows = kernels.Rows(x, step, threshold)
-    y = _Quantize.apply(rows.matrix(x), rows.column(step), rows.column(threshold), signed)
-    return rows.tensor(y)
+    y = _Quantize.apply(x, rows.column(step), rows.column(threshold), signed, rows)
+    return kernels.with_strides(rows.tensor(y), x)
 
 
 def _parameter(value, name: str, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -147,17 +148,19 @@ class _Quantize(torch.autograd.Function):
     """Keeps x, step and threshold alone for the backward pass and computes the rest again: memory is the dearer."""
 
     @staticmethod
-    def forward(ctx, x, step, threshold, signed):
+    def forward(ctx, x, step, threshold, signed, rows):
         ctx.save_for_backward(x, step, threshold)
-        ctx.signed = signed
-        return kernels.forward(x, step, threshold, signed)
+        ctx.signed, ctx.rows = signed, rows
+        return kernels.forward(rows.matrix(x), step, threshold, signed)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         x, step, threshold = ctx.saved_tensors
         parameters = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-        return *kernels.backward(grad, x, step, threshold, ctx.signed, parameters), None
+        matrix = ctx.rows.matrix(x)
+        on_x, *others = kernels.backward(grad, matrix, step, threshold, ctx.signed, parameters)
+        return kernels.with_strides(ctx.rows.tensor(on_x), x), *others, None, None
 
 
 def codes(x: Tensor, scheme: Scheme) -> Tensor:
