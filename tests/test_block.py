@@ -308,18 +308,18 @@ def test_two_blocks_draw_different_noise(generator):
 
 def test_looking_draws_nothing(generator):
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-    for given in (True, False):
+    for chosen in (True, False):
         block = spread(make())
-        if given:
+        if chosen:
             block.resample(generator)
         state, world = generator.get_state(), torch.get_rng_state()
         before = {name: value.clone() for name, value in block.state_dict().items()}
         for mode in (True, False):
             block.train(mode)
             repr(block), block.scheme, block.expected_bits(), block.select(4), block.step_exponent()
-            if given:  # the noise of this step is chosen
+            if chosen:  # the noise of this step is chosen
                 block.sample(3)
-            if given or not mode:
+            if chosen or not mode:
                 block(x), block.step_and_threshold(x)
         assert torch.equal(generator.get_state(), state)
         assert torch.equal(torch.get_rng_state(), world)
