@@ -307,15 +307,109 @@ def test_two_blocks_draw_different_noise(generator):
 
 
 def test_looking_draws_nothing(generator):
-    block = spread(make())
-    state, world = generator.get_state(), torch.get_rng_state()
-    before = {name: value.clone() for name, value in block.state_dict().items()}
     x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-    for mode in (True, False):
-        block.train(mode)
-        block(x), repr(block), block.scheme, block.expected_bits(), block.sample(3), block.step_and_threshold(x)
-    assert torch.equal(generator.get_state(), state) and torch.equal(torch.get_rng_state(), world)
-    assert all(torch.equal(before[name], value) for name, value in block.state_dict().items())
+    for chosen in (True, False):
+        block = spread(make())
+        if chosen:
+            block.resample(generator)
+        state, world = generator.get_state(), torch.get_rng_state()
+        before = {name: value.clone() for name, value in block.state_dict().items()}
+        for mode in (True, False):
+            block.train(mode)
+            repr(block), block.scheme, block.expected_bits(), block.select(4), block.step_exponent()
+            if chosen:  # the noise of this step is chosen
+                block.sample(3)
+            if chosen or not mode:
+                block(x), block.step_and_threshold(x)
+        assert torch.equal(generator.get_state(), state)
+        assert torch.equal(torch.get_rng_state(), world)
+        assert all(torch.equal(before[name], value) for name, value in block.state_dict().items())
+
+
+def change(block):
+    """What an optimizer does at the end of a step."""
+    with torch.no_grad():
+        block.logits.mul_(1.0)
+
+
+def test_a_training_pass_draws_new_noise_by_itself():
+    block, x = spread(make()), torch.randn(4, 3, 8, 8)
+    torch.manual_seed(3)
+    passes = [block(x).detach() for _ in range(4)]
+    for one, other in itertools.combinations(passes, 2):
+        assert not torch.equal(one, other)
+    torch.manual_seed(3)  # which decides it, as it does dropout
+    assert all(torch.equal(block(x), before) for before in passes)
+
+    noise = block.noise(4)
+    assert block.noise(4) is noise  # looking at it draws none
+
+    block.fix()
+    state = torch.get_rng_state()
+    assert torch.equal(block(x), block(x)) and torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_weight_has_one_sample_in_a_step():
+    layer = torch.nn.Linear(6, 3)
+    block = spread(HMQ.for_weight(layer.weight, SearchSpace()))
+    torch.nn.utils.parametrize.register_parametrization(layer, "weight", block, unsafe=True)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1e-6)
+    seen = []
+    for _ in range(4):
+        first = layer.weight.detach()
+        loss = layer(torch.randn(2, 6)).square().sum()
+        assert torch.equal(layer.weight, first)
+        loss.backward()
+        assert torch.equal(layer.weight, first)
+        seen.append(block.noise(6))
+        optimizer.step()
+    assert len({tuple(noise.flatten().tolist()) for noise in seen}) == 4
+    block.begin_pass()  # what a network may say
+    assert not torch.equal(block.noise(6), seen[-1])
+
+
+@pytest.mark.parametrize("axis", (0, 1))
+def test_noise_that_was_given_stays_for_one_step(axis, generator):
+    """A loop that calls resample once, in its beginning, still learns from more than one sample."""
+    block, x = spread(make(sample_axis=axis)), torch.randn(4, 3, 8, 8)
+    block.resample(generator)
+    state = torch.get_rng_state()
+    first = block(x).detach()
+    block.begin_pass()
+    assert torch.equal(block(x), first) and torch.equal(torch.get_rng_state(), state)
+    change(block)
+    second = block(x).detach()
+    change(block)
+    assert not torch.equal(second, first) and not torch.equal(block(x), second)
+    torch.manual_seed(1)
+    block.resample()  # of torch's global generator
+    third = block(x).detach()
+    assert torch.equal(block(x), third)
+    torch.manual_seed(1)
+    block.resample()
+    assert torch.equal(block(x), third)
+
+
+def test_parts_of_a_batch_without_a_generator():
+    block, x = spread(make()), torch.randn(6, 3, 4, 4)
+    seen = []
+    for first in (0, 2, 4):
+        block.look_at(first, 2, 6)
+        block(x[first : first + 2])
+        seen.append(block.noise(2))
+    block.look_at(0, 6, 6)
+    assert torch.equal(block.noise(6), torch.cat(seen)) and len(block.noise(6).unique()) > 6
+    change(block)
+    block(x)
+    assert not torch.equal(block.noise(6), torch.cat(seen))
+
+
+def test_a_traced_block_draws_new_noise_too():
+    block, x = spread(make((2, 4, 8), 3)), torch.randn(4, 3, 8, 8)
+    compiled = torch.compile(block, backend="aot_eager", fullgraph=True)
+    passes = [compiled(x).detach() for _ in range(3)]
+    for one, other in itertools.combinations(passes, 2):
+        assert not torch.equal(one, other)
 
 
 def test_gradient_of_the_expected_step_and_threshold_in_float64():
@@ -437,6 +531,23 @@ def test_the_state_dict_says_whether_there_is_a_sign(signed):
     assert parent[0].scheme == block.scheme
     with pytest.raises(RuntimeError, match="Missing key"):
         other.load_state_dict({})
+
+
+def test_no_message_prints_a_tensor():
+    x = torch.randn(100, 100)
+    for wrong in (
+        lambda: check_space(x),
+        lambda: HMQ(x, 0, True),
+        lambda: SearchSpace(x),
+        lambda: SearchSpace([x]),
+        lambda: SearchSpace(thresholds=x),
+        lambda: make(probability=[x]),
+        lambda: make().select(x[0, :1]),
+        lambda: make(exponent=x),
+    ):
+        with pytest.raises((TypeError, ValueError)) as error:
+            wrong()
+        assert len(str(error.value)) < 420 and "\n" not in str(error.value)
 
 
 def test_a_space_is_a_search_space():

@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hmq_lab import _kernels as kernels
-from hmq_lab.quantizer import Scheme, check_bits, codes, power_of_two, quantize, threshold_exponent
+from hmq_lab.quantizer import (
+    Scheme,
+    check_bits,
+    codes,
+    plain_quantize,
+    power_of_two,
+    quantize,
+    shown,
+    threshold_exponent,
+)
 
 BITS = (*range(1, 9), 12, 16)
 EXPONENTS = (-20, -3, 0, 10)
@@ -127,6 +136,52 @@ def test_nan_propagates_and_has_no_code():
     assert quantize(torch.full((2**17,), NAN), 0.5, 1.0, False).isnan().all()  # through the blocks
     with pytest.raises(ValueError, match=r"NaN in 2 of 5"):
         codes(x, Scheme(2, 0, True))
+
+
+@pytest.mark.parametrize("signed", (True, False))
+def test_a_scheme_says_all(signed):
+    x = torch.randn(1000) * 2
+    for bits, exponent in itertools.product((1, 3, 16), (-20, 0, 10)):
+        scheme = Scheme(bits, exponent, signed)
+        expected = oracle(x.numpy(), bits, exponent, signed) * scheme.step
+        assert np.array_equal(quantize(x, scheme).double().numpy(), expected)
+        assert torch.equal(quantize(x, scheme), quantize(x, scheme.step, scheme.threshold, signed))
+    x.requires_grad_()
+    quantize(x, Scheme(2, 0, signed)).sum().backward()
+    assert torch.equal(x.grad, ((x > (-1.25 if signed else -0.125)) & (x <= (0.75 if signed else 0.875))).float())
+
+
+def test_what_quantize_is_called_with():
+    x, scheme = torch.zeros(3), Scheme(2, 0, True)
+    for wrong in ((scheme, 1.0), (scheme, 1.0, True), (scheme, None, True)):
+        with pytest.raises(TypeError, match=r"call quantize\(x, scheme\)"):
+            quantize(x, *wrong)
+    for wrong in ((), (0.5,)):
+        with pytest.raises(TypeError, match="quantize"):
+            quantize(x, *wrong)
+    with pytest.raises(ValueError, match="signed must be True or False, got None"):
+        quantize(x, 0.5, 1.0)
+
+
+def test_messages_show_a_value_in_one_short_line():
+    big = torch.randn(64, 64)
+    for call in (
+        lambda: quantize(big, [big], 1.0, True),
+        lambda: quantize(big, 0.1, 1.0, big),
+        lambda: quantize(big, 0.1, {"threshold": big}, True),
+        lambda: quantize([big], 0.1, 1.0, True),
+        lambda: quantize(big, big[:3, :3], 1.0, True),
+        lambda: Scheme(big, 0, True),
+        lambda: Scheme(2, big.numpy(), True),
+        lambda: Scheme(2, 0, big),
+        lambda: check_bits(big, among=[big]),
+    ):
+        with pytest.raises((TypeError, ValueError)) as error:
+            call()
+        assert len(str(error.value)) < 420 and "\n" not in str(error.value)
+    assert shown(big) == "a Tensor of shape (64, 64)" and shown(big.numpy()) == "a ndarray of shape (64, 64)"
+    assert shown(torch.tensor(0.5)) == "a Tensor of shape ()"
+    assert shown("a") == "'a'" and shown(None) == "None" and shown(np.float64(0.5)) == repr(np.float64(0.5))
 
 
 def test_zeros_of_both_signs_and_one_bit():
@@ -294,7 +349,7 @@ def test_power_of_two_and_threshold_exponent_are_exact():
 def test_the_examples_are_true(name):
     module = importlib.import_module(f"hmq_lab.{name}")
     result = doctest.testmod(module, extraglobs={"torch": torch}, optionflags=doctest.ELLIPSIS)
-    assert result.failed == 0 and result.attempted >= 7
+    assert result.failed == 0 and result.attempted >= 6
 
 
 # ---------------------------------------------------------------------------------------------------- gradients
@@ -591,23 +646,39 @@ def test_a_compiled_function_that_quantizes_agrees_with_eager():
 
 
 @pytest.mark.parametrize("signed", (True, False))
-def test_the_composition_for_compilers_is_the_same_function(signed):
+def test_the_plain_definition_is_the_same_function(signed):
     for bits, exponent in itertools.product((1, 2, 8), (-20, 0, 10)):
         scheme = Scheme(bits, exponent, signed)
         x = torch.from_numpy(hard_inputs(bits, signed, scheme.step, total=2**13))
-        y = kernels.composition(x, torch.tensor(scheme.step), torch.tensor(scheme.threshold), signed)
+        y = plain_quantize(x, torch.tensor(scheme.step), torch.tensor(scheme.threshold), signed)
         assert torch.equal(y, quantize(x, scheme.step, scheme.threshold, signed))
     x = torch.cat((torch.randn(1000, dtype=torch.float64) * 2, torch.tensor([INF, -INF], dtype=torch.float64)))
     for step, threshold in ((0.3, 1.1), (0.25, 1.0), (0.5, 0.6), (0.7, 0.8)):
         results = []
-        for f in (quantize, kernels.composition):
+        for f in (quantize, plain_quantize):
             leaves = [x.clone(), torch.tensor(step).double(), torch.tensor(threshold).double()]
             leaves = [p.requires_grad_() for p in leaves]
             y = f(*leaves, signed)
             results.append([y, *torch.autograd.grad(y.sum(), leaves)])
         for a, b in zip(*results, strict=True):
             assert torch.allclose(a, b, rtol=1e-9, atol=1e-9), (step, threshold)
-    assert kernels.composition(torch.tensor([NAN]), torch.tensor(0.5), torch.tensor(1.0), signed).isnan().all()
+    for shapes in (*SHAPES, *LARGE):
+        x = torch.randn(shapes[0], dtype=torch.float64) * 1.5
+        step = torch.rand(shapes[1], dtype=torch.float64) * 0.4 + 0.05
+        threshold = torch.rand(shapes[-1], dtype=torch.float64) * 1.5 + 0.6
+        singles = [p.float() for p in (x, step, threshold)]
+        assert torch.equal(plain_quantize(*singles, signed), quantize(*singles, signed))
+        grad, results = torch.randn(shapes[0], dtype=torch.float64), []
+        for f in (quantize, plain_quantize):
+            leaves = [p.clone().requires_grad_() for p in (x, step, threshold)]
+            y = f(*leaves, signed)
+            results.append([y, *torch.autograd.grad(y, leaves, grad)])
+        (y, *found), (z, *plain) = results
+        assert torch.equal(y, z)
+        scale = 1 + grad.abs().sum().item()
+        for a, b in zip(found, plain, strict=True):
+            assert torch.allclose(a, b, rtol=1e-12, atol=1e-15 * scale), shapes
+    assert plain_quantize(torch.tensor([NAN]), torch.tensor(0.5), torch.tensor(1.0), signed).isnan().all()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
