@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 import numbers
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from hmq_lab.block import SearchSpace
+from hmq_lab.block import HMQ, SearchSpace
 from hmq_lab.placement import Placement, blocks, placements
-from hmq_lab.quantizer import Scheme, check_bits
+from hmq_lab.quantizer import Scheme, check_bits, quantize
 
 FLOAT_BITS = 32
 
@@ -187,9 +188,8 @@ def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
         (p(b) - p(b')) / min(size * (b - b'), bits still missing)
 
     with p the marginal over bit-widths; of two as good the one that saves less. The threshold is the most probable one
-    given the bits. With `refill`, what is then saved beyond the target is given back by the same rule turned round: as
-    long as a weight can have more bits within the target, the one that gives up the least probability per bit gets
-    them. Returns the moves, in order. Raises ValueError if even the fewest bits miss the target.
+    given the bits. With `refill`, what is then saved beyond the target is given back, one bit-width at a time: see
+    `refill`. Returns the moves, in order. Raises ValueError if even the fewest bits miss the target.
     The rule is ours; the paper has none.
     """
     found, sizes = blocks(model, "weight"), weight_sizes(model)
@@ -200,37 +200,87 @@ def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
     bits = {name: block.scheme.bits for name, block in found.items()}
     moves = []
 
-    def changes(better) -> list[tuple[Move, int, float]]:
-        """Every change to a bit-width that is `better` than the present one, the bits it moves, the rate after it."""
-        return [
-            (Move(name, now, then, marginals[name][now] - marginals[name][then]), sizes[name] * abs(now - then),
-             rate(bits | {name: then}, sizes))
-            for name, now in bits.items() for then in marginals[name] if better(then, now)
-        ]  # fmt: skip
-
-    def take(options: list[tuple[float, int, Move]]) -> None:
-        """The least probability per bit; of two as good, the change that moves fewer bits."""
+    while rate(bits, sizes) < target:
+        # Every weight may go down to every lower bit-width: its price, what it saves, the move.
+        missing = sum(bits[name] * size for name, size in sizes.items()) - FLOAT_BITS * sum(sizes.values()) / target
+        options = []
+        for name, now in bits.items():
+            for lower in (b for b in marginals[name] if b < now):
+                saved = sizes[name] * (now - lower)
+                move = Move(name, now, lower, marginals[name][now] - marginals[name][lower])
+                options.append((move.probability / min(saved, missing), saved, move))
+        if not options:
+            raise ValueError(f"a weight rate of {target:g} cannot be reached: the largest is {rate(bits, sizes):g}")
+        # The least probability per bit; of two as good, the one that saves less.
         move = min(options, key=lambda option: option[:2])[2]
         moves.append(move)
         bits[move.name] = move.after
+    chosen = {name: block.select(bits[name]) for name, block in found.items()}
 
-    while rate(bits, sizes) < target:
-        missing = sum(bits[name] * size for name, size in sizes.items()) - FLOAT_BITS * sum(sizes.values()) / target
-        lower = [(move.probability / min(moved, missing), moved, move) for move, moved, _ in changes(operator.lt)]
-        if not lower:
-            raise ValueError(f"a weight rate of {target:g} cannot be reached: the largest is {rate(bits, sizes):g}")
-        take(lower)
-    while refill:
-        higher = [
-            (move.probability / moved, moved, move) for move, moved, after in changes(operator.gt) if after >= target
-        ]
-        if not higher:
-            break
-        take(higher)
-    moved = {move.name for move in moves}
+    # What is saved beyond the target goes to the weights that gain most by it.
+    if refill:
+        for name, scheme in refilled(model, bits, target).items():
+            steps = [b for b in marginals[name] if bits[name] <= b <= scheme.bits]
+            for now, higher in itertools.pairwise(steps):
+                moves.append(Move(name, now, higher, marginals[name][now] - marginals[name][higher]))
+            chosen[name] = scheme
+
     for name, block in blocks(model).items():
-        block.fix(block.select(bits[name]) if name in moved else block.scheme)
+        changed = name in chosen and chosen[name].bits != block.scheme.bits
+        block.fix(chosen[name] if changed else block.scheme)
     return moves
+
+
+def refilled(model: nn.Module, bits: Mapping[str, int], target: float) -> dict[str, Scheme]:
+    """Schemes with more bits, for the weights that gain most by what a selection saves beyond the target.
+
+    As long as one fits within the target, the weight whose quantization error falls most per bit gets the next
+    bit-width of its space:
+
+        (e(b) - e(b')) / (size * (b' - b)),    e(b) = min over thresholds of |w - Q(w)|^2 / |w|^2
+
+    Its threshold is the one of the smallest error, for the search has long left these bit-widths: their logits say
+    nothing. Returns the schemes of the weights that got more bits. The rule is ours; the paper has none.
+
+    >>> refilled(model, weight_bits(model), target=14.0)
+    {'layer1.0.conv1.weight': Scheme(bits=3, threshold_exponent=-1, signed=True)}
+    """
+    sizes, bits, given = weight_sizes(model), dict(bits), {}
+    found = blocks(model, "weight")
+    fits = {name: functools.cache(functools.partial(closest, block, original(model, name)))
+            for name, block in found.items()}  # fmt: skip
+    while True:
+        options = []
+        for name, now in bits.items():
+            higher = min((b for b in found[name].space.bits if b > now), default=None)
+            if higher is None or rate(bits | {name: higher}, sizes) < target:
+                continue
+            cost = sizes[name] * (higher - now)
+            gain = fits[name](now)[1] - fits[name](higher)[1]
+            options.append((gain / cost, -cost, name, higher))
+        if not options:
+            return given
+        _, _, name, higher = max(options, key=lambda option: option[:2])
+        bits[name], given[name] = higher, fits[name](higher)[0]
+
+
+def closest(block: HMQ, weight: Tensor, bits: int) -> tuple[Scheme, float]:
+    """The scheme with so many bits, of a block's, that is closest to a weight, and its |w - Q(w)|^2 / |w|^2."""
+    weight = weight.detach().double()
+    power = weight.square().sum().item() or 1.0
+    options = []
+    for exponent in block.exponents.tolist():
+        scheme = Scheme(bits, exponent, block.signed)
+        quantized = quantize(weight, scheme.step, scheme.threshold, block.signed)
+        options.append(((quantized - weight).square().sum().item() / power, scheme))
+    error, scheme = min(options, key=lambda option: option[0])
+    return scheme, error
+
+
+def original(model: nn.Module, name: str) -> Tensor:
+    """The float weight behind the block of that name."""
+    module, _, attribute = name.rpartition(".")
+    return model.get_submodule(module).parametrizations[attribute].original
 
 
 def schemes(model: nn.Module) -> list[tuple[Placement, Scheme]]:

@@ -5,9 +5,11 @@ Random numbers are functions of the seed and the step, so that no generator's st
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from hmq_lab.files import read_tensors, write_tensors
+from hmq_lab.settings import Settings
 
 STATE = (
     "stage", "epoch", "batch", "loss_sum", "events", "results", "bits_before_repair", "best_accuracy", "timing",
@@ -47,7 +49,10 @@ def restore(run, path: Path) -> None:
 
 def check_same(wanted: dict, found: dict, path: Path) -> None:
     """Raises ValueError naming what differs between the configuration of a run and that of a file."""
-    here, there = _flat(wanted), _flat({key: found.get(key) for key in wanted})
+    there = {key: found.get(key) for key in wanted}
+    if there.get("settings"):  # a file that is older than a setting was written by its default
+        there["settings"] = dataclasses.asdict(Settings()) | there["settings"]
+    here, there = _flat(wanted), _flat(there)
     different = [key for key in here | there if here.get(key, ...) != there.get(key, ...)]
     if different:
         said = "; ".join(f"{key}: {there.get(key)} there, {here.get(key)} here" for key in different)

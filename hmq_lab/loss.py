@@ -7,32 +7,79 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hmq_lab import budget
+from hmq_lab.hardware import fold
 from hmq_lab.placement import blocks
 
 
 class Loss(nn.Module):
-    """Cross-entropy and, with a target rate, gamma times the hinge of the expected rate: scalars of float32.
+    """The task loss and, with a target rate, gamma times the hinge of the expected rate: scalars of float32.
 
-    A module, so that DDP sees all that reaches a parameter: the logits of a weight get gradients from both terms.
+    The task loss is the cross-entropy with the labels or, where the class scores of a teacher are given, the
+    `distillation` loss. A module, so that DDP sees all that reaches a parameter: the logits of a weight get gradients
+    from both terms.
     """
 
-    def __init__(self, network: nn.Module, gamma: float, precision: str):
+    def __init__(self, network: nn.Module, gamma: float, precision: str, softness: float = 4.0):
         super().__init__()
-        self.network, self.gamma, self.precision = network, gamma, precision
+        self.network, self.gamma, self.precision, self.softness = network, gamma, precision, softness
 
-    def forward(self, x: Tensor, y: Tensor, target_rate: float | None = None) -> tuple[Tensor, ...]:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            task = F.cross_entropy(class_scores(self.network(x)).float(), y)
+    def forward(
+        self, x: Tensor, y: Tensor, target_rate: float | None = None, teacher_scores: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        scores = scores_in(self.precision, self.network, x)
+        if teacher_scores is None:
+            task = F.cross_entropy(scores, y)
+        else:
+            task = distillation(scores, teacher_scores, self.softness)
         if target_rate is None:
             return task, task
         expected = budget.expected_rate(self.network)
         hinge = budget.hinge(expected, target_rate)
         return task + self.gamma * hinge, task, expected, hinge
+
+
+def distillation(scores: Tensor, teacher_scores: Tensor, temperature: float = 4.0) -> Tensor:
+    """How far a network's class probabilities are from its teacher's: a scalar, the mean over images.
+
+        T^2 * sum over classes of p log(p / q),    p = softmax(teacher_scores / T),  q = softmax(scores / T)
+
+    >>> distillation(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 2.0]]))
+    tensor(0.)
+
+    Args:
+        scores: class scores (B, classes) of the network that learns.
+        teacher_scores: those of the network it learns from, on the same images.
+        temperature: T; the larger it is, the more the less probable classes count.
+
+    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015.
+    """
+    wanted = F.log_softmax(teacher_scores / temperature, dim=1)
+    found = F.log_softmax(scores / temperature, dim=1)
+    divergence = F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence
+
+
+def teacher_of(model: nn.Module) -> nn.Module:
+    """A frozen copy of a float network, in evaluation, with batch norm folded: it computes the same, faster.
+
+    >>> teacher = teacher_of(models.build("resnet8"))
+    """
+    teacher = copy.deepcopy(model)
+    fold(teacher)
+    return teacher.eval().requires_grad_(False)
+
+
+def scores_in(precision: str, network: nn.Module, x: Tensor) -> Tensor:
+    """Class scores (B, classes) in float32, computed in float32 or under autocast in bfloat16."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        return class_scores(network(x)).float()
 
 
 def class_scores(output) -> Tensor:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -23,8 +23,9 @@ from hmq_lab.budget import Target
 from hmq_lab.data import Data, load
 from hmq_lab.files import digest, read_tensors, the_only, write_tensors
 from hmq_lab.graph import in_mode
+from hmq_lab.hardware import NORMS
 from hmq_lab.interruption import stop_signals
-from hmq_lab.loss import Loss, class_scores, first_not_finite
+from hmq_lab.loss import Loss, class_scores, first_not_finite, scores_in, teacher_of
 from hmq_lab.lowering import unlowered
 from hmq_lab.placement import attach, blocks, calibrate, set_activation_bits, switched_off
 from hmq_lab.records import Record
@@ -258,25 +259,32 @@ class _Run:
             outputs = class_scores(self.model(sample[:2])).shape[1]
         if outputs != len(self.data.classes):
             raise ValueError(f"the network has {outputs} outputs, the data {len(self.data.classes)} classes")
+        losses = (self.settings.search_loss, self.settings.final_loss)
+        self.teacher = teacher_of(self.model) if "distillation" in losses else None
         attach(self.model, self.space, sample, hardware=self.hardware, generator=generator(self.seed, "logits"))
         set_activation_bits(self.model, self.target.bits_of(budget.activation_sizes(self.model)))
         self.blocks = blocks(self.model)
+        self.float_state = {} if self.settings.final_weights == "searched" else float_state(self.model)
         self.weights = budget.weight_sizes(self.model)
         if not self.weights:
             raise ValueError("the network has no weight of a convolution or fully connected layer: nothing to search")
 
     def calibrate(self) -> None:
         """The activations' thresholds from the training pictures, and the float network's accuracy to compare with."""
-        batch_size = self.settings.batch_size
-        there = len(self.data.train)
-        count = max(1, min(self.settings.calibration_pictures or there, there) // batch_size)  # of full batches
-        batches = self.data.train.batches(batch_size, seed=self.seed, device=self.device, part=self.team.part)
-        calibrate(self.model, (x for x, _ in itertools.islice(batches, count)), largest=self.team.largest)
+        calibrate(self.model, (x for x, _ in self.calibration_batches()), largest=self.team.largest)
         with switched_off(self.model):
             self.results["accuracy"] = {
                 "float_validation": self.accuracy(self.data.validation),
                 "float_test": self.accuracy(self.data.test),
             }
+
+    def calibration_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Full batches of as many training pictures as the settings say, not augmented."""
+        batch_size = self.settings.batch_size
+        there = len(self.data.train)
+        count = max(1, min(self.settings.calibration_pictures or there, there) // batch_size)
+        batches = self.data.train.batches(batch_size, seed=self.seed, device=self.device, part=self.team.part)
+        return itertools.islice(batches, count)
 
     def begin_stage(self) -> None:
         """The optimizer, and the loss as the processes call it: DDP's, made anew for each stage's set of parameters."""
@@ -285,8 +293,12 @@ class _Run:
         for block in self.blocks.values():
             block.logits.requires_grad_(self.stage == 1)
         self.model.train()
-        loss, target_rate = Loss(self.model, self.settings.gamma, self.settings.precision), self.target.weights
+        loss, target_rate = self.new_loss(), self.target.weights
         self.loss = self.team.prepare(loss, *self.example, target_rate if self.stage == 1 else None)
+
+    def new_loss(self) -> Loss:
+        settings = self.settings
+        return Loss(self.model, settings.gamma, settings.precision, settings.distillation_temperature)
 
     def make_optimizer(self) -> torch.optim.Optimizer:
         settings, logits = self.settings, [block.logits for block in self.blocks.values()]
@@ -359,11 +371,20 @@ class _Run:
             if self.stage == 1:
                 self.set_pictures(k, len(part), len(x))
             last = k == self.accumulate - 1
+            wanted = self.teacher_scores(part)
             with contextlib.nullcontext() if last else self.team.only_adding(self.loss), scale.lost_processes():
-                losses = self.loss(part, labels, target_rate)
+                losses = self.loss(part, labels, target_rate, wanted)
                 (losses[0] / self.accumulate).backward()
             found.append(torch.stack(losses).detach())
         return torch.stack(found).mean(0)
+
+    def teacher_scores(self, x: Tensor) -> Tensor | None:
+        """The float network's class scores for a step whose loss is the distance to them, or None."""
+        loss = self.settings.search_loss if self.stage == 1 else self.settings.final_loss
+        if loss != "distillation":
+            return None
+        with torch.no_grad():
+            return scores_in(self.settings.precision, self.teacher, x)
 
     def set_pictures(self, k: int, count: int, own: int) -> None:
         """Tell the activations' blocks which pictures of a step come now: `count` of this process's `own`."""
@@ -408,11 +429,15 @@ class _Run:
         before = budget.rates(self.model)
         self.bits_before_repair = budget.weight_bits(self.model)
         self.emit(self.tables())
+        self.model.load_state_dict(self.float_state, strict=False)
         moves = budget.repair(self.model, self.target.weights, self.settings.refill)
         event = {"kind": "repair", "step": self.step, "rate_before": before.weights}
         event["rate_after"] = budget.rates(self.model).weights
         self.emit(event | {"moves": [dataclasses.asdict(move) for move in moves]})
         self.results["rates_before_repair"] = dataclasses.asdict(before)
+        if self.settings.renew_statistics:
+            renew_statistics(self.model, (x for x, _ in self.calibration_batches()))
+            self.team.share_buffers(self.model)
         self.results["accuracy"]["after_search"] = self.accuracy(self.data.validation)
         self.stage, self.epoch = 2, 0
 
@@ -472,3 +497,38 @@ class _Run:
         checkpoints.check_same(self.configuration, record.header, out / RECORD)
         self.model.load_state_dict(read_tensors(out / NETWORK)[0])
         return record
+
+
+def float_state(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of an attached network's own parameters and buffers, without its blocks': a part of its state dict.
+
+    >>> model.load_state_dict(float_state(model), strict=False)     # the blocks stay as they are
+    """
+    own = set()
+    for block in blocks(model).values():
+        own |= {id(tensor) for tensor in (*block.parameters(), *block.buffers())}
+    state = model.state_dict(keep_vars=True)
+    return {name: tensor.detach().clone() for name, tensor in state.items() if id(tensor) not in own}
+
+
+def renew_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Give every batch norm the mean over these batches of each batch's mean and variance.
+
+    >>> renew_statistics(model, (x for x, _ in data.train.subset(range(1024)).batches(128)))
+
+    Statistics that were gathered under other schemes, or under the noise of the search, do not fit the selection.
+    Batch norms that these images do not reach keep what they have.
+    """
+    found = [m for m in model.modules() if isinstance(m, NORMS) and m.track_running_stats]
+    before = [(norm.momentum, {k: v.clone() for k, v in norm.named_buffers()}) for norm in found]
+    with in_mode(model, training=False), torch.no_grad():
+        for norm in found:
+            norm.reset_running_stats()
+            norm.momentum = None  # torch's sign for a plain mean over the batches
+            norm.train()
+        for x in batches:
+            model(x)
+    for norm, (momentum, buffers) in zip(found, before, strict=True):
+        norm.momentum = momentum
+        if not norm.num_batches_tracked:
+            norm.load_state_dict(buffers, strict=False)
