@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import signal
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from hmq_lab import SearchSpace, files, models, records
+from hmq_lab import SearchSpace, checkpoints, files, models, records, stages
 from hmq_lab.budget import Target
 from hmq_lab.data import Data, load
 from hmq_lab.loss import class_scores
@@ -338,3 +339,207 @@ def test_parts_of_a_step_are_a_whole_number(accumulate):
 def test_what_is_no_class_scores_is_named(output, said):
     with pytest.raises(ValueError, match=rf"class scores, \(pictures, classes\), got {said}"):
         class_scores(output)
+
+
+# ------------------------------------------------------------------------------------- the recipe
+
+
+RECIPE = dataclasses.replace(
+    SETTINGS, search_loss="distillation", final_loss="distillation", final_weights="float", renew_statistics=True,
+    refill=True, margin=0.03, final_rate=3e-3,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recipe(pictures):
+    """An uninterrupted run with every lever of the recipe."""
+    return run(pictures, settings=RECIPE)
+
+
+@pytest.mark.parametrize("step", [4, 9, 10, 16])
+def test_a_killed_run_of_the_recipe_resumes_to_the_same_record(step, pictures, recipe, tmp_path):
+    def kill(event):
+        if event["kind"] == "step" and event["step"] == step:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(pictures, settings=RECIPE, out=tmp_path, on_event=kill)
+    assert content(run(pictures, settings=RECIPE, out=tmp_path, resume=True)) == content(recipe)
+
+
+@pytest.mark.parametrize("step", [7, 12])
+def test_an_interrupted_run_of_the_recipe_resumes_to_the_same_record(step, pictures, recipe, tmp_path):
+    def interrupt(event):
+        if event["kind"] == "step" and event["step"] == step:
+            signal.raise_signal(signal.SIGINT)
+
+    run(pictures, settings=RECIPE, out=tmp_path, on_event=interrupt)
+    assert content(run(pictures, settings=RECIPE, out=tmp_path, resume=True)) == content(recipe)
+
+
+def floats(model):
+    """An attached network's own parameters by their names before blocks were attached."""
+    named = ((n.replace("parametrizations.weight.original", "weight"), p) for n, p in model.named_parameters())
+    return {n: p.detach().clone() for n, p in named if not n.endswith("logits")}
+
+
+@pytest.mark.parametrize("start", ["searched", "float"])
+def test_stage_2_starts_from_the_weights_the_settings_name(start, pictures):
+    model = network()
+    given = {n: p.detach().clone() for n, p in model.named_parameters()}
+    after_search = {}
+
+    def look(event):
+        if event["kind"] == "epoch" and event["stage"] == 1:
+            after_search.update(floats(model))
+
+    frozen = dataclasses.replace(SETTINGS, final_rate=0.0, weight_decay=0.0, final_weights=start)
+    run(pictures, model, settings=frozen, on_event=look)
+    expected = given if start == "float" else after_search
+    assert set(expected) == set(floats(model))
+    assert all(torch.equal(value, expected[name]) for name, value in floats(model).items())
+    assert not torch.equal(given["conv1.weight"], after_search["conv1.weight"])
+    assert any(t.scheme.bits < 8 for t in blocks(model, "weight").values())  # the schemes stay the search's
+
+
+def test_a_network_that_learns_from_itself_alone_needs_no_labels(pictures):
+    """Distillation looks at no label of a training image, in either stage; cross-entropy does."""
+    shifted = dataclasses.replace(pictures.train, labels=(pictures.train.labels + 1) % 10)
+    wrong = dataclasses.replace(pictures, train=shifted)
+
+    def losses(data, settings):
+        return [e["task_loss"] for e in run(data, settings=settings).of("step")]
+
+    assert losses(wrong, RECIPE) == losses(pictures, RECIPE)
+    first = dataclasses.replace(RECIPE, search_loss="cross-entropy", final_loss="distillation")
+    assert losses(wrong, first)[:10] != losses(pictures, first)[:10]
+    last = dataclasses.replace(RECIPE, search_epochs=0, final_loss="cross-entropy")
+    assert losses(wrong, last) != losses(pictures, last)
+
+
+class NoNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 8, 3, 2), nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.linear(torch.relu(self.conv(x)).mean((2, 3)))
+
+
+def test_the_teacher_is_the_float_network(pictures):
+    """At 16 bits, without batch norm, both compute nearly the same: the first loss is next to nothing."""
+    torch.manual_seed(0)
+    settings = dataclasses.replace(RECIPE, search_epochs=0)
+    options = {"space": SearchSpace((16,)), "target": Target(weights=2, activation_bits=16), "settings": settings}
+    first = run(pictures, NoNorm(), **options).of("step")[0]
+    assert abs(first["task_loss"]) < 1e-5
+    options["settings"] = dataclasses.replace(settings, final_loss="cross-entropy")
+    assert run(pictures, NoNorm(), **options).of("step")[0]["task_loss"] > 1
+
+
+def test_renewed_statistics_are_means_over_batches():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.2), nn.Dropout(0.5))
+    unreached = nn.BatchNorm2d(4)
+    unreached.running_mean.fill_(7)
+    model.append(nn.Identity())
+    model[3].aside = unreached
+    model[2].eval()
+    batches = [torch.randn(8, 3, 6, 6) * k for k in (1, 2, 3)]
+    stages.renew_statistics(model, batches)
+    inputs = [model[0](x).detach().double().numpy() for x in batches]
+    mean = sum(x.mean((0, 2, 3)) for x in inputs) / 3
+    variance = sum(x.var((0, 2, 3), ddof=1) for x in inputs) / 3
+    assert model[1].running_mean.tolist() == pytest.approx(mean.tolist(), abs=1e-5)
+    assert model[1].running_var.tolist() == pytest.approx(variance.tolist(), rel=1e-4)
+    assert model[1].momentum == 0.2 and model[1].training and not model[2].training
+    assert unreached.running_mean.tolist() == [7] * 4 and unreached.momentum == 0.1
+
+
+def test_renewed_statistics_fit_the_selection(pictures):
+    """After stage 1 and before a step of stage 2, batch norm's statistics are those of the schemes and float weights."""
+    model = network()
+    settings = dataclasses.replace(RECIPE, final_epochs=0)
+    run(pictures, model, settings=settings)
+    found = {n: b.clone() for n, b in model.named_buffers() if "running" in n}
+    count = 64 // 32
+    batches = [x for x, _ in itertools.islice(pictures.train.batches(32, seed=0), count)]
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.momentum = None
+        norm.reset_running_stats()
+    model.train()
+    with torch.no_grad():
+        for x in batches:
+            model(x)
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            assert torch.allclose(buffer, found[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_a_checkpoint_from_before_a_setting_is_of_its_default(tmp_path):
+    wanted = {"seed": 0, "settings": dataclasses.asdict(SETTINGS)}
+    older = {"seed": 0, "settings": {k: v for k, v in wanted["settings"].items() if not k.startswith("final_")}}
+    older["settings"] |= {"final_epochs": 2, "final_rate": 1e-3, "final_schedule": "cosine"}
+    assert len(older["settings"]) == len(wanted["settings"]) - 2
+    checkpoints.check_same(wanted, older, tmp_path)
+    wanted["settings"]["final_loss"] = "distillation"
+    with pytest.raises(ValueError, match=r"settings.final_loss: cross-entropy there, distillation here"):
+        checkpoints.check_same(wanted, older, tmp_path)
+
+
+def test_the_papers_presets_use_no_lever_of_ours():
+    for name in ("paper", "paper/mobilenet_v1", "paper/mobilenet_v2", "paper/resnet50", "paper/efficientnet_b0"):
+        paper = PRESETS[name]
+        assert paper.search_loss == paper.final_loss == "cross-entropy"
+        assert paper.final_weights == "searched" and paper.final_schedule == "constant"
+        assert not paper.refill and not paper.renew_statistics and paper.margin == 0
+
+
+def test_bad_levers_are_refused():
+    with pytest.raises(ValueError, match="final_loss must be one of .*got 'kl'"):
+        Settings(final_loss="kl")
+    with pytest.raises(ValueError, match="final_weights must be one of .*got 'best'"):
+        Settings(final_weights="best")
+    for value in (0, -1, math.inf, "4"):
+        with pytest.raises(ValueError, match="distillation_temperature must be a number above 0"):
+            Settings(distillation_temperature=value)
+
+
+# ------------------------------------------------------------------------------------- faults that once went unnoticed
+
+
+def test_weight_decay_spares_the_logits(pictures):
+    """A block with one scheme has a gradient of exactly zero: only decay could move its logit."""
+    model = network()
+
+    def mark(event):
+        if event["kind"] == "step" and event["step"] == 0:
+            with torch.no_grad():
+                for block in blocks(model).values():
+                    block.logits.fill_(5)
+
+    settings = dataclasses.replace(SETTINGS, weight_decay=10.0)
+    run(pictures, model, space=SearchSpace((8,), 1), target=Target(weights=4), settings=settings, on_event=mark)
+    assert all(block.logits.eq(5).all() for block in blocks(model).values())
+    plain = network()
+    options = {"space": SearchSpace((8,), 1), "target": Target(weights=4)}
+    run(pictures, plain, settings=dataclasses.replace(SETTINGS, weight_decay=0.0), **options)
+    assert floats(model)["conv1.weight"].norm() < floats(plain)["conv1.weight"].norm()
+
+
+def test_of_equally_good_epochs_the_last_is_kept(pictures):
+    """The head says the same of every image, so that all epochs are equal; the count of batches tells them apart."""
+    model = network()
+    nn.init.zeros_(model.linear.weight)
+    nn.init.zeros_(model.linear.bias)
+    still = dataclasses.replace(SETTINGS, search_epochs=0, final_epochs=3, final_rate=0.0)
+    record = run(pictures, model, settings=still, target=Target(weights=4))
+    assert len({e["validation_accuracy"] for e in record.of("epoch")}) == 1
+    assert model.bn1.num_batches_tracked == 3 * 5
+
+
+def test_the_search_aims_beyond_the_target_by_the_margin(pictures):
+    settings = dataclasses.replace(SETTINGS, margin=0.25)
+    last = [e for e in run(pictures, settings=settings).of("step") if e["stage"] == 1][-1]
+    assert last["target_rate"] == pytest.approx(12 * 1.25)
+    assert last["hinge"] == pytest.approx((max(0, 15 - last["expected_rate"]) / 15) ** 2, rel=1e-4)
