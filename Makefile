@@ -28,7 +28,7 @@ lab: $(DONE) ## open the first lesson in JupyterLab
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB)
 
 explore: $(DONE) ## the explorers as web pages, without code, on this machine alone
-	$(BIN)/python -m hmq_lab.pages runs/explore --port $(PORT)
+	$(BIN)/python -m hmq_lab.explorers.pages runs/explore --port $(PORT)
 
 book: $(DONE) ## the lessons and explorers as pages that open from disk, in build/book; links and pictures checked
 	$(BIN)/python notebooks/book/make.py build/book

@@ -2,7 +2,7 @@
 
 import sys
 
-from hmq_lab.cli import main
+from hmq_lab.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

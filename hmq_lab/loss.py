@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hmq_lab import budget
-from hmq_lab.hardware import fold
+from hmq_lab.hardware.folding import fold
 from hmq_lab.placement import blocks
 
 

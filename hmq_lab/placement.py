@@ -11,10 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from hmq_lab.attached import (
+from hmq_lab.block import HMQ, SearchSpace, check_space
+from hmq_lab.graph.naming import matched, numbered
+from hmq_lab.graph.rules import NORM, drops, kinds, sites
+from hmq_lab.graph.tracing import in_mode, run, trace
+from hmq_lab.hardware.folding import BiasRounding, fold, round_biases, sources
+from hmq_lab.network import (
     Blocks,
     Placement,
     blocks,
+    calibrate,
     check_attached,
     is_attached,
     placements,
@@ -23,12 +29,6 @@ from hmq_lab.attached import (
     slug,
     switched_off,
 )
-from hmq_lab.block import HMQ, SearchSpace, check_space
-from hmq_lab.calibration import calibrate
-from hmq_lab.graph import in_mode, run, trace
-from hmq_lab.hardware import BiasRounding, fold, round_biases, sources
-from hmq_lab.names import matched, numbered
-from hmq_lab.sites import NORM, drops, kinds, sites
 
 __all__ = [
     "Placement", "attach", "blocks", "calibrate", "detach", "is_attached", "placements", "resample",

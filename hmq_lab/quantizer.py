@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hmq_lab import kernels
+from hmq_lab import _kernels as kernels
 
 MAX_BITS = 16
 MAX_EXPONENT = 100  # keeps every step of every scheme a normal float32

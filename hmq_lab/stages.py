@@ -17,21 +17,24 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hmq_lab import budget, checkpoints, kernels, records, scale
+from hmq_lab import _kernels as kernels
+from hmq_lab import budget
 from hmq_lab.block import HMQ, SearchSpace, check_space
 from hmq_lab.budget import Target
-from hmq_lab.data import Data, load
-from hmq_lab.files import digest, read_tensors, the_only, write_tensors
-from hmq_lab.graph import in_mode
-from hmq_lab.hardware import NORMS
-from hmq_lab.interruption import stop_signals
+from hmq_lab.data.datasets import Data, load
+from hmq_lab.data.files import digest, read_tensors, the_only, write_tensors
+from hmq_lab.graph.tracing import in_mode
+from hmq_lab.hardware.folding import NORMS
+from hmq_lab.hardware.lowering import unlowered
 from hmq_lab.loss import Loss, class_scores, first_not_finite, scores_in, teacher_of
-from hmq_lab.lowering import unlowered
+from hmq_lab.models.training import evaluate
 from hmq_lab.placement import attach, blocks, calibrate, set_activation_bits, switched_off
-from hmq_lab.records import Record
+from hmq_lab.runs import checkpoints, records
+from hmq_lab.runs import processes as scale
+from hmq_lab.runs.interruption import stop_signals
+from hmq_lab.runs.records import Record
 from hmq_lab.seeds import generator, stable_hash
 from hmq_lab.settings import CHOOSING, Settings, preset, preset_for
-from hmq_lab.training import evaluate
 
 CHECKPOINT, RECORD, NETWORK = "checkpoint.safetensors", "record.json", "network.safetensors"
 WORTH_COMPILING = 10**10  # elements quantized in a run: saves as much time as compiling takes, about a minute

@@ -29,7 +29,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from PIL import Image
 
-from hmq_lab.files import replacing
+from hmq_lab.data.files import replacing
 
 HERE = Path(__file__).parent
 EDITIONS = {"student": HERE, "solutions": HERE / "solutions"}

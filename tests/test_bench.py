@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
-from hmq_lab import bench, bench_plots
-from hmq_lab.bench import SPACES, Work
 from hmq_lab.block import SearchSpace
-from hmq_lab.cli import main
+from hmq_lab.commands import bench
+from hmq_lab.commands.bench import SPACES, Work
+from hmq_lab.commands.main import main
+from hmq_lab.plots import bench as bench_plots
 
 SMALL = Work("tiny_resnet8", 8, (4, 3, 8, 8))
 ROWS = [
@@ -129,5 +130,5 @@ def test_the_command_prints_json_alone_and_draws(monkeypatch, tmp_path, capsys):
 
 
 def test_the_bench_loads_no_matplotlib():
-    code = "import sys, hmq_lab.bench; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, hmq_lab.commands.bench; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,8 +13,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from hmq_lab import frames, pages
-from hmq_lab.explorers import Explorer
+from hmq_lab.explorers import Explorer, frames, pages
 from hmq_lab.explorers.controls import Switch, Whole
 
 pytest.importorskip("latex2mathml", reason="the book needs the extra `book`")

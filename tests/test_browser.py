@@ -21,8 +21,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from hmq_lab import scores
-from hmq_lab.live import Run
+from hmq_lab.rivals import scores
+from hmq_lab.runs.live import Run
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
@@ -65,7 +65,9 @@ def folder(tmp_path_factory):
     for name, code in CELLS.items():
         notebook = nbformat.v4.new_notebook()
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        notebook.cells = [nbformat.v4.new_code_cell(f"from hmq_lab import explorers, records\n{code}")]
+        notebook.cells = [
+            nbformat.v4.new_code_cell(f"from hmq_lab import explorers\nfrom hmq_lab.runs import records\n{code}")
+        ]
         nbformat.write(notebook, folder / f"{name}.ipynb")
     return folder
 
@@ -407,7 +409,7 @@ def test_the_explorers_as_pages(browser, tmp_path):
     """From the front page to two explorers: each has a picture that moves, no code, and runs none from a visitor."""
     folder, stolen = tmp_path / "pages", tmp_path / "stolen"
     folder.mkdir()
-    with serving(folder, "hmq_lab.pages", str(folder), "--only", "quantizer", "gumbel") as (base, _):
+    with serving(folder, "hmq_lab.explorers.pages", str(folder), "--only", "quantizer", "gumbel") as (base, _):
         with opened(browser, f"{base}/") as page:
             pictures = page.locator("li img")
             assert pictures.count() == 2
@@ -425,7 +427,7 @@ def test_the_explorers_as_pages(browser, tmp_path):
                 page.evaluate(ASK, f"open({str(stolen)!r}, 'w')")
                 page.get_by_role("link", name="All explorers").click()
                 page.wait_for_url(f"{base}/")
-        log = (folder.with_name("pages-hmq_lab.pages") / "log").read_text()
+        log = (folder.with_name("pages-hmq_lab.explorers.pages") / "log").read_text()
         assert "execute_request" in log and not stolen.exists()  # it arrived, and was refused
         with pytest.raises(urllib.error.HTTPError) as refused:  # under another name than this machine's own
             urllib.request.urlopen(urllib.request.Request(f"{base}/voila/tree", headers={"Host": "elsewhere.test"}))

@@ -103,7 +103,7 @@ def by_recursion(costs, sizes, target):
 
 
 def by_rivals(costs, sizes, target):
-    from hmq_lab.rivals import integer_programme
+    from hmq_lab.rivals.methods import integer_programme
 
     found = integer_programme(dict(enumerate(costs)), dict(enumerate(sizes)), target)
     return torch.tensor([found[i] for i in range(len(sizes))])

@@ -142,7 +142,7 @@ def test_wrong_errors(answer, says):
 
 def test_the_rates_of_a_recorded_search():
     """The exercise's answer on a record gives the rates that the record states."""
-    from hmq_lab import records
+    from hmq_lab.runs import records
 
     record = records.recorded("builtin-tiny_resnet8-w8-a8")
     weights = [t for t in record.tensors if t["kind"] == "weight"]

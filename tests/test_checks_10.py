@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from hmq_lab import checks, fixedpoint, packing
+from hmq_lab import checks
+from hmq_lab.hardware import arithmetic as fixedpoint
+from hmq_lab.hardware import packing
 
 
 def accepted(verdict):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from hmq_lab import budget, comparison
+from hmq_lab import budget
 from hmq_lab.checks import lesson11 as checks
-from hmq_lab.published import Value
+from hmq_lab.plots import comparison
+from hmq_lab.plots.published import Value
 
 
 def judged(check, answer, says):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hmq_lab.checks import lesson12 as checks
-from hmq_lab.scores import Outcome
+from hmq_lab.rivals.scores import Outcome
 
 
 def by_ifs(mine, other):

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hmq_lab import models, records
-from hmq_lab.cli import main
-from hmq_lab.files import write_tensors
+from hmq_lab import models
+from hmq_lab.commands.main import main
+from hmq_lab.data.files import write_tensors
+from hmq_lab.runs import records
 
 SHORT = ["--search-epochs", "1", "--final-epochs", "1", "--batch-size", "16", "--quiet"]
 

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hmq_lab import Scheme, SearchSpace, attach, models, records
-from hmq_lab.costs import Accelerator, Layer, count, in_float, table, total
+from hmq_lab import Scheme, SearchSpace, attach, models
+from hmq_lab.hardware.costs import Accelerator, Layer, count, in_float, table, total
 from hmq_lab.placement import blocks
-from hmq_lab.runs import rebuild
+from hmq_lab.runs import records
+from hmq_lab.runs.loading import rebuild
 
 
 class Small(nn.Module):

@@ -13,8 +13,10 @@ import torchvision
 from PIL import Image, PngImagePlugin
 from torchvision.transforms import v2
 
-from hmq_lab import data, folders, glyphs
-from hmq_lab.pictures import Folder, Pictures, crop_flip, middle, normalize, plan, random_part, read
+from hmq_lab import data
+from hmq_lab.data import builtin as glyphs
+from hmq_lab.data import folders
+from hmq_lab.data.images import Folder, Pictures, crop_flip, middle, normalize, plan, random_part, read
 from hmq_lab.seeds import generator
 
 HALF = (0.5, 0.5, 0.5)
@@ -331,11 +333,11 @@ def test_cifar10_that_is_missing_or_damaged(tmp_path, monkeypatch):
 
 
 def test_importing_loads_no_matplotlib():
-    code = "import sys, hmq_lab.data, hmq_lab.models, hmq_lab.training; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, hmq_lab.data, hmq_lab.models, hmq_lab.models.training; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["data", "folders", "glyphs", "pictures", "seeds"])
+@pytest.mark.parametrize("name", ["data.datasets", "data.folders", "data.builtin", "data.images", "seeds"])
 def test_examples(name):
     options = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
     assert doctest.testmod(importlib.import_module(f"hmq_lab.{name}"), optionflags=options).failed == 0

@@ -19,11 +19,13 @@ from torch import nn
 
 matplotlib.use("agg")
 
-from hmq_lab import HMQ, SearchSpace, explorers, quantize, records
-from hmq_lab.explorers import bench, mixing, sampling, tensors
+from hmq_lab import HMQ, SearchSpace, explorers, quantize
+from hmq_lab.commands import bench_explorers as bench
+from hmq_lab.explorers import mixing, sampling, tensors
 from hmq_lab.gumbel import relaxed_categorical
 from hmq_lab.quantizer import Scheme
-from hmq_lab.records import Record
+from hmq_lab.runs import records
+from hmq_lab.runs.records import Record
 
 OURS, AUTHORS = "two's complement", "the authors' range"
 RECORD = records.recorded("builtin-tiny_resnet8-w8-a8")

@@ -17,9 +17,10 @@ from torch import nn
 
 matplotlib.use("agg")
 
-from hmq_lab import Scheme, SearchSpace, attach, breaking, explorers
+from hmq_lab import Scheme, SearchSpace, attach, explorers
 from hmq_lab.explorers import following
-from hmq_lab.integer import IntegerNetwork
+from hmq_lab.hardware import faults as breaking
+from hmq_lab.hardware.integer import IntegerNetwork
 from hmq_lab.placement import blocks
 
 ROOT = 0.5**0.5

@@ -13,9 +13,10 @@ from PIL import Image
 
 matplotlib.use("agg")
 
-from hmq_lab import explorers, records
+from hmq_lab import explorers
 from hmq_lab.explorers import selecting
-from hmq_lab.records import Record
+from hmq_lab.runs import records
+from hmq_lab.runs.records import Record
 
 LOW, HIGH = (records.recorded(f"cifar10-resnet20-w{target}-a8") for target in (8, 16))
 SMALL = records.recorded("builtin-tiny_resnet8-w8-a8")

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from hmq_lab import files
-from hmq_lab.files import check_writable, digest, read_tensors, replacing, the_only, write_tensors
+from hmq_lab.data import files
+from hmq_lab.data.files import check_writable, digest, read_tensors, replacing, the_only, write_tensors
 
 
 def tensors():
@@ -112,7 +112,8 @@ def test_without_locks_nobody_is_kept_out(lacks, tmp_path, monkeypatch):
 @pytest.mark.skipif(files.fcntl is None, reason="this system has no such locks")
 def test_a_folder_is_held_by_one_process_alone_and_left_when_it_dies(tmp_path):
     folder = tmp_path / "new"
-    code = "import sys, pathlib; from hmq_lab.files import the_only\nwith the_only(pathlib.Path(sys.argv[1]), 'run'): "
+    code = "import sys, pathlib; from hmq_lab.data.files import the_only\n"
+    code += "with the_only(pathlib.Path(sys.argv[1]), 'run'): "
     holder = subprocess.Popen(
         [sys.executable, "-c", code + "print(flush=True); sys.stdin.read()", str(folder)],
         stdin=subprocess.PIPE,

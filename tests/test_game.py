@@ -18,14 +18,16 @@ from torch import nn
 
 matplotlib.use("agg")
 
-from hmq_lab import SearchSpace, attach, explorers, game, plots, records, scores
-from hmq_lab.arena import Arena
-from hmq_lab.explorers import bench
-from hmq_lab.files import digest
+from hmq_lab import SearchSpace, attach, explorers, plots
+from hmq_lab.commands import bench_explorers as bench
+from hmq_lab.data.files import digest
 from hmq_lab.placement import blocks, calibrate
 from hmq_lab.quantizer import Scheme
-from hmq_lab.records import Record
-from hmq_lab.scores import Outcome
+from hmq_lab.rivals import game, scores
+from hmq_lab.rivals.arena import Arena
+from hmq_lab.rivals.scores import Outcome
+from hmq_lab.runs import records
+from hmq_lab.runs.records import Record
 
 X = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(40) % 3

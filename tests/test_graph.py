@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from hmq_lab.block import SearchSpace
-from hmq_lab.graph import trace
-from hmq_lab.names import matched, numbered
+from hmq_lab.graph.naming import matched, numbered
+from hmq_lab.graph.tracing import trace
 from hmq_lab.placement import attach, blocks, is_attached, placements, switched_off
 
 SPACE = SearchSpace((2, 4, 8), 3)
@@ -296,7 +296,7 @@ def test_a_line_of_torchvision_is_named():
         trace(Boxes(), False)
 
 
-@pytest.mark.parametrize("name", ["graph", "names", "sites"])
+@pytest.mark.parametrize("name", ["graph.tracing", "graph.naming", "graph.rules"])
 def test_examples(name):
     module = importlib.import_module(f"hmq_lab.{name}")
     model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))

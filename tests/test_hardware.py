@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hmq_lab import SearchSpace, attach, detach, models, placements
-from hmq_lab.hardware import fold
+from hmq_lab.hardware.folding import fold
 from hmq_lab.placement import blocks, resample, set_activation_bits, switched_off
 
 

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from hmq_lab import SearchSpace, Target, attach, budget, data, detach, models, norms, recipes, records, search, training
-from hmq_lab.cli import main, parser
+from hmq_lab import SearchSpace, Target, attach, budget, data, detach, models, recipes, search
+from hmq_lab.commands.main import main, parser
+from hmq_lab.models import norms, training
+from hmq_lab.models.weights import load_weights, read_metadata, save_weights
+from hmq_lab.runs import records
 from hmq_lab.settings import PRESETS, preset
-from hmq_lab.weightfiles import load_weights, read_metadata, save_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # of loaders
 

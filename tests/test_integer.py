@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hmq_lab import Scheme, SearchSpace, attach, models
-from hmq_lab.fixedpoint import check_int32, divide, exponent_of, requantize, shift_right
-from hmq_lab.integer import IntegerNetwork, compare
+from hmq_lab.hardware.arithmetic import check_int32, divide, exponent_of, requantize, shift_right
+from hmq_lab.hardware.integer import IntegerNetwork, compare
+from hmq_lab.hardware.pooling import region_sums, window_sums
 from hmq_lab.placement import blocks
-from hmq_lab.pooling import region_sums, window_sums
 
 
 def select(model, x, seed=0, bits=tuple(range(1, 9)), **options):

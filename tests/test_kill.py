@@ -11,10 +11,11 @@ import time
 import pytest
 import torch
 
-from hmq_lab import models, records, stages
+from hmq_lab import models, stages
 from hmq_lab.budget import Target
-from hmq_lab.data import load
-from hmq_lab.files import write_tensors
+from hmq_lab.data.datasets import load
+from hmq_lab.data.files import write_tensors
+from hmq_lab.runs import records
 from hmq_lab.settings import Settings
 from hmq_lab.stages import CHECKPOINT, RECORD, search
 

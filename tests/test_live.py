@@ -20,11 +20,12 @@ from PIL import Image
 
 matplotlib.use("agg")
 
-from hmq_lab import SearchSpace, Target, explorers, live, models, records, search
-from hmq_lab.data import load
+from hmq_lab import SearchSpace, Target, explorers, models, search
+from hmq_lab.data.datasets import load
 from hmq_lab.explorers import playback, watching
-from hmq_lab.live import Run, born, plain, start
-from hmq_lab.live_worker import Worker
+from hmq_lab.runs import live, records
+from hmq_lab.runs.live import Run, born, plain, start
+from hmq_lab.runs.live_worker import Worker
 from hmq_lab.settings import Settings
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")

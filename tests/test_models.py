@@ -10,10 +10,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from hmq_lab import data, files, models, training
-from hmq_lab.files import read_tensors
-from hmq_lab.pictures import Pictures
-from hmq_lab.weightfiles import SHIPPED, load_weights, read_metadata, save_weights
+from hmq_lab import data, models
+from hmq_lab.data import files
+from hmq_lab.data.files import read_tensors
+from hmq_lab.data.images import Pictures
+from hmq_lab.models import training
+from hmq_lab.models.weights import SHIPPED, load_weights, read_metadata, save_weights
 
 PARAMETERS = {  # those of the papers' tables, with batch norm; resnet18: kuangliu/pytorch-cifar
     "tiny_resnet8": 19_218,
@@ -265,7 +267,7 @@ def test_train_weights_writes_a_file_that_says_how_it_came_about(few, tmp_path, 
     assert training.evaluate(net, few.test) == about["accuracy"]
 
 
-@pytest.mark.parametrize("name", ["models", "training", "weightfiles"])
+@pytest.mark.parametrize("name", ["models.networks", "models.training", "models.weights"])
 def test_examples(name):
     options = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
     assert doctest.testmod(importlib.import_module(f"hmq_lab.{name}"), optionflags=options).failed == 0

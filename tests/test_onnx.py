@@ -12,8 +12,8 @@ onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from hmq_lab import Scheme, SearchSpace, attach, models  # noqa: E402
-from hmq_lab.integer import IntegerNetwork  # noqa: E402
-from hmq_lab.onnx_export import export  # noqa: E402
+from hmq_lab.hardware.integer import IntegerNetwork  # noqa: E402
+from hmq_lab.hardware.onnx_export import export  # noqa: E402
 from hmq_lab.placement import blocks  # noqa: E402
 
 

@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from hmq_lab import records, runs, search
-from hmq_lab.cli import main
-from hmq_lab.costs import count
-from hmq_lab.data import Data, load
-from hmq_lab.files import read_tensors
-from hmq_lab.integer import IntegerNetwork
-from hmq_lab.packing import pack, unpack
+from hmq_lab import runs, search
+from hmq_lab.commands.main import main
+from hmq_lab.data.datasets import Data, load
+from hmq_lab.data.files import read_tensors
+from hmq_lab.hardware.costs import count
+from hmq_lab.hardware.integer import IntegerNetwork
+from hmq_lab.hardware.packing import pack, unpack
 from hmq_lab.placement import attach, blocks, is_attached
+from hmq_lab.runs import records
 from hmq_lab.settings import preset
 
 

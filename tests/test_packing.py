@@ -9,12 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmq_lab import Scheme, SearchSpace, attach, models, records
-from hmq_lab.cli import main
-from hmq_lab.files import read_tensors, write_tensors
-from hmq_lab.packing import pack, pack_bits, unpack, unpack_bits
+from hmq_lab import Scheme, SearchSpace, attach, models
+from hmq_lab.commands.main import main
+from hmq_lab.data.files import read_tensors, write_tensors
+from hmq_lab.hardware.packing import pack, pack_bits, unpack, unpack_bits
 from hmq_lab.placement import blocks, placements
-from hmq_lab.runs import load, rebuild
+from hmq_lab.runs import records
+from hmq_lab.runs.loading import load, rebuild
 
 
 def selected(name, size=32, hardware=True, seed=0):

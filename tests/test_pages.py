@@ -8,7 +8,8 @@ import nbformat
 import pytest
 from PIL import Image
 
-from hmq_lab import explorers, pages
+from hmq_lab import explorers
+from hmq_lab.explorers import pages
 
 
 def test_every_explorer_of_the_package_that_needs_no_run_has_a_page():
@@ -64,7 +65,7 @@ def test_what_will_be_drawn_is_said_before(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("package", ["nbformat", "voila"])
 def test_a_package_that_is_missing_is_named_in_one_line(package, tmp_path, capsys, monkeypatch):
-    """As `python -m hmq_lab.pages` meets it, where the extra `lab` is not installed."""
+    """As `python -m hmq_lab.explorers.pages` meets it, where the extra `lab` is not installed."""
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(sys, "argv", ["pages", str(tmp_path)])
     with pytest.raises(SystemExit) as ended:

@@ -13,11 +13,11 @@ matplotlib.use("agg")
 
 from test_plots import texts
 
-from hmq_lab import comparison, published, records
-from hmq_lab.cli import main
-from hmq_lab.comparison import UNKNOWN, front, ours, tables
-from hmq_lab.plots import paper
-from hmq_lab.published import VALUES, select
+from hmq_lab.commands.main import main
+from hmq_lab.plots import comparison, paper, published
+from hmq_lab.plots.comparison import UNKNOWN, front, ours, tables
+from hmq_lab.plots.published import VALUES, select
+from hmq_lab.runs import records
 
 W16 = "cifar10-resnet20-w16-a8"
 NETTE = "nette-mobilenet_v2"

@@ -18,7 +18,7 @@ from hmq_lab.budget import hinge, rate
 from hmq_lab.gumbel import Cycles
 from hmq_lab.plots import schemes
 from hmq_lab.quantizer import Scheme
-from hmq_lab.records import Record
+from hmq_lab.runs.records import Record
 
 BITS = list(range(1, 9))
 EPOCHS, STEPS = 10, 20  # of stage 1; steps in an epoch; stage 2 has half as many epochs

@@ -6,7 +6,8 @@ import pytest
 
 matplotlib.use("agg")
 
-from hmq_lab import plots, records
+from hmq_lab import plots
+from hmq_lab.runs import records
 
 
 def test_bits_by_record_writes_what_the_records_say():

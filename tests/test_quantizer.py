@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmq_lab import kernels
+from hmq_lab import _kernels as kernels
 from hmq_lab.quantizer import Scheme, check_bits, codes, power_of_two, quantize, threshold_exponent
 
 BITS = (*range(1, 9), 12, 16)

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import hmq_lab
-from hmq_lab import data, models, records, settings
-from hmq_lab.cli import parser
-from hmq_lab.weightfiles import save_weights
+from hmq_lab import data, models, settings
+from hmq_lab.commands.main import parser
+from hmq_lab.models.weights import save_weights
+from hmq_lab.runs import records
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

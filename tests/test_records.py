@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from hmq_lab import records
 from hmq_lab.block import SearchSpace
 from hmq_lab.budget import schemes
 from hmq_lab.placement import attach, placements
-from hmq_lab.records import Record, describe, hardware, read, versions, write
+from hmq_lab.runs import records
+from hmq_lab.runs.records import Record, describe, hardware, read, versions, write
 
 
 def example():

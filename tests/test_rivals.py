@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hmq_lab import SearchSpace, attach, budget
-from hmq_lab.landscape import Landscape, best_schemes
 from hmq_lab.placement import blocks
-from hmq_lab.rivals import alone, exhaustive, greedy, integer_programme, uniform
+from hmq_lab.rivals.landscape import Landscape, best_schemes
+from hmq_lab.rivals.methods import alone, exhaustive, greedy, integer_programme, uniform
 
 SPACE = SearchSpace((2, 4, 8), thresholds=4)
 
@@ -150,7 +150,7 @@ def test_bad_costs_and_spaces_are_refused():
 def test_scipy_is_loaded_by_the_integer_programme_alone():
     import subprocess
 
-    code = "import sys, hmq_lab.rivals, hmq_lab.landscape; assert not {'scipy', 'matplotlib'} & set(sys.modules)"
+    code = "import sys, hmq_lab.rivals, hmq_lab.rivals.landscape; assert not {'scipy', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

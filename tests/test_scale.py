@@ -19,16 +19,18 @@ import pytest
 import torch
 from PIL import Image
 
-from hmq_lab import SearchSpace, attach, models, records, scale, stages
+from hmq_lab import SearchSpace, attach, models, stages
 from hmq_lab.budget import Target
-from hmq_lab.cli import main
-from hmq_lab.data import load
+from hmq_lab.commands.main import main
+from hmq_lab.data.datasets import load
+from hmq_lab.data.images import crop_flip, own
 from hmq_lab.loss import Loss
-from hmq_lab.pictures import crop_flip, own
+from hmq_lab.models.training import evaluate
 from hmq_lab.placement import blocks, calibrate
+from hmq_lab.runs import processes as scale
+from hmq_lab.runs import records
 from hmq_lab.settings import Settings
 from hmq_lab.stages import CHECKPOINT, RECORD, search
-from hmq_lab.training import evaluate
 
 pytest.importorskip("accelerate")
 pytestmark = [
@@ -359,7 +361,7 @@ def test_accelerates_cpu_launcher_starts_one_process_and_is_told_on(monkeypatch)
 
 
 def test_several_processes_need_accelerate_one_does_not(monkeypatch):
-    code = "import sys, hmq_lab, hmq_lab.cli; sys.exit('accelerate' in sys.modules)"
+    code = "import sys, hmq_lab, hmq_lab.commands.main; sys.exit('accelerate' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     monkeypatch.setitem(sys.modules, "accelerate", None)
     assert scale.start("cpu").number == 1

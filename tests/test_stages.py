@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from hmq_lab import SearchSpace, checkpoints, files, models, records, stages
+from hmq_lab import SearchSpace, models, stages
 from hmq_lab.budget import Target
-from hmq_lab.data import Data, load
+from hmq_lab.data import files
+from hmq_lab.data.datasets import Data, load
 from hmq_lab.loss import class_scores
 from hmq_lab.placement import blocks
+from hmq_lab.runs import checkpoints, records
 from hmq_lab.settings import PRESETS, Settings, preset
 from hmq_lab.stages import CHECKPOINT, NETWORK, RECORD, search
 
@@ -295,7 +297,8 @@ def test_hardware_mode_names_what_integers_cannot_run_before_it_searches(picture
 
 def test_resuming_compiles_as_the_whole_run_did(pictures, tmp_path, monkeypatch):
     """The choice depends on the work of the whole run, and what is left of it is less."""
-    from hmq_lab import kernels, stages
+    from hmq_lab import _kernels as kernels
+    from hmq_lab import stages
 
     asked = []
     monkeypatch.setattr(kernels, "compiled", lambda enable: asked.append(enable) or contextlib.nullcontext())
@@ -527,6 +530,7 @@ def test_weight_decay_spares_the_logits(pictures):
     assert floats(model)["conv1.weight"].norm() < floats(plain)["conv1.weight"].norm()
 
 
+@pytest.mark.filterwarnings("ignore:.*zero everywhere")
 def test_of_equally_good_epochs_the_last_is_kept(pictures):
     """The head says the same of every image, so that all epochs are equal; the count of batches tells them apart."""
     model = network()

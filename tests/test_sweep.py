@@ -12,11 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from hmq_lab import cli, models, records
+from hmq_lab import models
 from hmq_lab.budget import Target
-from hmq_lab.cli import main
+from hmq_lab.commands import main as cli
+from hmq_lab.commands.main import main
+from hmq_lab.runs import records
+from hmq_lab.runs.sweep import SHEET, plan, sweep, table
 from hmq_lab.stages import CHECKPOINT, RECORD
-from hmq_lab.sweep import SHEET, plan, sweep, table
 
 NAMES = ["pictures-tiny_resnet8-w8-a8", "pictures-tiny_resnet8-w8-a8-s1", "pictures-tiny_resnet8-w12-a8",
          "pictures-tiny_resnet8-w12-a8-s1"]  # fmt: skip

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hmq_lab import breaking
 from hmq_lab.explorers.controls import Choice, Switch, Whole
 from hmq_lab.explorers.frame import Explorer
-from hmq_lab.integer import IntegerNetwork
+from hmq_lab.hardware import faults as breaking
+from hmq_lab.hardware.integer import IntegerNetwork
 from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, RED
 
 REGISTERS, MULTIPLIERS = (32, 16, 14, 12), (0, 4, 8, 12)
@@ -126,10 +126,11 @@ def integers(network: nn.Module | None = None, picture: Tensor | None = None, **
 
 def example() -> nn.Module:
     """The small network that comes with the package in hardware mode, with the bits that a recorded search chose."""
-    from hmq_lab import SearchSpace, attach, data, models, records
-    from hmq_lab.landscape import best_schemes
+    from hmq_lab import SearchSpace, attach, data, models
+    from hmq_lab.models.weights import SHIPPED, load_weights
     from hmq_lab.placement import blocks
-    from hmq_lab.weightfiles import SHIPPED, load_weights
+    from hmq_lab.rivals.landscape import best_schemes
+    from hmq_lab.runs import records
 
     network = models.build("tiny_resnet8").eval()
     load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from hmq_lab.attached import Placement, blocks, is_attached
-from hmq_lab.attached import placements as listed
 from hmq_lab.block import SearchSpace
 from hmq_lab.explorers.controls import Choice, Switch
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.tensors import many
-from hmq_lab.graph import in_mode, trace
-from hmq_lab.names import numbered
+from hmq_lab.graph.naming import numbered
+from hmq_lab.graph.tracing import in_mode, trace
+from hmq_lab.network import Placement, blocks, is_attached
+from hmq_lab.network import placements as listed
 from hmq_lab.placement import attach, detach
 from hmq_lab.plots import BLUE, GREEN, INK, MARKERS, ORANGE, PALE, RED
 
@@ -122,9 +122,10 @@ def placements(model: nn.Module | None = None, sample: Tensor | None = None, **i
 
 
 def _example(sample: Tensor | None) -> tuple[nn.Module, Tensor]:
-    from hmq_lab import glyphs, models
-    from hmq_lab.data import STATISTICS, Pictures
-    from hmq_lab.weightfiles import SHIPPED, load_weights
+    from hmq_lab import models
+    from hmq_lab.data import builtin as glyphs
+    from hmq_lab.data.datasets import STATISTICS, Pictures
+    from hmq_lab.models.weights import SHIPPED, load_weights
 
     network = models.build("tiny_resnet8").eval()
     load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")

@@ -12,7 +12,7 @@ from hmq_lab.explorers import heat, tensors
 from hmq_lab.explorers.controls import Choice, Player
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, RED
-from hmq_lab.records import Record
+from hmq_lab.runs.records import Record
 
 ROWS = 24  # so many names of layers fit beside the map
 

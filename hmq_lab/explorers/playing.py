@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import ipywidgets as widgets
 
-from hmq_lab import game as rules
 from hmq_lab.explorers.controls import Choice, Switch, powers
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.tensors import many
-from hmq_lab.game import Game
 from hmq_lab.plots import BLUE, GREEN, INK, PALE, RED
 from hmq_lab.plots.pareto import rate_and_accuracy, references
-from hmq_lab.scores import Outcome, front
+from hmq_lab.rivals import game as rules
+from hmq_lab.rivals.game import Game
+from hmq_lab.rivals.scores import Outcome, front
 
 ROWS = 24  # so many names of layers fit beside their bars
 

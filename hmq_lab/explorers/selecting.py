@@ -13,13 +13,14 @@ from matplotlib.collections import PatchCollection
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import Rectangle
 
-from hmq_lab import budget, records
+from hmq_lab import budget
 from hmq_lab.explorers import heat, tensors
 from hmq_lab.explorers.controls import Choice, Player
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.playback import Run, State, chosen, moment
 from hmq_lab.plots import BLUE, INK, ORANGE, RED
-from hmq_lab.records import Record
+from hmq_lab.runs import records
+from hmq_lab.runs.records import Record
 
 FIXED = "repaired"  # the last moment: the schemes that stage 2 trains with, after the repair
 

@@ -45,7 +45,7 @@ def values(tensor) -> np.ndarray:
 def layer() -> torch.Tensor:
     """A real layer, for readers who bring none: a convolution of the small network that comes with the package."""
     from hmq_lab import models
-    from hmq_lab.weightfiles import SHIPPED, load_weights
+    from hmq_lab.models.weights import SHIPPED, load_weights
 
     network = models.build("tiny_resnet8")
     load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")

@@ -16,13 +16,13 @@ from pathlib import Path
 import ipywidgets as widgets
 import numpy as np
 
-from hmq_lab import records
 from hmq_lab.explorers import playback
 from hmq_lab.explorers.controls import Choice
 from hmq_lab.explorers.frame import DPI, WIDTH, Explorer
-from hmq_lab.live import ALIVE, EVENTS, Run, Status, plain, start
 from hmq_lab.plots import INK
-from hmq_lab.records import Record
+from hmq_lab.runs import records
+from hmq_lab.runs.live import ALIVE, EVENTS, Run, Status, plain, start
+from hmq_lab.runs.records import Record
 
 HEIGHT = 4.6
 LOOK = 0.5  # seconds between two looks at the folder
@@ -40,8 +40,8 @@ def live(out: Path | str, *, begin: bool = True, layer: str | None = None, **arg
     ...                target=16)                                # the same cell again: shows the same search
     >>> explorers.live("runs/mine")                              # from another notebook, or another day
 
-    arguments: those of `hmq_lab.live.start`. The search has a process of its own: it goes on when the tab is closed or
-    the kernel is shut down. begin: False leaves the start to the button. layer: the first to be shown.
+    arguments: those of `hmq_lab.runs.live.start`. The search has a process of its own: it goes on when the tab is
+    closed or the kernel is shut down. begin: False leaves the start to the button. layer: the first to be shown.
     Where the folder holds a run already, it is shown; one that was interrupted waits for the button Resume.
     Raises FileNotFoundError where there is no run and no argument, ValueError where the run there was started with
     others, and what `start` raises.

@@ -38,7 +38,7 @@ from hmq_lab.plots.selections import bits_by_record
 from hmq_lab.plots.staircases import quantizer_as_mass_moves, staircase
 from hmq_lab.plots.steps import accuracy, compression, hinge, loss, rates, temperature, training
 from hmq_lab.plots.tables import bits_over_steps, probabilities, table
-from hmq_lab.records import Record
+from hmq_lab.runs.records import Record
 
 __all__ = [
     "BLUE", "COLOURS", "FIGURES", "GREEN", "HATCHES", "INK", "MARKERS", "ORANGE", "PALE", "RED", "STYLE", "Drawing",

@@ -15,8 +15,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hmq_lab.files import replacing
-from hmq_lab.records import Record
+from hmq_lab.data.files import replacing
+from hmq_lab.runs.records import Record
 
 COLOURS = BLUE, ORANGE, GREEN, RED = sns.color_palette("colorblind").as_hex()[:4]
 MARKERS, HATCHES = "osD^", ("", "///", "...", "\\\\\\", "xx", "---", "ooo", "++")

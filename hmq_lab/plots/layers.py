@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from hmq_lab.plots.frame import COLOURS, HATCHES, figure, finished, of_kind
 from hmq_lab.plots.schemes import _groups, bits
-from hmq_lab.records import Record
+from hmq_lab.runs.records import Record
 
 
 def parts(record: Record, ax: Axes) -> list[Artist]:

@@ -18,14 +18,14 @@ from pathlib import Path
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
-from hmq_lab.comparison import ELSEWHERE, ours, tables
-from hmq_lab.files import replacing
+from hmq_lab.data.files import replacing
+from hmq_lab.plots.comparison import ELSEWHERE, ours, tables
 from hmq_lab.plots.frame import BLUE, COLOURS, GREEN, INK, MARKERS, ORANGE, RED, Drawing, figure, save
 from hmq_lab.plots.layers import bits_per_layer
+from hmq_lab.plots.published import FLOAT, WEIGHTS, Value, select
 from hmq_lab.plots.staircases import quantizer_as_mass_moves
 from hmq_lab.plots.steps import compression
-from hmq_lab.published import FLOAT, WEIGHTS, Value, select
-from hmq_lab.records import Record
+from hmq_lab.runs.records import Record
 
 RIVALS = {"DNAS": "v", "UNIQ": "s", "LQ-Nets": "^", "HAWQ": "P"}  # markers
 HOLLOW = {"mfc": "white", "mew": 1.6}

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from hmq_lab.plots.frame import COLOURS, INK, MARKERS, PALE, STYLE, Drawing
-from hmq_lab.scores import Board, Outcome
+from hmq_lab.rivals.scores import Board, Outcome
 
 RATES = (4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 PERCENT = (0, 50, 70, 80, 90, 95, 98, 100)

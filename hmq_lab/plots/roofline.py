@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
-from hmq_lab.costs import Accelerator, Layer
+from hmq_lab.hardware.costs import Accelerator, Layer
 from hmq_lab.plots.frame import COLOURS, INK, MARKERS, figure, finished
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from hmq_lab.plots.frame import BLUE, COLOURS, HATCHES, INK, MARKERS, ORANGE, PALE, figure, finished, of_kind
-from hmq_lab.records import Record
+from hmq_lab.runs.records import Record
 
 NAMES = 64  # so many names fit below a panel 1000 pixels wide
 

@@ -8,9 +8,9 @@ import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 
-from hmq_lab import records
 from hmq_lab.plots.frame import STYLE, Drawing, canvas, of_kind
-from hmq_lab.records import Record
+from hmq_lab.runs import records
+from hmq_lab.runs.records import Record
 
 NUMBERED = 60  # so many numbers fit into a row
 

@@ -6,7 +6,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from hmq_lab.plots.frame import BLUE, COLOURS, GREEN, INK, MARKERS, ORANGE, RED, figure, finished
-from hmq_lab.records import Record
+from hmq_lab.runs.records import Record
 
 
 def rates(record: Record, ax: Axes) -> list[Artist]:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from hmq_lab.plots.frame import HATCHES, RED, figure, finished, of_kind
-from hmq_lab.records import Record
+from hmq_lab.runs.records import Record
 
 
 def bits_over_steps(record: Record, ax: Axes, name: str | None = None, step: int | None = None) -> list[Artist]:

@@ -31,9 +31,9 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from hmq_lab import frames
-from hmq_lab.files import replacing
-from hmq_lab.pages import PAGES
+from hmq_lab.data.files import replacing
+from hmq_lab.explorers import frames
+from hmq_lab.explorers.pages import PAGES
 
 HERE = Path(__file__).parent
 NOTEBOOKS = HERE.parent

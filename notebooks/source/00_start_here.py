@@ -63,12 +63,12 @@ from hmq_lab import (
     placements,
     plots,
     quantize,
-    records,
     search,
 )
+from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.placement import blocks, resample
+from hmq_lab.runs import records
 from hmq_lab.settings import preset
-from hmq_lab.weightfiles import SHIPPED, load_weights
 
 builtin = data.load("builtin")
 

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 
 from hmq_lab import Scheme, checks, data, explorers, models, plots, quantize
-from hmq_lab.fixedpoint import accumulate, requantize
+from hmq_lab.hardware.arithmetic import accumulate, requantize
+from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.quantizer import codes
-from hmq_lab.weightfiles import SHIPPED, load_weights
 
 network = models.build("tiny_resnet8").eval()
 load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")

@@ -28,9 +28,9 @@ import torch
 
 from hmq_lab import Scheme, checks, data, explorers, models, plots, quantize
 from hmq_lab.explorers import error_surface
+from hmq_lab.models.training import evaluate
+from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.quantizer import threshold_exponent
-from hmq_lab.training import evaluate
-from hmq_lab.weightfiles import SHIPPED, load_weights
 
 network = models.build("tiny_resnet8").eval()
 load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")

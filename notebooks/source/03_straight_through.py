@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from hmq_lab import Scheme, checks, data, explorers, models, plots, quantize
-from hmq_lab.weightfiles import SHIPPED, load_weights
+from hmq_lab.models.weights import SHIPPED, load_weights
 
 network = models.build("tiny_resnet8").eval()
 load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")

@@ -30,8 +30,8 @@ import torch
 from hmq_lab import checks, explorers, models, plots, quantize
 from hmq_lab.explorers.sampling import CORNERS
 from hmq_lab.gumbel import Constant, Cycles, Exponential, gumbel_noise, relaxed_categorical
+from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.seeds import generator
-from hmq_lab.weightfiles import SHIPPED, load_weights
 
 network = models.build("tiny_resnet8")
 load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")

@@ -46,10 +46,10 @@ from hmq_lab import (
     quantize,
 )
 from hmq_lab.budget import expected_rate, hinge, rates
+from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.placement import blocks, calibrate, resample
 from hmq_lab.quantizer import threshold_exponent
 from hmq_lab.seeds import generator
-from hmq_lab.weightfiles import SHIPPED, load_weights
 
 builtin = data.load("builtin")
 network = models.build("tiny_resnet8").eval()

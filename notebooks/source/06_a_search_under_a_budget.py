@@ -31,13 +31,14 @@ import dataclasses
 import numpy as np
 import seaborn as sns
 
-from hmq_lab import SearchSpace, Target, attach, budget, checks, data, explorers, models, plots, records, search
-from hmq_lab.hardware import fold
-from hmq_lab.landscape import Landscape
+from hmq_lab import SearchSpace, Target, attach, budget, checks, data, explorers, models, plots, search
+from hmq_lab.hardware.folding import fold
+from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.placement import calibrate
-from hmq_lab.rivals import alone, exhaustive, greedy, integer_programme, uniform
+from hmq_lab.rivals.landscape import Landscape
+from hmq_lab.rivals.methods import alone, exhaustive, greedy, integer_programme, uniform
+from hmq_lab.runs import records
 from hmq_lab.settings import preset
-from hmq_lab.weightfiles import SHIPPED, load_weights
 
 builtin = data.load("builtin")
 few = data.Data(

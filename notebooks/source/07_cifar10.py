@@ -28,7 +28,8 @@ out = "../runs/cifar10-own"  # where that search keeps its state and its record
 import numpy as np
 import seaborn as sns
 
-from hmq_lab import checks, explorers, plots, records
+from hmq_lab import checks, explorers, plots
+from hmq_lab.runs import records
 
 found = {
     name: record

@@ -35,21 +35,9 @@ from collections import Counter
 import numpy as np
 import torch
 
-from hmq_lab import (
-    SearchSpace,
-    Target,
-    attach,
-    budget,
-    checks,
-    comparison,
-    explorers,
-    models,
-    placements,
-    plots,
-    published,
-    recipes,
-    records,
-)
+from hmq_lab import SearchSpace, Target, attach, budget, checks, explorers, models, placements, plots, recipes
+from hmq_lab.plots import comparison, published
+from hmq_lab.runs import records
 from hmq_lab.settings import PRESETS
 
 torch.manual_seed(seed)

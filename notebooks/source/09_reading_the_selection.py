@@ -25,12 +25,13 @@ import itertools
 import numpy as np
 import seaborn as sns
 
-from hmq_lab import SearchSpace, attach, budget, checks, data, explorers, models, plots, records
-from hmq_lab.hardware import fold
-from hmq_lab.landscape import Landscape
+from hmq_lab import SearchSpace, attach, budget, checks, data, explorers, models, plots
+from hmq_lab.hardware.folding import fold
+from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.placement import calibrate
-from hmq_lab.rivals import alone, integer_programme
-from hmq_lab.weightfiles import SHIPPED, load_weights
+from hmq_lab.rivals.landscape import Landscape
+from hmq_lab.rivals.methods import alone, integer_programme
+from hmq_lab.runs import records
 
 
 def of(record):

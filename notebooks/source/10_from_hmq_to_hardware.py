@@ -26,28 +26,16 @@ import numpy as np
 import seaborn as sns
 import torch
 
-from hmq_lab import (
-    SearchSpace,
-    attach,
-    breaking,
-    budget,
-    checks,
-    costs,
-    data,
-    explorers,
-    fixedpoint,
-    models,
-    packing,
-    placements,
-    plots,
-    records,
-    runs,
-)
-from hmq_lab.hardware import fold
-from hmq_lab.integer import IntegerNetwork, compare
-from hmq_lab.landscape import best_schemes
+from hmq_lab import SearchSpace, attach, budget, checks, data, explorers, models, placements, plots, runs
+from hmq_lab.hardware import arithmetic as fixedpoint
+from hmq_lab.hardware import costs, packing
+from hmq_lab.hardware import faults as breaking
+from hmq_lab.hardware.folding import fold
+from hmq_lab.hardware.integer import IntegerNetwork, compare
+from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.placement import blocks, calibrate
-from hmq_lab.weightfiles import SHIPPED, load_weights
+from hmq_lab.rivals.landscape import best_schemes
+from hmq_lab.runs import records
 
 builtin = data.load("builtin")
 test = builtin.test.subset(range(pictures))
@@ -454,7 +442,7 @@ try:
     import onnx  # noqa: F401
     import onnxruntime  # noqa: F401
 
-    from hmq_lab import onnx_export
+    from hmq_lab.hardware import onnx_export
 except ImportError as error:
     print(f"{error.name} is not installed here, so there is no ONNX to look at: pip install hmq_lab[export] brings it")
 else:

@@ -26,8 +26,9 @@ from collections import Counter
 import numpy as np
 from IPython.display import Markdown
 
-from hmq_lab import checks, comparison, explorers, plots, published, records
-from hmq_lab.plots import paper
+from hmq_lab import checks, explorers, plots
+from hmq_lab.plots import comparison, paper, published
+from hmq_lab.runs import records
 from hmq_lab.settings import Settings
 
 found = records.matching()  # every record that comes with the package, by name

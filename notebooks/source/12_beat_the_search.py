@@ -29,8 +29,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hmq_lab import checks, explorers, game, plots, records
+from hmq_lab import checks, explorers, plots
 from hmq_lab.plots.pareto import rate_and_accuracy, references
+from hmq_lab.rivals import game
+from hmq_lab.runs import records
 
 trials = Path(tempfile.mkdtemp())  # for the games that this notebook plays by itself
 play = game.shipped(pictures=pictures, few=few, target=target, folder=trials, player="trial")

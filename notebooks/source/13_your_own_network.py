@@ -32,24 +32,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from hmq_lab import (
-    SearchSpace,
-    Target,
-    attach,
-    checks,
-    data,
-    explorers,
-    glyphs,
-    packing,
-    placements,
-    plots,
-    records,
-    runs,
-    search,
-    training,
-)
-from hmq_lab.integer import IntegerNetwork, compare
+from hmq_lab import SearchSpace, Target, attach, checks, data, explorers, placements, plots, runs, search
+from hmq_lab.data import builtin as glyphs
+from hmq_lab.hardware import packing
+from hmq_lab.hardware.integer import IntegerNetwork, compare
+from hmq_lab.models import training
 from hmq_lab.placement import blocks, calibrate
+from hmq_lab.runs import records
 from hmq_lab.settings import preset
 
 keep = tempfile.TemporaryDirectory()  # away with everything at the end of the lesson
@@ -386,7 +375,7 @@ try:
     import onnx  # noqa: F401
     import onnxruntime  # noqa: F401
 
-    from hmq_lab import onnx_export
+    from hmq_lab.hardware import onnx_export
 except ImportError as missing:
     print(f"{missing.name} is not installed: pip install hmq_lab[export]")
 else:

@@ -1,0 +1,213 @@
+"""The explorers as web pages for whoever is to move a slider and see no code: `make explore`.
+
+    python -m hmq_lab.explorers.pages runs/explore    # writes the pages and serves them with Voila, on 127.0.0.1 alone
+    python -m hmq_lab.explorers.pages runs/explore --write-only
+
+A page for each explorer and a front page with their pictures, all written from `PAGES`. A visitor's browser shows
+outputs only; the server takes from it what widgets say, and no code to run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import html
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+LACKS = "the pages need {}: pip install hmq_lab[lab]\n"
+try:
+    import nbformat
+
+    from hmq_lab import explorers
+    from hmq_lab.runs import records  # noqa: F401  the table's code asks for records
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    sys.stderr.write(LACKS.format(error.name))
+    sys.exit(2)
+
+PORT = 8866
+LACKING = ["jupyterlab-jupytext", "@jupyter-notebook/lab-extension"]  # they need what Voila lacks, and say so
+IDLE = 900  # seconds until the kernel of a page that nobody looks at any more ends
+
+
+@dataclass(frozen=True)
+class Page:
+    """An explorer as a page: what the cell behind it runs."""
+
+    title: str
+    sentence: str
+    code: str
+
+    def explorer(self) -> explorers.Explorer:
+        """The explorer that the cell shows."""
+        return eval(self.code, globals())  # our own table's code
+
+
+PAGES = {
+    "quantizer": Page(
+        "Quantizer", "What bits, threshold and sign do to the values of a layer.", "explorers.quantizer()"
+    ),
+    "surface": Page(
+        "Error surface", "The error of a layer for every bit-width and threshold at once.", "explorers.surface()"
+    ),
+    "gumbel": Page("Gumbel-Softmax", "Samples, and what the temperature does to them.", "explorers.gumbel()"),
+    "block": Page(
+        "The HMQ block", "How the expected step and threshold follow the probabilities.",
+        "explorers.block(bits=3, exponent=-2)",
+    ),
+    "replay": Page(
+        "A recorded search", "ResNet-20 on CIFAR10: rates, bits and one block's table, step by step.",
+        'explorers.replay(records.recorded("cifar10-resnet20-w16-a8"))',
+    ),
+    "selection": Page(
+        "A selection, read", "The bits that a search chose, layer by layer.",
+        'explorers.selection(records.recorded("cifar10-resnet20-w16-a8"))',
+    ),
+    "placements": Page(
+        "Placements", "Every tensor of a network: quantized or float, and why.", "explorers.placements()"
+    ),
+    "integers": Page(
+        "Integers", "One picture through one layer, code by code, beside the simulation.", "explorers.integers()"
+    ),
+    "beat": Page(
+        "Beat the search", "Choose the bits yourself, and compare with what the search chose.", "explorers.beat()"
+    ),
+}  # fmt: skip
+
+
+def pages() -> dict[str, Page]:
+    """The pages of the explorers that there are.
+
+    >>> list(pages())[:2]
+    ['quantizer', 'surface']
+    """
+    return {name: page for name, page in PAGES.items() if name in explorers.__all__}
+
+
+def write(folder: Path | str, names: list[str] | None = None) -> Path:
+    """Write a notebook and a picture for each page, and index.html with links to all; returns the folder.
+
+    names: of the pages; None, all. Raises ValueError for one that does not exist.
+    """
+    chosen, folder = _chosen(names), Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = []
+    for name, page in chosen.items():
+        nbformat.write(notebook(page), folder / f"{name}.ipynb")
+        data, about = page.explorer()._repr_mimebundle_()
+        (folder / f"{name}.png").write_bytes(base64.b64decode(data["image/png"]))
+        texts = [html.escape(text) for text in (about["image/png"]["alt"], page.title, page.sentence)]
+        entries.append(ENTRY.format(name=name, alt=texts[0], title=texts[1], sentence=texts[2]))
+    (folder / "index.html").write_text(FRONT.replace("ENTRIES", "\n".join(entries)), encoding="utf-8")
+    return folder
+
+
+def _chosen(names: list[str] | None) -> dict[str, Page]:
+    there = pages()
+    if unknown := set(names or ()) - there.keys():
+        raise ValueError(f"no explorer page {', '.join(sorted(unknown))}: there are {', '.join(there)}")
+    return {name: page for name, page in there.items() if names is None or name in names}
+
+
+def notebook(page: Page) -> nbformat.NotebookNode:
+    """The page as Voila takes it: a heading, and a cell of which only the output is shown."""
+    cells = [
+        nbformat.v4.new_markdown_cell(f"# {page.title}\n\n{page.sentence} [All explorers](/)"),
+        nbformat.v4.new_code_cell(f"from hmq_lab import explorers, records\n\n{page.code}"),
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+
+
+def serve(folder: Path, port: int = PORT, browser: bool = True) -> None:
+    """Serve the pages until Ctrl-C; the URL is printed. Only this machine can reach them, under a local name."""
+    from tornado.web import StaticFileHandler
+    from voila.app import Voila
+
+    class Front(StaticFileHandler):
+        def prepare(self):
+            _ = self.xsrf_token  # sets the cookie with which a page ends its kernel when it is left
+
+    class Pages(Voila):
+        def init_settings(self):  # a page elsewhere that renames itself to 127.0.0.1 is refused
+            return super().init_settings() | {"allow_remote_access": False}
+
+        def init_handlers(self):
+            front = {"path": str(folder.resolve()), "default_filename": "index.html"}
+            return [(rf"/({'|'.join(files)})", Front, front), *super().init_handlers()]
+
+    files = ["", *(rf"{path.stem}\.png" for path in folder.glob("*.png"))]
+    arguments = [
+        str(folder), "--Voila.ip=127.0.0.1", f"--port={port}", "--VoilaConfiguration.strip_sources=True",
+        *(f"--VoilaConfiguration.extension_denylist={name}" for name in LACKING),
+        f"--MappingKernelManager.cull_idle_timeout={IDLE}", "--MappingKernelManager.cull_interval=60",
+    ]  # fmt: skip
+    Pages.launch_instance(arguments + ([] if browser else ["--no-browser"]))
+
+
+ENTRY = """<li><a href="/voila/render/{name}.ipynb"><img src="/{name}.png" alt="{alt}">
+<h2>{title}</h2></a><p>{sentence}</p></li>"""
+FRONT = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>hmq_lab: explorers</title><link rel="icon" href="data:,">
+<style>
+:root { color-scheme: light dark; --ground: #ffffff; --ink: #222222; --line: #cccccc; --link: #0b5cad }
+@media (prefers-color-scheme: dark) { :root { --ground: #16191d; --ink: #e6e6e6; --line: #444444; --link: #7db8f5 } }
+body { margin: 0 auto; max-width: 80rem; padding: 1rem 2rem; background: var(--ground); color: var(--ink);
+  font: 1rem/1.5 system-ui, "DejaVu Sans", sans-serif }
+ul { list-style: none; margin: 0; padding: 0; display: grid; gap: 1.5rem;
+  grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)) }
+li { border: 1px solid var(--line); border-radius: 0.5rem; padding: 0.8rem }
+img { width: 100%; background: #ffffff; border-radius: 0.3rem }
+h2 { font-size: 1.15rem; margin: 0.5rem 0 0 }
+p { margin: 0.3rem 0 }
+a { color: var(--link) }
+a:focus-visible { outline: 3px solid var(--link); outline-offset: 3px }
+</style></head><body>
+<h1>hmq_lab: explorers</h1>
+<p>Move a slider, see what changes, read the sentence below the picture. A page takes some seconds to start.</p>
+<ul>
+ENTRIES
+</ul>
+<script>
+if (matchMedia("(prefers-color-scheme: dark)").matches)
+  for (const link of document.querySelectorAll("li a")) link.href += "?theme=dark";
+</script>
+</body></html>
+"""
+
+
+def _port(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"a port is an integer from 1 to 65535, got {text}")
+    return int(text)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m hmq_lab.explorers.pages", description="The explorers as web pages."
+    )
+    parser.add_argument("folder", type=Path, help="where the pages are written")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"some of {', '.join(pages())}; all by default")
+    parser.add_argument("--write-only", action="store_true", help="write the pages and do not serve them")
+    parser.add_argument("--port", type=_port, default=PORT, help=f"by default {PORT}, or one near it that is free")
+    parser.add_argument("--no-browser", action="store_true", help="open no browser")
+    options = parser.parse_args(arguments)
+    if not options.write_only and find_spec("voila") is None:
+        parser.exit(2, LACKS.format("voila"))
+    try:
+        count = len(_chosen(options.only))
+        print(f"drawing {count} picture{'s' * (count > 1)} ...", flush=True)
+        write(options.folder, options.only)
+    except ValueError as error:
+        parser.error(str(error))
+    if not options.write_only:
+        serve(options.folder, options.port, not options.no_browser)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""From a selected network to hardware: folding, integers, packed files, ONNX, costs."""

@@ -1,0 +1,248 @@
+"""What a choice of bits costs: bytes, bit operations, shifts; cycles and energy on a model of an accelerator.
+
+>>> layers = count(network)                                 # of a selected network, or runs.rebuild(record)
+>>> print(table(layers, Accelerator()))
+>>> print(table(layers, Accelerator(units=16, bandwidth=32)))     # another machine
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, fx, nn
+
+from hmq_lab.block import HMQ
+from hmq_lab.budget import FLOAT_BITS
+from hmq_lab.graph.naming import numbered
+from hmq_lab.graph.rules import kinds
+from hmq_lab.graph.tracing import in_mode
+from hmq_lab.network import blocks, check_attached, placements
+from hmq_lab.runs.records import columns
+
+WIDTHS = (2, 4, 8, 16)  # that Bit Fusion's units come in
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One call of a convolution or linear layer, for one picture: elements, bit-widths and multiply-accumulates.
+
+    inputs, outputs: elements of the tensors; bits of what is stored, the outputs' after the block that follows.
+    float tensors have 32 bits.
+    """
+
+    name: str
+    macs: int
+    weights: int
+    weight_bits: int
+    inputs: int
+    input_bits: int
+    outputs: int
+    output_bits: int
+
+    @property
+    def bit_operations(self) -> int:
+        """Multiply-accumulates times the bits of both factors: what a multiplier built of one-bit cells does."""
+        return self.macs * self.weight_bits * self.input_bits
+
+    @property
+    def weight_bytes(self) -> float:
+        return self.weights * self.weight_bits / 8
+
+    @property
+    def activation_bytes(self) -> float:
+        return (self.inputs * self.input_bits + self.outputs * self.output_bits) / 8
+
+    @property
+    def bytes(self) -> float:
+        """Everything once: weights and inputs read, outputs written."""
+        return self.weight_bytes + self.activation_bytes
+
+    @property
+    def shifts(self) -> int:
+        """One for each output that is stored in fewer bits than its accumulator has."""
+        return self.outputs if self.output_bits < FLOAT_BITS else 0
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A model of an accelerator, every number of which can be replaced: Accelerator(units=64, bandwidth=16).
+
+    units: multipliers, each of 16 cells of 2 x 2 bits that make one multiplication of 8 x 8 bits a cycle, or 4 of
+    2 x 8, or 16 of 2 x 2; widths are rounded up to one of WIDTHS. Source: Bit Fusion, Sharma et al., ISCA 2018.
+    bandwidth: bytes that come from memory in a cycle.
+
+    Energy in picojoules, 45 nm, 0.9 V. Source: Horowitz, "Computing's energy problem", ISSCC 2014: an 8-bit
+    multiplication 0.2, a 32-bit addition 0.1, a float32 multiplication and addition 3.7 + 0.9 (float_mac); 64 bits from
+    1 MB of SRAM 100, from DRAM 1300 to 2600. Read in works that quote its table, not in the paper: the arithmetic in
+    three that agree, SRAM of this size and DRAM in one. Weights come from DRAM, at 1300, activations from SRAM.
+    Ours, not in the source: a multiplication's energy goes with the product of its bits (0.2 for 8 x 8 would be 3.2 for
+    32 x 32, where the table has 3.1), and that a transfer's energy goes with its bits.
+    """
+
+    units: int = 256
+    bandwidth: float = 32.0
+    multiply_8x8: float = 0.2
+    add_32: float = 0.1
+    weight_bit: float = 1300 / 64
+    activation_bit: float = 100 / 64
+    float_mac: float = 4.6
+    widths: tuple[int, ...] = field(default=WIDTHS)
+
+    def __post_init__(self):
+        for name in ("units", "bandwidth"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
+        for name in ("multiply_8x8", "add_32", "weight_bit", "activation_bit", "float_mac"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be a number of picojoules from 0 on, got {getattr(self, name)!r}")
+
+    def width(self, bits: int) -> int:
+        """The width that so many bits take up; more than the widest are done in several rounds of it."""
+        fitting = [w for w in self.widths if w >= bits]
+        return min(fitting) if fitting else max(self.widths) * math.ceil(bits / max(self.widths))
+
+    def macs_per_cycle(self, weight_bits: int, input_bits: int) -> float:
+        """At best, by all units together.
+
+        >>> [Accelerator(units=1).macs_per_cycle(w, 8) for w in (1, 2, 3, 4, 8)]
+        [4.0, 4.0, 2.0, 2.0, 1.0]
+        """
+        return self.units * 64 / (self.width(weight_bits) * self.width(input_bits))
+
+    def compute_cycles(self, layer: Layer) -> float:
+        return layer.macs / self.macs_per_cycle(layer.weight_bits, layer.input_bits)
+
+    def memory_cycles(self, layer: Layer) -> float:
+        return layer.bytes / self.bandwidth
+
+    def cycles(self, layer: Layer) -> float:
+        """The slower of computing and moving bytes: a roofline."""
+        return max(self.compute_cycles(layer), self.memory_cycles(layer))
+
+    def mac_energy(self, layer: Layer) -> float:
+        """Picojoules of the multiply-accumulates."""
+        if FLOAT_BITS in (layer.weight_bits, layer.input_bits):
+            return layer.macs * self.float_mac
+        return layer.macs * (self.multiply_8x8 * layer.weight_bits * layer.input_bits / 64 + self.add_32)
+
+    def energy(self, layer: Layer) -> float:
+        """Picojoules of multiply-accumulates and memory."""
+        memory = 8 * (layer.weight_bytes * self.weight_bit + layer.activation_bytes * self.activation_bit)
+        return self.mac_energy(layer) + memory
+
+
+def count(model: nn.Module) -> list[Layer]:
+    """The layers of an attached network with its present schemes, in the order they run in.
+
+    >>> sum(layer.macs for layer in count(network))
+    """
+    check_attached(model)
+    graph, modules, names = model.hmq.graph, dict(model.named_modules()), numbered(model.hmq.graph)
+    sizes, kind = _sizes(model, graph), kinds(model, graph)
+    weights = blocks(model, "weight")
+
+    def block(node: fx.Node) -> HMQ | None:
+        module = modules.get(node.target) if node.op == "call_module" else None
+        return module if isinstance(module, HMQ) else None
+
+    def read(node: fx.Node) -> int:
+        """Bits of the stored tensor that a layer's input is, or comes from by moving it."""
+        while (
+            not block(node)
+            and node.op == "call_module"
+            and len(node.all_input_nodes) == 1
+            and not _macs(modules[node.target], 1)
+        ):
+            node = node.all_input_nodes[0]
+        while kind[node] == "pass":
+            node = node.all_input_nodes[0]
+        return block(node).scheme.bits if block(node) else FLOAT_BITS
+
+    def written(node: fx.Node) -> int:
+        """Bits of the first block that the layer's output comes to."""
+        seen = [node]
+        for at in seen:
+            if block(at):
+                return block(at).scheme.bits
+            seen += [user for user in at.users if user not in seen]
+        return FLOAT_BITS
+
+    layers = []
+    for node in graph.nodes:
+        module = modules.get(node.target) if node.op == "call_module" else None
+        if module is None or not (macs := _macs(module, sizes.get(node, 0))):
+            continue
+        own = weights.get(f"{node.target}.weight")
+        bits = own.scheme.bits if own else FLOAT_BITS
+        source = node.args[0]
+        layers.append(Layer(names[node], macs, module.weight.numel(), bits, sizes[source], read(source),
+                            sizes[node], written(node)))  # fmt: skip
+    return layers
+
+
+def in_float(layers: list[Layer]) -> list[Layer]:
+    """The same layers with 32 bits everywhere, to compare with."""
+    return [replace(i, weight_bits=FLOAT_BITS, input_bits=FLOAT_BITS, output_bits=FLOAT_BITS) for i in layers]
+
+
+def uniform(layers: list[Layer], bits: int) -> list[Layer]:
+    """The same layers with `bits` everywhere but in the network's output."""
+    outputs = [FLOAT_BITS if i.output_bits == FLOAT_BITS else bits for i in layers]
+    return [replace(i, weight_bits=bits, input_bits=bits, output_bits=o) for i, o in zip(layers, outputs, strict=True)]
+
+
+def total(layers: list[Layer], accelerator: Accelerator) -> dict[str, float]:
+    """Sums over the layers: macs, weight_bytes, bytes, bit_operations, shifts, cycles, energy in microjoules."""
+    keys = ("macs", "weight_bytes", "bytes", "bit_operations", "shifts")
+    sums = {key: sum(getattr(layer, key) for layer in layers) for key in keys}
+    sums["cycles"] = sum(map(accelerator.cycles, layers))
+    return sums | {"energy_uj": sum(map(accelerator.energy, layers)) / 1e6}
+
+
+def table(layers: list[Layer], accelerator: Accelerator) -> str:
+    """A line for each layer, and the sums beside those of float32."""
+    rows = [("layer", "bits w x a", "MACs", "bytes", "bit operations", "shifts", "cycles", "bound by", "energy nJ")]
+    for layer in layers:
+        memory = accelerator.memory_cycles(layer) > accelerator.compute_cycles(layer)
+        rows.append((
+            layer.name, f"{layer.weight_bits} x {layer.input_bits}", f"{layer.macs:,}", f"{layer.bytes:,.0f}",
+            f"{layer.bit_operations:,}", f"{layer.shifts:,}", f"{accelerator.cycles(layer):,.0f}",
+            "memory" if memory else "compute", f"{accelerator.energy(layer) / 1e3:,.1f}",
+        ))  # fmt: skip
+    sums = total(layers, accelerator)
+    for name, s in (("all", sums), ("8 bits", total(uniform(layers, 8), accelerator))):
+        rows.append((name, "", f"{s['macs']:,}", f"{s['bytes']:,.0f}", f"{s['bit_operations']:,}", f"{s['shifts']:,}",
+                     f"{s['cycles']:,.0f}", "", f"{s['energy_uj'] * 1e3:,.1f}"))  # fmt: skip
+    plain = total(in_float(layers), accelerator)
+    rows.append(("float32", "32 x 32", f"{plain['macs']:,}", f"{plain['bytes']:,.0f}", "", "", "", "",
+                 f"{plain['energy_uj'] * 1e3:,.1f}"))  # fmt: skip
+    return columns(rows)
+
+
+def _macs(module: nn.Module, outputs: int) -> int:
+    """Multiply-accumulates for so many outputs; 0 for what is no convolution or linear layer."""
+    if isinstance(module, nn.Linear):
+        return outputs * module.in_features
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return outputs * (module.in_channels // module.groups) * math.prod(module.kernel_size)
+    return 0
+
+
+def _sizes(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, int]:
+    """Elements of each tensor of the graph for one picture."""
+    picture = next(p.shape for p in placements(model) if p.reason.startswith("input picture"))
+    sizes = {}
+
+    class Sizes(fx.Interpreter):
+        def run_node(self, node):
+            value = super().run_node(node)
+            if isinstance(value, Tensor):
+                sizes[node] = value.numel()
+            return value
+
+    like = next(model.parameters())
+    with in_mode(model, training=False), torch.no_grad():
+        Sizes(model, graph=graph).run(torch.zeros(1, *picture, dtype=like.dtype, device=like.device))
+    return sizes

@@ -1,0 +1,145 @@
+"""The selected network on integers and shifts alone, and how it compares with the simulation in floats.
+
+>>> network = IntegerNetwork.from_selected(model)           # after a search with hardware=True
+>>> codes, exponent = network(pictures)                     # int64 logits; their value is codes * 2^exponent
+>>> print(network)                                          # what hardware would do, a line for each tensor
+>>> network.trace(pictures)["layer1.0.relu1"]               # codes and exponent of every tensor
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from hmq_lab.graph.tracing import in_mode
+from hmq_lab.hardware.arithmetic import FLOAT32_EXACT, check_int32
+from hmq_lab.hardware.lowering import Instruction, lower
+from hmq_lab.runs.records import columns
+
+
+class IntegerNetwork:
+    """A program of `Instruction`s that computes a quantized network's logits with integers.
+
+    >>> codes, exponent = IntegerNetwork.from_selected(model)(pictures)
+    >>> values = codes * 2.0**exponent                      # the simulation's logits, model(pictures)
+
+    The value of a tensor is codes * 2**exponent: codes alone are not the logits. To compare with the simulation,
+    `compare` counts over many pictures where the two differ.
+
+    Every tensor is int64 codes and a power of two. A convolution multiplies and adds integers, and the exponents of its
+    step_w and step_x add up; a residual sum shifts one side left until the exponents agree; a block shifts right,
+    rounds half to even and saturates. Only the picture's block reads floats. Runs on the CPU.
+    """
+
+    def __init__(self, instructions: Iterable[Instruction]):
+        self.instructions = tuple(instructions)
+
+    @classmethod
+    def from_selected(cls, model: nn.Module) -> IntegerNetwork:
+        """The program of an attached network whose schemes are fixed; later changes of the network do not change it.
+
+        Raises ValueError, naming the tensor or layer, for a scheme that is not selected, a float picture or mean, a
+        batch norm that is not folded, a bias that is not rounded, a factor that is no power of two, an operation
+        without a rule (products, SiLU, attention, ...), and sums that int32 may not hold: sum |w| max|a| + |b|.
+        """
+        return cls(lower(model))
+
+    @property
+    def exponent(self) -> int:
+        """The logits are their codes times 2^exponent."""
+        return self.instructions[-1].exponent
+
+    def __call__(self, pictures: Tensor) -> tuple[Tensor, int]:
+        """Logits of float pictures (N, C, H, W), as int64 codes (N, classes) and their exponent."""
+        *_, (_, codes, _) = self.run(pictures)
+        return codes, self.exponent
+
+    def trace(self, pictures: Tensor) -> dict[str, tuple[Tensor, int]]:
+        """Codes and exponent of every tensor, by name; see `Instruction`."""
+        return {i.name: (codes, i.exponent) for i, codes, _ in self.run(pictures) if isinstance(codes, Tensor)}
+
+    def run(self, pictures: Tensor):
+        """(instruction, its value, the values it read) one by one; what nothing reads any more is forgotten."""
+        left = Counter(name for i in self.instructions for name in i.inputs)
+        values = {}
+        for i in self.instructions:
+            if i.compute is None:
+                values[i.name] = pictures.detach().cpu()
+                continue
+            read = [values[name] for name in i.inputs]
+            with torch.no_grad():  # not around the yield: who asks may stop asking, and would be left in it
+                values[i.name] = value = i.compute(*read)
+                if i.magnitude is not None:
+                    check_int32(value, i.name)
+            yield i, value, read
+            for name in i.inputs:
+                left[name] -= 1
+                if not left[name]:
+                    values.pop(name, None)
+
+    def beyond_float32(self, pictures: Tensor) -> Tensor:
+        """How many sums of each picture exceed 2^24, sum |w a| + |b|: there float32 need not be exact. (N,) int64."""
+        count = torch.zeros(len(pictures), dtype=torch.int64)
+        for i, _, read in self.run(pictures):
+            if i.magnitude is not None and i.bound > FLOAT32_EXACT:
+                large = i.magnitude(*(x.abs() for x in read)) > FLOAT32_EXACT
+                count += large.flatten(1).sum(1)
+        return count
+
+    def __str__(self):
+        rows = [("tensor", "from", "operation", "exponent", "at most")]
+        for i in self.instructions:
+            if i.exponent is not None:
+                rows.append((i.name, ", ".join(i.inputs), i.operation, f"2^{i.exponent}", f"{i.bound:,}"))
+        return columns(rows)
+
+
+def compare(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
+    """Count where the integer network and the simulation differ over batches of (pictures, classes).
+
+    >>> compare(model, data.test.batches(100))
+    {'pictures': 2000, 'differ_float64': 0, 'largest_difference_float64': 0.0, 'sums_beyond_2_24': 0, ...}
+
+    differ_float64: pictures with a logit that differs from the simulation run in float64; must be 0.
+    differ_float32: from the one in float32; `unexplained_float32` of these pictures have no sum beyond 2^24.
+    predictions_differ: from float32's. accuracy_*: percent of pictures put into their class.
+    """
+    network, single = IntegerNetwork.from_selected(model), copy.deepcopy(model).cpu().float()
+    double, found, largest = copy.deepcopy(single).double(), Counter(), 0.0
+    with in_mode(single, training=False), in_mode(double, training=False), torch.no_grad():
+        for x, y in batches:
+            x, y = x.cpu().float(), y.cpu()
+            codes, exponent = network(x)
+            logits = codes.double() * math.ldexp(1.0, exponent)
+            in64, in32 = double(x.double()), single(x)
+            differ = (in32.double() != logits).any(1)
+            beyond = network.beyond_float32(x)
+            largest = max(largest, float((in64 - logits).abs().max()))
+            found += Counter(
+                pictures=len(x),
+                differ_float64=int((in64 != logits).any(1).sum()),
+                differ_float32=int(differ.sum()),
+                unexplained_float32=int((differ & (beyond == 0)).sum()),
+                pictures_beyond_2_24=int((beyond > 0).sum()),
+                sums_beyond_2_24=int(beyond.sum()),
+                predictions_differ=int((in32.argmax(1) != codes.argmax(1)).sum()),
+                right_integer=int((codes.argmax(1) == y).sum()),
+                right_float32=int((in32.argmax(1) == y).sum()),
+            )
+    if not found["pictures"]:
+        raise ValueError("there are no pictures to compare on")
+    right = {how: 100 * found.pop(f"right_{how}", 0) / found["pictures"] for how in ("integer", "float32")}
+    keys = ("pictures", "differ_float64", "differ_float32", "unexplained_float32", "pictures_beyond_2_24",
+            "sums_beyond_2_24", "predictions_differ")  # fmt: skip
+    counts = {key: found[key] for key in keys}
+    return counts | {
+        "largest_difference_float64": largest,
+        "accuracy_integer": right["integer"],
+        "accuracy_float32": right["float32"],
+        "exponent": network.exponent,
+    }

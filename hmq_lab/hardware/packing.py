@@ -1,0 +1,215 @@
+"""Weights in their real bit-widths in one file, and back, exactly.
+
+>>> sizes = pack(network, "packed.safetensors", "resnet20")
+>>> sizes.file, sizes.counted
+>>> network = unpack("packed.safetensors")                  # the same logits, bit for bit
+>>> network = unpack("own.safetensors", network=Net())      # of your own module, built as it was before the search
+
+The file is safetensors: "weights" holds the codes of all quantized weights, b bits each, two's complement, the lowest
+bit first, each tensor from a new byte on, in the order of the header; "floats" the other parameters and buffers in
+float32, in the order of the state dict. The header says the model and the scheme of every tensor: "conv1 8s<2" among
+the weights is conv1.weight, 8 bits, signed, below 2^2.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hmq_lab import budget, models
+from hmq_lab.block import SearchSpace
+from hmq_lab.data.files import read_tensors, write_tensors
+from hmq_lab.network import blocks, placements
+from hmq_lab.placement import detach
+from hmq_lab.quantizer import Scheme, codes
+from hmq_lab.runs.loading import build, fresh
+
+FORMAT = "hmq_lab packed 1"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a packed network, beside the compression rate of its weights (WCR).
+
+    file: of the file. weights: of the quantized weights, each bit counted once. floats: of what stays float32.
+    unpacked: of the same parameters and buffers in float32.
+    """
+
+    file: int
+    weights: float
+    floats: int
+    unpacked: int
+    rate: float
+
+    @property
+    def counted(self) -> float:
+        """What the file has to hold: weights and floats; names, schemes and padding are on top."""
+        return self.weights + self.floats
+
+    def __str__(self):
+        extra = 100 * (self.file / self.counted - 1)
+        return (
+            f"{self.file:,} bytes: weights {self.weights:,.0f}, the rest in float32 {self.floats:,}, names and schemes "
+            f"{self.file - self.counted:,.0f} (+{extra:.2f} %)\n"
+            f"{self.unpacked / self.file:.2f} times smaller than {self.unpacked:,} bytes of float32; "
+            f"weights alone (WCR) {self.rate:.2f}"
+        )
+
+
+def pack(network: nn.Module, path: Path | str, name: str) -> Sizes:
+    """Write an attached network with fixed schemes; `name` is what `models.build` knows it by, or any of your own.
+
+    Raises ValueError for a network whose schemes are not fixed, and for one that is not in float32: the file is.
+    """
+    found = blocks(network)
+    for tensor, value in network.state_dict().items():
+        if value.is_floating_point() and value.dtype != torch.float32:
+            name = re.sub(r"parametrizations\.(\w+)\.original$", r"\1", tensor)
+            raise ValueError(f"{name} is {value.dtype}; a packed network is torch.float32: network.float() first")
+    if free := [tensor for tensor, block in found.items() if not block.is_fixed]:
+        raise ValueError(f"{free[0]} has no selected scheme yet: end the search, or call its block's fix()")
+    places = {p.name: p for p in placements(network)}
+    outputs = [p.size for p in places.values() if p.reason == "output of the network"]
+    picture = next(p.shape for p in places.values() if p.reason.startswith("input picture"))
+    if len(outputs) != 1:
+        raise ValueError(f"a packed network has one output, this one {len(outputs)}")
+    weights, schemes, bits = [], {"weight": [], "other": []}, 0
+    for tensor, block in found.items():
+        scheme = block.scheme
+        if places[tensor].kind == "weight":
+            packed = pack_bits(codes(_original(network, tensor), scheme), scheme.bits)
+            weights.append(packed)
+            bits += scheme.bits * places[tensor].size
+        short = tensor.removesuffix(".weight")
+        schemes["weight" if places[tensor].kind == "weight" else "other"].append(f"{short} {_text(scheme)}")
+    floats = _floats(network)
+    header = {
+        "format": FORMAT, "model": name, "classes": outputs[0], "picture": list(picture),
+        "hardware": any(p.kind == "hardware" for p in places.values()),
+        "weights": ",".join(schemes["weight"]), "activations": ",".join(schemes["other"]),
+    }  # fmt: skip
+    tensors = {"weights": torch.cat(weights), "floats": torch.cat([t.detach().float().flatten().cpu() for t in floats])}
+    write_tensors(path, tensors, header)
+    elements = sum(p.size for p in places.values() if p.kind == "weight")
+    rest = 4 * len(tensors["floats"])
+    return Sizes(Path(path).stat().st_size, bits / 8, rest, 4 * elements + rest, budget.rates(network).weights)
+
+
+def unpack(path: Path | str, network: nn.Module | None = None) -> nn.Module:
+    """The network of a packed file, in evaluation mode, its blocks on it and its weights quantized already.
+
+    >>> unpack("packed.safetensors")(pictures)
+
+    network: for a packed module of your own, that module, built as it was before the search: the blocks go on it and
+    the file's weights into it. None builds the one of `models` that the file names.
+    Raises FileNotFoundError, and ValueError for a file that is truncated, altered, or no packed network, and for a
+    network that does not fit, as far as names of tensors and numbers of elements tell; it is left without blocks.
+    """
+    tensors, header = read_tensors(path)
+    if header.get("format") != FORMAT:
+        raise ValueError(f"{path} holds no packed network: its format is {header.get('format')!r}, not {FORMAT!r}")
+    weights = {_full(name): scheme for name, scheme in _schemes(header["weights"]).items()}
+    schemes, bits = weights | _schemes(header["activations"]), {scheme.bits for scheme in weights.values()}
+    largest = {name: scheme.threshold_exponent for name, scheme in schemes.items()}
+    name = header["model"] if network is None else type(network).__name__
+    if network is None:
+        if name not in models.names():
+            raise ValueError(f"{path} holds your own module {name}: give it as network=, as it was built")
+        network = fresh(name, header["classes"])
+    build(network, header["picture"], schemes, SearchSpace(tuple(bits), 1), largest, header["hardware"])
+    length = sum(-(-scheme.bits * _original(network, key).numel() // 8) for key, scheme in weights.items())
+    floats = sum(tensor.numel() for tensor in _floats(network))
+    if (held := (len(tensors["weights"]), len(tensors["floats"]))) != (length, floats):
+        detach(network)
+        raise ValueError(
+            f"{path} holds other tensors than {name} has: {held[0]:,} bytes of weights and "
+            f"{held[1]:,} floats there, {length:,} and {floats:,} here"
+        )
+    shapes = {p.name: p.shape for p in placements(network)}
+    at, data = 0, tensors["weights"]
+    with torch.no_grad():
+        for key, scheme in weights.items():
+            original = _original(network, key)
+            length = -(-scheme.bits * original.numel() // 8)
+            values = unpack_bits(data[at : at + length], scheme.bits, original.numel())
+            original.copy_(values.view(shapes[key]) * scheme.step)
+            at += length
+        rest = tensors["floats"]
+        for tensor in _floats(network):
+            tensor.copy_(rest[: tensor.numel()].view(tensor.shape))
+            rest = rest[tensor.numel() :]
+    return network
+
+
+def unpack_weights(path: Path | str, out: Path | str) -> None:
+    """Write a packed file's weights as an ordinary float safetensors file, without blocks."""
+    network = unpack(path)
+    write_tensors(out, detach(network).state_dict(), {"unpacked from": Path(path).name})
+
+
+def pack_bits(codes: Tensor, bits: int) -> Tensor:
+    """Integers as a stream of `bits` bits each, 1 to 16, two's complement, lowest bit first: uint8.
+
+    >>> pack_bits(torch.tensor([1, -1, 0, -2]), 2)               # 01, 11, 00, 10
+    tensor([141], dtype=torch.uint8)
+    """
+    words = codes.detach().cpu().numpy().reshape(-1, 1).astype(np.uint16)  # wraps: two's complement
+    matrix = words >> np.arange(bits, dtype=np.uint16) & 1  # (elements, bits)
+    return torch.from_numpy(np.packbits(matrix.astype(np.uint8), bitorder="little"))
+
+
+def unpack_bits(stream: Tensor, bits: int, count: int) -> Tensor:
+    """The signed integers of `pack_bits`, int64.
+
+    >>> unpack_bits(torch.tensor([141], dtype=torch.uint8), 2, 4)
+    tensor([ 1, -1,  0, -2])
+    """
+    matrix = np.unpackbits(stream.numpy(), count=bits * count, bitorder="little").reshape(count, bits)
+    place_values = 2 ** np.arange(bits)
+    place_values[-1] *= -1
+    return torch.from_numpy(matrix.astype(np.int64) @ place_values)
+
+
+def _original(network: nn.Module, name: str) -> Tensor:
+    """The float parameter that a weight's block reads."""
+    module, _, attribute = name.rpartition(".")
+    return network.get_submodule(module).parametrizations[attribute].original
+
+
+def _floats(network: nn.Module) -> list[Tensor]:
+    """What is not a quantized weight: biases, norms and their statistics; the tensors themselves."""
+    found = []
+    for path, module in network.named_modules():
+        if path.split(".")[0] == "hmq":  # the blocks of activations; a module of one's own may be called hmq_head
+            continue
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        inside = re.search(r"(^|\.)parametrizations\.(\w+)(\.\d+)?$", path)
+        if inside and (inside[3] or inside[2] != "bias"):
+            continue  # a block, or the weight it quantizes
+        found += [tensor for name, tensor in own if name != "num_batches_tracked"]
+    return found
+
+
+def _text(scheme: Scheme) -> str:
+    return f"{scheme.bits}{'s' if scheme.signed else 'u'}<{scheme.threshold_exponent}"
+
+
+def _full(name: str) -> str:
+    """A weight's name from its short one: a layer's is its `weight`, attention has an `in_proj_weight` and others."""
+    return name if name.endswith("weight") else f"{name}.weight"
+
+
+def _schemes(text: str) -> dict[str, Scheme]:
+    """{tensor: scheme} of "conv1 8s<2,..."."""
+    found = {}
+    for entry in text.split(",") if text else ():  # a network of one layer has no activation that is quantized
+        match = re.fullmatch(r"(.+) (\d+)([su])<(-?\d+)", entry)
+        if not match:
+            raise ValueError(f"a scheme is written as 'conv1 8s<2', got {entry!r}")
+        found[match[1]] = Scheme(int(match[2]), int(match[4]), match[3] == "s")
+    return found

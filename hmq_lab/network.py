@@ -1,0 +1,182 @@
+"""A network with blocks on it: what is quantized, its blocks by name, the thresholds of its activations."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hmq_lab.block import HMQ
+from hmq_lab.graph.tracing import in_mode
+from hmq_lab.quantizer import MAX_EXPONENT, check_bits, threshold_exponent
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One tensor of the network: quantized by a block, or float, and why.
+
+    name: "layer1.0.conv1.weight" for a parameter, "layer1.0.relu:2" for the second call of a module.
+    kind: "weight", "activation", "parameter", "shared" (a further name of one of these parameters), or "hardware": a
+    picture or mean that hardware mode alone quantizes. shape: of an activation, for one picture.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    quantized: bool
+    signed: bool
+    reason: str
+    layer: str  # class of the layer, or name of the operation
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class Blocks(nn.Module):
+    """What `attach` adds to a network as `network.hmq`: the activations' blocks and the list of all placements."""
+
+    def __init__(self, activations: dict[str, HMQ], placements: tuple[Placement, ...], forward: dict, order: dict):
+        super().__init__()
+        self.activations = nn.ModuleDict({slug(name): block for name, block in activations.items()})
+        self.placements = placements
+        self.forward_in = forward  # {training?: function}
+        self.graph = None  # of evaluation, blocks and all
+        self.constants = []  # names of the network's attributes that its graphs added
+        self.order = order  # {module: its parameters' names}: taking a parametrization off moves a parameter to the end
+
+
+def is_attached(model: nn.Module) -> bool:
+    return isinstance(getattr(model, "hmq", None), Blocks)
+
+
+def check_attached(model: nn.Module) -> None:
+    if not is_attached(model):
+        raise ValueError(f"this {type(model).__name__} has no HMQ blocks: attach(model, space, sample) first")
+
+
+def placements(model: nn.Module) -> tuple[Placement, ...]:
+    """Every tensor of an attached network: quantized, or float and why.
+
+    >>> [p.name for p in placements(model) if not p.quantized]
+    ['conv1.bias', ..., 'x', 'avgpool', 'fc']
+    """
+    check_attached(model)
+    return model.hmq.placements
+
+
+def blocks(model: nn.Module, kind: str | None = None) -> dict[str, HMQ]:
+    """The blocks of an attached network by the names of `placements`: of a kind (see `Placement`), or all."""
+    found = {}
+    for place in placements(model):
+        if not place.quantized or kind not in (None, place.kind):
+            continue
+        if place.kind == "weight":
+            module, attribute = place.name.rsplit(".", 1) if "." in place.name else ("", place.name)
+            found[place.name] = model.get_submodule(module).parametrizations[attribute][0]
+        else:
+            found[place.name] = model.hmq.activations[slug(place.name)]
+    return found
+
+
+def resample(model: nn.Module, generator: torch.Generator) -> None:
+    """New noise in every block: call it once per training step, before the forward pass."""
+    for block in blocks(model).values():
+        block.resample(generator)
+
+
+@contextmanager
+def switched_off(model: nn.Module):
+    """The float network inside this context: blocks let their tensors through."""
+    found = blocks(model).values()
+    before = [block.enabled for block in found]
+    try:
+        for block in found:
+            block.enabled = False
+        yield model
+    finally:
+        for block, enabled in zip(found, before, strict=True):
+            block.enabled = enabled
+
+
+def set_activation_bits(model: nn.Module, bits: Mapping[str, int]) -> None:
+    """Give every activation block its bit-width. Raises ValueError for a name that is missing and for bad bits."""
+    for name, block in blocks(model, "activation").items():
+        if name not in bits:
+            raise ValueError(f"no bits are given for activation {name}")
+        check_bits(bits[name])
+        block.bits.fill_(bits[name])
+
+
+def slug(name: str) -> str:
+    """A name as torch allows it for a submodule: without dots, and none of a ModuleDict's own ("keys", "values")."""
+    return "/" + name.replace(".", "/")
+
+
+def calibrate(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    rate: float = 0.9,
+    largest: Callable[[Tensor], Tensor] = lambda values: values,
+) -> dict[str, float]:
+    """Set the activations' largest thresholds from one pass of the float network over batches of pictures.
+
+    Of each tensor a running maximum is kept, theta += rate * (max|x| - theta) from the first batch's maximum, and the
+    largest threshold is the smallest power of two not below it. Returns theta by name.
+    largest: where several processes see a part of every batch each, what gives the largest of their values, element by
+    element; the model's tensors are then measured over the whole batch.
+    Raises ValueError naming the first tensor that holds NaN or infinities, and where there are no batches at all.
+    Source: HMQ, section 4; the authors' code.
+
+    >>> calibrate(model, (x for x, _ in data.train.batches(256)))
+    {'relu': 2.71, 'layer1.0.relu': 3.14, ...}
+    """
+    activations = blocks(model, "activation") | blocks(model, "hardware")
+    ends: dict[str, Tensor] = {}  # of this batch, for each tensor: max|x| and -min|x|
+    theta = constant = None
+
+    def watch(name):
+        def hook(block, inputs):
+            low, high = inputs[0].detach().abs().float().aminmax()
+            ends[name] = torch.stack((high, -low))
+
+        return hook
+
+    hooks = [block.register_forward_pre_hook(watch(name)) for name, block in activations.items()]
+    try:
+        with switched_off(model), in_mode(model, training=False), torch.no_grad():
+            count = 0
+            for batch in batches:
+                model(batch)
+                count += 1
+                if not ends:
+                    continue
+                high, low = largest(torch.stack(list(ends.values()))).unbind(1)  # one value per tensor
+                theta = high if theta is None else torch.lerp(theta, high, rate)
+                constant = (high == -low) & (True if constant is None else constant)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if count == 0:
+        raise ValueError("calibration needs at least one batch of pictures, got none")
+    found = dict(zip(ends, theta.tolist(), strict=True)) if ends else {}
+    constant = dict(zip(ends, constant.tolist(), strict=True)) if ends else {}
+    exponents = {}
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise ValueError(f"activation {name} holds NaN or infinite values on the pictures of the calibration")
+        # A constant that equals its threshold (an untrained gate: 0.5) would be clipped everywhere and learn nothing.
+        exponents[name] = threshold_exponent(value) + int(constant[name] and math.frexp(value)[0] == 0.5)
+        octaves = len(activations[name].exponents) - 1
+        if not octaves - MAX_EXPONENT <= exponents[name] <= MAX_EXPONENT:
+            raise ValueError(f"activation {name} reaches {value:g} on the pictures of the calibration: out of range")
+    for name, value in found.items():
+        if value == 0:
+            warnings.warn(f"activation {name} is zero everywhere on the pictures of the calibration", stacklevel=2)
+        activations[name].exponent.fill_(exponents[name])
+    return found

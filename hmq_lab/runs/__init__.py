@@ -1,0 +1,9 @@
+"""What a search leaves, and how it goes on: records, checkpoints, several processes, sweeps, live views.
+
+>>> from hmq_lab import runs
+>>> network, record = runs.load("runs/builtin")
+"""
+
+from hmq_lab.runs.loading import load, own_module, rebuild
+
+__all__ = ["load", "own_module", "rebuild"]
