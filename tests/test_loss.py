@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from hmq_lab import SearchSpace, attach, models
-from hmq_lab.loss import Loss, distillation, teacher_of
-from hmq_lab.placement import resample
+from hmq_lab.network import resample
+from hmq_lab.runs.runner import teacher_of
+from hmq_lab.settings import Settings
+from hmq_lab.stages import Loss, distillation
 
 
 def softmax(x):
@@ -66,7 +68,7 @@ def test_the_loss_takes_scores_instead_of_labels():
     x, y, wanted = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3]), torch.randn(4, 10)
     model = attach(models.build("tiny_resnet8"), SearchSpace(), x)
     resample(model, torch.Generator().manual_seed(0))
-    loss = Loss(model, 32.0, "float32", softness=2.0)
+    loss = Loss(model, Settings(distillation_temperature=2.0))
     total, task, _, hinge = loss(x, y, 8.0, wanted)
     scores = model(x).detach()
     assert task.item() == pytest.approx(distillation(scores, wanted, 2.0).item(), rel=1e-4)

@@ -15,15 +15,16 @@ from hmq_lab import SearchSpace, models, stages
 from hmq_lab.budget import Target
 from hmq_lab.data import files
 from hmq_lab.data.datasets import Data, load
-from hmq_lab.loss import class_scores
 from hmq_lab.placement import blocks
-from hmq_lab.runs import checkpoints, records
+from hmq_lab.runs import checkpoints, records, runner
+from hmq_lab.runs.runner import CHECKPOINT, NETWORK, RECORD, search
 from hmq_lab.settings import PRESETS, Settings, preset
-from hmq_lab.stages import CHECKPOINT, NETWORK, RECORD, search
+from hmq_lab.stages import class_scores
 
 SETTINGS = Settings(
-    search_epochs=2, final_epochs=2, batch_size=32, network_rate=1e-3, final_rate=1e-3, final_schedule="cosine",
-    logit_rate=0.1, cycles=2, target_steps=2, calibration_pictures=64, compile="off", log_every=1, snapshots=4,
+    search_epochs=2, final_epochs=2, batch_size=32, network_learning_rate=1e-3, final_learning_rate=1e-3,
+    final_schedule="cosine", logit_learning_rate=0.1, cycles=2, target_steps=2, calibration_pictures=64,
+    compile="off", log_every=1, snapshots=4,
 )  # fmt: skip
 STEPS = 5 * 4
 
@@ -226,9 +227,9 @@ def test_bad_input_is_refused_early(pictures):
 def test_the_paper_preset_is_the_papers():
     paper = PRESETS["paper"]
     assert (paper.search_epochs, paper.final_epochs, paper.batch_size, paper.gamma) == (30, 20, 256, 32)
-    assert (paper.network_rate, paper.logit_rate, paper.weight_decay) == (1e-5, 0.01, 1e-4)
+    assert (paper.network_learning_rate, paper.logit_learning_rate, paper.weight_decay) == (1e-5, 0.01, 1e-4)
     assert paper.cycle_steps(100) == 500
-    assert [round(paper.target_rate(i * 500, 100, 16.0), 6) for i in range(6)] == [4, 8, 12, 16, 16, 16]
+    assert [round(paper.target_at(i * 500, 100, 16.0), 6) for i in range(6)] == [4, 8, 12, 16, 16, 16]
     schedule = paper.temperature(100)
     assert schedule(0) == 1 and schedule(278) == 0.5 and schedule(499) == 0.5 and schedule(500) == 1
 
@@ -268,11 +269,11 @@ def test_a_folder_of_pictures_takes_no_run(pictures, tmp_path):
 
 @pytest.mark.parametrize(("rate", "steps", "told"), [(0.05, 10, True), (2.5, 10, False)])
 def test_too_few_steps_are_told_before_the_first(rate, steps, told, pictures, capsys):
-    settings = dataclasses.replace(SETTINGS, logit_rate=rate)
+    settings = dataclasses.replace(SETTINGS, logit_learning_rate=rate)
     assert settings.search_epochs * (len(pictures.train) // settings.batch_size) == steps
     run(pictures, settings=settings, progress=True)
     said = capsys.readouterr().err
-    assert (f"10 steps at a logit_rate of {rate} choose next to nothing" in said) == told
+    assert (f"10 steps at a logit_learning_rate of {rate} choose next to nothing" in said) == told
     assert ("next to nothing" in said) == told
 
 
@@ -298,13 +299,12 @@ def test_hardware_mode_names_what_integers_cannot_run_before_it_searches(picture
 def test_resuming_compiles_as_the_whole_run_did(pictures, tmp_path, monkeypatch):
     """The choice depends on the work of the whole run, and what is left of it is less."""
     from hmq_lab import _kernels as kernels
-    from hmq_lab import stages
 
     asked = []
     monkeypatch.setattr(kernels, "compiled", lambda enable: asked.append(enable) or contextlib.nullcontext())
     monkeypatch.setattr(kernels, "compiler_found", lambda: True)
     elements = sum(t["size"] for t in run(pictures, settings=SETTINGS).tensors if t["kind"] == "activation")
-    monkeypatch.setattr(stages, "WORTH_COMPILING", STEPS * SETTINGS.batch_size * elements)
+    monkeypatch.setattr(runner, "WORTH_COMPILING", STEPS * SETTINGS.batch_size * elements)
     auto = dataclasses.replace(SETTINGS, compile="auto")
 
     def interrupt(event):
@@ -349,7 +349,7 @@ def test_what_is_no_class_scores_is_named(output, said):
 
 RECIPE = dataclasses.replace(
     SETTINGS, search_loss="distillation", final_loss="distillation", final_weights="float", renew_statistics=True,
-    refill=True, margin=0.03, final_rate=3e-3,
+    refill=True, margin=0.03, final_learning_rate=3e-3,
 )  # fmt: skip
 
 
@@ -396,7 +396,7 @@ def test_stage_2_starts_from_the_weights_the_settings_name(start, pictures):
         if event["kind"] == "epoch" and event["stage"] == 1:
             after_search.update(floats(model))
 
-    frozen = dataclasses.replace(SETTINGS, final_rate=0.0, weight_decay=0.0, final_weights=start)
+    frozen = dataclasses.replace(SETTINGS, final_learning_rate=0.0, weight_decay=0.0, final_weights=start)
     run(pictures, model, settings=frozen, on_event=look)
     expected = given if start == "float" else after_search
     assert set(expected) == set(floats(model))
@@ -460,7 +460,7 @@ def test_renewed_statistics_are_means_over_batches():
 
 
 def test_renewed_statistics_fit_the_selection(pictures):
-    """After stage 1 and before a step of stage 2, batch norm's statistics are those of the schemes and float weights."""
+    """After stage 1 and before a step of stage 2, batch norm's statistics fit the schemes and float weights."""
     model = network()
     settings = dataclasses.replace(RECIPE, final_epochs=0)
     run(pictures, model, settings=settings)
@@ -482,7 +482,7 @@ def test_renewed_statistics_fit_the_selection(pictures):
 def test_a_checkpoint_from_before_a_setting_is_of_its_default(tmp_path):
     wanted = {"seed": 0, "settings": dataclasses.asdict(SETTINGS)}
     older = {"seed": 0, "settings": {k: v for k, v in wanted["settings"].items() if not k.startswith("final_")}}
-    older["settings"] |= {"final_epochs": 2, "final_rate": 1e-3, "final_schedule": "cosine"}
+    older["settings"] |= {"final_epochs": 2, "final_learning_rate": 1e-3, "final_schedule": "cosine"}
     assert len(older["settings"]) == len(wanted["settings"]) - 2
     checkpoints.check_same(wanted, older, tmp_path)
     wanted["settings"]["final_loss"] = "distillation"
@@ -499,9 +499,9 @@ def test_the_papers_presets_use_no_lever_of_ours():
 
 
 def test_bad_levers_are_refused():
-    with pytest.raises(ValueError, match="final_loss must be one of .*got 'kl'"):
+    with pytest.raises(ValueError, match=r"final_loss must be one of .*got 'kl'"):
         Settings(final_loss="kl")
-    with pytest.raises(ValueError, match="final_weights must be one of .*got 'best'"):
+    with pytest.raises(ValueError, match=r"final_weights must be one of .*got 'best'"):
         Settings(final_weights="best")
     for value in (0, -1, math.inf, "4"):
         with pytest.raises(ValueError, match="distillation_temperature must be a number above 0"):
@@ -536,7 +536,7 @@ def test_of_equally_good_epochs_the_last_is_kept(pictures):
     model = network()
     nn.init.zeros_(model.linear.weight)
     nn.init.zeros_(model.linear.bias)
-    still = dataclasses.replace(SETTINGS, search_epochs=0, final_epochs=3, final_rate=0.0)
+    still = dataclasses.replace(SETTINGS, search_epochs=0, final_epochs=3, final_learning_rate=0.0)
     record = run(pictures, model, settings=still, target=Target(weights=4))
     assert len({e["validation_accuracy"] for e in record.of("epoch")}) == 1
     assert model.bn1.num_batches_tracked == 3 * 5

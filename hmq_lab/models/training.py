@@ -24,11 +24,11 @@ from torch import nn
 from hmq_lab import models
 from hmq_lab.data.datasets import Data, Folder, Pictures, load
 from hmq_lab.graph.tracing import in_mode
-from hmq_lab.loss import class_scores
 from hmq_lab.models import norms
 from hmq_lab.models.weights import load_weights, read_metadata
 from hmq_lab.runs.processes import Alone
 from hmq_lab.seeds import stable_hash
+from hmq_lab.stages import class_scores
 
 
 def evaluate(
