@@ -245,7 +245,8 @@ def refilled(model: nn.Module, bits: Mapping[str, int], target: float) -> dict[s
     >>> refilled(model, weight_bits(model), target=14.0)
     {'layer1.0.conv1.weight': Scheme(bits=3, threshold_exponent=-1, signed=True)}
     """
-    sizes, bits, given = weight_sizes(model), dict(bits), {}
+    sizes, bits = weight_sizes(model), dict(bits)
+    given: dict[str, Scheme] = {}
     found = blocks(model, "weight")
     fits = {name: functools.cache(functools.partial(closest, block, original(model, name)))
             for name, block in found.items()}  # fmt: skip

@@ -350,7 +350,7 @@ class Loss(nn.Module):
         if target_rate is None:
             return task, task
         expected = budget.expected_rate(self.network)
-        hinge = budget.hinge(expected, target_rate)
+        hinge = torch.as_tensor(budget.hinge(expected, target_rate))
         return task + self.settings.gamma * hinge, task, expected, hinge
 
 
@@ -395,8 +395,9 @@ def class_scores(output: Any) -> Tensor:
     """
     scores = output if isinstance(output, Tensor) else getattr(output, "logits", None)
     if not isinstance(scores, Tensor) or scores.dim() != 2:
-        is_tensor = isinstance(scores, Tensor)
-        what = f"shape {tuple(scores.shape)}" if is_tensor else type(output).__name__
+        what = type(output).__name__
+        if isinstance(scores, Tensor):
+            what = f"shape {tuple(scores.shape)}"
         raise ValueError(f"a network must return class scores, (pictures, classes), got {what}")
     return scores
 
@@ -456,7 +457,9 @@ def first_not_finite(model: nn.Module, images: Tensor) -> str:
         return "the input pictures"
 
     # Watch the activations of one forward pass.
-    names = {block: name for name, block in blocks(model, "activation").items()}
+    names: dict[nn.Module, str] = {}
+    for name, block in blocks(model, "activation").items():
+        names[block] = name
     found: list[str] = []
 
     def watch(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -71,8 +71,9 @@ def check_same(wanted: dict, found: dict, path: Path) -> None:
         ValueError: names what differs.
     """
     there = {key: found.get(key) for key in wanted}
-    if there.get("settings"):
-        there["settings"] = complete(there["settings"])
+    settings = found.get("settings")
+    if settings:
+        there["settings"] = complete(settings)
     flat_here, flat_there = _flat(wanted), _flat(there)
     different = [
         key for key in flat_here | flat_there if flat_here.get(key, ...) != flat_there.get(key, ...)
@@ -86,7 +87,7 @@ def check_same(wanted: dict, found: dict, path: Path) -> None:
 
 def _flat(values: dict) -> dict:
     """Flatten nested dicts to dotted keys, so that a difference can be named."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
             flat |= {f"{key}.{part}": one for part, one in value.items()}
