@@ -20,10 +20,15 @@ from hmq_lab.budget import Target
 from hmq_lab.gumbel import Cycles
 
 # The words that some settings take.
-SCHEDULES = ("constant", "cosine")
-PRECISIONS = ("float32", "bfloat16")
 LOSSES = ("cross-entropy", "distillation")
-STARTS = ("searched", "float")
+CHOICES = {
+    "final_schedule": ("constant", "cosine"),
+    "precision": ("float32", "bfloat16"),
+    "compile": ("auto", "on", "off"),
+    "search_loss": LOSSES,
+    "final_loss": LOSSES,
+    "final_weights": ("searched", "float"),
+}
 
 
 @dataclass(frozen=True)
@@ -143,15 +148,7 @@ class Settings:
             raise ValueError(f"first_target must be a rate between 1 and 32, got {first!r}")
 
         # Words.
-        choices = {
-            "final_schedule": SCHEDULES,
-            "precision": PRECISIONS,
-            "compile": ("auto", "on", "off"),
-            "search_loss": LOSSES,
-            "final_loss": LOSSES,
-            "final_weights": STARTS,
-        }
-        for name, allowed in choices.items():
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hmq_lab.commands import hardware as cli_hardware
 from hmq_lab.commands import sweep as cli_sweep
+from hmq_lab.commands.options import add_settings, changes
 from hmq_lab.runs.processes import ProcessLost, is_main, start
 from hmq_lab.settings import PRESETS, preset, preset_for, recipe
 
@@ -91,17 +92,8 @@ def parser() -> argparse.ArgumentParser:
                          "weights 8 times smaller and 8-bit activations, -w8-acr8 the largest activation 8 times "
                          "smaller. A network's name: for that one, on ImageNet (default: quick/builtin, quick/cifar10, "
                          "paper for imagenet, quick/folder for other pictures)")  # fmt: skip
-    command.add_argument("--search-epochs", type=int, metavar="N", help="epochs of stage 1 (default: the preset's)")
-    command.add_argument("--final-epochs", type=int, metavar="N", help="epochs of stage 2 (default: the preset's)")
-    command.add_argument("--batch-size", type=int, metavar="N", help="pictures in a step (default: the preset's)")
-    command.add_argument("--logit-learning-rate", type=float, metavar="R",
-                         help="how far a step moves the probabilities: more for fewer steps "
-                         "(default: the preset's)")  # fmt: skip
     command.add_argument("--accumulate", type=_whole(1), default=1, metavar="N",
                          help="parts that a step's pictures go through the network in, one after another")  # fmt: skip
-    command.add_argument("--precision", choices=("float32", "bfloat16"), help="of convolutions (default: the preset's)")
-    command.add_argument("--compile", choices=("auto", "on", "off"), help="the quantizer (default: the preset's)")
-    command.add_argument("--channels-last", action="store_true", default=None, help="the layout GPUs are fastest in")
     command.add_argument("--bits", default="1,2,3,4,5,6,7,8", help="to choose from, for each weight: of 1 to 16")
     command.add_argument("--thresholds", type=int, default=8, metavar="N", help="powers of two to choose from")
     command.add_argument("--seed", type=_whole(0, 2**63 - 1), default=0, metavar="N", help="same seed, same run")
@@ -112,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument("--overwrite", action="store_true", help="begin anew where DIR holds a run already")
     command.add_argument("--no-figures", action="store_true", help="the record alone")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_settings(command)
     cli_sweep.add(commands, command, _Help)
 
     command = commands.add_parser("figures", help="draw the figures of a run", formatter_class=_Help)
@@ -251,12 +244,7 @@ def search(options: argparse.Namespace) -> int:
         raise BadInput(f"--bits must be numbers with commas between them, got {options.bits!r}") from None
     space = SearchSpace(bits, options.thresholds)
     target.check_reachable(space)
-    changes = (
-        "search_epochs", "final_epochs", "batch_size", "logit_learning_rate", "precision", "compile", "channels_last",
-    )  # fmt: skip
-    settings = preset(
-        options.preset or preset_for(source), **{key: v for key in changes if (v := getattr(options, key)) is not None}
-    )
+    settings = preset(options.preset or preset_for(source), **changes(options))
     device = _device(options.device)
     if is_main():
         check_writable(out)
