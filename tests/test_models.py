@@ -4,6 +4,7 @@ import dataclasses
 import doctest
 import importlib
 import os
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -11,7 +12,6 @@ import torch
 from torch import nn
 
 from hmq_lab import data, models
-from hmq_lab.data import files
 from hmq_lab.data.files import read_tensors
 from hmq_lab.data.images import Pictures
 from hmq_lab.models import training
@@ -113,10 +113,10 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     save_weights(models.build("resnet8"), path)
     before = path.read_bytes()
 
-    def fail(tensors, file, metadata):
+    def fail(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(files, "save_file", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="no space"):
         save_weights(models.build("resnet8"), path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["net.safetensors"]
