@@ -90,7 +90,7 @@ def test_unknown_names_are_answered_with_near_ones():
         models.build("resnet21")
     with pytest.raises(ValueError, match=r"no network 'qwxyz': there are tiny_resnet8, .* and torchvision's"):
         models.build("qwxyz")
-    with pytest.raises(ValueError, match="classes must be a whole number from 1, got 0"):
+    with pytest.raises(ValueError, match="classes must be a whole number from 1 to 100000, got 0"):
         models.build("resnet8", classes=0)
 
 
@@ -252,7 +252,7 @@ def test_senseless_training_is_refused(few):
     net = models.build("tiny_resnet8")
     with pytest.raises(ValueError, match="epochs must be 1 or more and learning_rate positive, got 0"):
         training.train(net, few, epochs=0)
-    with pytest.raises(ValueError, match="batch_size must be at most the 192 training pictures, got 500"):
+    with pytest.raises(ValueError, match="batch_size must be at most the 192 training images, got 500"):
         training.train(net, few, epochs=1, batch_size=500)
     with pytest.raises(FloatingPointError, match="the loss is nan in epoch 1: lower learning_rate"):
         training.train(net, few, epochs=1, learning_rate=1e30)

@@ -312,12 +312,17 @@ class Items(Split):
         if not (hasattr(self.items, "__len__") and hasattr(self.items, "__getitem__")):
             raise TypeError(f"a data set needs a length and items by number, got {type(self.items).__name__}")
         if len(self):
-            _check_item(self.items[0])
+            _check_item(self._first())
 
     @property
     def channels(self) -> int:  # type: ignore[override]
         """Channels of the first image."""
-        return self.items[0][0].shape[0]
+        return self._first()[0].shape[0]
+
+    def _first(self) -> Any:
+        """The first item; looking at it changes no random numbers."""
+        with _random_numbers(0):
+            return self.items[0]
 
     def __len__(self) -> int:
         return len(self.items)  # type: ignore[arg-type]
