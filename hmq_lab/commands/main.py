@@ -11,9 +11,8 @@ from pathlib import Path
 
 from hmq_lab.commands import hardware as cli_hardware
 from hmq_lab.commands import sweep as cli_sweep
-from hmq_lab.recipes import recipe
 from hmq_lab.runs.processes import ProcessLost, is_main, start
-from hmq_lab.settings import PRESETS, preset, preset_for
+from hmq_lab.settings import PRESETS, preset, preset_for, recipe
 
 SHIPPED = {"builtin": "tiny_resnet8"}  # data: the network whose weights come with the package
 NETWORK_FOR = SHIPPED | {"cifar10": "resnet20"}
@@ -95,8 +94,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--search-epochs", type=int, metavar="N", help="epochs of stage 1 (default: the preset's)")
     command.add_argument("--final-epochs", type=int, metavar="N", help="epochs of stage 2 (default: the preset's)")
     command.add_argument("--batch-size", type=int, metavar="N", help="pictures in a step (default: the preset's)")
-    command.add_argument("--logit-rate", type=float, metavar="R", help="how far a step moves the probabilities: more "
-                         "for fewer steps (default: the preset's)")  # fmt: skip
+    command.add_argument("--logit-learning-rate", type=float, metavar="R",
+                         help="how far a step moves the probabilities: more for fewer steps "
+                         "(default: the preset's)")  # fmt: skip
     command.add_argument("--accumulate", type=_whole(1), default=1, metavar="N",
                          help="parts that a step's pictures go through the network in, one after another")  # fmt: skip
     command.add_argument("--precision", choices=("float32", "bfloat16"), help="of convolutions (default: the preset's)")
@@ -238,8 +238,8 @@ def search(options: argparse.Namespace) -> int:
     from hmq_lab.models.weights import SHIPPED as SHELF
     from hmq_lab.models.weights import read_metadata
     from hmq_lab.runs import records
-    from hmq_lab.stages import CHECKPOINT, RECORD
-    from hmq_lab.stages import search as run
+    from hmq_lab.runs.runner import CHECKPOINT, RECORD
+    from hmq_lab.runs.runner import search as run
 
     name = options.model or NETWORK_FOR.get(options.data, "mobilenet_v2")
     source = Path(options.data).name
@@ -251,7 +251,9 @@ def search(options: argparse.Namespace) -> int:
         raise BadInput(f"--bits must be numbers with commas between them, got {options.bits!r}") from None
     space = SearchSpace(bits, options.thresholds)
     target.check_reachable(space)
-    changes = ("search_epochs", "final_epochs", "batch_size", "logit_rate", "precision", "compile", "channels_last")
+    changes = (
+        "search_epochs", "final_epochs", "batch_size", "logit_learning_rate", "precision", "compile", "channels_last",
+    )  # fmt: skip
     settings = preset(
         options.preset or preset_for(source), **{key: v for key in changes if (v := getattr(options, key)) is not None}
     )

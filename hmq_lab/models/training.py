@@ -26,10 +26,10 @@ from hmq_lab import models
 from hmq_lab.data.datasets import Data, load
 from hmq_lab.data.images import Folder, Split
 from hmq_lab.graph.tracing import in_mode
-from hmq_lab.loss import class_scores
 from hmq_lab.models import norms
 from hmq_lab.models.weights import load_weights, read_metadata
 from hmq_lab.seeds import stable_hash
+from hmq_lab.stages import class_scores
 
 
 class Team(Protocol):
