@@ -1,4 +1,4 @@
-"""The command `hmq-lab figures`: figures of a run, or the paper's figures and tables, from records alone."""
+"""The command `hmq-lab figures`: figures of a run, or of the paper, from records alone."""
 
 from __future__ import annotations
 
@@ -12,18 +12,27 @@ from hmq_lab.commands.frame import BadInput, add_overwrite, needs
 
 def add(commands: Any, formatter: type) -> None:
     """Add the subcommand to `commands`, as argparse knows them."""
-    command = commands.add_parser("figures", help="draw the figures of a run", formatter_class=formatter)
+    command = commands.add_parser(
+        "figures", help="draw the figures of a run", formatter_class=formatter
+    )
     command.set_defaults(command=figures)
     command.add_argument(
         "run",
         type=Path,
         nargs="?",
         metavar="DIR",
-        help="a folder with a record.json, or a record; with --all, a folder of such folders (default: the package's "
+        help="a folder with a record.json, or a record; with --all, a folder of such folders "
+        "(default: the package's "
         "records)",
     )
-    command.add_argument("--all", action="store_true", help="the paper's figures and tables, beside what it published")
-    command.add_argument("--out", type=Path, help="where to (default: DIR/figures; with --all docs/figures/paper)")
+    command.add_argument(
+        "--all",
+        action="store_true",
+        help="the paper's figures and tables, beside what it published",
+    )
+    command.add_argument(
+        "--out", type=Path, help="where to (default: DIR/figures; with --all docs/figures/paper)"
+    )
     add_overwrite(command, "figures")
 
 
@@ -68,7 +77,11 @@ def _paper(options: argparse.Namespace) -> list[Path]:
     with needs("lab", "figures"):
         from hmq_lab.plots import paper
     if not options.overwrite and folder.is_dir():
-        _check_free(path for path in sorted(folder.iterdir()) if path.name.startswith(("figure_", "table_", "paper.md")))
+        _check_free(
+            path
+            for path in sorted(folder.iterdir())
+            if path.name.startswith(("figure_", "table_", "paper.md"))
+        )
     return paper.write_paper(found, folder)
 
 

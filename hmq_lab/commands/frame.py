@@ -1,4 +1,4 @@
-"""What the commands share: their parser, options of several commands, and files that are written."""
+"""What the commands share: a parser, options of several commands, files that are written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ RUN_FILES = (
     "log.txt",
     "sweep.json",
 )
-MARKS = ("record.json", "checkpoint.safetensors", "search.json", "sweep.json")  # one of them tells a run's folder
+MARKS = (
+    "record.json",
+    "checkpoint.safetensors",
+    "search.json",
+    "sweep.json",
+)  # one of them tells a run's folder
 FIGURE = (".png", ".svg", ".pdf")
 # Data set: the network that a command takes if none is named.
 SHIPPED = {"builtin": "tiny_resnet8"}  # the weights of these come with the package
@@ -52,7 +57,7 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if told else super()._get_help_string(action)
 
 
-# ------------------------------------------------------------------------------------- kinds of values
+# --------------------------------------------------------------- kinds of values
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:
@@ -85,7 +90,9 @@ def numbers(text: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()) or int(last or first) < int(first):
-            raise argparse.ArgumentTypeError(f"must be whole numbers and ranges of them, as in 0,3,10-20, got {text!r}")
+            raise argparse.ArgumentTypeError(
+                f"must be whole numbers and ranges of them, as in 0,3,10-20, got {text!r}"
+            )
         found += range(int(first), int(last or first) + 1)
     return found
 
@@ -102,48 +109,61 @@ def several(kind: type) -> Callable[[str], list[Any]]:
             return [kind(part) for part in text.split(",")]
         except ValueError:
             what = "whole numbers" if kind is int else "numbers"
-            raise argparse.ArgumentTypeError(f"must be {what} with commas between them, got {text!r}") from None
+            raise argparse.ArgumentTypeError(
+                f"must be {what} with commas between them, got {text!r}"
+            ) from None
 
     return read
 
 
-# ------------------------------------------------------------------------------------- options
+# --------------------------------------------------------------- options
 
 
 def add_data(command: argparse.ArgumentParser, default: str | None = "builtin") -> None:
     """Add the options that say which images, and how they are read."""
-    command.add_argument("--data", default=default, help="builtin, cifar10, imagenet, or a folder (default: builtin)")
-    command.add_argument("--root", type=Path, help="where data sets lie (default: $HMQ_LAB_DATA or ~/.cache/hmq_lab)")
+    command.add_argument(
+        "--data", default=default, help="builtin, cifar10, imagenet, or a folder (default: builtin)"
+    )
+    command.add_argument(
+        "--root", type=Path, help="where data sets lie (default: $HMQ_LAB_DATA or ~/.cache/hmq_lab)"
+    )
     command.add_argument("--download", action="store_true", help="let torchvision fetch CIFAR10")
     command.add_argument(
         "--normalize",
-        help="what the weights were trained with: builtin, cifar10, imagenet, half or identity (default: what the "
+        help="what the weights were trained with: builtin, cifar10, imagenet, half or identity "
+        "(default: what the "
         "weights' file says, else the data's)",
     )
     command.add_argument(
         "--picture-size",
         type=whole(1),
         metavar="N",
-        help="pixels a side that images in files are brought to (default: 224, small ones as they are)",
+        help="pixels a side that images in files are brought to (default: 224, "
+        "small ones as they are)",
     )
 
 
 def add_network(command: argparse.ArgumentParser, start: str) -> None:
     """Add the options that say which network, and the weights that it starts from."""
-    command.add_argument("--model", help="a CIFAR network of ours or any of torchvision's (by default, by data)")
+    command.add_argument(
+        "--model", help="a CIFAR network of ours or any of torchvision's (by default, by data)"
+    )
     command.add_argument("--weights", metavar="FILE", help=start)
     command.add_argument(
         "--outputs",
         type=numbers,
         metavar="LIST",
-        help="each class's output in the last layer of the weights: 0,217,482 or 1-1000 (default: the class's own "
+        help="each class's output in the last layer of the weights: 0,217,482 or 1-1000 "
+        "(default: the class's own "
         "number)",
     )
 
 
 def add_overwrite(command: argparse.ArgumentParser, what: str = "FILE") -> None:
     """Add the option without which no file is written over."""
-    command.add_argument("--overwrite", action="store_true", help=f"replace {what} where it is there already")
+    command.add_argument(
+        "--overwrite", action="store_true", help=f"replace {what} where it is there already"
+    )
 
 
 def device(name: str) -> Any:
@@ -191,11 +211,11 @@ def needs(extra: str, what: str) -> Iterator[None]:
         yield
     except ImportError as error:
         library = (error.name or "more libraries").partition(".")[0]
-        verb = "need" if what.endswith("s") else "needs"
+        verb = "need" if what == "figures" else "needs"
         raise BadInput(f"{what} {verb} {library}: pip install hmq_lab[{extra}]") from error
 
 
-# ------------------------------------------------------------------------------------- files that are written
+# --------------------------------------------------------------- files that are written
 
 
 def check_output(
@@ -210,16 +230,20 @@ def check_output(
     Args:
         path: the file.
         suffixes: those that it may have.
-        overwrite: whether an existing file may be replaced; never one of a run, and none that the command reads.
+        overwrite: whether an existing file may be replaced; never one of a run, and none that the
+            command reads.
         inputs: files that the command reads, and folders of runs.
         option: the word for the file in messages.
 
     Raises:
-        BadInput: the suffix is another, the file is there, is read by the command, or belongs to a run.
+        BadInput: the suffix is another, the file is there, is read by the command, or belongs to a
+            run.
         OSError: it is a folder, a pipe or a device, or its folder cannot be written to.
     """
     if path.suffix not in suffixes:
-        allowed = " or ".join([", ".join(suffixes[:-1]), suffixes[-1]] if len(suffixes) > 1 else suffixes)
+        allowed = " or ".join(
+            [", ".join(suffixes[:-1]), suffixes[-1]] if len(suffixes) > 1 else suffixes
+        )
         raise BadInput(f"{option} must end in {allowed}, got {path}")
     if path.is_dir():
         raise BadInput(f"{option} must be a file, got the folder {path}")

@@ -18,7 +18,9 @@ from hmq_lab.runs.records import Record
 def add(commands: Any, formatter: type) -> None:
     """Add the subcommands to `commands`, as argparse knows them."""
 
-    def command(function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    def command(
+        function: Callable[[argparse.Namespace], int], text: str
+    ) -> argparse.ArgumentParser:
         made = commands.add_parser(function.__name__, help=text, formatter_class=formatter)
         made.set_defaults(command=function)
         return made
@@ -43,17 +45,31 @@ def add(commands: Any, formatter: type) -> None:
     made = command(export, "write a network as ONNX")
     _add_run(made)
     made.add_argument("file", type=Path, metavar="FILE", help="an .onnx file to write")
-    made.add_argument("--native", action="store_true", help="carry 3 and 4 bits in (U)INT4, 1 and 2 in (U)INT2")
-    made.add_argument("--check", action="store_true", help="run it with onnxruntime and compare with the simulation")
+    made.add_argument(
+        "--native", action="store_true", help="carry 3 and 4 bits in (U)INT4, 1 and 2 in (U)INT2"
+    )
+    made.add_argument(
+        "--check",
+        action="store_true",
+        help="run it with onnxruntime and compare with the simulation",
+    )
     _add_images(made)
     made.add_argument("--json", action="store_true", help="what was written and found as JSON")
     add_overwrite(made)
 
-    made = command(costs, "count bytes, bit operations, shifts; cycles and energy on a model of an accelerator")
+    made = command(
+        costs, "count bytes, bit operations, shifts; cycles and energy on a model of an accelerator"
+    )
     _add_run(made, "the folder of a finished run, or a record")
-    made.add_argument("--units", type=int, default=256, metavar="N", help="multipliers of 8 x 8 bits")
-    made.add_argument("--bandwidth", type=float, default=32.0, metavar="B", help="bytes from memory in a cycle")
-    made.add_argument("--figure", type=Path, metavar="FILE", help="draw the roofline, PNG, SVG or PDF")
+    made.add_argument(
+        "--units", type=int, default=256, metavar="N", help="multipliers of 8 x 8 bits"
+    )
+    made.add_argument(
+        "--bandwidth", type=float, default=32.0, metavar="B", help="bytes from memory in a cycle"
+    )
+    made.add_argument(
+        "--figure", type=Path, metavar="FILE", help="draw the roofline, PNG, SVG or PDF"
+    )
     made.add_argument("--json", action="store_true", help="the layers and sums as JSON")
     add_overwrite(made)
 
@@ -63,14 +79,20 @@ def _add_run(made: argparse.ArgumentParser, text: str = "the folder of a finishe
 
 
 def _add_images(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--data", help="builtin, cifar10, imagenet, or a folder of images (default: the run's)")
-    made.add_argument("--root", type=Path, help="where data sets lie (default: $HMQ_LAB_DATA or ~/.cache/hmq_lab)")
-    made.add_argument("--pictures", type=int, metavar="N", help="the first N test images (default: all)")
+    made.add_argument(
+        "--data", help="builtin, cifar10, imagenet, or a folder of images (default: the run's)"
+    )
+    made.add_argument(
+        "--root", type=Path, help="where data sets lie (default: $HMQ_LAB_DATA or ~/.cache/hmq_lab)"
+    )
+    made.add_argument(
+        "--pictures", type=int, metavar="N", help="the first N test images (default: all)"
+    )
     made.add_argument("--batch-size", type=int, default=100, metavar="N", help="images at a time")
 
 
 def integer(options: argparse.Namespace) -> int:
-    """The command. Exit code 0 if every logit equals the float64 simulation's, and float32's where that is exact."""
+    """The command. Exit code 0 if the logits equal the simulation's, wherever that is exact."""
     from hmq_lab.hardware.integer import IntegerNetwork, compare
 
     network, record = _load(options.run)
@@ -87,10 +109,14 @@ def integer(options: argparse.Namespace) -> int:
             f"{found['pictures']:,} test pictures, logits in units of 2^{found['exponent']}\n"
             f"against float64: {found['differ_float64']:,} pictures differ, by at most "
             f"{found['largest_difference_float64']:g}\n"
-            f"against float32: {found['differ_float32']:,} pictures differ, {found['unexplained_float32']:,} of them "
-            f"without a sum |w a| + |b| beyond 2^24; predictions differ on {found['predictions_differ']:,}\n"
-            f"sums beyond 2^24: {found['sums_beyond_2_24']:,}, on {found['pictures_beyond_2_24']:,} pictures\n"
-            f"test accuracy: integers {found['accuracy_integer']:.2f} %, float32 {found['accuracy_float32']:.2f} %"
+            f"against float32: {found['differ_float32']:,} pictures differ, "
+            f"{found['unexplained_float32']:,} of them "
+            f"without a sum |w a| + |b| beyond 2^24; predictions differ on "
+            f"{found['predictions_differ']:,}\n"
+            f"sums beyond 2^24: {found['sums_beyond_2_24']:,}, on "
+            f"{found['pictures_beyond_2_24']:,} pictures\n"
+            f"test accuracy: integers {found['accuracy_integer']:.2f} %, float32 "
+            f"{found['accuracy_float32']:.2f} %"
         )
     return 0 if found["differ_float64"] == found["unexplained_float32"] == 0 else 1
 
@@ -122,7 +148,7 @@ def unpack(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    """The command: prints what was written and, with --check, how it compares with the simulation."""
+    """The command: prints what was written and how it compares with the simulation."""
     check_output(options.file, [".onnx"], options.overwrite, [options.run])
     with needs("export", "the export"):
         from hmq_lab.hardware import onnx_export
@@ -130,13 +156,18 @@ def export(options: argparse.Namespace) -> int:
     batches = None
     if options.check:
         with needs("export", "--check"):
-            import onnxruntime  # noqa: F401: what `compare` runs the file with
+            import onnxruntime  # noqa: F401
         batches = _test_batches(options, record)
 
     # Written, then compared.
     written = onnx_export.export(network, options.file, native=options.native)
     size, opset = options.file.stat().st_size, written.opset_import[0].version
-    about = {"file": str(options.file), "bytes": size, "nodes": len(written.graph.node), "opset": opset}
+    about = {
+        "file": str(options.file),
+        "bytes": size,
+        "nodes": len(written.graph.node),
+        "opset": opset,
+    }
     if batches is not None:
         about |= onnx_export.compare(network, options.file, batches)
     if options.json:
@@ -151,14 +182,22 @@ def export(options: argparse.Namespace) -> int:
 def _comparison(about: dict[str, Any]) -> str:
     """How an ONNX file compares with the simulation, in lines."""
     lines = []
-    for which, said in (("", "onnxruntime, optimizations off"), ("default_", "onnxruntime as it is by default")):
+    for which, said in (
+        ("", "onnxruntime, optimizations off"),
+        ("default_", "onnxruntime as it is by default"),
+    ):
         lines.append(
-            f"{said}: of {about['pictures']:,} test pictures the logits of {about[which + 'differ']:,} differ from "
-            f"the simulation's, by at most {about[which + 'largest_difference']:g}, the predictions of "
-            f"{about[which + 'predictions_differ']:,}; test accuracy {about[which + 'accuracy']:.2f} %"
+            f"{said}: of {about['pictures']:,} test pictures the logits of "
+            f"{about[which + 'differ']:,} differ from "
+            f"the simulation's, by at most {about[which + 'largest_difference']:g}, the "
+            f"predictions of "
+            f"{about[which + 'predictions_differ']:,}; test accuracy "
+            f"{about[which + 'accuracy']:.2f} %"
         )
     if about["unexplained"] is not None:
-        lines.append(f"differing without a sum beyond 2^24, optimizations off: {about['unexplained']:,}")
+        lines.append(
+            f"differing without a sum beyond 2^24, optimizations off: {about['unexplained']:,}"
+        )
     return "\n".join(lines)
 
 
@@ -216,14 +255,16 @@ def _known(record: Record) -> Record:
 
     if name := runs.own_module(record):
         raise ValueError(
-            f"this run is of your own module {name}: in Python, IntegerNetwork.from_selected, packing.pack, "
-            f"onnx_export.export and costs.count take it, from runs.load(folder, network={name}(...))"
+            f"this run is of your own module {name}: in Python, IntegerNetwork.from_selected, "
+            f"packing.pack, "
+            f"onnx_export.export and costs.count take it, from runs.load(folder, "
+            f"network={name}(...))"
         )
     return record
 
 
 def _test_batches(options: argparse.Namespace, record: Record) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images, labels) of the first of the test images, as many as asked for. What is wrong is said at the call."""
+    """(images, labels) of the first test images. What is wrong is said at the call."""
     import dataclasses
 
     from hmq_lab import data
@@ -252,7 +293,7 @@ def _test_batches(options: argparse.Namespace, record: Record) -> Iterator[tuple
 
 
 def _source(options: argparse.Namespace, record: Record) -> str:
-    """What `data.load` takes for the images of a run: what was named, else what the run remembers."""
+    """The images of a run for `data.load`: what was named, else what the run remembers."""
     from hmq_lab import data
 
     if options.data:
@@ -264,4 +305,7 @@ def _source(options: argparse.Namespace, record: Record) -> str:
         if place and os.path.isdir(place):
             return str(place)
     where = f", which was {remembered}" if remembered else ""
-    raise BadInput(f"--data is missing: this run is on images called {name!r}{where}; say where they are: --data FOLDER")
+    raise BadInput(
+        f"--data is missing: this run is on images called {name!r}{where}; say where they are: "
+        f"--data FOLDER"
+    )

@@ -47,7 +47,10 @@ def parser() -> argparse.ArgumentParser:
     >>> parser().parse_args(["search", "--log-every", "5"]).log_every
     5
     """
-    top = Parser(prog="hmq-lab", description="Search the bit-width and threshold of every tensor of a network.")
+    top = Parser(
+        prog="hmq-lab",
+        description="Search the bit-width and threshold of every tensor of a network.",
+    )
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     command = search.add(commands, Help)
     sweep.add(commands, command, Help)
@@ -57,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 class _Held:
-    """Warnings, kept until the work has begun or is done: bad input is one line on stderr, the error's."""
+    """Keeps warnings until the work has begun, so that bad input is one line on stderr."""
 
     def __enter__(self) -> _Held:
         self.messages: list[Any] = []

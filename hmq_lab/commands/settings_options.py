@@ -1,4 +1,4 @@
-"""Options of the command line made from the fields of the settings dataclass, so that every setting has one."""
+"""Options of the command line, made from the settings: every setting has one."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ CHOICES = {  # the words that a setting takes
 def add_settings(command: argparse.ArgumentParser) -> None:
     """Add an option for every setting of a search: `search_epochs` is --search-epochs.
 
-    A setting that is True or False has a pair of options, --augment and --no-augment. What is not given is None, so
-    that the preset decides.
+    A setting that is True or False has a pair of options, --augment and --no-augment. What is not
+    given is None, so that the preset decides.
     """
     group = command.add_argument_group("settings of the search (defaults: the preset's)")
     told = descriptions(Settings)

@@ -1,4 +1,4 @@
-"""The command that searches for several targets and seeds: sweep. It takes every option of `search`."""
+"""The command `hmq-lab sweep`: several targets and seeds, with every option of `search`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 from hmq_lab.commands.frame import NETWORK_FOR, BadInput, several
 
-# Of the options of `search`, those that differ between the runs of a sweep or say where and how a run is shown. What
-# weights and images hold is checked by each run itself, wherever they lie.
+# Of the options of `search`, those that differ between the runs of a sweep or say where and how a
+# run is shown. What weights and images hold is checked by each run itself, wherever they lie.
 OWN = {
     "command",
     "warnings",
@@ -57,8 +57,10 @@ def add(commands: Any, search: argparse.ArgumentParser, formatter: type) -> None
         add_help=False,
         formatter_class=formatter,
         help="search for several targets and seeds, one after another",
-        description="Every option of search, and three that take several values. A run that is recorded is skipped, "
-        "one that was interrupted goes on; --resume is implied. Ctrl-C stops the sweep, the same command goes on.",
+        description="Every option of search, and three that take several values. "
+        "A run that is recorded is skipped, "
+        "one that was interrupted goes on; --resume is implied. Ctrl-C stops the sweep, the same "
+        "command goes on.",
     )
     made.set_defaults(command=sweep, search=search.get_default("command"))
     for name, kind, one in (
@@ -77,13 +79,20 @@ def sweep(options: argparse.Namespace) -> int:
     from hmq_lab.runs.processes import launched
 
     if launched():
-        raise ValueError("a sweep runs in one process: start each search by itself with accelerate launch")
+        raise ValueError(
+            "a sweep runs in one process: start each search by itself with accelerate launch"
+        )
     if options.activations and (options.activation_bits or options.target_activations):
-        raise ValueError("--activations: not allowed with --activation-bits, --target-activations or a preset's target")
+        raise ValueError(
+            "--activations: not allowed with --activation-bits, --target-activations or a preset's "
+            "target"
+        )
     if options.seeds and options.seed:
         raise ValueError("--seeds: not allowed with --seed")
     if bad := [seed for seed in options.seeds or () if not 0 <= seed < 2**63]:
-        raise ValueError(f"--seeds: must be whole numbers from 0 to 9223372036854775807, got {bad[0]}")
+        raise ValueError(
+            f"--seeds: must be whole numbers from 0 to 9223372036854775807, got {bad[0]}"
+        )
 
     # The runs, and what they have in common.
     targets = [

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and one-line reasons for files that cannot be read or written.
+"""Files that appear whole or not at all, and one-line reasons why a file cannot be used.
 
 >>> import tempfile
 >>> folder = Path(tempfile.mkdtemp())
@@ -24,19 +24,21 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-# A temporary file of `replacing`: a dot, the name of the file, and seven digits of its own with a mark behind them.
+# A temporary file of `replacing`: a dot, the name of the file, and seven digits of its own with a
+# mark behind them.
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{7}_")
 
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary path in the same folder, which takes the place of `path` if the block ends without an error.
+    """Give a temporary path, which takes the place of `path` if the block ends without an error.
 
     >>> with replacing("notes.txt") as temporary:  # doctest: +SKIP
     ...     temporary.write_text("all or nothing")
 
-    The file gets the mode that the umask asks for. A symbolic link stays, and the file that it leads to is replaced.
-    Temporary files that killed processes left in the folder are removed first.
+    The file gets the mode that the umask asks for. A symbolic link stays, and the file that it
+    leads to is replaced. Temporary files that killed processes left in the folder are removed
+    first.
 
     Args:
         path: the file to write. Missing folders are made.
@@ -63,7 +65,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def _new_temporary(target: Path) -> tuple[Path, int]:
-    """A new empty file beside the target, and the open handle that holds its lock until the writer ends."""
+    """A new empty file beside the target, and the open handle that holds its lock."""
     while True:
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)[:7]}_")
         # 0o666 less the umask is the mode of any new file; tempfile.mkstemp would make it private.
@@ -85,8 +87,8 @@ def _new_temporary(target: Path) -> tuple[Path, int]:
 def remove_leftovers(folder: str | os.PathLike) -> list[Path]:
     """Remove the temporary files of `replacing` whose process was killed, and return their paths.
 
-    A living writer holds a lock on its temporary file, and the system releases it when the process ends. Where the
-    system has no such locks (Windows), the files stay.
+    A living writer holds a lock on its temporary file, and the system releases it when the process
+    ends. Where the system has no such locks (Windows), the files stay.
 
     Args:
         folder: where to look. Folders inside it are left alone.
@@ -110,7 +112,7 @@ def remove_leftovers(folder: str | os.PathLike) -> list[Path]:
 
 
 def check_target(path: str | os.PathLike) -> None:
-    """Raise an OSError that names the path, unless it is free or an ordinary file that may be replaced.
+    """Raise an OSError that names the path, unless it is free or a file that may be replaced.
 
     >>> check_target("/")
     Traceback (most recent call last):
@@ -132,7 +134,7 @@ def check_target(path: str | os.PathLike) -> None:
 
 
 def check_readable(path: str | os.PathLike, what: str = "file") -> Path:
-    """The path, if it leads to an ordinary file that may be read; a pipe or a device is never opened.
+    """The path, if it leads to a file that may be read; a pipe or a device is never opened.
 
     >>> check_readable("nowhere.json", "record")
     Traceback (most recent call last):
@@ -187,7 +189,9 @@ def check_writable(folder: str | os.PathLike) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise type(error)(f"cannot write to the folder {folder}: {error.strerror or error}") from error
+        raise type(error)(
+            f"cannot write to the folder {folder}: {error.strerror or error}"
+        ) from error
     finally:
         for made in missing:
             if made.is_dir():

@@ -1,6 +1,7 @@
 """What is done to images before a network sees them: normalized, cut to size, varied at random.
 
-Random numbers come from a generator that is passed in, so a batch depends on its seed, its epoch and its number only.
+Random numbers come from a generator that is passed in, so a batch depends on its seed, its epoch
+and its number only.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ LONGEST = 8  # sides to a side: images up to this shape are resized whole
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Values from 0 to 255 as float32 (value / 255 - mean) / std, channel by channel.
 
-    >>> normalize(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8), (0.5,) * 3, (0.25,) * 3).flatten()
+    >>> white = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
+    >>> normalize(white, (0.5,) * 3, (0.25,) * 3).flatten()
     tensor([2., 2., 2.])
 
     Args:
@@ -51,7 +53,7 @@ def crop_flip(
     rows: slice = slice(None),
     count: int | None = None,
 ) -> Tensor:
-    """Every image moved by up to `padding` pixels, and mirrored half of the time; the whole batch in one gather.
+    """Every image moved by up to `padding` pixels, and mirrored half of the time.
 
     Args:
         images: (B, C, H, W) of any type and device.
@@ -85,7 +87,7 @@ def crop_flip(
 
 
 def middle(image: Image.Image, size: int, resize: int) -> Image.Image:
-    """The `size` x `size` pixels in the middle of the image whose shorter side is brought to `resize`.
+    """The middle `size` x `size` pixels of the image, its shorter side brought to `resize`.
 
     >>> middle(Image.new("RGB", (1, 60_000)), 224, 256).size
     (224, 224)
@@ -103,7 +105,9 @@ def middle(image: Image.Image, size: int, resize: int) -> Image.Image:
 
 
 def random_part(image: Image.Image, size: int, rng: torch.Generator) -> Image.Image:
-    """8 to 100 % of the image's area, 3:4 to 4:3 in shape, brought to `size` x `size`; half of the time mirrored.
+    """A random part of the image, brought to `size` x `size`; half of the time mirrored.
+
+    It has 8 to 100 % of the image's area, and a shape from 3:4 to 4:3.
 
     Source: Szegedy et al., Going deeper with convolutions, section 6.
     """

@@ -38,8 +38,10 @@ def find(places: Sequence[Path], download: bool = False) -> Path:
         Archive(places[-1], download=True)
         return places[-1]
     raise FileNotFoundError(
-        f"no CIFAR10 in {' or '.join(map(str, places))}: looked for {BATCHES}/, {ARCHIVE} and train/<class>/*.png. "
-        "Pass the folder that holds one of them (root, --root), or let it be downloaded (download=True, --download)"
+        f"no CIFAR10 in {' or '.join(map(str, places))}: looked for {BATCHES}/, {ARCHIVE} and "
+        f"train/<class>/*.png. "
+        "Pass the folder that holds one of them (root, --root), or let it be downloaded "
+        "(download=True, --download)"
     )
 
 
@@ -55,13 +57,17 @@ def unpacked(place: Path) -> dict[str, tuple[Tensor, Tensor]]:
         return _both(place)
     except RuntimeError as error:  # not there, or not what was published
         if not (place / ARCHIVE).is_file():
-            raise ValueError(f"{place / BATCHES} is damaged or incomplete: remove it and get CIFAR10 again") from error
+            raise ValueError(
+                f"{place / BATCHES} is damaged or incomplete: remove it and get CIFAR10 again"
+            ) from error
     try:
         with tarfile.open(place / ARCHIVE) as archive:
             archive.extractall(place, filter="data")
         return _both(place)
     except (RuntimeError, EOFError, OSError, tarfile.TarError) as error:
-        raise ValueError(f"{place / ARCHIVE} is damaged ({error}): remove it and get CIFAR10 again") from error
+        raise ValueError(
+            f"{place / ARCHIVE} is damaged ({error}): remove it and get CIFAR10 again"
+        ) from error
 
 
 def _both(place: Path) -> dict[str, tuple[Tensor, Tensor]]:

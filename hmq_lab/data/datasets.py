@@ -1,4 +1,4 @@
-"""Data sets: the built-in images, CIFAR10, ImageNet, any folder of images, and torch data sets of your own.
+"""Data sets: built-in images, CIFAR10, ImageNet, folders of images, your own torch data sets.
 
 >>> from hmq_lab import data
 >>> images = data.load("builtin")
@@ -8,7 +8,8 @@
 >>> x.shape, x.dtype, y.dtype
 (torch.Size([64, 3, 32, 32]), torch.float32, torch.int64)
 
-Data sets lie in `root`, else in the folder that the variable HMQ_LAB_DATA names, else in ~/.cache/hmq_lab.
+Data sets lie in `root`, else in the folder that the variable HMQ_LAB_DATA names, else in
+~/.cache/hmq_lab.
 """
 
 from __future__ import annotations
@@ -33,7 +34,18 @@ from hmq_lab.data.images import Folder, Items, Pictures, Split
 from hmq_lab.data.reading import check_range, read
 from hmq_lab.graph.tracing import in_mode
 
-__all__ = ["CIFAR10", "NAMES", "STATISTICS", "Data", "Folder", "Items", "Pictures", "Split", "load", "sizes"]
+__all__ = [
+    "CIFAR10",
+    "NAMES",
+    "STATISTICS",
+    "Data",
+    "Folder",
+    "Items",
+    "Pictures",
+    "Split",
+    "load",
+    "sizes",
+]
 
 STATISTICS = {  # mean and standard deviation of each channel, of values from 0 to 1
     "builtin": ((0.50, 0.50, 0.50), (0.28, 0.28, 0.28)),
@@ -58,7 +70,8 @@ class Data:
         classes: one name for each output of a network.
         normalize: a key of STATISTICS.
         train, validation, test: the splits.
-        folder: the folder of images it was read from, as an absolute path; None for the data sets of NAMES.
+        folder: the folder of images it was read from, as an absolute path; None for the data sets
+            of NAMES.
     """
 
     name: str
@@ -96,22 +109,23 @@ class Data:
         >>> Data.of(digits, digits, digits, classes=10).train.channels
         1
 
-        Items are pairs (image, label): a float tensor (C, H, W), normalized as the network was trained, and a whole
-        number. Of a loader the data set, the workers and the collate function are taken; batch size and order are
-        those of the search. Random transforms of `train` stay random, and depend on the seed of the search.
+        Items are pairs (image, label): a float tensor (C, H, W), normalized as the network was
+        trained, and a whole number. Of a loader the data set, the workers and the collate function
+        are taken; batch size and order are those of the search. Random transforms of `train` stay
+        random, and depend on the seed of the search.
 
         Args:
             train, validation, test: map-style data sets, loaders of such, or splits of hmq_lab.
-            classes: the names of the classes, or how many there are; None takes the names that `train` has in an
-                attribute `classes`, as the data sets of torchvision do.
+            classes: the names of the classes, or how many there are; None takes the names that
+                `train` has in an attribute `classes`, as the data sets of torchvision do.
             name: what records call it.
 
         Raises:
             TypeError: for what holds no such items; the message says what to add.
             ValueError: the classes are not known.
         """
-        splits = [_split(part) for part in (train, validation, test)]
-        return cls(name, _names_of(classes, train), "identity", *splits)
+        first, second, third = (_split(part) for part in (train, validation, test))
+        return cls(name, _names_of(classes, train), "identity", first, second, third)
 
     def with_channels(self, channels: int) -> Data:
         """The same images in grey (1) or in RGB (3).
@@ -126,14 +140,16 @@ class Data:
         return dataclasses.replace(self, **changed)
 
     def for_network(self, model: nn.Module) -> Data:
-        """The data set with the channels that the network takes: grey images for a network with one input channel.
+        """The data set with the channels that the network takes: grey images if it takes one.
 
-        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+        >>> head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
+        >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), *head)
         >>> load("builtin").for_network(net).train.channels
         1
 
         Raises:
-            ValueError: the network takes images of neither 1 nor 3 channels, and the data has others.
+            ValueError: the network takes images of neither 1 nor 3 channels, and the data has
+                others.
         """
         wanted = input_channels(model)
         channels = self.train.channels
@@ -142,7 +158,10 @@ class Data:
         try:
             changed = self.with_channels(wanted)
         except ValueError as error:
-            said = f"the network takes images of {wanted} channels, the data {self.name} has {channels}"
+            said = (
+                f"the network takes images of {wanted} channels, the data {self.name} has "
+                f"{channels}"
+            )
             raise ValueError(f"{said}: give the first layer {channels} inputs") from error
         return changed if _runs(model, changed.train) else self
 
@@ -187,20 +206,23 @@ def load(
 
     >>> load("cifar10", root="nowhere")
     Traceback (most recent call last):
-    FileNotFoundError: no CIFAR10 in nowhere/cifar10 or nowhere: looked for cifar-10-batches-py/, ...
+    FileNotFoundError: no CIFAR10 in nowhere/cifar10 or nowhere: looked for cifar-10-batches-py/,
+    ...
 
     Args:
-        source: "builtin", "cifar10", "imagenet" (the folder of that name in `root`), or a folder, also one in `root`,
-            that holds train/<class>/<image> and the same under val/ and test/; where one of these is missing, the
-            other is the test set.
+        source: "builtin", "cifar10", "imagenet" (the folder of that name in `root`), or a folder,
+            also one in `root`, that holds train/<class>/<image> and the same under val/ and test/;
+            where one of these is missing, the other is the test set.
         root: the folder where data sets lie.
-        download: let torchvision fetch CIFAR10. Nothing is fetched without it, and nothing else ever.
-        normalize: a key of STATISTICS, the one that the weights were trained with; None is the data set's own, and
-            ImageNet's for other folders.
-        validation: how many training images to set aside for it, each class its share and the same ones every time.
-            None is 5,000 of CIFAR10 and a tenth of others, at most 10,000. The built-in ones are drawn for it, 2,000.
-        picture_size: pixels a side that images in files are brought to, 224 if None. Images of at most 64 pixels a
-            side stay as they are, in memory, unless it is given.
+        download: let torchvision fetch CIFAR10. Nothing is fetched without it, and nothing else
+            ever.
+        normalize: a key of STATISTICS, the one that the weights were trained with; None is the data
+            set's own, and ImageNet's for other folders.
+        validation: how many training images to set aside for it, each class its share and the same
+            ones every time. None is 5,000 of CIFAR10 and a tenth of others, at most 10,000. The
+            built-in ones are drawn for it, 2,000.
+        picture_size: pixels a side that images in files are brought to, 224 if None. Images of at
+            most 64 pixels a side stay as they are, in memory, unless it is given.
         workers: processes that read large images.
 
     Raises:
@@ -213,7 +235,9 @@ def load(
         return _builtin(normalize or "builtin", 2000 if validation is None else validation)
 
     # What lies where: torchvision's CIFAR10, or folders of images.
-    place = _find(source, Path(root or os.environ.get("HMQ_LAB_DATA") or "~/.cache/hmq_lab").expanduser(), download)
+    home = root or os.environ.get("HMQ_LAB_DATA") or "~/.cache/hmq_lab"
+    place = _find(source, Path(home).expanduser(), download)
+    classes: tuple[str, ...]
     splits: dict[str, tuple[Any, Tensor]]
     if cifar10.is_packed(place):
         _check_no_size(picture_size, "CIFAR10 in its own format")
@@ -255,12 +279,17 @@ def _check_options(normalize: str | None, picture_size: int | None) -> None:
     if picture_size is None:
         return
     if not isinstance(picture_size, numbers.Integral) or not 1 <= picture_size <= LARGEST:
-        raise ValueError(f"picture_size must be a whole number of pixels from 1 to {LARGEST}, got {picture_size!r}")
+        raise ValueError(
+            f"picture_size must be a whole number of pixels from 1 to {LARGEST}, got "
+            f"{picture_size!r}"
+        )
 
 
 def _check_no_size(picture_size: int | None, what: str) -> None:
     if picture_size is not None:
-        raise ValueError(f"picture_size is for images in files: {what} have 32 pixels a side, got {picture_size}")
+        raise ValueError(
+            f"picture_size is for images in files: {what} have 32 pixels a side, got {picture_size}"
+        )
 
 
 def _find(source: str | os.PathLike, root: Path, download: bool) -> Path:
@@ -270,7 +299,10 @@ def _find(source: str | os.PathLike, root: Path, download: bool) -> Path:
     if source == "imagenet":
         place = root / "imagenet"
         if not place.is_dir():
-            said = f"no folder {place}: put train/ and val/ into it, or pass the folder it is in (root, --root)"
+            said = (
+                f"no folder {place}: put train/ and val/ into it, or pass the folder it is in "
+                f"(root, --root)"
+            )
             raise FileNotFoundError(said)
         return place
     for place in (Path(source).expanduser(), root / source):
@@ -283,20 +315,26 @@ def _find(source: str | os.PathLike, root: Path, download: bool) -> Path:
 
 def _builtin(normalize: str, validation: int) -> Data:
     """The built-in images, drawn."""
-    counts = {"train": 8000, "validation": validation, "test": 2000}
     mean, std = STATISTICS[normalize]
-    splits = {split: Pictures(*_drawn(count, split), mean, std) for split, count in counts.items()}
-    return Data("builtin", builtin.CLASSES, normalize, **splits)
+    train = Pictures(*_drawn(8000, "train"), mean, std)
+    held = Pictures(*_drawn(validation, "validation"), mean, std)
+    test = Pictures(*_drawn(2000, "test"), mean, std)
+    return Data("builtin", builtin.CLASSES, normalize, train, held, test)
 
 
-@functools.lru_cache(maxsize=8)  # drawing takes a second or two, and a notebook loads more than once
+@functools.lru_cache(
+    maxsize=8
+)  # drawing takes a second or two, and a notebook loads more than once
 def _drawn(count: int, stream: str) -> tuple[Tensor, Tensor]:
     images, labels = builtin.make(count, stream=stream)
     return torch.from_numpy(images), torch.from_numpy(labels)
 
 
 def _in_memory_or_not(
-    splits: dict[str, tuple[Any, Tensor]], normalize: str, picture_size: int | None, workers: int | None
+    splits: dict[str, tuple[Any, Tensor]],
+    normalize: str,
+    picture_size: int | None,
+    workers: int | None,
 ) -> dict[str, Split]:
     """Splits as (images or files, labels) -> splits to go through."""
     mean, std = STATISTICS[normalize]
@@ -309,8 +347,14 @@ def _in_memory_or_not(
             options = sizes(picture_size or 224)
             if workers is not None:
                 options["workers"] = workers
-            return {name: Folder(files, labels, mean, std, **options) for name, (files, labels) in splits.items()}
-        splits = {name: (folders.decode(files, pixels), labels) for name, (files, labels) in splits.items()}
+            return {
+                name: Folder(files, labels, mean, std, **options)
+                for name, (files, labels) in splits.items()
+            }
+        splits = {
+            name: (folders.decode(files, pixels), labels)
+            for name, (files, labels) in splits.items()
+        }
     return {name: Pictures(*folders.by_content(*both), mean, std) for name, both in splits.items()}
 
 
@@ -324,18 +368,23 @@ def _cut(
         return train.subset(rest), train.subset(held)
     if len(train) < 10:
         raise ValueError(
-            f"{place} has {len(train)} training images, at least 10 are needed: a tenth is set aside for validation"
+            f"{place} has {len(train)} training images, at least 10 are needed: a tenth is set "
+            f"aside for validation"
         )
     count = 5000 if name == "cifar10" and len(train) == 50_000 else min(10_000, len(train) // 10)
     rest, held = folders.cut(labels, count)
 
     # A class of a few images may have none to spare.
-    there, kept = labels.bincount(minlength=len(classes)), labels[held].bincount(minlength=len(classes))
+    there, kept = (
+        labels.bincount(minlength=len(classes)),
+        labels[held].bincount(minlength=len(classes)),
+    )
     missing = [f"{classes[k]} ({there[k]})" for k in range(len(classes)) if kept[k] == 0]
     if missing:
         more = f" and {len(missing) - 6} more" if len(missing) > 6 else ""
         warnings.warn(
-            f"the {count} validation images hold none of the classes {', '.join(missing[:6])}{more}, in brackets "
+            f"the {count} validation images hold none of the classes "
+            f"{', '.join(missing[:6])}{more}, in brackets "
             "the training images of each: add images, or a folder val/",
             stacklevel=3,
         )
@@ -349,12 +398,16 @@ def _split(part: Dataset[Any] | DataLoader[Any]) -> Split:
     if not isinstance(part, DataLoader):
         return Items(part)
     if not isinstance(part.sampler, SequentialSampler | RandomSampler):
-        said = f"the order of a loader is not used, and this one has a {type(part.sampler).__name__}"
+        said = (
+            f"the order of a loader is not used, and this one has a {type(part.sampler).__name__}"
+        )
         warnings.warn(f"{said}: pass a data set whose items occur as often as wanted", stacklevel=3)
     return Items(part.dataset, part.num_workers, part.collate_fn)
 
 
-def _names_of(classes: Sequence[str] | int | None, train: Dataset[Any] | DataLoader[Any]) -> tuple[str, ...]:
+def _names_of(
+    classes: Sequence[str] | int | None, train: Dataset[Any] | DataLoader[Any]
+) -> tuple[str, ...]:
     """The names of the classes, as given or as the data set has them."""
     if isinstance(classes, int):
         return tuple(map(str, range(classes)))
@@ -364,5 +417,7 @@ def _names_of(classes: Sequence[str] | int | None, train: Dataset[Any] | DataLoa
         found = getattr(holder, "classes", None)
         holder = holder.dataset if isinstance(holder, Subset) else None
     if found is None:
-        raise ValueError("the data set has no attribute classes: say classes=10, or the names of the classes")
+        raise ValueError(
+            "the data set has no attribute classes: say classes=10, or the names of the classes"
+        )
     return tuple(map(str, found))

@@ -37,18 +37,23 @@ class Files(NamedTuple):
 
 
 def scan(folder: str | os.PathLike) -> tuple[tuple[str, ...], dict[str, Files]]:
-    """The classes, sorted by name, and the files of train/, val/ and test/, as far as these are there.
+    """The classes, sorted by name, and the files of train/, val/ and test/, if they are there.
 
-    The files of a split stand in an order that mixes the classes and is always the same. A warning names files that
-    are left out, because their names are not those of images.
+    The files of a split stand in an order that mixes the classes and is always the same. A warning
+    names files that are left out, because their names are not those of images.
 
     Raises:
-        ValueError: train/ is missing, or both val/ and test/; no classes; a class without images; classes that differ.
+        ValueError: train/ is missing, or both val/ and test/; no classes; a class without images;
+            classes that differ.
     """
     folder = Path(folder)
-    found = {split: folder / split for split in ("train", "val", "test") if (folder / split).is_dir()}
+    found = {
+        split: folder / split for split in ("train", "val", "test") if (folder / split).is_dir()
+    }
     if "train" not in found or len(found) < 2:
-        raise ValueError(f"{folder} must hold train/ and one of val/ and test/, it holds {_listing(folder)}")
+        raise ValueError(
+            f"{folder} must hold train/ and one of val/ and test/, it holds {_listing(folder)}"
+        )
 
     # Each split has the same classes.
     left_out: list[Path] = []
@@ -57,7 +62,9 @@ def scan(folder: str | os.PathLike) -> tuple[tuple[str, ...], dict[str, Files]]:
     for split, path in found.items():
         if tuple(scanned[split]) != classes:
             differ = sorted(set(classes) ^ set(scanned[split]))
-            raise ValueError(f"{found['train']} and {path} must hold the same classes, they differ in {differ}")
+            raise ValueError(
+                f"{found['train']} and {path} must hold the same classes, they differ in {differ}"
+            )
     if left_out:
         warnings.warn(_said_of(left_out), stacklevel=3)
     return classes, {split: _mixed(list(by_class.values())) for split, by_class in scanned.items()}
@@ -66,7 +73,8 @@ def scan(folder: str | os.PathLike) -> tuple[tuple[str, ...], dict[str, Files]]:
 def decode(files: Sequence[str], size: tuple[int, int]) -> Tensor:
     """Small images of one size: uint8 (N, 3, height, width).
 
-    A plain loop: one image takes 0.1 ms, and threads take longer, because they wait for each other, not for the disk.
+    A plain loop: one image takes 0.1 ms, and threads take longer, because they wait for each other,
+    not for the disk.
 
     Args:
         files: image files.
@@ -80,7 +88,8 @@ def decode(files: Sequence[str], size: tuple[int, int]) -> Tensor:
         image = read(file)
         if image.size != size:
             raise ValueError(
-                f"{file} has {image.size} pixels and others {size}: small images must be of one size; "
+                f"{file} has {image.size} pixels and others {size}: small images must be of one "
+                f"size; "
                 "pass a picture_size to have all brought to one"
             )
         pixels[k] = np.asarray(image).transpose(2, 0, 1)
@@ -90,29 +99,35 @@ def decode(files: Sequence[str], size: tuple[int, int]) -> Tensor:
 def by_content(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Images, uint8 (N, C, H, W), and their labels in the order of the images' digests.
 
-    CIFAR10 in torchvision's files and CIFAR10 as PNG files come in different orders. In this one they are the same, a
-    seed shuffles them alike, and the validation set is the same. It also mixes the classes.
+    CIFAR10 in torchvision's files and CIFAR10 as PNG files come in different orders. In this one
+    they are the same, a seed shuffles them alike, and the validation set is the same. It also mixes
+    the classes.
     """
-    digests = [hashlib.blake2b(image.data, digest_size=8).digest() for image in images.contiguous().numpy()]
+    digests = [
+        hashlib.blake2b(image.data, digest_size=8).digest() for image in images.contiguous().numpy()
+    ]
     numbers = np.frombuffer(b"".join(digests), ">u8")
     order = np.lexsort((labels.numpy(), numbers))  # by digest, then by label
     return images[order], labels[order]
 
 
 def cut(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Split positions in two, the second part of `count`, with each class's share of it as near as can be.
+    """Split positions in two, the second part of `count`, with its share of each class.
 
     >>> rest, held = cut(torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 1]), 3)
     >>> len(rest), sorted([0, 0, 0, 0, 0, 0, 1, 1, 1][k] for k in held)
     (6, [0, 0, 1])
 
-    The same labels are always cut in the same way: no run's seed changes it. Both parts keep the order they had.
+    The same labels are always cut in the same way: no run's seed changes it. Both parts keep the
+    order they had.
 
     Raises:
         ValueError: unless 0 <= count < len(labels).
     """
     if not 0 <= count < len(labels):
-        raise ValueError(f"validation must be from 0 to {len(labels) - 1}, one less than the images, got {count}")
+        raise ValueError(
+            f"validation must be from 0 to {len(labels) - 1}, one less than the images, got {count}"
+        )
     shuffled = torch.randperm(len(labels), generator=generator(0, "validation"))
 
     # The place of each image within its class, from 0 to 1.
@@ -146,11 +161,15 @@ def _classes(folder: Path, left_out: list[Path]) -> dict[str, list[str]]:
         names = sorted(name for name in os.listdir(sub) if not _is_hidden(name))
         images = [name for name in names if name.lower().endswith(SUFFIXES)]
         if not images:
-            raise ValueError(f"{sub} holds no images ({' '.join(SUFFIXES)}), it holds {_listing(sub)}")
+            raise ValueError(
+                f"{sub} holds no images ({' '.join(SUFFIXES)}), it holds {_listing(sub)}"
+            )
         classes[sub.name] = [os.path.join(sub, name) for name in images]
         left_out += [sub / name for name in names if not name.lower().endswith(SUFFIXES)]
     if not classes:
-        raise ValueError(f"{folder} must hold one folder for each class, it holds {_listing(folder)}")
+        raise ValueError(
+            f"{folder} must hold one folder for each class, it holds {_listing(folder)}"
+        )
     return classes
 
 
@@ -162,7 +181,8 @@ def _said_of(left_out: list[Path]) -> str:
     """What is left out, in words: how many of each kind, and the first."""
     kinds = Counter(path.suffix.lower() or "without a suffix" for path in left_out)
     counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    return f"left out of the images: {counted} (the first is {left_out[0]}); taken are {' '.join(SUFFIXES)}"
+    taken = " ".join(SUFFIXES)
+    return f"left out of the images: {counted} (the first is {left_out[0]}); taken are {taken}"
 
 
 def _listing(folder: Path, most: int = 6) -> str:

@@ -1,4 +1,4 @@
-"""Splits of a data set, in memory, in files or a torch data set of your own, with one way to go through them.
+"""Splits of a data set, in memory, in files or your own, and one way to go through them.
 
 >>> import torch
 >>> from hmq_lab.data.images import Pictures
@@ -13,8 +13,8 @@
 >>> x.shape, y
 (torch.Size([3, 32, 32]), 7)
 
-Going through has no state: batch k of epoch e follows from (seed, e, k). A run that was interrupted goes on with
-`start=k`, gets the batches that it would have got, and reads nothing twice.
+Going through has no state: batch k of epoch e follows from (seed, e, k). A run that was interrupted
+goes on with `start=k`, gets the batches that it would have got, and reads nothing twice.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 class Split(Dataset[tuple[Tensor, int]]):
-    """A torch Dataset of images, float32 (C, H, W), with labels, that is also gone through in batches."""
+    """A torch Dataset of images, float32 (C, H, W), with labels; it also gives batches."""
 
     channels: int
 
@@ -70,7 +70,7 @@ class Split(Dataset[tuple[Tensor, int]]):
         return self
 
     def with_channels(self, channels: int) -> Split:
-        """The same images in grey (1) or in RGB (3). Raises ValueError for other numbers of channels."""
+        """The same images in grey (1) or in RGB (3). ValueError for other numbers of channels."""
         if channels == self.channels:
             return self
         raise ValueError(f"images of {self.channels} channels cannot be brought to {channels}")
@@ -97,10 +97,12 @@ class Split(Dataset[tuple[Tensor, int]]):
             augment: vary the images, which needs a seed.
             device: where the batches are wanted.
             drop_last: leave out a last batch that is not full.
-            part: (r, n) gives the r-th of n parts of every batch, as it is in the full one; empty parts are left out.
+            part: (r, n) gives the r-th of n parts of every batch, as it is in the full one; empty
+                parts are left out.
 
         Raises:
-            ValueError: at the call, for arguments that make no sense; on the way, naming a file that cannot be read.
+            ValueError: at the call, for arguments that make no sense; on the way, naming a file
+                that cannot be read.
         """
         raise NotImplementedError
 
@@ -120,7 +122,8 @@ class Pictures(Split):
         images: uint8 (N, C, H, W), on any device; C is 3 for RGB, 1 for grey.
         labels: int64 (N,).
         mean, std: a number for each channel, of values from 0 to 1.
-        augmentation: "crop_flip" (4 pixels of black around, a random window, a random mirror), "crop" or None.
+        augmentation: "crop_flip" (4 pixels of black around, a random window, a random mirror),
+            "crop" or None.
 
     Raises:
         ValueError: these do not fit together.
@@ -143,7 +146,9 @@ class Pictures(Split):
             said = f"{self.labels.dtype} {tuple(self.labels.shape)}"
             raise ValueError(f"labels must be int64 ({len(self.images)},), got {said}")
         if self.augmentation not in ("crop_flip", "crop", None):
-            raise ValueError(f"augmentation must be 'crop_flip', 'crop' or None, got {self.augmentation!r}")
+            raise ValueError(
+                f"augmentation must be 'crop_flip', 'crop' or None, got {self.augmentation!r}"
+            )
 
     @property
     def channels(self) -> int:  # type: ignore[override]
@@ -163,15 +168,17 @@ class Pictures(Split):
         return replace(self, images=self.images[chosen], labels=self.labels[chosen])
 
     def to(self, device: torch.device | str) -> Pictures:
-        """The same images held on another device: batches are then cut out, varied and normalized there."""
+        """The same images held on another device, where batches are then made."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def with_channels(self, channels: int) -> Pictures:
-        """The same images in grey (1) or in RGB (3). Raises ValueError for other numbers of channels."""
+        """The same images in grey (1) or in RGB (3). ValueError for other numbers of channels."""
         if channels == self.channels:
             return self
         images = _with_channels(self.images, channels)
-        return replace(self, images=images, mean=_spread(self.mean, channels), std=_spread(self.std, channels))
+        return replace(
+            self, images=images, mean=_spread(self.mean, channels), std=_spread(self.std, channels)
+        )
 
     def batches(
         self,
@@ -197,18 +204,25 @@ class Pictures(Split):
                 x = self.images[indices].to(device)
                 if augment and self.augmentation:
                     assert seed is not None  # `plan` has refused it
-                    rng, flip = generator(seed, "augment", epoch, k), self.augmentation == "crop_flip"
+                    rng, flip = (
+                        generator(seed, "augment", epoch, k),
+                        self.augmentation == "crop_flip",
+                    )
                     x = crop_flip(x, rng, flip=flip, rows=rows, count=count)
-                yield normalize(x, self.mean, self.std), self.labels[indices.to(self.labels.device)].to(device)
+                yield (
+                    normalize(x, self.mean, self.std),
+                    self.labels[indices.to(self.labels.device)].to(device),
+                )
 
         return go()
 
 
 @dataclass(frozen=True, eq=False)
 class Folder(Split):
-    """Large images, in files, read when their batch is asked for by `workers` processes (0: by this one).
+    """Large images in files, read by `workers` processes when their batch is asked for.
 
-    Augmented, a random part of the image is brought to `size` and mirrored half of the time: see `random_part`.
+    Augmented, a random part of the image is brought to `size` and mirrored half of the time: see
+    `random_part`.
 
     Args:
         files: one for each label.
@@ -231,7 +245,9 @@ class Folder(Split):
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= self.resize:
-            raise ValueError(f"size must be from 1 to resize, got size {self.size}, resize {self.resize}")
+            raise ValueError(
+                f"size must be from 1 to resize, got size {self.size}, resize {self.resize}"
+            )
         if self.channels not in MODES:
             raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
 
@@ -248,10 +264,12 @@ class Folder(Split):
     def subset(self, indices: Sequence[int] | Tensor) -> Folder:
         """Some of the images, in the order of the indices."""
         chosen = torch.as_tensor(indices, dtype=torch.long)
-        return replace(self, files=tuple(self.files[i] for i in chosen.tolist()), labels=self.labels[chosen])
+        return replace(
+            self, files=tuple(self.files[i] for i in chosen.tolist()), labels=self.labels[chosen]
+        )
 
     def with_channels(self, channels: int) -> Folder:
-        """The same images in grey (1) or in RGB (3). Raises ValueError for other numbers of channels."""
+        """The same images in grey (1) or in RGB (3). ValueError for other numbers of channels."""
         if channels == self.channels:
             return self
         if channels not in MODES:
@@ -290,10 +308,10 @@ class Folder(Split):
 
 @dataclass(frozen=True, eq=False)
 class Items(Split):
-    """A torch data set of your own: its items are (image, label), the image as the network takes it.
+    """A torch data set of your own. Its items are (image, label), as the network takes them.
 
-    Random transforms draw from the seed, the epoch and the number of the item: a run with the same seed is the same
-    run, also when it was interrupted.
+    Random transforms draw from the seed, the epoch and the number of the item: a run with the same
+    seed is the same run, also when it was interrupted.
 
     Args:
         items: any map-style torch Dataset of pairs, a float Tensor (C, H, W) and a whole number.
@@ -310,7 +328,9 @@ class Items(Split):
 
     def __post_init__(self) -> None:
         if not (hasattr(self.items, "__len__") and hasattr(self.items, "__getitem__")):
-            raise TypeError(f"a data set needs a length and items by number, got {type(self.items).__name__}")
+            raise TypeError(
+                f"a data set needs a length and items by number, got {type(self.items).__name__}"
+            )
         if len(self):
             _check_item(self._first())
 
@@ -348,7 +368,7 @@ class Items(Split):
         drop_last: bool = False,
         part: tuple[int, int] = (0, 1),
     ) -> Batches:
-        """Pairs of images and labels: see `Split.batches`. Whether items vary is the data set's own matter."""
+        """Pairs of images and labels: see `Split.batches`. The data set decides how items vary."""
         parts = _parts(len(self), batch_size, seed, epoch, start, augment, drop_last, part)
         seeded = _Seeded(self.items, seed or 0, epoch)
         loader = _loader(seeded, parts, self.workers, self.collate, device)
@@ -384,16 +404,22 @@ def plan(
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     if augment and seed is None:
         raise ValueError("augment=True needs a seed: random images have to come from somewhere")
-    order = torch.arange(count) if seed is None else torch.randperm(count, generator=generator(seed, "order", epoch))
+    order = (
+        torch.arange(count)
+        if seed is None
+        else torch.randperm(count, generator=generator(seed, "order", epoch))
+    )
     least = batch_size if drop_last else 1
     parts = [part for part in order.split(batch_size) if len(part) >= least]
     if not 0 <= start <= len(parts):
-        raise ValueError(f"start must be from 0 to {len(parts)}, the batches of an epoch, got {start}")
+        raise ValueError(
+            f"start must be from 0 to {len(parts)}, the batches of an epoch, got {start}"
+        )
     return parts[start:]
 
 
 def own(count: int, part: tuple[int, int]) -> slice:
-    """Which images of a batch of `count` are the r-th of n parts: in a row, of sizes that differ by one at most.
+    """Which images of a batch of `count` are the r-th of n parts, of nearly equal sizes.
 
     >>> [own(7, (r, 3)) for r in range(3)]
     [slice(0, 2, None), slice(2, 4, None), slice(4, 7, None)]
@@ -411,7 +437,9 @@ def _parts(count, batch_size, seed, epoch, start, augment, drop_last, part) -> l
     return [batch for batch in mine if len(batch)]
 
 
-def _loader(views: Dataset[Any], parts: list[Tensor], workers: int, collate, device) -> DataLoader[Any]:
+def _loader(
+    views: Dataset[Any], parts: list[Tensor], workers: int, collate, device
+) -> DataLoader[Any]:
     """A torch loader of these batches."""
     return DataLoader(
         views,
@@ -419,7 +447,8 @@ def _loader(views: Dataset[Any], parts: list[Tensor], workers: int, collate, dev
         num_workers=min(workers, len(parts)),
         collate_fn=collate,
         pin_memory=torch.device(device).type == "cuda",
-        # Without a generator of its own it would draw from the global numbers, and looking would change a run.
+        # Without a generator of its own it would draw from the global numbers, and looking would
+        # change a run.
         generator=torch.Generator(),
     )
 
@@ -441,11 +470,16 @@ def _spread(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
 def _check_item(item: object) -> None:
     """Raise a TypeError that says what is wrong with an item of a data set, and what to do."""
     if not isinstance(item, tuple | list) or len(item) != 2:
-        raise TypeError(f"items of a data set must be pairs (image, label), got {type(item).__name__}")
+        raise TypeError(
+            f"items of a data set must be pairs (image, label), got {type(item).__name__}"
+        )
     x, y = item
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() != 3:
         said = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        how = "give the data set a transform such as torchvision.transforms.ToTensor(), with Normalize behind it"
+        how = (
+            "give the data set a transform such as torchvision.transforms.ToTensor(), with "
+            "Normalize behind it"
+        )
         raise TypeError(f"images must be float tensors (C, H, W), got {said}: {how}")
     if isinstance(y, Tensor) and y.dim():
         raise TypeError(f"labels must be whole numbers, got a tensor {tuple(y.shape)}")
@@ -453,10 +487,10 @@ def _check_item(item: object) -> None:
 
 @dataclass(frozen=True)
 class _Views(Dataset[Any]):
-    """What a worker process does: file -> uint8 (C, size, size). Each image has random numbers of its own.
+    """What a worker process does: file -> uint8 (C, size, size), with own random numbers.
 
-    For an image that cannot be read it gives the reason, a string: an exception would come out of the worker with a
-    traceback in its message.
+    For an image that cannot be read it gives the reason, a string: an exception would come out of
+    the worker with a traceback in its message.
     """
 
     files: tuple[str, ...]
@@ -508,8 +542,8 @@ class _Seeded(Dataset[Any]):
 
 @contextmanager
 def _random_numbers(seed: int) -> Iterator[None]:
-    """Seed the global random numbers inside this context; afterwards they go on as if nothing had been drawn."""
-    before, before_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002: what transforms draw from
+    """Seed the global random numbers inside this context; afterwards they are as before."""
+    before, before_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

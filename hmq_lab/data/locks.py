@@ -8,7 +8,8 @@
 Traceback (most recent call last):
 BlockingIOError: another search writes to ...: wait for it, or take another folder
 
-The library filelock asks the system for the locks, so the system releases them however a process ends.
+The library filelock asks the system for the locks, so the system releases them however a process
+ends.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ def exclusive_lock(folder: str | os.PathLike, what: str) -> Iterator[None]:
     >>> with exclusive_lock("runs/mine", "search"):  # doctest: +SKIP
     ...     write(checkpoint)
 
-    Makes the folder, removes what killed writers left in it, and takes the folder away again if nothing was put in.
-    Where the system has no locks (some network drives), nobody is kept out.
+    Makes the folder, removes what killed writers left in it, and takes the folder away again if
+    nothing was put in. Where the system has no locks (some network drives), nobody is kept out.
 
     Args:
         folder: the folder to hold.
@@ -83,7 +84,9 @@ def _acquired(folder: Path, what: str) -> BaseFileLock:
         try:
             lock.acquire(blocking=False)
         except Timeout as error:
-            raise BlockingIOError(f"another {what} writes to {folder}: wait for it, or take another folder") from error
+            raise BlockingIOError(
+                f"another {what} writes to {folder}: wait for it, or take another folder"
+            ) from error
         except FileNotFoundError:
             continue  # the process before took the folder away in this moment
         except (NotImplementedError, OSError):

@@ -1,4 +1,4 @@
-"""One image file as 8-bit RGB or grey, upright, on white; or a one-line reason why it cannot be read.
+"""One image file as 8-bit RGB or grey, upright, on white; or one line why it cannot be read.
 
 >>> import tempfile
 >>> path = tempfile.mkdtemp() + "/a.png"
@@ -18,7 +18,8 @@ from PIL import Image
 
 from hmq_lab.data.atomic import check_readable
 
-# The formats that are tried, whatever the name of the file says: only those that are pixels. EPS or WMF start programs.
+# The formats that are tried, whatever the name of the file says: only those that are pixels. EPS or
+# WMF start programs.
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MODES = {1: "L", 3: "RGB"}  # Pillow's mode for each number of channels
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
@@ -38,15 +39,16 @@ EXAMINED = 64  # files of a data set whose range of values is looked at
 def read(file: str | os.PathLike, channels: int = 3) -> Image.Image:
     """The image in a file, in 8 bits a channel.
 
-    16-bit grey is scaled to 8 bits. The EXIF orientation is applied. What is transparent lies on white. Of an
-    animation or a stack of images it is the first.
+    16-bit grey is scaled to 8 bits. The EXIF orientation is applied. What is transparent lies on
+    white. Of an animation or a stack of images it is the first.
 
     Args:
         file: BMP, GIF, JPEG, PNG, PPM, TIFF or WebP, whatever its name.
         channels: 3 for RGB, 1 for grey.
 
     Raises:
-        ValueError: the file is missing, damaged or a pipe, or its pixels have no defined range (floats, 32 bits).
+        ValueError: the file is missing, damaged or a pipe, or its pixels have no defined range
+            (floats, 32 bits).
     """
     try:
         check_readable(file, "image")
@@ -59,7 +61,9 @@ def read(file: str | os.PathLike, channels: int = 3) -> Image.Image:
                 image = _on_white(_in_8_bits(opened))
         upright = image if turn is None else image.transpose(turn)
         return upright.convert(MODES[channels])
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
+    except (
+        Exception
+    ) as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{file} cannot be read as an image: {reason}") from error
 
@@ -67,11 +71,19 @@ def read(file: str | os.PathLike, channels: int = 3) -> Image.Image:
 def _in_8_bits(image: Image.Image) -> Image.Image:
     """16-bit grey scaled to 8 bits; other modes as they are, if they have 8 bits or fewer."""
     if image.mode == "F":
-        raise ValueError("its mode is F (floats), which have no defined range: save it with 8 or 16 bits")
-    # Portable grey maps of more than 8 bits are 16-bit values in mode I; so are 16-bit PNGs in older versions.
-    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+        raise ValueError(
+            "its mode is F (floats), which have no defined range: save it with 8 or 16 bits"
+        )
+    # Portable grey maps of more than 8 bits are 16-bit values in mode I; so are 16-bit PNGs in
+    # older versions.
+    sixteen = image.mode.startswith("I;16") or (
+        image.mode == "I" and image.format in ("PNG", "PPM")
+    )
     if image.mode == "I" and not sixteen:
-        raise ValueError("its mode is I (32-bit integers), which have no defined range: save it with 8 or 16 bits")
+        raise ValueError(
+            "its mode is I (32-bit integers), which have no defined range: save it with 8 or 16 "
+            "bits"
+        )
     if not sixteen:
         return image
     values = np.asarray(image).astype(np.int64)
@@ -114,13 +126,14 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def check_range(files: Sequence[str]) -> None:
-    """Raise a ValueError if 16-bit images use at most 12 of their bits: scaled to 8 bits they would be black.
+    """Raise a ValueError if 16-bit images use at most 12 bits: they would be nearly black.
 
-    Cameras and scanners often write 12-bit values into 16-bit files. The range of the values is then not known, and
-    fewer than 16 of 256 levels would be left.
+    Cameras and scanners often write 12-bit values into 16-bit files. The range of the values is
+    then not known, and fewer than 16 of 256 levels would be left.
 
     Args:
-        files: image files. Of many, 64 are looked at, spread over all; those that cannot be read are left out.
+        files: image files. Of many, 64 are looked at, spread over all; those that cannot be read
+            are left out.
     """
     largest, example = 0, ""
     for file in files[:: max(1, len(files) // EXAMINED)]:
@@ -138,6 +151,7 @@ def check_range(files: Sequence[str]) -> None:
         largest = max(largest, found)
     if example and largest < 2**12:
         raise ValueError(
-            f"{example} and the others are 16-bit images (mode I;16) with values up to {largest} of 65535, so nearly "
+            f"{example} and the others are 16-bit images (mode I;16) with values up to {largest} "
+            f"of 65535, so nearly "
             "black: multiply the values to fill the 16 bits, or save 8 bits"
         )

@@ -5,7 +5,14 @@
 Linear(in_features=32, out_features=10, bias=True)
 """
 
-from hmq_lab.models.networks import NETWORKS, CifarResNet, MobileNetV1, build, is_for_small_images, names
+from hmq_lab.models.networks import (
+    NETWORKS,
+    CifarResNet,
+    MobileNetV1,
+    build,
+    is_for_small_images,
+    names,
+)
 from hmq_lab.models.weights import SHIPPED, load_weights, save_weights
 
 __all__ = [

@@ -5,7 +5,7 @@
 >>> net = models.build("resnet20")
 >>> sum(p.numel() for p in net.parameters())
 269722
->>> models.build("mobilenet_v2", num_classes=1000).classifier[1]  # anything else comes from torchvision.models
+>>> models.build("mobilenet_v2", num_classes=1000).classifier[1]  # of torchvision
 Linear(in_features=1280, out_features=1000, bias=True)
 """
 
@@ -23,7 +23,9 @@ from torch import Tensor, nn
 __all__ = ["NETWORKS", "CifarResNet", "MobileNetV1", "build", "is_for_small_images", "names"]
 
 
-def build(name: str, classes: int | None = None, *, num_classes: int | None = None, **options: Any) -> nn.Module:
+def build(
+    name: str, classes: int | None = None, *, num_classes: int | None = None, **options: Any
+) -> nn.Module:
     """The network of that name, freshly initialized from torch's global random numbers.
 
     >>> import torch
@@ -34,18 +36,26 @@ def build(name: str, classes: int | None = None, *, num_classes: int | None = No
         name: one of `names()`.
         classes: outputs of the last layer, 10 if None.
         num_classes: the same, by torchvision's word.
-        options: keywords of the network: `width`, `stem_stride` and `channels` of a CifarResNet, `norm` of
-            MobileNetV1, those of the function in torchvision.models.
+        options: keywords of the network: `width`, `stem_stride` and `channels` of a CifarResNet,
+            `norm` of MobileNetV1, those of the function in torchvision.models.
 
     Raises:
         ValueError: the name is unknown; the message names near ones.
     """
     if classes is not None and num_classes is not None:
-        raise ValueError(f"classes and num_classes are the same: give one, got {classes!r} and {num_classes!r}")
+        raise ValueError(
+            f"classes and num_classes are the same: give one, got {classes!r} and {num_classes!r}"
+        )
     outputs: Any = num_classes if classes is None else classes
     outputs = 10 if outputs is None else outputs
-    if isinstance(outputs, bool) or not isinstance(outputs, int) or not 1 <= outputs <= MOST_CLASSES:
-        raise ValueError(f"classes must be a whole number from 1 to {MOST_CLASSES}, got {outputs!r}")
+    if (
+        isinstance(outputs, bool)
+        or not isinstance(outputs, int)
+        or not 1 <= outputs <= MOST_CLASSES
+    ):
+        raise ValueError(
+            f"classes must be a whole number from 1 to {MOST_CLASSES}, got {outputs!r}"
+        )
     if name in NETWORKS:
         return NETWORKS[name](classes=outputs, **options)
     if name in _torchvision_names():
@@ -53,7 +63,11 @@ def build(name: str, classes: int | None = None, *, num_classes: int | None = No
 
         return get_model(name, num_classes=outputs, **{**_NO_EXTRAS.get(name, {}), **options})
     near = difflib.get_close_matches(str(name), names(), n=4, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(NETWORKS)} and torchvision's."
+    hint = (
+        f"did you mean {', '.join(near)}?"
+        if near
+        else f"there are {', '.join(NETWORKS)} and torchvision's."
+    )
     raise ValueError(f"there is no network {name!r}: {hint} hmq_lab.models.names() lists them all")
 
 
@@ -82,22 +96,25 @@ def _torchvision_names() -> list[str]:
 
 
 class CifarResNet(nn.Module):
-    """A residual network for 32x32 images: a 3x3 convolution, stages of basic blocks, mean, linear layer.
+    """A residual network for 32x32 images: a convolution, stages of blocks, mean, linear layer.
 
     >>> import torch
-    >>> net = CifarResNet(blocks=(3, 3, 3))  # ResNet-20: 6 * 3 convolutions, the first one and the linear layer
+    >>> net = CifarResNet(blocks=(3, 3, 3))  # ResNet-20: 6 * 3 + 2 layers
     >>> net.layer3(net.layer2(net.layer1(torch.zeros(1, 16, 32, 32)))).shape
     torch.Size([1, 64, 8, 8])
 
     Args:
-        blocks: how many in each stage; every stage after the first has twice the planes and half the pixels.
+        blocks: how many in each stage; every stage after the first has twice the planes and half
+            the pixels.
         width: planes of the first stage.
         classes: outputs of the last layer.
         stem_stride: 2 halves the image at once, a quarter of the work.
-        projection: shortcuts that change the shape are 1x1 convolutions (option B) instead of padding (option A).
+        projection: shortcuts that change the shape are 1x1 convolutions (option B) instead of
+            padding (option A).
         channels: of an image, 3 for RGB, 1 for grey.
 
-    Source: He et al., Deep Residual Learning, section 4.2; keys as in akamaster/pytorch_resnet_cifar10.
+    Source: He et al., Deep Residual Learning, section 4.2; keys as in
+    akamaster/pytorch_resnet_cifar10.
     """
 
     def __init__(
@@ -152,7 +169,9 @@ class BasicBlock(nn.Module):
         if stride == 1 and inputs == outputs:
             self.shortcut = nn.Identity()
         elif projection:
-            self.shortcut = nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(
+                _conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
+            )
         else:
             self.shortcut = PadShortcut(outputs - inputs)
 
@@ -163,7 +182,9 @@ class BasicBlock(nn.Module):
 
 
 class PadShortcut(nn.Module):
-    """A shortcut without weights (option A): every second pixel, and the missing planes as zeros, half on each side.
+    """A shortcut without weights (option A): every second pixel, and zeros in missing planes.
+
+    Half of the zeros stand before the planes, half behind them.
 
     >>> import torch
     >>> PadShortcut(missing=16)(torch.ones(1, 16, 32, 32)).mean(dim=(0, 2, 3))[6:10]
@@ -189,11 +210,13 @@ class MobileNetV1(nn.Module):
     >>> len(weights), sum(w.numel() for w in weights)
     (28, 4209088)
 
-    Weights as TensorFlow has them know 1,001 classes, the first of them the background: label k is output k + 1.
+    Weights as TensorFlow has them know 1,001 classes, the first of them the background: label k is
+    output k + 1.
 
     Args:
         classes: outputs of the last layer.
-        norm: False is convolutions with biases and no batch norm, for weights into which it was folded.
+        norm: False is convolutions with biases and no batch norm, for weights into which it was
+            folded.
 
     Source: Howard et al., MobileNets, table 1, with ReLU6 as in the TensorFlow models.
     """
@@ -203,35 +226,42 @@ class MobileNetV1(nn.Module):
     def __init__(self, classes: int = 1000, norm: bool = True):
         super().__init__()
         # The first convolution, then pairs: 3x3 in each plane, 1x1 over the planes.
-        self.layers = nn.ModuleList([_conv(3, 32, stride=2, bias=not norm)])
+        layers = [_conv(3, 32, stride=2, bias=not norm)]
         planes = 32
         for k, outputs in enumerate(self.PLANES):
             stride = 2 if k in (1, 3, 5, 11) else 1
-            self.layers.append(_conv(planes, planes, stride=stride, groups=planes, bias=not norm))
-            self.layers.append(_conv(planes, outputs, kernel=1, bias=not norm))
+            layers.append(_conv(planes, planes, stride=stride, groups=planes, bias=not norm))
+            layers.append(_conv(planes, outputs, kernel=1, bias=not norm))
             planes = outputs
+        self.layers = nn.ModuleList(layers)
 
         # What follows each convolution.
-        made = [nn.BatchNorm2d(layer.out_channels) if norm else nn.Identity() for layer in self.layers]
+        made = [nn.BatchNorm2d(layer.out_channels) if norm else nn.Identity() for layer in layers]
         self.norms = nn.ModuleList(made)
-        self.relus = nn.ModuleList([nn.ReLU6() for _ in self.layers])
+        self.relus = nn.ModuleList([nn.ReLU6() for _ in layers])
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(planes, classes)
-        for layer in self.layers:
+        for layer in layers:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out")
 
     def unfold(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A file's tensors without batch norm, as this network's: each norm adds the bias and does nothing else."""
+        """Tensors without batch norm as this network's: each norm only adds the bias."""
         if "norms.0.weight" in tensors or not isinstance(self.norms[0], nn.BatchNorm2d):
             return tensors
         found = dict(tensors)
         for k, norm in enumerate(self.norms):
+            assert isinstance(norm, nn.BatchNorm2d)
             bias = found.pop(f"layers.{k}.bias", None)
             if bias is None:
                 continue
             # With variance 1 - eps and scale 1 the norm divides by 1.
             one, zero = torch.ones_like(bias), torch.zeros_like(bias)
-            parts = {"weight": one, "bias": bias, "running_mean": zero, "running_var": one - norm.eps}
+            parts = {
+                "weight": one,
+                "bias": bias,
+                "running_mean": zero,
+                "running_var": one - norm.eps,
+            }
             found |= {f"norms.{k}.{part}": t for part, t in parts.items()}
         return found
 
@@ -256,4 +286,6 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "mobilenet_v1": MobileNetV1,
 }
 MOST_CLASSES = 100_000  # more would be an error of a file, and ask for gigabytes
-_NO_EXTRAS = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}  # one output
+_NO_EXTRAS = {
+    name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")
+}  # one output

@@ -1,4 +1,4 @@
-"""Plain float training, and the accuracy of a network: what comes before a search, and what judges it.
+"""Float training, which comes before a search, and the accuracy of a network, which judges it.
 
 >>> from hmq_lab import data, models
 >>> from hmq_lab.models import training
@@ -58,14 +58,16 @@ def evaluate(
     >>> evaluate(net, images.validation)  # doctest: +SKIP
     95.05
 
-    In evaluation mode and without gradients. Afterwards every module is in the mode it was in before.
+    In evaluation mode and without gradients. Afterwards every module is in the mode it was in
+    before.
 
     Args:
         model: returns class scores (B, classes), or a named tuple with `logits`.
         split: images and labels.
         batch_size: images at a time in each process; None is 500, and 100 of images in files.
         device: where to compute; None is where the model's parameters are.
-        team: the processes that each take their part; all get the same answer. None is this process alone.
+        team: the processes that each take their part; all get the same answer. None is this process
+            alone.
 
     Raises:
         ValueError: the split is empty, or the model returns no class scores.
@@ -99,7 +101,7 @@ def train(
     device: torch.device | str = "cpu",
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Train in place, with momentum and a learning rate that rises for a fifth of the time and falls to zero.
+    """Train in place, with momentum and a learning rate that rises, then falls to zero.
 
     >>> history = train(model, data, epochs=1, progress=print)  # doctest: +SKIP
     {'epoch': 1, 'loss': 2.2871, 'accuracy': 17.3, 'seconds': 1.9}
@@ -114,14 +116,15 @@ def train(
         weight_decay: added to the gradient, times the weight.
         batch_size: images in a step.
         label_smoothing: share of the target that is spread over all classes.
-        freeze_norms: batch norms keep the statistics they have, as for weights into which batch norm was folded.
+        freeze_norms: batch norms keep the statistics they have, as for weights into which batch
+            norm was folded.
         seed: of the order of the images, of their augmentation and of dropout.
         device: where to compute.
         progress: called with the entry of each epoch as it comes.
 
     Returns:
-        One dict for each epoch: its number, the mean training loss, the accuracy on the validation images (None
-        without any) and the seconds it took.
+        One dict for each epoch: its number, the mean training loss, the accuracy on the validation
+        images (None without any) and the seconds it took.
 
     Raises:
         ValueError: for settings that make no sense.
@@ -129,22 +132,28 @@ def train(
     """
     _check(data, epochs, learning_rate, batch_size)
     data = data.for_network(model)
-    model.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]  # the fastest layout
+    # Convolutions are fastest in this layout.
+    model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     for norm in norms.norms(model) if freeze_norms else ():
         norm.eval()
 
-    # The optimizer, and its learning rate step by step. A last batch that is not full would weigh its images more.
+    # The optimizer, and its learning rate step by step. A last batch that is not full would weigh
+    # its images more.
     steps = len(data.train) // batch_size
     optimizer = torch.optim.SGD(
         model.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / (epochs * steps)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: one_cycle(step / (epochs * steps))
+    )
     torch.manual_seed(stable_hash(seed, "dropout"))
 
     history: list[dict[str, Any]] = []
     for epoch in range(1, epochs + 1):
         started, total = time.perf_counter(), torch.zeros((), device=device)
-        batches = data.train.batches(batch_size, seed=seed, epoch=epoch, augment=True, device=device, drop_last=True)
+        batches = data.train.batches(
+            batch_size, seed=seed, epoch=epoch, augment=True, device=device, drop_last=True
+        )
         for x, y in batches:
             loss = F.cross_entropy(class_scores(model(x)), y, label_smoothing=label_smoothing)
             optimizer.zero_grad()
@@ -156,7 +165,9 @@ def train(
         # What the epoch came to.
         mean = round(total.item() / steps, 4)
         if not math.isfinite(mean):
-            raise FloatingPointError(f"the loss is {mean} in epoch {epoch}: lower learning_rate={learning_rate}")
+            raise FloatingPointError(
+                f"the loss is {mean} in epoch {epoch}: lower learning_rate={learning_rate}"
+            )
         accuracy = evaluate(model, data.validation, device=device) if len(data.validation) else None
         seconds = round(time.perf_counter() - started, 2)
         history.append({"epoch": epoch, "loss": mean, "accuracy": accuracy, "seconds": seconds})
@@ -169,15 +180,19 @@ def train(
 def _check(data: Data, epochs: int, learning_rate: float, batch_size: int) -> None:
     """Raise a ValueError for settings that make no sense."""
     if epochs < 1 or not 0 < learning_rate < math.inf:
-        raise ValueError(f"epochs must be 1 or more and learning_rate positive, got {epochs} and {learning_rate}")
+        raise ValueError(
+            f"epochs must be 1 or more and learning_rate positive, got {epochs} and {learning_rate}"
+        )
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     if len(data.train) < batch_size:
-        raise ValueError(f"batch_size must be at most the {len(data.train)} training images, got {batch_size}")
+        raise ValueError(
+            f"batch_size must be at most the {len(data.train)} training images, got {batch_size}"
+        )
 
 
 def one_cycle(t: float, rise: float = 0.2) -> float:
-    """The learning rate's share of its peak at the time t, from 0 to 1: up a straight line, down a cosine.
+    """The learning rate at the time t, from 0 to 1, over its peak: up a line, down a cosine.
 
     >>> [round(one_cycle(t), 2) for t in (0, 0.1, 0.2, 0.6, 1)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
@@ -200,8 +215,8 @@ def begin_from(
 
     >>> begin_from(net, "mobilenet_v2.safetensors", data, outputs=[0, 217, 482])  # doctest: +SKIP
 
-    Batch norm that was folded into the weights leaves norms that only add a bias. It is taken out again, with the
-    statistics of a thousand training images: see `norms.unfold`.
+    Batch norm that was folded into the weights leaves norms that only add a bias. It is taken out
+    again, with the statistics of a thousand training images: see `norms.unfold`.
 
     Args:
         outputs: the rows of `load_weights`.
@@ -231,9 +246,9 @@ def train_weights(
     command: str = "",
     **options: Any,
 ) -> dict[str, object]:
-    """Build a network, train it on a data set and write its weights to a safetensors file: `hmq-lab train`.
+    """Build a network, train it and write its weights to a safetensors file: `hmq-lab train`.
 
-    >>> about = train_weights("tiny_resnet8", "builtin", "weights.safetensors", epochs=60)  # doctest: +SKIP
+    >>> about = train_weights("tiny_resnet8", "builtin", "w.safetensors")  # doctest: +SKIP
     >>> about["accuracy"]  # percent of the test images  # doctest: +SKIP
     94.1
 
@@ -242,8 +257,9 @@ def train_weights(
         source, root, download, normalize, picture_size: see `data.load`.
         out: the file to write.
         seed: of the initial weights and of the training.
-        weights: begin from this file instead of at random. The last layer begins anew where the classes are others,
-            unless `outputs` names the output that each class has in it. See `begin_from` for folded batch norm.
+        weights: begin from this file instead of at random. The last layer begins anew where the
+            classes are others, unless `outputs` names the output that each class has in it. See
+            `begin_from` for folded batch norm.
         outputs: see `begin_from`.
         command: what was typed, to be kept with the weights.
         options: those of `train`.
@@ -257,7 +273,9 @@ def train_weights(
     if outputs is not None and weights is None:
         raise ValueError("outputs are those of a file of weights: none is given")
     normalize = normalize or (read_metadata(weights).get("normalize") if weights else None)
-    data = load(source, root=root, download=download, normalize=normalize, picture_size=picture_size)
+    data = load(
+        source, root=root, download=download, normalize=normalize, picture_size=picture_size
+    )
 
     # Weights at random, or from a file.
     torch.manual_seed(stable_hash(seed, "init"))

@@ -1,4 +1,4 @@
-"""Weights in files: safetensors, written in one piece and checked when read. Nothing here unpickles an object.
+"""Weights in safetensors files, written whole and checked when read; nothing is unpickled.
 
 >>> from hmq_lab import models
 >>> from hmq_lab.models.weights import SHIPPED, load_weights
@@ -25,13 +25,16 @@ from hmq_lab.models.foreign import is_safetensors, named_tensors, without_prefix
 SHIPPED = Path(__file__).parent / "shipped"
 
 
-def save_weights(model: nn.Module, path: str | os.PathLike, metadata: Mapping[str, object] | None = None) -> str:
+def save_weights(
+    model: nn.Module, path: str | os.PathLike, metadata: Mapping[str, object] | None = None
+) -> str:
     """Write the model's parameters and buffers to a safetensors file, and return its SHA-256.
 
     >>> save_weights(net, "net.safetensors", {"model": "resnet8", "epochs": 40})  # doctest: +SKIP
     'd1b0e8a4...'
 
-    The file holds the SHA-256 of both, it appears whole or not at all, and missing folders are made.
+    The file holds the SHA-256 of both, it appears whole or not at all, and missing folders are
+    made.
 
     Args:
         metadata: what `load_weights` gives back, as strings.
@@ -41,7 +44,11 @@ def save_weights(model: nn.Module, path: str | os.PathLike, metadata: Mapping[st
 
 
 def load_weights(
-    model: nn.Module, path: str | os.PathLike, *, rows: Sequence[int] | None = None, new_head: bool = False
+    model: nn.Module,
+    path: str | os.PathLike,
+    *,
+    rows: Sequence[int] | None = None,
+    new_head: bool = False,
 ) -> dict[str, str]:
     """Fill the model from a file, all of it or nothing, and return the file's metadata.
 
@@ -51,26 +58,29 @@ def load_weights(
     ValueError: ...builtin_tiny_resnet8.safetensors does not fit CifarResNet:
       other shapes (the file's, the model's): bn1.bias (8,) (16,); bn1.running_mean (8,) (16,); ...
 
-    Batch norm that was folded into the weights of a MobileNetV1 comes back as one that adds the bias.
+    Batch norm that was folded into the weights of a MobileNetV1 comes back as one that adds the
+    bias.
 
     Args:
         model: the network to fill.
-        path: a safetensors file, or one of torch.save, whatever its name. torch reads it without running code from
-            it. Wrappers that training programs put around the tensors ("state_dict", "net" and others) and in front
-            of their names ("module.", "_orig_mod.", "model." and others) are taken off.
-        rows: the outputs to keep of the last layer, for weights with more classes than the model: with ImageNet's
-            1,000, `rows=[0, 217, 482, ...]` picks a few. A network with 1,001, whose first is the background, meets
-            ImageNet's labels by an offset of one: `rows=range(1, 1001)`.
-        new_head: if the last layer has another number of outputs, it alone keeps the model's own values, and a
-            warning says so.
+        path: a safetensors file, or one of torch.save, whatever its name. torch reads it without
+            running code from it. Wrappers that training programs put around the tensors
+            ("state_dict", "net" and others) and in front of their names ("module.", "_orig_mod.",
+            "model." and others) are taken off.
+        rows: the outputs to keep of the last layer, for weights with more classes than the model:
+            with ImageNet's 1,000, `rows=[0, 217, 482, ...]` picks a few. A network with 1,001,
+            whose first is the background, meets ImageNet's labels by an offset of one:
+            `rows=range(1, 1001)`.
+        new_head: if the last layer has another number of outputs, it alone keeps the model's own
+            values, and a warning says so.
 
     Returns:
         A safetensors file's metadata, which are strings; other files have none.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or its tensors do not fit; the message names the keys that are missing, unexpected,
-            wrongly shaped or not finite.
+        ValueError: it is damaged, or its tensors do not fit; the message names the keys that are
+            missing, unexpected, wrongly shaped or not finite.
     """
     path = check_readable(path, "weights file")
     tensors, metadata = _read(path)
@@ -85,7 +95,8 @@ def load_weights(
         tensors = _keep_rows(tensors, wanted, list(rows), path)
     elif new_head and (head := _head(tensors, wanted)):
         warnings.warn(
-            f"{path.name} has {len(tensors[head[0]])} outputs and the model {len(wanted[head[0]])}: all but "
+            f"{path.name} has {len(tensors[head[0]])} outputs and the model "
+            f"{len(wanted[head[0]])}: all but "
             f"{' and '.join(head)} are loaded, the last layer begins anew",
             stacklevel=2,
         )
@@ -120,7 +131,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def _keep_rows(
     tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], rows: list[int], path: Path
 ) -> dict[str, Tensor]:
-    """Pick rows of the tensors that have the model's shape but for their first dimension, else of the last layer."""
+    """Pick rows of the tensors whose first dimension differs, else of the last layer."""
     keys = _other_rows(tensors, wanted)
     if not keys:
         last = list(wanted)[-1].rpartition(".")[0]
@@ -129,13 +140,15 @@ def _keep_rows(
     for key in keys:
         t = tensors[key]
         if not all(0 <= row < len(t) for row in rows):
-            raise ValueError(f"rows must be from 0 to {len(t) - 1}, the outputs of {key} in {path}, got {rows}")
+            raise ValueError(
+                f"rows must be from 0 to {len(t) - 1}, the outputs of {key} in {path}, got {rows}"
+            )
         picked[key] = t[rows]
     return picked
 
 
 def _head(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """The weight and bias of the one layer that has another number of outputs; empty if several have."""
+    """The weight and bias of the one layer with other outputs; empty if there are several."""
     keys = sorted(_other_rows(tensors, wanted), reverse=True)  # the weight before the bias
     layers = {key.rpartition(".")[0] for key in keys}
     return keys if len(layers) == 1 else []
@@ -154,7 +167,7 @@ def _other_rows(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
 
 
 def _check(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], sentence: str) -> None:
-    """Raise a ValueError that lists all that does not fit. Values are looked at where the shape fits."""
+    """Raise a ValueError that lists all that does not fit."""
     shapes, kinds, broken = [], [], []
     for key, t in tensors.items():
         if key not in wanted:
