@@ -1,4 +1,4 @@
-"""Every setting of a search has an option on the command line, and a dict of changes sets it, too."""
+"""Settings as `search` takes them, as the command line names them, and as earlier versions wrote them."""
 
 import argparse
 import dataclasses
@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from hmq_lab.commands.main import parser
-from hmq_lab.commands.options import add_settings, changes, descriptions
+from hmq_lab.commands.settings_options import add_settings, descriptions, given_settings
 from hmq_lab.settings import PRESETS, Settings, as_settings, complete, preset
 
 # Another value for every setting than the paper's, as typed and as read.
@@ -44,17 +44,17 @@ TYPED = {
 
 def test_every_setting_has_an_option_and_says_what_it_is():
     assert set(TYPED) == {field.name for field in dataclasses.fields(Settings)}
-    assert set(descriptions()) == set(TYPED)
-    assert all(len(text) > 10 for text in descriptions().values())
+    told = descriptions(Settings)
+    assert all(len(told[name]) > 10 for name in TYPED)
     command = argparse.ArgumentParser()
     add_settings(command)
-    assert changes(command.parse_args([])) == {}
+    assert given_settings(command.parse_args([])) == {}
     line = []
     for name, (text, value) in TYPED.items():
         option = name.replace("_", "-")
         line += [f"--no-{option}" if value is False else f"--{option}"]
         line += [] if text is None else [text]
-    found = changes(command.parse_args(line))
+    found = given_settings(command.parse_args(line))
     assert found == {name: value for name, (_, value) in TYPED.items()}
     for name, value in found.items():
         assert type(value) is type(TYPED[name][1]) and value != getattr(Settings(), name)
@@ -64,7 +64,7 @@ def test_every_setting_has_an_option_and_says_what_it_is():
 @pytest.mark.parametrize("command", ["search", "sweep"])
 def test_the_commands_that_search_take_them(command):
     options = parser().parse_args([command, "--gamma", "8", "--final-loss", "distillation"])
-    assert changes(options) == {"gamma": 8.0, "final_loss": "distillation"}
+    assert given_settings(options) == {"gamma": 8.0, "final_loss": "distillation"}
 
 
 def test_a_search_takes_a_preset_its_name_changes_or_nothing():

@@ -117,6 +117,7 @@ def search(
     """
     # Names become what they name.
     data = data if isinstance(data, Data) else load(data)
+    data = data.for_network(model)
     target = target if isinstance(target, Target) else Target(weights=target)
     space = check_space(space)
     settings = as_settings(settings, data.name)
@@ -554,7 +555,10 @@ class Runner:
     def record(self, status: str) -> Record:
         machine = records.hardware(self.team.device)
         machine |= {"processes": self.team.number, "accumulate": self.accumulate}
-        return self.recorder.record(self.search, self.configuration, machine, status)
+        record = self.recorder.record(self.search, self.configuration, machine, status)
+        if self.data.folder is not None:
+            record.header["data_folder"] = self.data.folder
+        return record
 
     def save(self) -> None:
         """Write the checkpoint, where there is a folder for it."""
