@@ -40,6 +40,7 @@ def grey(images: Tensor) -> Tensor:
 
     Source: ITU-R BT.601-2, 0.299 R + 0.587 G + 0.114 B.
     """
+    # The weights in units of 2^-16, so that the sum is a whole number.
     weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32, device=images.device)
     total = (images.int() * weights.view(3, 1, 1)).sum(1, keepdim=True)
     return ((total + 2**15) >> 16).to(torch.uint8)
@@ -80,6 +81,7 @@ def crop_flip(
         mirrored = (torch.rand(count, 1, generator=rng) < 0.5)[rows].to(device)
         columns = torch.where(mirrored, columns.flip(1), columns)
 
+    # Every pixel of the window in one gather.
     padded = F.pad(images, (padding,) * 4)
     number = torch.arange(b, device=device)[:, None, None]
     moved = padded[number, :, lines[:, :, None], columns[:, None, :]]  # (B, H, W, C)
@@ -92,6 +94,7 @@ def middle(image: Image.Image, size: int, resize: int) -> Image.Image:
     >>> middle(Image.new("RGB", (1, 60_000)), 224, 256).size
     (224, 224)
     """
+    # The size of the whole image, resized, and where its middle begins.
     w, h = image.size
     short = min(w, h)
     wide, high = int(resize * w / short), int(resize * h / short)
@@ -112,6 +115,7 @@ def random_part(image: Image.Image, size: int, rng: torch.Generator) -> Image.Im
     Source: Szegedy et al., Going deeper with convolutions, section 6.
     """
     w, h = image.size
+    # Ten tries to find a part that fits into the image.
     for share, form, x, y in torch.rand(10, 4, generator=rng).tolist():
         area = (0.08 + 0.92 * share) * w * h
         shape = (3 / 4) ** (1 - 2 * form)  # uniform in the logarithm
@@ -123,6 +127,7 @@ def random_part(image: Image.Image, size: int, rng: torch.Generator) -> Image.Im
         # A very long image: its middle.
         width, height = min(w, h * 4 // 3), min(h, w * 4 // 3)
         left, top = (w - width) // 2, (h - height) // 2
+    # Cut out and resized in one step, so that only this part is worked on.
     box = (left, top, left + width, top + height)
     part = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
     mirrored = bool(torch.rand((), generator=rng) < 0.5)
