@@ -313,8 +313,8 @@ def _source(options: argparse.Namespace, record: Record) -> str:
     if name in data.NAMES:
         return name
     for place in (remembered, options.root and os.path.join(options.root, name)):
-        if place and os.path.isdir(place):
-            return str(place)
+        if place and os.path.isdir(os.path.expanduser(place)):
+            return os.path.expanduser(place)
     where = f", which was {remembered}" if remembered else ""
     raise BadInput(
         f"--data is missing: this run is on images called {name!r}{where}; say where they are: "

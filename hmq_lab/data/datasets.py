@@ -70,8 +70,8 @@ class Data:
         classes: one name for each output of a network.
         normalize: a key of STATISTICS.
         train, validation, test: the splits.
-        folder: the folder of images it was read from, as an absolute path; None for the data sets
-            of NAMES.
+        folder: the folder of images it was read from, as an absolute path with ~ for
+            the home folder; None for the data sets of NAMES.
     """
 
     name: str
@@ -254,7 +254,7 @@ def load(
         name = "cifar10"
     else:
         name = "imagenet" if source == "imagenet" else place.resolve().name
-    folder = None if name in NAMES else str(place.resolve())
+    folder = None if name in NAMES else _without_home(place.resolve())
     normalize = normalize or ("cifar10" if name == "cifar10" else "imagenet")
     ready = _in_memory_or_not(splits, normalize, picture_size, workers)
 
@@ -274,6 +274,12 @@ def sizes(picture_size: int) -> dict[str, int]:
     {'size': 224, 'resize': 256}
     """
     return {"size": picture_size, "resize": picture_size * 8 // 7}
+
+
+def _without_home(place: Path) -> str:
+    """A path with ~ for the home folder, so that a record does not tell a user's name."""
+    home = Path.home()
+    return str(Path("~") / place.relative_to(home)) if place.is_relative_to(home) else str(place)
 
 
 def _check_options(normalize: str | None, picture_size: int | None) -> None:
