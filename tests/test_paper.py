@@ -55,6 +55,17 @@ def found():
     }
 
 
+def test_searches_that_distil_are_told_from_others():
+    base = records.recorded(W16)
+    settings = base.header["settings"] | {"final_loss": "distillation"}
+    assert comparison.method(base) == "ours"
+    assert comparison.method(like(base, 14.0, 91.0, settings=settings)) == "ours, distilled"
+    both = like(base, 14.0, 91.0, settings=settings, hardware_mode=True)
+    assert comparison.method(both) == "ours, distilled, hardware mode"
+    base.header.pop("settings")
+    assert comparison.method(base) == "ours"
+
+
 @pytest.fixture(scope="module")
 def drawings(found):
     values = ours(found)
@@ -319,7 +330,7 @@ def test_the_command_writes_figures_tables_and_a_page(found, drawings, tmp_path,
 def test_without_a_folder_it_takes_the_records_of_the_package(tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(paper, "write_paper", lambda found, folder: taken.append((list(found), folder)) or [])
-    assert main(["figures", "--all"]) == 0
+    assert main(["figures", "--all", "--overwrite"]) == 0
     ((names, folder),) = taken
     assert set(names) == set(records.names()) and folder.as_posix() == "docs/figures/paper"
 
