@@ -51,8 +51,8 @@ def test_a_teacher_computes_what_the_network_did_and_stays_so(name):
     model = trained_norms(models.build(name))
     before = copy.deepcopy(model).eval()
     mode = model.training
-    teacher = teacher_of(model)
     x = torch.randn(4, 3, 32, 32)
+    teacher = teacher_of(model, x)
     assert torch.allclose(teacher(x), before(x), rtol=1e-4, atol=1e-4)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in teacher.modules())
     assert not any(p.requires_grad for p in teacher.parameters())

@@ -13,7 +13,6 @@ from torch import nn
 
 from hmq_lab import SearchSpace, models, stages
 from hmq_lab.budget import Target
-from hmq_lab.data import files
 from hmq_lab.data.datasets import Data, load
 from hmq_lab.placement import blocks
 from hmq_lab.runs import checkpoints, records, runner
@@ -248,7 +247,6 @@ def test_an_output_folder_that_holds_a_run_is_kept_unless_asked(pictures, whole,
     assert content(run(pictures, out=tmp_path, resume=True)) == content(whole)
 
 
-@pytest.mark.skipif(files.fcntl is None, reason="this system has no such locks")
 def test_two_searches_do_not_write_into_one_folder(pictures, tmp_path):
     def another(event):
         if event["kind"] == "step" and event["step"] == 3:

@@ -409,7 +409,7 @@ class Runner:
 
         # The teacher is a copy of the network as it is now, before any block.
         distils = "distillation" in (settings.search_loss, settings.final_loss)
-        teacher = teacher_of(model) if distils else None
+        teacher = teacher_of(model, sample) if distils else None
 
         # Blocks, and the activations' bits.
         logits = generator(self.seed, "logits")
@@ -578,10 +578,14 @@ class Runner:
         self.compiling = kept["compiling"]
 
 
-def teacher_of(model: nn.Module) -> nn.Module:
+def teacher_of(model: nn.Module, sample: Tensor) -> nn.Module:
     """A frozen copy of a float network, in evaluation, batch norm folded: the same, but faster.
 
-    >>> teacher = teacher_of(models.build("resnet8"))
+    >>> teacher = teacher_of(models.build("resnet8"), torch.randn(2, 3, 32, 32))
+
+    Args:
+        model: a float network; it stays as it is.
+        sample: images (B, C, H, W) that it takes.
     """
     teacher = copy.deepcopy(model)
     fold(teacher)
