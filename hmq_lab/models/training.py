@@ -27,7 +27,7 @@ from hmq_lab.graph.tracing import in_mode
 from hmq_lab.loss import class_scores
 from hmq_lab.models import norms
 from hmq_lab.models.weights import load_weights, read_metadata
-from hmq_lab.runs.processes import Alone
+from hmq_lab.runs.processes import SingleProcess
 from hmq_lab.seeds import stable_hash
 
 
@@ -37,7 +37,7 @@ def evaluate(
     *,
     batch_size: int | None = None,
     device: torch.device | str | None = None,
-    team: Alone | None = None,
+    team: SingleProcess | None = None,
 ) -> float:
     """Percent of a split's pictures that the model puts into their class.
 
@@ -53,7 +53,7 @@ def evaluate(
         raise ValueError("the split is empty: there are no pictures to evaluate the model on")
     device = next(model.parameters()).device if device is None else device
     batch_size = (100 if isinstance(split, Folder) else 500) if batch_size is None else batch_size
-    team = team or Alone(device)
+    team = team or SingleProcess(device)
     right = torch.zeros((), dtype=torch.int64, device=device)
     with in_mode(model, training=False), torch.no_grad():
         for x, y in split.batches(batch_size * team.number, device=device, part=team.part):
