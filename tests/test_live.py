@@ -24,7 +24,7 @@ from hmq_lab import SearchSpace, Target, explorers, models, search
 from hmq_lab.data.datasets import load
 from hmq_lab.explorers import playback, watching
 from hmq_lab.runs import live, records
-from hmq_lab.runs.live import Run, born, plain, start
+from hmq_lab.runs.live import Run, plain, start, start_time
 from hmq_lab.runs.live_worker import Worker
 from hmq_lab.settings import Settings
 
@@ -95,13 +95,13 @@ def test_a_search_that_is_disturbed_ends_as_if_left_alone(folder, out, monkeypat
     seen, used = run.follow(), os.times()
     time.sleep(1)
     assert run.follow() == seen and Run.attach(out).state == "paused" and seen[-1]["step"] < 100
-    assert born(process) and os.times().children_user == used.children_user
+    assert start_time(process) and os.times().children_user == used.children_user
     run.resume()
     until(lambda: reached(run, seen[-1]["step"] + 20))
     assert run.status().pid == process  # it had waited
     run.interrupt()
     until(lambda: run.state == "interrupted")
-    until(lambda: born(process) is None)
+    until(lambda: start_time(process) is None)
     assert run.message == "" and (out / "checkpoint.safetensors").exists()
     seen += run.follow(len(seen))
     assert seen == run.follow()
@@ -142,7 +142,7 @@ def test_a_search_whose_folder_is_removed_ends(folder, out, monkeypatch):
     until(lambda: reached(run, 2))
     process = run.status().pid
     shutil.rmtree(out, ignore_errors=True)
-    until(lambda: born(process) is None)
+    until(lambda: start_time(process) is None)
     assert run.state == "interrupted" and not (out / live.SEARCH).exists()
 
 
@@ -176,7 +176,7 @@ def test_the_process_imports_what_a_notebook_can_after_a_change_of_its_path(fold
 def pretend(out, state="running", job=None, **values):
     """A folder as a process in that state has it; the process is this one."""
     out.mkdir(exist_ok=True)
-    values = {"pid": os.getpid(), "born": born(os.getpid()), "steps": 1750, "since": time.time() - 60} | values
+    values = {"pid": os.getpid(), "start_time": start_time(os.getpid()), "steps": 1750, "since": time.time() - 60} | values
     live.write(out / live.SEARCH, job or plain())
     live.write(out / live.STATUS, dataclasses.asdict(live.Status(state, **values)))
     return Run(out)
@@ -186,7 +186,7 @@ def pretend(out, state="running", job=None, **values):
 def test_a_process_of_the_same_number_is_not_taken_for_the_search(tmp_path, monkeypatch, state):
     assert pretend(tmp_path, state).state == state
     (tmp_path / live.LOG).write_text("Traceback\nImportError: no torch\n\n")
-    run = pretend(tmp_path, state, born="at another time")
+    run = pretend(tmp_path, state, start_time="at another time")
     if state == "starting":
         assert run.state == "failed" and run.message == "the process ended: ImportError: no torch"
     else:
@@ -207,11 +207,12 @@ def test_a_process_of_the_same_number_is_not_taken_for_the_search(tmp_path, monk
 
 def test_a_process_is_known_by_number_and_start():
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    assert born(child.pid) and born(child.pid) != born(os.getpid()) and born(child.pid) == born(child.pid)
+    started = start_time(child.pid)
+    assert started and started != start_time(os.getpid()) and started == start_time(child.pid)
     child.stdin.close()
-    until(lambda: born(child.pid) is None)  # a zombie is none
+    until(lambda: start_time(child.pid) is None)  # a zombie is none
     child.wait()
-    assert born(child.pid) is None
+    assert start_time(child.pid) is None
 
 
 @pytest.mark.parametrize("rounds", range(3))
@@ -241,6 +242,93 @@ def test_another_programs_run(tmp_path):
     records.write(RECORD, tmp_path / live.RECORD)
     run = Run.attach(tmp_path)
     assert run.state == "finished" and run.arguments is None and run.record().events == RECORD.events
+
+
+def test_a_folder_that_was_received_runs_no_code_of_its_own(tmp_path, monkeypatch):
+    """Not on resume, not in the process itself, and its folder is not searched for modules."""
+    (tmp_path / "evilnets.py").write_text("raise SystemExit('this code ran')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = pretend(tmp_path / "run", "interrupted", plain(model="evilnets:small"))
+    launched = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *command, **how: launched.append((command, how)))
+    said = (
+        rf"^{run.out / live.SEARCH} would run code that is no part of hmq_lab, the function small of the module "
+        rf"evilnets, imported from {tmp_path}: resume with trust=True \(--trust\) if you know that code$"
+    )
+    with pytest.raises(ValueError, match=said):
+        Run.attach(run.out).resume()
+    with pytest.raises(ValueError, match=said):
+        Worker(run.out).network(10)
+    assert launched == [] and "evilnets" not in sys.modules and run.state == "interrupted"
+    with pytest.raises(SystemExit, match="this code ran"):
+        Worker(run.out, trust=True).network(10)
+    for run_again in (lambda: Run.attach(run.out).resume(trust=True), lambda: Run.attach(run.out, trust=True).resume()):
+        with pytest.raises(AttributeError):  # what stands for the process has no number
+            run_again()
+    ((command,), how), _ = launched
+    assert command[-1] == "--trust" and str(tmp_path) in how["env"]["PYTHONPATH"].split(os.pathsep)
+    # a network of ours: what the folder says of modules is not used
+    live.write(run.out / live.SEARCH, plain() | {"model_folder": "/received"})
+    with pytest.raises(AttributeError):
+        Run.attach(run.out).resume()
+    (command,), how = launched[-1]
+    assert command[-1] == str(run.out) and "/received" not in how["env"]["PYTHONPATH"]
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "3", '"text"', "{}", "[" * 200_000, '{"a":' * 200_000, "no JSON"])
+@pytest.mark.parametrize("file", [live.STATUS, live.SEARCH, live.TENSORS, live.EVENTS])
+def test_live_files_that_hold_something_else_are_named_in_one_line(tmp_path, file, content):
+    run = at(tmp_path, 3)
+    (tmp_path / file).write_text(content + "\n")
+    calls = {live.STATUS: run.status, live.SEARCH: lambda: run.arguments, live.TENSORS: run.record,
+             live.EVENTS: run.follow}  # fmt: skip
+    with pytest.raises(ValueError, match=file) as error:
+        calls[file]()
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"state": "dancing"}, "holds state 'dancing'"),
+        ({"state": None}, "holds state None"),
+        ({"pid": "12"}, "holds pid '12'"),
+        ({"pid": None}, "holds pid None"),
+        ({"steps": [1]}, r"holds steps \[1\]"),
+        ({"since": True}, "holds since True"),
+        ({"more": 1}, "holds more 1"),
+    ],
+)
+def test_a_status_of_other_types_is_named(tmp_path, change, said):
+    run = pretend(tmp_path)
+    live.write(tmp_path / live.STATUS, live.read(tmp_path / live.STATUS) | change)
+    with pytest.raises(ValueError, match=rf"status\.json is no status of a search: it {said}"):
+        run.status()
+
+
+def test_a_status_of_an_earlier_version_is_read(tmp_path):
+    run = pretend(tmp_path, "paused")
+    content = live.read(tmp_path / live.STATUS)
+    content["born"] = content.pop("start_time")
+    live.write(tmp_path / live.STATUS, content)
+    assert run.status().start_time == start_time(os.getpid()) and run.state == "paused"
+
+
+def test_another_word_than_a_wish_is_none(tmp_path):
+    run = pretend(tmp_path)
+    for word in (b"null", b"[]", b"\xff", b"", b"stop now"):
+        (tmp_path / live.WISH).write_bytes(word)
+        assert run.wish == "run"
+    (tmp_path / live.WISH).write_text("stop")
+    assert run.wish == "stop"
+
+
+def test_a_process_whose_search_is_no_search_fails_in_one_line(tmp_path):
+    run = pretend(tmp_path, "interrupted")
+    live.write(tmp_path / live.SEARCH, plain() | {"settings": {"epochs": 3}})
+    run.resume()
+    until(lambda: run.state == "failed")
+    assert run.message.startswith("TypeError: ") and "epochs" in run.message
 
 
 # --- events
@@ -304,13 +392,13 @@ def test_an_own_network_is_named_by_its_function(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     pretend(tmp_path, job=plain(model="ownnets:small"))
-    assert Worker(tmp_path).network(7).out_features == 7
+    assert Worker(tmp_path, trust=True).network(7).out_features == 7
     pretend(tmp_path, job=plain(model="ownnets:none"))
     with pytest.raises(ValueError, match=r"ownnets:none must return a torch.nn.Module, got int"):
-        Worker(tmp_path).network(7)
+        Worker(tmp_path, trust=True).network(7)
     pretend(tmp_path, job=plain(model="gone:none") | {"model_folder": "/old/place"})
     with pytest.raises(ModuleNotFoundError, match=r"'gone' for the model gone:none: looked for in /old/place and on"):
-        Worker(tmp_path).network(7)
+        Worker(tmp_path, trust=True).network(7)
 
 
 def test_the_folder_of_an_own_network_is_kept(tmp_path, monkeypatch):

@@ -285,13 +285,17 @@ def read(path: Path | str) -> Record:
     sha = content.pop("sha256", None)
     if sha != digest({key: value for key, value in content.items() if key != "timing"}):
         raise ValueError(f"{path} was altered: its content does not have the SHA-256 it states")
-    if fault := _fault(content):
-        raise ValueError(f"{path} is no record: {fault}")
+    if said := fault(content):
+        raise ValueError(f"{path} is no record: {said}")
     return Record(**{key: content[key] for key in parts})
 
 
-def _fault(content: dict) -> str | None:
-    """Return in words which part of a record has another type than a search writes."""
+def fault(content: dict) -> str | None:
+    """Return in words which part of a record has another type than a search writes, else None.
+
+    >>> fault({"tensors": [], "floats": [], "events": [None], "results": {}, "timing": {}})
+    'events must be a list of objects'
+    """
     for key in ("tensors", "floats", "events"):
         rows = content[key]
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
