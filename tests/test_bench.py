@@ -132,3 +132,14 @@ def test_the_command_prints_json_alone_and_draws(monkeypatch, tmp_path, capsys):
 def test_the_bench_loads_no_matplotlib():
     code = "import sys, hmq_lab.commands.bench; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("missing", ["matplotlib", "ipywidgets"])
+@pytest.mark.parametrize("option", ["--explorers", "--live"])
+def test_without_the_lab_the_bench_says_in_a_line_what_to_install(option, missing):
+    code = f"import sys; sys.modules[{missing!r}] = None; from hmq_lab.commands.main import main; "
+    code += f"sys.exit(main(['bench', {option!r}]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stdout == ""
+    said = f"hmq-lab: error: bench {option} needs {missing}: pip install hmq_lab[lab]\n"
+    assert done.stderr == said, done.stderr

@@ -24,7 +24,7 @@ class Landscape:
     >>> loss = Landscape(attach(network, x), x, y)                        # doctest: +SKIP
     >>> loss({"conv1.weight": 8, "layer1.0.conv1.weight": 4})             # doctest: +SKIP
     0.3127
-    >>> loss.schemes["conv1.weight"][8]       # the threshold that fits 8 bits best  # doctest: +SKIP
+    >>> loss.schemes["conv1.weight"][8]            # the threshold fits 8 bits best  # doctest: +SKIP
     Scheme(bits=8, threshold_exponent=2, signed=True)
 
     The loss is the mean cross-entropy. Each weight has, for each bit-width of its block, the
@@ -157,13 +157,13 @@ class _Remembering(fx.Interpreter):
         before = self.before[node]
         return any(user.op == "output" or self.before[user] != before for user in node.users)
 
-    def run(self, *args) -> Tensor:
+    def run(self, *args, **options) -> Any:
         """Return the output; nodes whose value is kept, and what is only for them, are left out."""
         self.wanted = {node for node in self.graph.nodes if node.op == "output"}
         for node in reversed(self.graph.nodes):
             if node in self.wanted and not self._is_kept(node):
                 self.wanted.update(node.all_input_nodes)
-        return super().run(*args)
+        return super().run(*args, **options)
 
     def run_node(self, node: fx.Node):
         """Return the value of a node, kept or computed."""

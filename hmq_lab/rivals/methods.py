@@ -121,9 +121,7 @@ def exhaustive(
     return sorted(found, key=lambda choice: choice[0])
 
 
-def alone(
-    loss: Loss, sizes: Mapping[str, int], space: SearchSpace
-) -> dict[str, dict[int, float]]:
+def alone(loss: Loss, sizes: Mapping[str, int], space: SearchSpace) -> dict[str, dict[int, float]]:
     """Return the cost of each tensor alone: the rise of the loss when it alone has fewer bits.
 
     >>> loss = lambda bits: 1 / bits["a"] + 9 / bits["b"]
@@ -177,7 +175,9 @@ def integer_programme(costs: Costs, sizes: Mapping[str, int], target: float) -> 
             raise ValueError(f"costs must be finite, got {cost!r} for {name} at {b} bits")
     fewest = rate({name: min(costs[name]) for name in sizes}, sizes)
     if fewest < target:
-        raise ValueError(f"a weight rate of {target:g} cannot be reached: the largest is {fewest:g}")
+        raise ValueError(
+            f"a weight rate of {target:g} cannot be reached: the largest is {fewest:g}"
+        )
 
     # The tolerances of the solver are absolute: bring the largest cost to 1,000.
     price = np.array([cost for *_, cost in pairs])

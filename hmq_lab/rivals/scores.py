@@ -217,7 +217,7 @@ def _choice(pairs: Any, what: str, sizes: dict) -> dict[str, tuple[int, int]]:
 
 def _typed(value: Any, kind: type, what: str) -> Any:
     if not isinstance(value, kind):
-        named = {dict: "an object", list: "a list"}[kind]
+        named = "an object" if kind is dict else "a list"
         raise ValueError(f"{what} must be {named}, got {str(value)[:40]!r}")
     return value
 
@@ -367,17 +367,17 @@ class Board:
         if "HMQ" in self.references:
             lines.append(("", "HMQ, not fine-tuned", self.references["HMQ"]))
 
-        rows = [("", "player", "accuracy %", "rate", "bytes", "bit operations")]
-        for place, name, outcome in lines:
-            numbers = ("not at the target", "", "", "")
+        rows = [["", "player", "accuracy %", "rate", "bytes", "bit operations"]]
+        for number, name, outcome in lines:
+            numbers = ["not at the target", "", "", ""]
             if outcome is not None:
-                numbers = (
+                numbers = [
                     f"{outcome.accuracy:.1f}",
                     f"{outcome.rate:.2f}",
                     f"{outcome.weight_bytes:,.0f}",
                     f"{outcome.bit_operations:,}",
-                )
-            rows.append((place, name, *numbers))
+                ]
+            rows.append([number, name, *numbers])
         left_out = [f"\nleft out: {said}" for said in self.skipped.values()]
         return columns(rows) + "".join(left_out)
 

@@ -490,7 +490,7 @@ class Run:
         except FileNotFoundError:
             return None
         found = self.follow() if events is None else events
-        parts = {key: about.get(key) for key in ("header", "tensors", "floats")}
+        parts: dict[str, Any] = {key: about.get(key) for key in ("header", "tensors", "floats")}
         parts |= {"events": found, "results": {}, "timing": {}}
         said = records.fault(parts)
         if said or not isinstance(parts["header"], dict):
@@ -504,10 +504,10 @@ class Run:
 
         # First this package, so that nothing replaces it. Then the folder of an own network,
         # before the path of the caller, where another module may have its name.
-        folders = [Path(__file__).parents[2]]
+        folders = [str(Path(__file__).parents[2])]
         if foreign_code(job) and job.get("model_folder"):
-            folders.append(Path(job["model_folder"]))
-        paths = [str(Path(path).resolve()) for path in (*folders, *sys.path)]
+            folders.append(job["model_folder"])
+        paths = [str(Path(path).resolve()) for path in folders + sys.path]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
         # In a session of its own, the search survives the end of a notebook's kernel.

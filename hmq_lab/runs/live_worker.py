@@ -246,6 +246,7 @@ class Worker:
 
     def describe(self) -> None:
         """Write what the record will say of the tensors."""
+        assert self.model is not None
         tensors, floats = records.describe(self.model)
         for tensor, block in zip(tensors, blocks(self.model).values(), strict=True):
             space = {"bits": block.bits.tolist(), "exponents": block.exponents.tolist()}
