@@ -69,6 +69,7 @@ def times(*functions: Step, rounds: int = 9) -> list[list[float]]:
         function()
         function()
 
+    # In turn, round after round.
     found: list[list[float]] = [[] for _ in functions]
     for _ in range(rounds):
         for function, own in zip(functions, found, strict=True):
@@ -106,6 +107,7 @@ def block(compiled: bool, rounds: int = 9, work: Work = Work()) -> dict[str, flo
         drawn = torch.rand(shape, generator=generator) * (high - low) + low
         return drawn.to(work.device).requires_grad_()
 
+    # A tensor, its gradient, and a step and threshold for each image.
     x = torch.randn(work.tensor, generator=generator).to(work.device).requires_grad_()
     grad = torch.randn(x.shape, generator=generator).to(work.device)
     per_image = (len(x), *[1] * (x.dim() - 1))
@@ -116,6 +118,7 @@ def block(compiled: bool, rounds: int = 9, work: Work = Work()) -> dict[str, flo
         x.grad = step.grad = threshold.grad = None
         function().backward(grad)
 
+    # Both in one run.
     own = functools.partial(quantize, x, step, threshold, True, check=False)
     with kernels.compiled(compiled):
         clone, quantized = seconds(lambda: run(x.clone), lambda: run(own), rounds=rounds)
@@ -136,6 +139,7 @@ def training_step(
         space: of the search.
         work: what is measured.
     """
+    # A network and a batch, always the same.
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     model = models.build(work.network).train().to(work.device)
@@ -144,6 +148,7 @@ def training_step(
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
         x = x.to(memory_format=torch.channels_last)
+    # A search has blocks and the logits' loss, float training has none.
     if searching:
         attach(model, space=space, sample=x[:16])
     optimizer = torch.optim.RAdam(model.parameters(), lr=1e-4)
@@ -156,6 +161,7 @@ def training_step(
             loss = F.cross_entropy(model(x).float(), y)
         if searching:
             loss = loss + 32 * budget.hinge(budget.expected_rate(model), 8.0)
+        # The usual end of a step.
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -165,6 +171,7 @@ def training_step(
 
 def steps(compiled: bool, rounds: int = 7, work: Work = Work()) -> dict[str, float]:
     """Return what a search step costs over a float step, each in its faster memory layout."""
+    # Float and search, each in both layouts.
     made = []
     for searching in (False, True):
         for channels_last in (False, True):
@@ -185,6 +192,7 @@ def memory(
 
     What the process held before the step does not count.
     """
+    # A process of its own: memory that other steps took does not count.
     space = space or SearchSpace()
     code = (
         "from hmq_lab.commands.bench import *; "
@@ -217,7 +225,8 @@ def peak(searching: bool, compiled: bool, space: SearchSpace, work: Work) -> flo
         ctypes.CDLL(None).malloc_trim(0)
         step = training_step(searching, True, space, work)
         held = _status("VmRSS:")
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+        # The peak starts from here.
+        Path("/proc/self/clear_refs").write_text("5")
         step()
         step()
         return _status("VmHWM:") - held
@@ -236,6 +245,7 @@ def spaces(compiled: bool, rounds: int = 5, work: Work = Work()) -> list[dict[st
         For each space its schemes, the median seconds of a step with its quartiles (low, high),
         and the bytes of `memory`.
     """
+    # All spaces in turn, in one run.
     found = [SearchSpace(*space) for space in SPACES]
     made = [training_step(True, True, space, work) for space in found]
     with kernels.compiled(compiled):
@@ -259,6 +269,7 @@ def report(compiled: bool, quick: bool = False, work: Work = Work()) -> dict:
         quick: 3 rounds instead of 9.
         work: what is measured.
     """
+    # Measure.
     rounds = 3 if quick else 9
     eager = block(False, rounds, work)
     fast = block(True, rounds, work) if compiled else None
@@ -266,12 +277,14 @@ def report(compiled: bool, quick: bool = False, work: Work = Work()) -> dict:
     bytes_float, bytes_search = memory(False, work=work), memory(True, compiled, work=work)
     rows = spaces(compiled, rounds, work)
     return {
+        # These six keys stay.
         "block_over_clone": (fast or eager)["over_clone"],
         "block_eager_over_clone": eager["over_clone"],
         "step_over_float": step["over_float"],
         "memory_over_float": bytes_search / bytes_float,
         "time_over_smallest_space": max(row["seconds"] for row in rows) / rows[0]["seconds"],
         "memory_over_smallest_space": max(row["bytes"] for row in rows) / rows[0]["bytes"],
+        # How it was measured.
         "compiled": compiled,
         "block": fast,
         "block_eager": eager,
@@ -294,5 +307,6 @@ def needs_lab(error: ImportError, option: str) -> ValueError:
         error: of the import.
         option: of `hmq-lab bench`.
     """
+    # The library, not a module in it.
     library = (error.name or "more libraries").partition(".")[0]
     return ValueError(f"bench {option} needs {library}: pip install hmq_lab[lab]")

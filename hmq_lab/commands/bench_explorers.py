@@ -29,6 +29,7 @@ except ImportError as error:
 from hmq_lab.rivals import game
 from hmq_lab.runs import records
 
+# Two searches of one network.
 RECORDS = "cifar10-resnet20-w16-a8", "cifar10-resnet20-w8-a8"
 
 
@@ -57,6 +58,7 @@ def bare(inches: tuple[float, float]) -> Callable[[], None]:
     Args:
         inches: width and height of the figure.
     """
+    # A figure without a window.
     figure = Figure(figsize=inches, dpi=DPI)
     FigureCanvasAgg(figure)
     ax = figure.subplots()
@@ -81,6 +83,7 @@ def moved(explorer: explorers.Explorer, name: str, values: Sequence[float]) -> C
         name: of the control.
         values: it takes them in turn.
     """
+    # A value that is set again would change nothing.
     turns = itertools.cycle(values)
 
     def move() -> None:
@@ -94,6 +97,7 @@ def report(rounds: int = 15) -> dict[str, dict[str, float]]:
 
     The bare redraw has the same size. Both are timed in turn, in one run. A ratio of 2 is the bar.
     """
+    # The bare redraw at the size of each explorer.
     found = {}
     for name, (make, control, values) in MOVED.items():
         explorer = make()
@@ -118,6 +122,7 @@ def moves(pictures: int = 500, rounds: int = 5) -> dict[str, float]:
         pictures: how many images.
         rounds: of the measurement.
     """
+    # A move forgets what was measured, or it would be free.
     with tempfile.TemporaryDirectory() as folder:
         play = game.shipped(pictures=pictures, folder=folder)
         view = explorers.beat(play)
@@ -136,6 +141,7 @@ def moves(pictures: int = 500, rounds: int = 5) -> dict[str, float]:
 
             return move
 
+        # In turn, in one run.
         first, last = mover(play.layers[0]), mover(play.layers[-1])
         plain, *own = bench.seconds(forward, first, last, rounds=rounds)
     found = {"pictures": pictures, "forward_seconds": plain}
@@ -147,6 +153,7 @@ def moves(pictures: int = 500, rounds: int = 5) -> dict[str, float]:
 
 def text_of_moves(found: dict[str, float]) -> str:
     """Return what `moves` found, in two lines."""
+    # A line for each layer.
     rows = []
     for name in ("first", "last"):
         milliseconds, ratio = 1e3 * found[f"{name}_seconds"], found[f"{name}_over_forward"]

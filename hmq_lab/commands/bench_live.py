@@ -20,14 +20,17 @@ except ImportError as error:
 
 from hmq_lab.runs import live, records
 
-EPOCHS = 1000  # more than the benchmark waits for
+# More than the benchmark waits for.
+EPOCHS = 1000
 SETTINGS = {
     "preset": "quick/builtin",
     "search_epochs": EPOCHS,
     "final_epochs": 0,
     "calibration_pictures": 64,
-    "snapshots": 7 * EPOCHS,  # as many tables in an epoch as the preset has
-    "log_every": 1,  # every step is an event, ten times as many as the preset has
+    # As many tables in an epoch as the preset has.
+    "snapshots": 7 * EPOCHS,
+    # Every step is an event, ten times as many as the preset has.
+    "log_every": 1,
 }
 
 
@@ -45,6 +48,7 @@ def report(pairs: int = 8, **arguments: Any) -> dict:
     Raises:
         RuntimeError: with the message of the search, where it fails.
     """
+    # Seconds of epochs.
     unwatched, watched = [], []
     with tempfile.TemporaryDirectory() as folder:
         run = live.start(f"{folder}/run", **{"settings": SETTINGS} | arguments)
@@ -67,6 +71,7 @@ def report(pairs: int = 8, **arguments: Any) -> dict:
             while run.is_alive():
                 time.sleep(0.1)
 
+    # The ratio of a pair is less noisy than that of the medians.
     ratios = [a / b for a, b in zip(watched, unwatched, strict=True)]
     low = middle = high = ratios[0]
     if pairs > 1:
@@ -94,12 +99,14 @@ class _Epochs:
     """
 
     def __init__(self, run: live.Run):
+        # The end of the last epoch that was seen.
         self.run, self.seen, self.ended = run, 0, time.perf_counter()
         self.used = 0.0
 
     def __call__(self, view: watching.Live | None = None) -> float:
         due = 0.0
         while True:
+            # New events, and an epoch among them?
             time.sleep(0.05)
             new = self.run.follow(self.seen)
             self.seen += len(new)
@@ -113,6 +120,7 @@ class _Epochs:
                 view.update(patient=True)
                 self.used += time.thread_time() - begun
                 due = time.perf_counter() + watching.LOOK
+            # Nothing more will come.
             if not new and not self.run.is_alive():
                 raise RuntimeError(f"the search is {self.run.state}: {self.run.message}")
 

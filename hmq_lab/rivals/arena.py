@@ -29,7 +29,8 @@ from hmq_lab.rivals.landscape import Landscape
 from hmq_lab.rivals.scores import Outcome
 from hmq_lab.runs.records import Record
 
-Pairs = dict[str, tuple[int, int]]  # {weight: (bits, threshold exponent)}
+# {weight: (bits, threshold exponent)}.
+Pairs = dict[str, tuple[int, int]]
 
 
 class Arena:
@@ -62,10 +63,12 @@ class Arena:
         *,
         few: int = 200,
     ):
+        # Check, and put blocks on a copy of the network.
         if isinstance(few, bool) or not isinstance(few, int) or few < 1:
             raise ValueError(f"few must be a whole number of images from 1 on, got {few!r}")
         weights = digest({}, network.state_dict())
-        model = _attached(network, x.clone(), record, weights)  # a network may change its input
+        # A network may change its input.
+        model = _attached(network, x.clone(), record, weights)
         self.sizes = budget.weight_sizes(model)
         if not self.sizes:
             kind = type(network).__name__
@@ -77,6 +80,7 @@ class Arena:
         spread = torch.arange(self.few) * len(x) // self.few
         self._landscape = Landscape(model, x, y)
         self._fewer = Landscape(model, x[spread], y[spread])
+        # The multiplications of each layer.
         self._calls = costs.count(model)
         self._blocks = self._landscape.blocks
         self.space = next(iter(self._blocks.values())).space
@@ -124,6 +128,7 @@ class Arena:
         Raises:
             ValueError: for values that the weight cannot have.
         """
+        # Bits, then the threshold.
         allowed = self.exponents(layer)
         if isinstance(bits, bool) or bits not in self.space.bits:
             raise ValueError(f"bits of {layer} must be among {self.space.bits}, got {bits!r}")
@@ -146,11 +151,13 @@ class Arena:
         Raises:
             ValueError: for weights that are missing or unknown, and values they cannot have.
         """
+        # Every weight, and no other name.
         names = [*choice, *self.layers]
         odd = [str(name) for name in names if (name in choice) != (name in self.sizes)]
         if odd:
             said = ", ".join(odd)
             raise ValueError(f"a choice names every weight; missing or unknown: {said}")
+        # Bits alone get the threshold that fits them.
         pairs = {}
         for name in self.layers:
             chosen = choice[name]
@@ -162,6 +169,7 @@ class Arena:
 
         A choice is measured once, and only from the first layer on that changed since the last.
         """
+        # One order of the weights, so that a choice has one key.
         choice = {name: choice[name] for name in self.layers}
         key = tuple(choice.values())
         if key in self._outcomes:
@@ -202,6 +210,7 @@ class Arena:
     @property
     def references(self) -> dict[str, Outcome]:
         """The same bits everywhere, for each bit-width ("uniform 4"), and the selection ("HMQ")."""
+        # Measured when first asked for.
         if not self._references:
             for bits in self.space.bits:
                 same = self.fitting(dict.fromkeys(self.layers, bits))
@@ -221,6 +230,7 @@ class Arena:
 
     def network(self, choice: Pairs) -> nn.Module:
         """Return a copy of the quantized network with the schemes of a choice fixed."""
+        # The landscape's network stays as it is.
         model = copy.deepcopy(self._landscape.model)
         for name, scheme in _schemes(self.checked(choice)).items():
             blocks(model)[name].fix(scheme)
@@ -236,6 +246,7 @@ class Arena:
         It is `rivals.greedy` on sums of `rivals.alone`, measured on the few images. Greedy on the
         loss itself would take hundreds of passes.
         """
+        # As if the rise of each layer alone added up.
         rises = rivals.alone(self._fewer, self.sizes, self.space)
 
         def loss(bits: Mapping[str, int]) -> float:
@@ -272,6 +283,7 @@ class Arena:
 
 def _attached(network: nn.Module, x: Tensor, record: Record | None, weights: str) -> nn.Module:
     """Return a copy of the network with blocks, the activations' schemes fixed."""
+    # Without a record, activations of 8 bits.
     network = copy.deepcopy(network).eval()
     if record is None:
         model = attach(network, space=SearchSpace(), sample=x[:2])

@@ -61,6 +61,7 @@ class Game:
         folder: Path | str = FOLDER,
         player: str = "player",
     ):
+        # Check the player and the target.
         self.arena, self.player = arena, scores.check_player(player)
         goal = budget.Target(weights=target)
         goal.check_reachable(arena.space)
@@ -73,7 +74,8 @@ class Game:
         self.choice: Pairs = arena.fitting(start)
         self.scores: tuple[Outcome, ...] = ()
         self.locked: frozenset[str] = frozenset()
-        self._given = {digest(self.choice)}  # of choices that were starts, no player's own
+        # Of choices that were starts, no player's own.
+        self._given = {digest(self.choice)}
         if self.file.exists():
             saved = scores.read(self.file)
             scores.check_setting(arena.setting, saved.setting, str(self.file))
@@ -99,6 +101,7 @@ class Game:
         self, layer: str, bits: int | None = None, threshold: int | None = None
     ) -> tuple[int, int]:
         """Return (bits, exponent) that a weight would have after a move."""
+        # Nothing changes without another value.
         now = self.choice[self.arena.named(layer)]
         if threshold is None and bits in (None, now[0]):
             return now
@@ -116,6 +119,7 @@ class Game:
         Raises:
             ValueError: for a weight that does not exist or is locked, and values it cannot have.
         """
+        # Bad values are named before a lock is.
         pair = self.pair(layer, bits, threshold)
         if layer in self.locked:
             raise ValueError(f"{layer} is locked: unlock it first")
@@ -134,6 +138,7 @@ class Game:
         Raises:
             ValueError: for another start, and one that this game does not have.
         """
+        # Locks hold in every start.
         choice = self._start(what)
         choice |= {name: self.choice[name] for name in self.locked}
         self._given.add(digest(choice))
@@ -141,22 +146,27 @@ class Game:
 
     def _start(self, what: str | Path | Mapping[str, int | tuple[int, int]]) -> Pairs:
         """Return the choice of a start."""
+        # A choice of one's own.
         arena = self.arena
         if isinstance(what, Mapping):
             return arena.checked(what)
+        # A computed choice.
         if what == "uniform":
             return arena.fitting(rivals.uniform(arena.sizes, arena.space, self.target))
         if what == "greedy":
             return arena.greedy(self.target)
+        # The search's choice.
         if what == "HMQ":
             if arena.rival is None:
                 raise ValueError("this game has no record of a search to start from")
             return arena.checked(arena.rival)
+        # The player's best one.
         if what == "best":
             if self.best is None:
                 said = f"you have no score at the target {self.target:g} yet to start from"
                 raise ValueError(said)
             return arena.checked(self.best.choice)
+        # The best one of a file.
         if isinstance(what, Path) or str(what).endswith(".json"):
             saved = scores.read(Path(what))
             scores.check_setting(arena.setting, saved.setting, str(what))
@@ -184,6 +194,7 @@ class Game:
             layer: the name of the weight.
             locked: False unlocks it.
         """
+        # Save only what is new.
         names = {self.arena.named(layer)}
         now = self.locked | names if locked else self.locked - names
         if now != self.locked:
@@ -225,6 +236,7 @@ class Game:
 
     def table(self) -> str:
         """Return your scores as text, then the present choice and HMQ's selection."""
+        # Scores, the present choice, the rival.
         lines = [("score", score) for score in self.scores]
         lines.append(("now", self.outcome))
         if (hmq := self.arena.hmq) is not None:
@@ -247,6 +259,7 @@ class Game:
 
     def _move(self, choice: Pairs) -> Outcome:
         """Make a choice the present one, and keep its outcome as a score."""
+        # A move to where one stands is none.
         outcome = self.arena.evaluate(choice)
         if choice == self.choice:
             return outcome
@@ -263,6 +276,7 @@ class Game:
 
     def _step(self, source: list[Pairs], other: list[Pairs], name: str) -> Outcome:
         """Go to the last choice of one list, and put the present one on the other."""
+        # A step back must leave locked weights as they are.
         if not source:
             raise ValueError(f"there is nothing to {name}")
         then = source[-1]
@@ -270,6 +284,7 @@ class Game:
         if kept := [layer for layer in locked if then[layer] != self.choice[layer]]:
             said = ", ".join(kept)
             raise ValueError(f"{name} would change {said}, locked: unlock it first")
+        # The present choice can be had again.
         other.append(self.choice)
         self.choice = source.pop()
         self._save()
@@ -277,6 +292,7 @@ class Game:
 
     def _save(self) -> None:
         """Write the player's file; what another window added meanwhile stays in it."""
+        # Two windows of one player save one after the other.
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with alone(self.file.parent):
             if self.file.exists():
@@ -296,6 +312,7 @@ def shipped(pictures: int = 1000, **options: Any) -> Game:
         pictures: how many of the held built-in images.
         options: target, folder and player of `Game`, few of `Arena`.
     """
+    # Everything is in the package.
     network = models.build("tiny_resnet8")
     load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")
     record = records.recorded("builtin-tiny_resnet8-w8-a8")
@@ -329,6 +346,7 @@ def on(
     Raises:
         ValueError: for a number of images that the split does not have.
     """
+    # Images evenly spread over the split.
     held = source.validation
     is_whole = isinstance(pictures, int) and not isinstance(pictures, bool)
     if not is_whole or not 1 <= pictures <= len(held):
@@ -362,6 +380,7 @@ def of_run(
         root: where data lie.
         options: those of `on`.
     """
+    # The record says which data and network.
     record = records.read(Path(run))
     header = record.header
     source = data.load(header["data"], root=root, normalize=header["normalize"])

@@ -41,6 +41,7 @@ def best_change(arena: Arena, choice: Pairs, locked: Collection[str], target: fl
         locked: weights that stay as they are.
         target: the compression to reach.
     """
+    # Measure.
     sizes = arena.sizes
     now = {name: pair[0] for name, pair in choice.items()}
     few = f"the loss on {arena.few} of the images"
@@ -56,6 +57,7 @@ def best_change(arena: Arena, choice: Pairs, locked: Collection[str], target: fl
         if change < 0 and reaches:
             gain[name] = -change / sizes[name] / (bits - now[name])
 
+    # The most for each bit spent.
     if gain:
         name = max(gain, key=lambda name: gain[name])
         bits, change = more[name]
@@ -64,6 +66,7 @@ def best_change(arena: Arena, choice: Pairs, locked: Collection[str], target: fl
             f"{few}, the most for each bit spent within the target."
         )
         return Hint(changes[0], changes[1], name, bits, text)
+    # Nothing can change.
     if not price:
         is_locked = set(locked) >= set(arena.layers)
         text = "Every layer is locked." if is_locked else "No layer can give up a bit."

@@ -24,7 +24,7 @@ class Landscape:
     >>> loss = Landscape(attach(network, x), x, y)                        # doctest: +SKIP
     >>> loss({"conv1.weight": 8, "layer1.0.conv1.weight": 4})             # doctest: +SKIP
     0.3127
-    >>> loss.schemes["conv1.weight"][8]            # the threshold fits 8 bits best  # doctest: +SKIP
+    >>> loss.schemes["conv1.weight"][8]                                   # doctest: +SKIP
     Scheme(bits=8, threshold_exponent=2, signed=True)
 
     The loss is the mean cross-entropy. Each weight has, for each bit-width of its block, the
@@ -45,6 +45,7 @@ class Landscape:
     """
 
     def __init__(self, model: nn.Module, x: Tensor, y: Tensor):
+        # Nothing of the caller's network changes.
         self.model, self.x, self.y = copy.deepcopy(model).eval(), x, y
         self.blocks = blocks(self.model, "weight")
 
@@ -65,12 +66,14 @@ class Landscape:
 
     def scores(self, choice: Choice) -> Tensor:
         """Return the network's scores for every image, (N, classes)."""
+        # Fix the schemes, then run what they change.
         schemes = {name: self._scheme(name, choice.get(name)) for name in self.blocks}
         for name, block in self.blocks.items():
             block.fix(schemes[name])
         self.network.schemes = schemes
         with torch.no_grad():
-            return self.network.run(self.x.clone())  # a network may change its input in place
+            # A network may change its input in place.
+            return self.network.run(self.x.clone())
 
     def __call__(self, choice: Choice) -> float:
         """Return the mean cross-entropy."""
@@ -82,6 +85,7 @@ class Landscape:
         return 100 * right.float().mean().item()
 
     def _scheme(self, name: str, chosen: int | Scheme | None) -> Scheme:
+        # A scheme stands for itself, bits for the scheme that fits best.
         if isinstance(chosen, Scheme):
             return chosen
         schemes = self.schemes[name]
@@ -98,6 +102,7 @@ def best_schemes(block: HMQ, tensor: Tensor) -> dict[int, Scheme]:
     >>> {b: s.threshold_exponent for b, s in best_schemes(block, torch.tensor([0.1, 0.3])).items()}
     {2: -1, 8: -1}
     """
+    # Try every threshold of the block.
     best = {}
     for bits in block.bits.tolist():
         schemes = [Scheme(bits, e, block.signed) for e in block.exponents.tolist()]
@@ -112,6 +117,7 @@ def squared_error(tensor: Tensor, scheme: Scheme) -> float:
     >>> round(squared_error(torch.tensor([0.1, 0.5, 3.0]), scheme), 4)
     6.26
     """
+    # In double precision, so that ties are ties.
     tensor = tensor.detach().double()
     rounded = quantize(tensor, scheme.step, scheme.threshold, scheme.signed)
     return (rounded - tensor).square().sum().item()
@@ -119,6 +125,7 @@ def squared_error(tensor: Tensor, scheme: Scheme) -> float:
 
 def original(model: nn.Module, name: str) -> Tensor:
     """Return the float weight of an attached network, by its name, before quantization."""
+    # torch keeps the float weight beside its parametrization.
     path, _, attribute = name.rpartition(".")
     parametrizations: Any = model.get_submodule(path).parametrizations
     return parametrizations[attribute].original
@@ -159,6 +166,7 @@ class _Remembering(fx.Interpreter):
 
     def run(self, *args, **options) -> Any:
         """Return the output; nodes whose value is kept, and what is only for them, are left out."""
+        # From the output backward: what is not kept needs its inputs.
         self.wanted = {node for node in self.graph.nodes if node.op == "output"}
         for node in reversed(self.graph.nodes):
             if node in self.wanted and not self._is_kept(node):
@@ -167,10 +175,12 @@ class _Remembering(fx.Interpreter):
 
     def run_node(self, node: fx.Node):
         """Return the value of a node, kept or computed."""
+        # Nobody asks for it.
         if node not in self.wanted:
             return None
         if self._is_kept(node):
             return self.kept[node][1]
+        # Keep it where a further weight comes in.
         value = super().run_node(node)
         if node in self.keeping:
             self.kept[node] = self._own(node), value, _version(value)
@@ -182,6 +192,7 @@ class _Remembering(fx.Interpreter):
 
     def _is_kept(self, node: fx.Node) -> bool:
         """Return whether the kept value has these schemes, and no later node changed it."""
+        # Other schemes, or a change in place, make it worthless.
         schemes, value, version = self.kept.get(node, (None, None, None))
         return schemes == self._own(node) and _version(value) == version
 

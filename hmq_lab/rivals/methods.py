@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from hmq_lab.block import SearchSpace, check_space
 from hmq_lab.budget import FLOAT_BITS, Target, rate
 
+# {name: bits}; a loss of bits; and {name: {bits: cost}}.
 Bits = dict[str, int]
 Loss = Callable[[Bits], float]
 Costs = Mapping[str, Mapping[int, float]]
@@ -41,6 +42,7 @@ def uniform(sizes: Mapping[str, int], space: SearchSpace, target: float) -> Bits
         space: the bit-widths to choose from.
         target: the compression to reach.
     """
+    # The fewest bits that the target allows.
     _check(space, target)
     within = [bits for bits in space.bits if FLOAT_BITS / bits >= target]
     return dict.fromkeys(sizes, max(within))
@@ -67,6 +69,7 @@ def greedy(loss: Loss, sizes: Mapping[str, int], space: SearchSpace, target: flo
         space: the bit-widths to choose from.
         target: the compression to reach.
     """
+    # Begin with the most bits everywhere.
     _check(space, target)
     bits = dict.fromkeys(sizes, space.bits[-1])
     now = loss(bits)
@@ -81,6 +84,7 @@ def greedy(loss: Loss, sizes: Mapping[str, int], space: SearchSpace, target: flo
                     saved = sizes[name] * (bits[name] - lower)
                     price[change] = (after[change] - now) / saved
 
+        # Take the cheapest change.
         best = min(price, key=lambda change: price[change])
         name, lower = best
         bits, now = bits | {name: lower}, after[best]
@@ -110,6 +114,7 @@ def exhaustive(
         target: the compression to reach.
         progress: whether to show a progress bar.
     """
+    # Try all of them.
     _check(space, target)
     count = len(space.bits) ** len(sizes)
     combinations = itertools.product(space.bits, repeat=len(sizes))
@@ -136,6 +141,7 @@ def alone(loss: Loss, sizes: Mapping[str, int], space: SearchSpace) -> dict[str,
         sizes: {name: elements}.
         space: the bit-widths; all other tensors have the most bits.
     """
+    # The loss with the most bits everywhere is the base.
     check_space(space)
     most = dict.fromkeys(sizes, space.bits[-1])
     base = loss(most)
@@ -164,8 +170,10 @@ def integer_programme(costs: Costs, sizes: Mapping[str, int], target: float) -> 
     Raises:
         ValueError: for a cost that is missing or not finite.
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp  # comes with the lab, not the core
+    # Comes with the lab, not the core.
+    from scipy.optimize import Bounds, LinearConstraint, milp
 
+    # Each tensor has costs, and they are finite.
     if costs.keys() != sizes.keys():
         wanted, given = ", ".join(sizes), ", ".join(costs) or "none"
         raise ValueError(f"costs are needed for {wanted}, got them for {given}")
@@ -173,6 +181,7 @@ def integer_programme(costs: Costs, sizes: Mapping[str, int], target: float) -> 
     for name, b, cost in pairs:
         if not math.isfinite(cost):
             raise ValueError(f"costs must be finite, got {cost!r} for {name} at {b} bits")
+    # The fewest bits must be enough.
     fewest = rate({name: min(costs[name]) for name in sizes}, sizes)
     if fewest < target:
         raise ValueError(
@@ -180,6 +189,7 @@ def integer_programme(costs: Costs, sizes: Mapping[str, int], target: float) -> 
         )
 
     # The tolerances of the solver are absolute: bring the largest cost to 1,000.
+    # `needed` are the bits that each pair takes.
     price = np.array([cost for *_, cost in pairs])
     price = price * (1e3 / max(np.abs(price).max(), 1e-300))
     needed = np.array([float(sizes[name] * b) for name, b, _ in pairs])
@@ -210,6 +220,7 @@ def integer_programme(costs: Costs, sizes: Mapping[str, int], target: float) -> 
 
 def _most_bits(sizes: Mapping[str, int], target: float) -> int:
     """Return how many bits all weights together may have, exact to the last digit of `rate`."""
+    # Round down as `rate` would see it.
     total = FLOAT_BITS * sum(sizes.values())
     within = math.floor(total / target) + 1
     while total / within < target:

@@ -30,10 +30,14 @@ from hmq_lab.runs.records import columns, read_json
 if TYPE_CHECKING:
     from hmq_lab.rivals.arena import Arena
 
-SCHEMA = 2  # files of schema 1 have no `given`
-PLAYER = re.compile(r"[^\W_][\w .-]{0,39}")  # a legend leaves out names that begin with _
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet computes a text that begins so
-MORE_POINTS = 0.5  # of accuracy, in percent: another machine may round otherwise
+# Files of schema 1 have no `given`.
+SCHEMA = 2
+# A legend leaves out names that begin with _.
+PLAYER = re.compile(r"[^\W_][\w .-]{0,39}")
+# A spreadsheet computes a text that begins so.
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# Of accuracy, in percent: another machine may round otherwise.
+MORE_POINTS = 0.5
 
 # What is said of two games that differ in an entry of the setting.
 DIFFERENT = {
@@ -57,6 +61,7 @@ class Outcome:
         bit_operations: for one image, see `costs.Layer`.
     """
 
+    # The order of the fields is the order of the columns of a table.
     choice: Mapping[str, tuple[int, int]]
     rate: float
     accuracy: float
@@ -66,11 +71,13 @@ class Outcome:
 
     def beats(self, other: Outcome) -> bool:
         """Return whether it is nowhere worse in compression and accuracy, and better in one."""
+        # Equal outcomes do not beat each other.
         mine, others = (self.rate, self.accuracy), (other.rate, other.accuracy)
         nowhere_worse = mine[0] >= others[0] and mine[1] >= others[1]
         return nowhere_worse and mine != others
 
 
+# The fields of an outcome that are numbers.
 NUMBERS = tuple(part.name for part in fields(Outcome) if part.name != "choice")
 
 
@@ -105,6 +112,7 @@ class Saved:
         Args:
             target: the compression; None is the file's own.
         """
+        # Only scores that reach the target count.
         target = self.target if target is None else target
         within = [score for score in self.scores if score.rate >= target]
         return max(within, key=lambda score: score.accuracy, default=None)
@@ -128,6 +136,7 @@ def front(outcomes: Iterable[Outcome]) -> tuple[Outcome, ...]:
 
 def write(saved: Saved, path: Path) -> None:
     """Write a player's file atomically, with the SHA-256 of what it holds."""
+    # The digest is over everything else.
     content = {"schema": SCHEMA} | asdict(saved)
     text = json.dumps(content | {"sha256": digest(content)}, indent=1)
     with replacing(path) as temporary:
@@ -142,6 +151,7 @@ def read(path: Path | str) -> Saved:
         ValueError: naming the file and the fault: no JSON, no saved game, another schema, altered,
             a field of another type.
     """
+    # A saved game has a schema and a digest.
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no saved game at {path}")
@@ -172,10 +182,12 @@ def read(path: Path | str) -> Saved:
 
 def _saved(content: dict) -> Saved:
     """Return the saved game of a JSON object. Raises ValueError for a field of another type."""
+    # The setting names the weights.
     setting = _typed(content["setting"], dict, "setting")
     sizes = _typed(setting.get("sizes"), dict, "sizes of the setting")
     for name, size in sizes.items():
         _integer(size, f"size of {name}")
+    # Every outcome must be of these weights.
     references = _typed(content["references"], dict, "references")
     if not references:
         raise ValueError("references must hold an outcome, got none")
@@ -193,6 +205,7 @@ def _saved(content: dict) -> Saved:
 
 
 def _outcome(row: Any, what: str, sizes: dict) -> Outcome:
+    # All fields and no other.
     row = _typed(row, dict, what)
     if row.keys() != {"choice", *NUMBERS}:
         raise ValueError(f"{what} must hold choice, {', '.join(NUMBERS)}")
@@ -201,6 +214,7 @@ def _outcome(row: Any, what: str, sizes: dict) -> Outcome:
 
 
 def _choice(pairs: Any, what: str, sizes: dict) -> dict[str, tuple[int, int]]:
+    # A pair for each weight and no other.
     pairs = _typed(pairs, dict, what)
     if pairs.keys() != sizes.keys():
         raise ValueError(f"{what} must name each weight of the setting")
@@ -223,6 +237,7 @@ def _typed(value: Any, kind: type, what: str) -> Any:
 
 
 def _number(value: Any, what: str) -> Any:
+    # Neither True nor NaN is a number here.
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value):
         raise ValueError(f"{what} must be a finite number, got {str(value)[:40]!r}")
@@ -236,6 +251,7 @@ def _integer(value: Any, what: str) -> int:
 
 
 def _texts(values: Any, what: str) -> tuple[str, ...]:
+    # Each entry is a text.
     values = _typed(values, list, what)
     if not all(isinstance(value, str) for value in values):
         raise ValueError(f"{what} must be a list of texts, got {str(values)[:40]!r}")
@@ -266,6 +282,7 @@ def check_setting(setting: dict, other: dict, where: str) -> None:
         other: the setting of a file.
         where: the file.
     """
+    # The model explains all other differences.
     differ = [key for key in setting if setting[key] != other.get(key)]
     if not differ:
         return
@@ -287,6 +304,7 @@ def export(saved: Saved, path: Path | str) -> Path:
     Raises:
         ValueError: for another ending, and for the path of a saved game, which would be lost.
     """
+    # Only a table, and not over a saved game.
     path = Path(path)
     if path.suffix not in (".csv", ".json"):
         raise ValueError(f"scores are exported to .csv or .json, got {path}")
@@ -331,6 +349,7 @@ def cell(value: Any) -> Any:
     >>> cell("=1+1"), cell("two\\nlines"), cell(-3)
     ("'=1+1", 'two lines', -3)
     """
+    # Numbers stay numbers.
     if not isinstance(value, str):
         return value
     text = " ".join(value.splitlines())
@@ -361,12 +380,14 @@ class Board:
 
         HMQ's selection is not fine-tuned here either.
         """
+        # Players in order, then HMQ.
         lines = []
         for place, player in enumerate(self.players, 1):
             lines.append((str(place), player.player, player.best(self.target)))
         if "HMQ" in self.references:
             lines.append(("", "HMQ, not fine-tuned", self.references["HMQ"]))
 
+        # A line of numbers, or that there are none at the target.
         rows = [["", "player", "accuracy %", "rate", "bytes", "bit operations"]]
         for number, name, outcome in lines:
             numbers = ["not at the target", "", "", ""]
@@ -395,6 +416,7 @@ def measured(saved: Saved, arena: Arena, where: str) -> Saved:
             accuracy may differ by one image or by 0.5 points, as another machine may round
             otherwise.
     """
+    # Measure each score again.
     found = []
     for score in saved.scores:
         try:
@@ -437,6 +459,7 @@ def board(
     Raises:
         ValueError: where no file is left, and for a target that cannot be reached.
     """
+    # The files: a list of them, those of a folder, or one.
     if not isinstance(files, str | Path):
         found = [Path(file) for file in files]
     elif Path(files).is_dir():
@@ -467,6 +490,7 @@ def board(
     if not kept:
         raise ValueError(f"a board needs at least one saved game: {'; '.join(skipped.values())}")
 
+    # Rank at the target.
     goal = Target(weights=kept[0].target if target is None else target)
     goal.check_reachable(SearchSpace(_widths(kept[0])))
 
@@ -480,6 +504,7 @@ def board(
 
 def _most_common(settings: list[dict]) -> dict:
     """Return the setting that most files have; of equals the first."""
+    # Count equal settings.
     counts = Counter(digest(setting) for setting in settings)
     return max(settings, key=lambda setting: counts[digest(setting)], default={})
 
@@ -492,6 +517,7 @@ def _widths(saved: Saved) -> tuple[int, ...]:
 
 def _numbered(files: list[Saved]) -> list[Saved]:
     """Return the files; those of one name get a number behind it."""
+    # Count equal names.
     counts = Counter(saved.player for saved in files)
     seen: Counter[str] = Counter()
     numbered = []

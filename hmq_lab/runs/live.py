@@ -46,7 +46,8 @@ EVENTS = "events.jsonl"
 TENSORS = "tensors.json"
 LOG = "log.txt"
 
-ALIVE = ("starting", "running", "paused")  # states in which there is a process
+# The states in which there is a process, all states, and all requests.
+ALIVE = ("starting", "running", "paused")
 STATES = (*ALIVE, "interrupted", "finished", "failed")
 WISHES = ("run", "pause", "stop")
 
@@ -81,8 +82,10 @@ class Status:
             FileNotFoundError: where there is none.
             ValueError: naming the file, for another content.
         """
+        # Each value has the type of the field's default.
         content = read(path)
-        if "born" in content:  # so earlier versions called it
+        # Earlier versions called the start time so.
+        if "born" in content:
             content["start_time"] = content.pop("born")
         known = {part.name: type(part.default) for part in fields(cls)[1:]}
         for key, value in content.items():
@@ -92,6 +95,7 @@ class Status:
             is_right = kind is not None and isinstance(value, kind | int if kind is float else kind)
             if not is_right or isinstance(value, bool):
                 raise ValueError(f"{path} is no status of a search: it holds {key} {value!r}")
+        # The state alone is needed.
         if "state" not in content:
             raise ValueError(f"{path} is no status of a search: it holds no state")
         return cls(**content)
@@ -159,11 +163,14 @@ def start(
         FileNotFoundError: for weights that are not there.
         FileExistsError: where `out` holds a run.
     """
+    # Bad input is refused before anything is written.
     job = plain(**arguments)
     out = Path(out).resolve()
     check_writable(out)
     out.mkdir(parents=True, exist_ok=True)
-    run = Run(out, trust=True)  # the caller named the code
+    # The caller named the code.
+    run = Run(out, trust=True)
+    # Of two programs that start a search here, one is refused.
     with alone(out):
         _check_free(run, resume, overwrite)
 
@@ -177,6 +184,7 @@ def start(
             old += [CHECKPOINT, RECORD, NETWORK]
         for file in old:
             (out / file).unlink(missing_ok=True)
+        # The process reads its arguments from this file.
         write(out / SEARCH, job)
         run.launch()
     return run
@@ -184,12 +192,14 @@ def start(
 
 def _check_free(run: Run, resume: bool, overwrite: bool) -> None:
     """Raise FileExistsError where a folder holds a run that must stay."""
+    # A search that runs is left alone.
     out = run.out
     if run.is_alive():
         raise FileExistsError(
             f"{out} holds a search that is {run.state} (process {run.status().pid}): attach to it, "
             "or choose another folder"
         )
+    # What an earlier run left stays, unless the caller says otherwise.
     there = [file for file in (SEARCH, CHECKPOINT, RECORD) if (out / file).exists()]
     may_resume = resume and SEARCH not in there
     if there and not (overwrite or may_resume):
@@ -217,20 +227,24 @@ def plain(**arguments: Any) -> dict:
         ValueError: for bad values.
         FileNotFoundError: for weights that are not there.
     """
+    # Names that a search does not take.
     known = [part.name for part in fields(Arguments)]
     if unknown := sorted(arguments.keys() - set(known)):
         raise TypeError(f"a search takes {', '.join(known)}; got {', '.join(unknown)}")
     given = Arguments(**arguments)
+    # A network of ours must exist; an own one is imported by the process.
     model, data = str(given.model), str(given.data)
     is_own = ":" in model
     if not is_own and model not in models.names():
-        models.build(model)  # its error says which names are near
+        # Its error says which names are near.
+        models.build(model)
 
     # Without weights, those that come with the package.
     weights = given.weights
     shelf = SHIPPED / f"{data}_{model}.safetensors"
     if weights is None and data in NAMES and shelf.exists():
         weights = shelf
+    # Weights must be there.
     if weights is not None and not Path(weights).expanduser().is_file():
         raise FileNotFoundError(f"there is no weights file {weights}")
 
@@ -245,6 +259,7 @@ def plain(**arguments: Any) -> dict:
     target.check_reachable(space)
     settings = _settings(given.settings, preset_for(Path(data).name))
 
+    # All of it as JSON has it, with absolute paths.
     job = vars(given) | {
         "model": model,
         "model_folder": _folder(model) if is_own else None,
@@ -261,6 +276,7 @@ def plain(**arguments: Any) -> dict:
 
 def _settings(given: Settings | Mapping | str | None, fallback: str) -> Settings:
     """Return settings, from a preset's name or from changes of a preset."""
+    # Settings are complete, a mapping changes a preset, a name is a preset.
     if isinstance(given, Settings):
         return given
     if isinstance(given, Mapping):
@@ -275,10 +291,12 @@ def _absolute(path: Path | str | None) -> str | None:
 
 def _folder(model: str) -> str | None:
     """Return the folder from which "package.module:function" is imported here, else None."""
+    # Python knows from where it would import the outermost package.
     name = model.partition(":")[0].partition(".")[0]
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # no name at all, or a module that was made by hand
+    except (ImportError, ValueError):
+        # No name at all, or a module that was made by hand.
         return None
     if spec is None or name == "__main__":
         return None
@@ -299,6 +317,7 @@ def foreign_code(job: Mapping) -> str | None:
     Args:
         job: the arguments of a search, as `plain` returns them.
     """
+    # A name without a colon is a network of ours.
     module, colon, function = job["model"].partition(":")
     if not colon:
         return None
@@ -323,7 +342,8 @@ class Run:
     def __init__(self, out: Path | str, trust: bool = False):
         self.out = Path(out).resolve()
         self.trust = trust
-        self._read = (0, 0, 0)  # of the events: number of the file, lines read, bytes read
+        # Of the events: number of the file, lines read, bytes read.
+        self._read = (0, 0, 0)
 
     @classmethod
     def attach(cls, out: Path | str, trust: bool = False) -> Run:
@@ -332,6 +352,7 @@ class Run:
         Raises:
             FileNotFoundError: where there is none.
         """
+        # A run of another program has a record and no arguments.
         run = cls(out, trust)
         if not any((run.out / file).exists() for file in (SEARCH, RECORD)):
             raise FileNotFoundError(f"{out} holds no search: start one there")
@@ -350,6 +371,7 @@ class Run:
     @property
     def wish(self) -> str:
         """The last request: run, pause or stop."""
+        # Any other word is none.
         with suppress(FileNotFoundError):
             word = (self.out / WISH).read_text(encoding="utf-8", errors="replace")
             if word in WISHES:
@@ -363,6 +385,7 @@ class Run:
         Raises:
             ValueError: naming the file, where it holds something else.
         """
+        # What a run without these would search is unknown.
         path = self.out / SEARCH
         try:
             job = read(path)
@@ -375,11 +398,13 @@ class Run:
 
     def status(self) -> Status:
         """Return what the process says; where there is no process any more, what that means."""
+        # A finished run has a record and no checkpoint.
         done = (self.out / RECORD).exists() and not (self.out / CHECKPOINT).exists()
         try:
             status = Status.read(self.out / STATUS)
         except FileNotFoundError:
             return Status("finished" if done else "interrupted")
+        # The process said how it ended, or it is there.
         if status.state not in ALIVE or start_time(status.pid) == status.start_time:
             return status
 
@@ -388,15 +413,17 @@ class Run:
             if Status.read(self.out / STATUS) != status:
                 return self.status()
 
-        # It ended without its last word.
+        # It ended without its last word: between its record and that word,
         if done:
             return dataclasses.replace(status, state="finished")
+        # or before it could say what was wrong (the log may tell),
         if status.state == "starting":
             text = (self.out / LOG).read_text(encoding="utf-8", errors="replace")
             lines = [line.strip() for line in text.splitlines() if line.strip()]
             said = lines[-1] if lines else "nothing in its log"
             message = f"the process ended: {said}"
             return dataclasses.replace(status, state="failed", message=message)
+        # or it was killed.
         message = (
             f"process {status.pid} is gone (killed, or the machine was restarted): resume goes on "
             "from what it saved"
@@ -425,11 +452,14 @@ class Run:
         Raises:
             ValueError: where there is nothing to resume, and for code that is not trusted.
         """
+        # Trust holds for this object from now on.
         self.trust = self.trust or trust
         with alone(self.out):
+            # A process that waits goes on.
             if self.is_alive():
                 self._wish("run")
                 return
+            # Only an interrupted or failed search can be resumed.
             if self.state == "finished":
                 said = f"the search in {self.out} is finished: there is nothing to resume"
                 raise ValueError(said)
@@ -452,6 +482,7 @@ class Run:
         Raises:
             ValueError: naming the file and the line, for a line that is no event.
         """
+        # Before the first event there is no file.
         path = self.out / EVENTS
         try:
             file = path.open("rb")
@@ -482,14 +513,17 @@ class Run:
         Raises:
             ValueError: naming the file, for a file that is damaged.
         """
+        # A finished search has written it.
         if self.state == "finished":
             return records.read(self.out)
+        # Before that, the tensors and the events so far.
         path = self.out / TENSORS
         try:
             about = read(path)
         except FileNotFoundError:
             return None
         found = self.follow() if events is None else events
+        # The file may be damaged.
         parts: dict[str, Any] = {key: about.get(key) for key in ("header", "tensors", "floats")}
         parts |= {"events": found, "results": {}, "timing": {}}
         said = records.fault(parts)
@@ -499,6 +533,7 @@ class Run:
 
     def launch(self) -> None:
         """Start the process. The caller holds the lock of the folder and has checked the code."""
+        # An old request must not stop the new process.
         self._wish("run")
         job = self.arguments or {}
 
@@ -522,9 +557,11 @@ class Run:
                 start_new_session=True,
                 env=environment,
             )
+        # Say that it starts, before it can say so itself.
         status = Status("starting", pid=process.pid, start_time=start_time(process.pid) or "")
         write(self.out / STATUS, asdict(status))
-        threading.Thread(target=process.wait, daemon=True).start()  # so that no zombie stays
+        # So that no zombie stays.
+        threading.Thread(target=process.wait, daemon=True).start()
 
     def _ask(self, wish: str) -> None:
         if self.is_alive():
@@ -537,6 +574,7 @@ class Run:
 
 def _event(line: bytes, path: Path, number: int) -> dict:
     """Return the event on a line of a file."""
+    # A line is an object with a kind.
     event = records.parse_json(line, f"line {number} of {path}")
     if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
         raise ValueError(f"line {number} of {path} is no event: it must be an object with a kind")
@@ -551,6 +589,7 @@ def check_trust(job: Mapping, out: Path, trust: bool) -> None:
         out: the folder.
         trust: whether that code may run.
     """
+    # Say which code would run before it runs.
     code = foreign_code(job)
     if code and not trust:
         raise ValueError(
@@ -565,10 +604,12 @@ def start_time(pid: int) -> str | None:
     >>> start_time(os.getpid()) == start_time(os.getpid())
     True
     """
+    # Systems without /proc have ps.
     if not Path("/proc/self/stat").exists():
         command = ["ps", "-o", "lstart=", "-p", str(pid)]
         said = subprocess.run(command, capture_output=True, text=True, check=False)
         return said.stdout.strip() or None
+    # Linux counts from the start of the machine, so the start is part of the answer.
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -595,6 +636,7 @@ def read(path: Path) -> dict:
         FileNotFoundError: where there is no such file.
         ValueError: naming the file, for what is no JSON or no object.
     """
+    # All live files but the events hold one object.
     content = records.read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold an object of JSON, got {str(content)[:60]}")

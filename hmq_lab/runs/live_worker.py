@@ -34,7 +34,8 @@ from hmq_lab.runs import live, records
 from hmq_lab.runs.live import Run, Status
 from hmq_lab.settings import Settings
 
-LOOK = 0.2  # seconds between two looks at the wish
+# Seconds between two looks at the wish.
+LOOK = 0.2
 
 
 class Worker:
@@ -46,18 +47,23 @@ class Worker:
     """
 
     def __init__(self, out: Path, trust: bool = False):
+        # What is searched, and who this process is.
         self.out, self.trust = out, trust
         self.run = Run(out)
         pid = os.getpid()
         self.status = Status("starting", pid=pid, start_time=live.start_time(pid) or "")
-        self.signalled = False  # a signal came from outside, when no search handled it
-        self.asked = False  # this search was asked to stop, because of a wish
-        self.described = False  # tensors.json is written
+        # A signal came from outside, when no search handled it.
+        self.signalled = False
+        # This search was asked to stop, because of a wish.
+        self.asked = False
+        # Tensors.json is written.
+        self.described = False
         self.model: nn.Module | None = None
 
     @functools.cached_property
     def job(self) -> dict:
         """The arguments of the search."""
+        # The folder may have been changed since.
         job = self.run.arguments
         if job is None:
             raise FileNotFoundError(f"{self.out} holds no {live.SEARCH}")
@@ -70,22 +76,26 @@ class Worker:
 
     def say(self, state: str, **values) -> None:
         """Write the state for the viewers, and a line for the log."""
+        # The file is for viewers, the line for the log.
         self.status = dataclasses.replace(self.status, state=state, **values)
         live.write(self.out / live.STATUS, dataclasses.asdict(self.status))
         print(time.strftime("%Y-%m-%d %H:%M:%S"), state, self.status.message, flush=True)
 
     def go(self) -> int:
         """Search, and wait where a pause is wished, until the end; return the exit code."""
+        # A signal outside of a search is noted; a search has its own handlers.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.heard)
 
         # Wait until the program that started this process has written its status.
         with alone(self.out):
             self.say("starting")
+        # Requests are heard while the search runs.
         threading.Thread(target=self.listen, daemon=True).start()
         try:
             return self.search_until_done()
-        except KeyboardInterrupt:  # a second signal
+        except KeyboardInterrupt:
+            # A second signal.
             message = "stopped at once: resume goes on from the last checkpoint"
             self.say("interrupted", message=message)
         except Exception as error:
@@ -96,6 +106,7 @@ class Worker:
 
     def search_until_done(self) -> int:
         """Search and pause by turns, until the end; return the exit code."""
+        # The number of steps is known once the data are loaded.
         images = self.images()
         epochs = self.settings.search_epochs + self.settings.final_epochs
         steps = epochs * (len(images.train) // self.settings.batch_size)
@@ -151,6 +162,7 @@ class Worker:
 
     def search(self, images: data.Data) -> records.Record:
         """Search until the end or an interruption; return the record."""
+        # Each attempt begins with a new network; the search restores the checkpoint.
         job = self.job
         self.model = self.network(len(images.classes))
         self.begin_events()
@@ -175,6 +187,7 @@ class Worker:
 
     def images(self) -> data.Data:
         """Return the data of the search."""
+        # The file of the weights may say how their images were normalized.
         job = self.job
         normalize = job["normalize"]
         if normalize is None and job["weights"]:
@@ -193,6 +206,7 @@ class Worker:
             ValueError: for code that is not trusted, and for a function that returns no network.
             ModuleNotFoundError: for an own network whose file is not found.
         """
+        # Code of others runs only with trust.
         name = self.job["model"]
         live.check_trust(self.job, self.out, self.trust)
         torch.manual_seed(self.job["seed"])
@@ -200,12 +214,14 @@ class Worker:
             model = self.own_network(name, classes)
         else:
             model = models.build(name, classes=classes)
+        # The trained float weights.
         if self.job["weights"]:
             load_weights(model, self.job["weights"])
         return model
 
     def own_network(self, name: str, classes: int) -> nn.Module:
         """Return the network that "package.module:function" makes."""
+        # The module is looked for in the kept folder first.
         module, _, function = name.partition(":")
         try:
             make = getattr(importlib.import_module(module), function)
@@ -215,6 +231,7 @@ class Worker:
                 f"{error} for the model {name}: looked for in {kept} and on the path of the "
                 "program that started this process"
             ) from error
+        # The function must return a network.
         model = make(classes=classes)
         if not isinstance(model, nn.Module):
             kind = type(model).__name__
@@ -226,9 +243,11 @@ class Worker:
 
         A search that was killed repeats the steps after its checkpoint.
         """
+        # The events up to the checkpoint.
         saved, path = self.out / stages.CHECKPOINT, self.out / live.EVENTS
         known = read_tensors(saved)[1]["events"] if saved.exists() else []
         text = "".join(_line(event) for event in known)
+        # Replace the file only where it differs: viewers read on.
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             with replacing(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
@@ -237,8 +256,10 @@ class Worker:
 
     def write_event(self, event: dict) -> None:
         """Write an event as it happens."""
+        # The repair changes schemes: describe the tensors again.
         if not self.described or event["kind"] == "repair":
             self.describe()
+        # The first step since the start tells the pace.
         if not self.status.since:
             self.say("running", first=event["step"], since=time.time())
         self.events.write(_line(event))
@@ -246,6 +267,7 @@ class Worker:
 
     def describe(self) -> None:
         """Write what the record will say of the tensors."""
+        # The space of a tensor is in its block.
         assert self.model is not None
         tensors, floats = records.describe(self.model)
         for tensor, block in zip(tensors, blocks(self.model).values(), strict=True):

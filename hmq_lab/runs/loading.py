@@ -21,7 +21,8 @@ from hmq_lab.quantizer import Scheme
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
 
-NETWORK = "network.safetensors"  # the file of the weights in a run's folder
+# The file of the weights in a run's folder.
+NETWORK = "network.safetensors"
 
 
 def load(run: Path | str, network: nn.Module | None = None) -> tuple[nn.Module, Record]:
@@ -41,11 +42,13 @@ def load(run: Path | str, network: nn.Module | None = None) -> tuple[nn.Module, 
             not fit. That network is left without blocks (in hardware mode its batch norm stays
             folded).
     """
+    # Only a run that has ended has a network.
     run = Path(run)
     record = records.read(run)
     if not record.is_complete:
         status = record.results.get("status")
         raise ValueError(f"{run} holds a run that is {status}, not complete: resume it first")
+    # Read the weights first: a damaged file must leave the network alone.
     tensors, _ = read_tensors(run / NETWORK)
     network = rebuild(record, network)
     try:
@@ -82,6 +85,7 @@ def rebuild(record: Record, network: nn.Module | None = None) -> nn.Module:
     Raises:
         ValueError: for what is no record, and for a network that does not have its tensors.
     """
+    # A path here is the usual mistake.
     if not isinstance(record, Record):
         raise ValueError(
             f"a record is needed, as `records.read(path)` gives it, got {type(record).__name__} "
@@ -107,6 +111,7 @@ def _model(record: Record) -> nn.Module:
         raise ValueError(
             f"this run is of your own module {name}: give it as network=, as before the search"
         )
+    # The number of outputs is the number of classes.
     outputs = [t["size"] for t in record.floats if records.role(t) == "output"]
     if len(outputs) != 1:
         raise ValueError(
@@ -121,11 +126,13 @@ def _image_shape(record: Record) -> Sequence[int]:
     Records of earlier versions do not state it. It is the shape of the first tensor in hardware
     mode, else it follows from the number of input values of a square image with three channels.
     """
+    # Records of this version.
     if "picture" in record.header:
         return record.header["picture"]
     for t in record.tensors:
         if t["kind"] == "hardware":
             return t["shape"]
+    # The number of values of an image.
     size = next(t["size"] for t in record.floats if records.role(t) == "input")
     side = round((size / 3) ** 0.5)
     if 3 * side * side != size:
@@ -137,6 +144,7 @@ def _image_shape(record: Record) -> Sequence[int]:
 
 def fresh(name: str, classes: int) -> nn.Module:
     """Return a network of `models` with random weights, the same every time."""
+    # The caller's random numbers stay as they are.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return models.build(name, classes=classes)
@@ -168,6 +176,7 @@ def build(
         raise ValueError(
             f"network must be a torch.nn.Module, as it was before the search, got {network!r}"
         )
+    # Put blocks on the network. Any sample will do, as the thresholds are set below.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
@@ -189,7 +198,8 @@ def build(
     for tensor, block in found.items():
         scheme = schemes[tensor]
         block.exponent.fill_(largest[tensor])
-        if len(block.bits) == 1:  # an activation: its bits are given
+        # An activation: its bits are given.
+        if len(block.bits) == 1:
             block.bits.fill_(scheme.bits)
         block.fix(scheme)
     return network.eval()
@@ -197,6 +207,7 @@ def build(
 
 def _check_shapes(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raise ValueError where a file's tensors are not those of the network."""
+    # Names on one side only, then other shapes.
     wanted = network.state_dict()
     said = []
     for name in sorted(wanted.keys() ^ tensors.keys()):
@@ -205,6 +216,7 @@ def _check_shapes(network: nn.Module, tensors: Mapping[str, Tensor], path: Path)
         there, here = tuple(tensors[name].shape), tuple(wanted[name].shape)
         if there != here:
             said.append(f"{name} is {there} in the file, {here} here")
+    # Say the first three.
     if said:
         more = f" and {len(said) - 3} more" if len(said) > 3 else ""
         fault = "; ".join(said[:3]) + more

@@ -20,7 +20,8 @@ from datetime import timedelta
 import torch
 from torch import Tensor, nn
 
-PATIENCE = timedelta(minutes=10)  # a collective operation waits no longer for the others
+# A collective operation waits no longer for the others.
+PATIENCE = timedelta(minutes=10)
 
 # Words in the errors of gloo and NCCL when another process is gone.
 LOST = ("gloo", "NCCL", "Connection closed", "Connection reset")
@@ -47,6 +48,7 @@ class SingleProcess:
         is_main: whether this process writes files and messages.
     """
 
+    # `SeveralProcesses` sets its own.
     rank, number, is_main = 0, 1, True
 
     def __init__(self, device: torch.device | str):
@@ -134,6 +136,7 @@ class SeveralProcesses(SingleProcess):
         handlers = [self._options, InitProcessGroupKwargs(timeout=PATIENCE)]
         with lost_processes():
             self._accelerator = Accelerator(cpu=device.type == "cpu", kwargs_handlers=handlers)
+        # The import is kept for later.
         self._broadcast = broadcast
 
         # Which process is this, and where does it compute?
@@ -174,7 +177,8 @@ class SeveralProcesses(SingleProcess):
 
     def share_buffers(self, module: nn.Module) -> None:
         with lost_processes():
-            self._broadcast(dict(module.named_buffers()))  # in place
+            # In place.
+            self._broadcast(dict(module.named_buffers()))
 
     def main_first(self) -> contextlib.AbstractContextManager:
         return self._accelerator.local_main_process_first()
@@ -196,12 +200,15 @@ def not_reached(module: nn.Module, *example) -> list[str]:
         module: it returns a tuple of tensors. The backward pass begins at the first one.
         example: arguments of a call.
     """
+    # A forward pass changes buffers: keep them.
     buffers = {name: value.clone() for name, value in module.named_buffers()}
     parameters = {name: p for name, p in module.named_parameters() if p.requires_grad}
     devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
+    # A parameter without a gradient is not reached.
     with torch.random.fork_rng(devices):
         loss = module(*example)[0]
         gradients = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    # Put the buffers back.
     with torch.no_grad():
         for name, value in module.named_buffers():
             value.copy_(buffers[name])
@@ -218,8 +225,10 @@ def start(device: torch.device | str) -> SingleProcess:
     Raises:
         ImportError: where there are several processes and no Accelerate.
     """
+    # A launcher sets RANK and WORLD_SIZE.
     if launched():
         return SeveralProcesses(device)
+    # These variables without RANK: Accelerate's launcher for CPUs, and one process.
     if "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ:
         warnings.warn(
             "accelerate launch started a single process, as it does on CPUs: for several of them "
@@ -248,6 +257,7 @@ def lost_processes() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        # Errors of torch's own class, and errors known by their words only.
         has_distributed = torch.distributed.is_available()
         distributed = has_distributed and isinstance(error, torch.distributed.DistError)
         if distributed or any(word in str(error) for word in LOST):

@@ -20,8 +20,10 @@ from hmq_lab.budget import Rates
 from hmq_lab.data.files import digest, replacing
 from hmq_lab.placement import placements
 
+# The version of the file format.
 SCHEMA = 1
 RECORDED = Path(__file__).parent / "recorded"
+# The kinds of events.
 KINDS = {"step", "tables", "epoch", "repair"}
 
 # Below this part of the target, the repair, not the search, chose the bits.
@@ -94,6 +96,7 @@ class Record:
     @property
     def rates_before_repair(self) -> Rates | None:
         """What the selection saved at the end of stage 1; None before that."""
+        # Stage 1 may not have ended.
         found = self.results.get("rates_before_repair")
         return None if found is None else Rates(**found)
 
@@ -101,6 +104,7 @@ class Record:
     def accuracy(self) -> Accuracy:
         """The accuracies that were measured, in percent."""
         found = self.results.get("accuracy", {})
+        # Another version may have measured more.
         known = {part.name for part in fields(Accuracy)}
         return Accuracy(**{key: value for key, value in found.items() if key in known})
 
@@ -137,6 +141,7 @@ def role(entry: dict) -> str | None:
 
 def describe(model: nn.Module) -> tuple[list[dict], list[dict]]:
     """Return `tensors` and `floats` of a record, from an attached network."""
+    # Quantized tensors, with their schemes.
     tensors = []
     for place, scheme in budget.schemes(model):
         entry = {
@@ -151,6 +156,7 @@ def describe(model: nn.Module) -> tuple[list[dict], list[dict]]:
         }
         tensors.append(entry | _role_of(place))
 
+    # All other tensors, with the reason.
     floats = []
     for place in placements(model):
         if not place.quantized:
@@ -166,6 +172,7 @@ def _role_of(place) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Return the versions that a result may depend on."""
+    # Python first, then the libraries.
     found = {"python": platform.python_version()}
     for name in ("hmq_lab", "torch", "torchvision", "numpy"):
         try:
@@ -177,6 +184,7 @@ def versions() -> dict[str, str]:
 
 def hardware(device: torch.device | str = "cpu") -> dict:
     """Return what identifies the machine of a result."""
+    # A GPU has a name of its own.
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
@@ -190,6 +198,7 @@ def hardware(device: torch.device | str = "cpu") -> dict:
 
 
 def _processor() -> str:
+    # Linux knows the name of the processor, other systems perhaps.
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -208,6 +217,7 @@ def write(record: Record, path: Path) -> None:
         record: the record.
         path: the file; it is whole or as it was before.
     """
+    # The timing differs from run to run: it has no part in the digest.
     parts = asdict(record)
     timing = parts.pop("timing")
     sha = digest(parts)
@@ -222,6 +232,7 @@ def write(record: Record, path: Path) -> None:
     lines.append(f'"timing": {json.dumps(timing)}')
     lines.append(f'"sha256": "{sha}"')
 
+    # Write all or nothing.
     text = "{\n" + ",\n".join(lines) + "\n}\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -266,6 +277,7 @@ def read(path: Path | str) -> Record:
         FileNotFoundError: where there is no record.
         ValueError: naming the file and the fault: no JSON, another schema, altered.
     """
+    # A folder stands for the record in it.
     path = Path(path)
     path = path / "record.json" if path.is_dir() else path
     if not path.is_file():
@@ -296,10 +308,12 @@ def fault(content: dict) -> str | None:
     >>> fault({"tensors": [], "floats": [], "events": [None], "results": {}, "timing": {}})
     'events must be a list of objects'
     """
+    # Lists of objects.
     for key in ("tensors", "floats", "events"):
         rows = content[key]
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             return f"{key} must be a list of objects"
+    # Each event says what it is.
     for number, event in enumerate(content["events"]):
         if not isinstance(event.get("kind"), str):
             return f"event {number} must have a kind"
@@ -336,6 +350,7 @@ def recorded(name: str) -> Record:
     Raises:
         ValueError: naming the records there are.
     """
+    # Only names, so that no path leads out of the package.
     there = names()
     if name not in there:
         said = ", ".join(there)
@@ -360,6 +375,7 @@ def matching(**header) -> dict[str, Record]:
     """
 
     def fits(record: Record) -> bool:
+        # A function decides by itself, any other value must be equal.
         for key, want in header.items():
             found = record.header.get(key)
             if not (want(found) if callable(want) else found == want):
@@ -367,6 +383,7 @@ def matching(**header) -> dict[str, Record]:
         return True
 
     def place(name: str) -> tuple:
+        # Smaller targets first, then seeds.
         about = every[name].header
         return about["target"]["weights"], about["seed"], name
 
@@ -382,6 +399,7 @@ def within(folder: Path | str) -> dict[str, Record]:
     Raises:
         FileNotFoundError: where no folder holds a record.
     """
+    # A sweep has a folder for each run.
     paths = sorted(Path(folder).glob("*/record.json"))
     if not paths:
         raise FileNotFoundError(f"no folder in {folder} holds a record.json")
@@ -396,6 +414,7 @@ def label(record: Record) -> str:
     >>> label(recorded("cifar10-resnet20-w14-a8-bits2to8"))
     'target 14, 2 to 8 bits, seed 0'
     """
+    # The target is always said.
     target = record.header["target"]
     parts = [f"target {target['weights']:g}"]
 
@@ -423,6 +442,7 @@ def table(record: Record) -> str:
     conv1.weight           weight      216       8     signed below 2^2
     ...
     """
+    # A row for each quantized tensor.
     rows = [("tensor", "kind", "elements", "bits", "range")]
     for t in record.tensors:
         form = "signed" if t["signed"] else "unsigned"
@@ -445,6 +465,7 @@ def summary(record: Record) -> str:
 
     A search that ended clearly below its target says so: the repair chose its bits.
     """
+    # The compressions of the final selection.
     rates, accuracy = record.rates, record.accuracy
     target = record.results["target"]["weights"]
     lines = [
@@ -485,6 +506,7 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     bits  size
     4     1,200
     """
+    # Each column is as wide as its longest cell.
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

@@ -22,10 +22,13 @@ from hmq_lab.data.files import replacing
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
 
-RECORD = "record.json"  # as a search writes it
+# As a search writes it.
+RECORD = "record.json"
 SHEET = "sweep.json"
-GOOD = ("complete", "recorded")  # the status of a run that leaves nothing to do
-COLUMNS = ("weights", "all_weights", "checkpoint", "activations")  # of `Rates`, in the table
+# The status of a run that leaves nothing to do.
+GOOD = ("complete", "recorded")
+# Of `Rates`, in the table.
+COLUMNS = ("weights", "all_weights", "checkpoint", "activations")
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ def plan(
     Raises:
         ValueError: where two runs would be the same.
     """
+    # A name says what differs from run to run.
     runs = []
     for target in targets:
         activations = f"a{target.activation_bits}"
@@ -71,6 +75,7 @@ def plan(
             name += "-hardware" if hardware else ""
             runs.append(Run(name, target, seed))
 
+    # Two runs of one name would be the same run.
     names = [run.name for run in runs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -111,6 +116,7 @@ def sweep(
     Raises:
         ValueError: for other options, and where all runs are refused for one reason.
     """
+    # As JSON has the options: a later sweep compares them with the file.
     out = Path(out)
     runs = list(runs)
     options = json.loads(json.dumps(options or {}))
@@ -118,6 +124,7 @@ def sweep(
     rows: list[dict] = []
     untold: list[str] = []
 
+    # A line is told when its row is in the file.
     for number, run in enumerate(runs, 1):
         row = _row(run, search, out / run.name)
         rows.append(row)
@@ -182,8 +189,10 @@ class _Sheet:
 
 def _earlier(sheet: Path, options: dict, overwrite: bool) -> list[dict]:
     """Return the rows of earlier sweeps with the same options."""
+    # A first sweep has nothing before it.
     if not sheet.exists():
         return []
+    # What a sweep writes has options, and rows with names.
     found = records.read_json(sheet)
     before = found.get("options") if isinstance(found, dict) else None
     rows = found.get("runs") if isinstance(found, dict) else None
@@ -209,6 +218,7 @@ def _earlier(sheet: Path, options: dict, overwrite: bool) -> list[dict]:
 
 def _row(run: Run, search: Callable[[Run, Path], bool], folder: Path) -> dict:
     """Do one run and return its row."""
+    # What was asked for is in every row.
     row = {
         "name": run.name,
         "target": run.target.weights,
@@ -216,6 +226,7 @@ def _row(run: Run, search: Callable[[Run, Path], bool], folder: Path) -> dict:
         "activations": run.target.activations,
         "seed": run.seed,
     }
+    # Bad input is refused, a fault of the search is a failure.
     was_there = (folder / RECORD).exists()
     try:
         reached = search(run, folder)
@@ -224,7 +235,8 @@ def _row(run: Run, search: Callable[[Run, Path], bool], folder: Path) -> dict:
         record = records.read(folder)
     except (ValueError, OSError) as error:
         return row | {"status": "refused", "reason": " ".join(str(error).split())}
-    except Exception as error:  # whatever it is, the other runs may still succeed
+    except Exception as error:
+        # Whatever it is, the other runs may still succeed.
         at = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{type(error).__name__} in {Path(at.filename).name}, line {at.lineno}"
         reason = " ".join(f"{error} ({place})".split())
@@ -246,6 +258,7 @@ def measured(record: Record) -> dict:
     Returns:
         `rates`, `accuracy` (test, float_test), and `minutes`.
     """
+    # A sweep's table shows minutes.
     accuracy = record.accuracy
     minutes = record.timing.get("seconds", 0) / 60
     return {
@@ -257,6 +270,7 @@ def measured(record: Record) -> dict:
 
 def _said(row: dict) -> str:
     """Return a row in a line."""
+    # Without a record there is only the status.
     if "reason" in row:
         return f"{row['status']}: {row['reason']}"
     if "rates" not in row:
@@ -276,9 +290,11 @@ def table(rows: Sequence[dict]) -> str:
     run        target  seed  weights  all weights  checkpoint  activations  test %  float %  ...
     net-w8-a8  8       0     -        -            -           -            -       -        ...
     """
+    # The four compressions, then accuracies and time.
     titles = [name.replace("_", " ") for name in COLUMNS]
     lines = [("run", "target", "seed", *titles, "test %", "float %", "minutes", "status")]
     for row in rows:
+        # A run without a record has a row, too.
         cells = ["-"] * 7
         if "rates" in row:
             cells = [f"{row['rates'][name]:.2f}" for name in COLUMNS]
