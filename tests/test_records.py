@@ -1,5 +1,6 @@
 """Run records: written, read, and refused when they are not what was written."""
 
+import dataclasses
 import json
 import os
 import re
@@ -8,10 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from hmq_lab import budget
 from hmq_lab.block import SearchSpace
 from hmq_lab.budget import schemes
+from hmq_lab.data.files import digest
 from hmq_lab.placement import attach, placements
 from hmq_lab.runs import records
+from hmq_lab.runs.loading import rebuild
 from hmq_lab.runs.records import Record, describe, hardware, read, versions, write
 
 
@@ -163,7 +167,7 @@ def test_two_records_share_nothing():
 
 def test_describe_says_every_tensor_once(tmp_path):
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
-    attach(model, SearchSpace((2, 4, 8), 3), torch.randn(2, 3, 4, 4), activation_bits=6)
+    attach(model, space=SearchSpace((2, 4, 8), 3), sample=torch.randn(2, 3, 4, 4), activation_bits=6)
     tensors, floats = describe(model)
     assert [t["name"] for t in tensors] == ["0.weight", "4.weight", "2"]
     assert {t["name"] for t in tensors} | {f["name"] for f in floats} == {p.name for p in placements(model)}
@@ -240,6 +244,75 @@ def test_a_search_that_ended_short_of_its_target_says_so():
     assert len(summary(7.1)) == 3 and len(summary(7.19)) == 3
     for before in (7.3, 8.0, 12.0, None):  # from nine tenths of the target on, or before there was a repair
         assert len(summary(before)) == 2, before
+
+
+@pytest.mark.parametrize("timing", [[], None, 3, "fast", {"seconds": "12"}, {"seconds": None}, {"seconds": True},
+                                    {"seconds": 1.0, "epochs": 3}, {"epochs": [1]}])  # fmt: skip
+def test_a_timing_of_another_type_is_refused_by_name(tmp_path, timing):
+    """It has no digest: anything may stand there."""
+    path = tmp_path / "record.json"
+    write(example(), path)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"timing": timing}))
+    with pytest.raises(ValueError, match="timing") as error:
+        read(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    path.write_text(json.dumps(content | {"timing": {}}))
+    assert read(path).timing == {}
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 200_000, '{"header": ' + "[" * 200_000 + "]" * 200_000 + "}"])
+def test_a_file_that_is_nested_too_deep_is_refused_by_name(tmp_path, text):
+    path = tmp_path / "record.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"record\.json is no JSON: it is nested too deep$"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "said"),
+    [
+        ("events", [None], "events must be a list of objects"),
+        ("events", [{"step": 3}], "event 0 must have a kind"),
+        ("tensors", {}, "tensors must be a list of objects"),
+        ("floats", None, "floats must be a list of objects"),
+        ("results", [], "results must be an object"),
+    ],
+)
+def test_parts_of_another_type_with_the_right_digest_are_refused(tmp_path, part, value, said):
+    path = tmp_path / "record.json"
+    write(Record({"schema": records.SCHEMA}), path)
+    content = json.loads(path.read_text()) | {part: value}
+    sha = digest({key: content[key] for key in content if key not in ("timing", "sha256")})
+    path.write_text(json.dumps(content | {"sha256": sha}))
+    with pytest.raises(ValueError, match=rf"record\.json is no record: {said}"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", records.names())
+def test_every_record_of_the_package_reads_like_its_network(name):
+    """Its compressions are those of the network with these schemes; and it is what was written."""
+    record = records.recorded(name)
+    network = rebuild(record)
+    assert dataclasses.asdict(record.rates) == pytest.approx(dataclasses.asdict(budget.rates(network)), rel=1e-12)
+    assert record.rates.weights == record.results["rates"]["weights"] >= record.header["target"]["weights"]
+    assert record.rates_before_repair.weights == record.results["rates_before_repair"]["weights"]
+    assert dataclasses.asdict(record.accuracy) == record.results["accuracy"] and record.is_complete
+    assert [records.role(f) for f in record.floats].count("output") == 1
+    hardware = record.header.get("hardware_mode", False)
+    assert [records.role(f) for f in record.floats].count("input") == (0 if hardware else 1)
+    assert records.table(record).count("\n") >= len(record.tensors)
+
+
+def test_what_a_run_has_not_measured_is_none():
+    record = Record({}, results={"status": "interrupted", "accuracy": {"float_test": 91.5, "later": 1}})
+    assert record.accuracy == records.Accuracy(float_test=91.5) and record.rates_before_repair is None
+    assert not record.is_complete and Record({}).accuracy == records.Accuracy()
+
+
+def test_roles_of_placements_are_kept_and_old_reasons_stand_for_them():
+    assert records.role({"role": "mean", "reason": "output of the network"}) == "mean"
+    assert records.role({"reason": "norm: float in the paper's method"}) is None and records.role({}) is None
 
 
 @pytest.mark.parametrize("name", records.names())

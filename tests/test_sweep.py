@@ -237,7 +237,10 @@ def test_rows_stay_where_records_do(tmp_path):
     assert set(swept([second], search, batch=4, overwrite=True)) == {second.name}
 
 
-def test_a_sheet_that_is_none_is_named(tmp_path):
-    (tmp_path / SHEET).write_text("[]")
-    with pytest.raises(ValueError, match=r"sweep\.json is not what a sweep writes"):
+@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"options": {}, "runs": null}', '{"options": [], "runs": []}',
+                                  '{"options": {}, "runs": [null]}', '{"options": {}, "runs": [{"name": 3}]}',
+                                  "[" * 200_000, "no JSON"])  # fmt: skip
+def test_a_sheet_that_is_none_is_named(tmp_path, text):
+    (tmp_path / SHEET).write_text(text)
+    with pytest.raises(ValueError, match=r"sweep\.json is (not what a sweep writes|no JSON)"):
         sweep(plan("net", [Target(8)]), lambda run, folder: True, tmp_path)

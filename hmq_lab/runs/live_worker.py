@@ -56,7 +56,7 @@ class Worker:
         self.signalled = False
         # This search was asked to stop, because of a wish.
         self.asked = False
-        # Tensors.json is written.
+        # The file tensors.json is written.
         self.described = False
         self.model: nn.Module | None = None
 
