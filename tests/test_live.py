@@ -275,6 +275,24 @@ def test_a_folder_that_was_received_runs_no_code_of_its_own(tmp_path, monkeypatc
     assert command[-1] == str(run.out) and "/received" not in how["env"]["PYTHONPATH"]
 
 
+def test_a_view_resumes_foreign_code_only_with_trust_or_where_the_cell_names_it(tmp_path, monkeypatch):
+    (tmp_path / "othernets.py").write_text("raise SystemExit('this code ran')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    job, launched = plain(model="othernets:small"), []
+    run = pretend(tmp_path / "run", "interrupted", job)
+    monkeypatch.setattr(Run, "launch", lambda run: launched.append(run.trust))
+    view = explorers.live(run.out)
+    view.buttons["go"].click()
+    assert launched == [] and "the function small of the module othernets" in view._words.value
+    explorers.live(run.out, trust=True).buttons["go"].click()
+    explorers.live(run.out, model="othernets:small").buttons["go"].click()
+    assert launched == [True, True]
+    # the same name from another place is not what the cell names
+    live.write(run.out / live.SEARCH, job | {"model_folder": "/received"})
+    explorers.live(run.out, model="othernets:small").buttons["go"].click()
+    assert launched == [True, True] and "othernets" not in sys.modules
+
+
 @pytest.mark.parametrize("content", ["null", "[]", "3", '"text"', "{}", "[" * 200_000, '{"a":' * 200_000, "no JSON"])
 @pytest.mark.parametrize("file", [live.STATUS, live.SEARCH, live.TENSORS, live.EVENTS])
 def test_live_files_that_hold_something_else_are_named_in_one_line(tmp_path, file, content):

@@ -32,7 +32,9 @@ UNSEEN = "position:absolute; width:1px; height:1px; overflow:hidden; clip-path:i
 WATCHED: weakref.WeakValueDictionary[Path, Live] = weakref.WeakValueDictionary()  # one view of a folder is kept fresh
 
 
-def live(out: Path | str, *, begin: bool = True, layer: str | None = None, **arguments) -> Live:
+def live(
+    out: Path | str, *, begin: bool = True, layer: str | None = None, trust: bool = False, **arguments
+) -> Live:
     """Watch the search in a folder while it runs; start it if there is none yet.
 
     >>> explorers.live("runs/mine", target=8)                    # starts the built-in search, and shows it
@@ -42,12 +44,13 @@ def live(out: Path | str, *, begin: bool = True, layer: str | None = None, **arg
 
     arguments: those of `hmq_lab.runs.live.start`. The search has a process of its own: it goes on when the tab is
     closed or the kernel is shut down. begin: False leaves the start to the button. layer: the first to be shown.
+    trust: whether Resume may run the code of an own network that the folder names; a cell that names it needs none.
     Where the folder holds a run already, it is shown; one that was interrupted waits for the button Resume.
     Raises FileNotFoundError where there is no run and no argument, ValueError where the run there was started with
     others, and what `start` raises.
     """
     try:
-        run = Run.attach(out)
+        run = Run.attach(out, trust)
     except FileNotFoundError:
         if not arguments:
             raise
@@ -68,6 +71,8 @@ def _check_same(run: Run, given: dict) -> None:
     if other := [key for key in given if wanted[key] != there[key]]:
         said = "; ".join(_difference(key, there[key], wanted[key]) for key in other)
         raise ValueError(f"{run.out} holds a search with other arguments ({said}): choose another folder")
+    if "model" in given and wanted["model_folder"] == there.get("model_folder"):
+        run.trust = True
 
 
 def _difference(key: str, there, here) -> str:
