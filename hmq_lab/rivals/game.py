@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hmq_lab import budget, data, models, rivals
 from hmq_lab.data.files import alone, digest
@@ -346,14 +346,7 @@ def on(
     Raises:
         ValueError: for a number of images that the split does not have.
     """
-    # Images evenly spread over the split.
-    held = source.validation
-    is_whole = isinstance(pictures, int) and not isinstance(pictures, bool)
-    if not is_whole or not 1 <= pictures <= len(held):
-        said = f"pictures must be a whole number from 1 to {len(held):,}, got {pictures!r}"
-        raise ValueError(said)
-    spread = torch.arange(pictures) * len(held) // pictures
-    x, y = next(iter(held.subset(spread).batches(pictures)))
+    x, y = held_images(source, pictures)
 
     # The record knows the name and the target.
     if record is not None:
@@ -361,6 +354,29 @@ def on(
         options = {"target": record.header["target"]["weights"]} | options
     arena = Arena(network, x, y, name or type(network).__name__, record, few=few)
     return Game(arena, **options)
+
+
+def held_images(source: data.Data, count: int) -> tuple[Tensor, Tensor]:
+    """Return images of the validation split, evenly spread, and their classes.
+
+    >>> x, y = held_images(data.load("builtin"), 100)
+    >>> x.shape, y.shape
+    (torch.Size([100, 3, 32, 32]), torch.Size([100]))
+
+    Args:
+        source: the data.
+        count: how many images.
+
+    Raises:
+        ValueError: for a number of images that the split does not have.
+    """
+    held = source.validation
+    is_whole = isinstance(count, int) and not isinstance(count, bool)
+    if not is_whole or not 1 <= count <= len(held):
+        said = f"pictures must be a whole number from 1 to {len(held):,}, got {count!r}"
+        raise ValueError(said)
+    spread = torch.arange(count) * len(held) // count
+    return next(iter(held.subset(spread).batches(count)))
 
 
 def of_run(

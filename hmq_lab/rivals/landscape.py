@@ -14,8 +14,10 @@ from hmq_lab.block import HMQ
 from hmq_lab.network import blocks
 from hmq_lab.quantizer import Scheme, quantize
 
-# Of every weight: its bits, with the threshold that fits them best, or a scheme.
-Choice = Mapping[str, int | Scheme]
+FLOAT = "float"  # in a choice: this weight is not quantized
+
+# Of every weight: its bits, with the threshold that fits them best, or a scheme, or FLOAT.
+Choice = Mapping[str, int | str | Scheme]
 
 
 class Landscape:
@@ -69,7 +71,10 @@ class Landscape:
         # Fix the schemes, then run what they change.
         schemes = {name: self._scheme(name, choice.get(name)) for name in self.blocks}
         for name, block in self.blocks.items():
-            block.fix(schemes[name])
+            scheme = schemes[name]
+            block.enabled = isinstance(scheme, Scheme)
+            if isinstance(scheme, Scheme):
+                block.fix(scheme)
         self.network.schemes = schemes
         with torch.no_grad():
             # A network may change its input in place.
@@ -84,12 +89,12 @@ class Landscape:
         right = self.scores(choice).argmax(1) == self.y
         return 100 * right.float().mean().item()
 
-    def _scheme(self, name: str, chosen: int | Scheme | None) -> Scheme:
+    def _scheme(self, name: str, chosen: int | str | Scheme | None) -> Scheme | str:
         # A scheme stands for itself, bits for the scheme that fits best.
-        if isinstance(chosen, Scheme):
+        if isinstance(chosen, Scheme) or chosen == FLOAT:
             return chosen
         schemes = self.schemes[name]
-        if chosen is None or chosen not in schemes:
+        if not isinstance(chosen, int) or chosen not in schemes:
             raise ValueError(f"bits of {name} must be among {tuple(schemes)}, got {chosen!r}")
         return schemes[chosen]
 
@@ -145,7 +150,7 @@ class _Remembering(fx.Interpreter):
     def __init__(self, model: nn.Module, names: list[str]):
         graph: Any = model.hmq.graph  # type: ignore[union-attr]
         super().__init__(model, graph=graph)
-        self.schemes: Mapping[str, Scheme] = {}
+        self.schemes: Mapping[str, Scheme | str] = {}
         self.kept: dict[fx.Node, tuple] = {}
         self.wanted: set[fx.Node] = set()
 
@@ -186,7 +191,7 @@ class _Remembering(fx.Interpreter):
             self.kept[node] = self._own(node), value, _version(value)
         return value
 
-    def _own(self, node: fx.Node) -> dict[str, Scheme]:
+    def _own(self, node: fx.Node) -> dict[str, Scheme | str]:
         """Return the schemes on which a node's value depends."""
         return {name: self.schemes[name] for name in self.before[node]}
 
