@@ -12,7 +12,6 @@ before any fine-tuning.
 from __future__ import annotations
 
 import os
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from hmq_lab.rivals.game import held_images
 from hmq_lab.rivals.landscape import FLOAT, Choice, Landscape, original
 from hmq_lab.runs.records import Record, columns
 
+# What is measured of a choice.
 Measured = tuple[float, float]  # loss, and accuracy in percent
 
 
@@ -125,6 +125,7 @@ class Explanation:
 
     def table(self) -> str:
         """Return the measurements, a line for each weight, and below them the sentences."""
+        # The measurements, all of them changes of the loss.
         titles = ("weight", "bits", "share %", "alone on", "gradient", "alone off")
         rows = [(*titles, "a bit less", "a bit more", "probability")]
         for r in self.reasons.values():
@@ -133,9 +134,10 @@ class Explanation:
             more = "-" if r.more is None else f"{r.more.loss:+.4f}"
             chance = "-" if r.formed is None else f"{r.formed.probability:.2f}"
             rows.append((r.name, str(r.bits), f"{100 * r.share:.1f}", *numbers, less, more, chance))
+        # What they are compared with.
         about = (
-            f"On {self.count:,} images, {self.compression:.2f} times smaller: loss {self.loss:.4f}, "
-            f"accuracy {self.accuracy:.1f} %; with float weights {self.float_loss:.4f}, "
+            f"On {self.count:,} images, {self.compression:.2f} times smaller: "
+            f"loss {self.loss:.4f}, accuracy {self.accuracy:.1f} %; with float weights {self.float_loss:.4f}, "
             f"{self.float_accuracy:.1f} %. The numbers are changes of the loss."
         )
         sentences = [r.sentence for r in self.reasons.values()]
@@ -159,6 +161,7 @@ def explain(model: nn.Module, x: Tensor, y: Tensor, record: Record | None = None
     Raises:
         ValueError: for a network without a quantized weight, and for a record of other weights.
     """
+    # The selection, and the record of how it formed.
     sizes = budget.weight_sizes(model)
     if not sizes:
         raise ValueError("the network has no quantized weight: there is nothing to explain")
@@ -178,10 +181,13 @@ def explain(model: nn.Module, x: Tensor, y: Tensor, record: Record | None = None
     # Each weight alone; and with the next fewer and the next more bits.
     reasons = []
     for name, scheme in schemes.items():
-        changes = []
+        changes: list[Change | None] = []
         for step in (-1, 1):
             trial = _neighbour(landscape, name, scheme.bits, step)
-            changes.append(trial and _change(landscape, schemes, name, trial, (loss, accuracy)))
+            if trial is None:
+                changes.append(None)
+            else:
+                changes.append(_change(landscape, schemes, name, trial, (loss, accuracy)))
         on, _ = _measure(landscape, floats | {name: scheme})
         off, _ = _measure(landscape, schemes | {name: FLOAT})
         reasons.append(
@@ -228,6 +234,7 @@ def of_run(
         FileNotFoundError: for files that are not there.
         ValueError: for a run that is not complete, and what `runs.load` refuses.
     """
+    # The record says which data.
     model, record = runs.load(run, network)
     header = record.header
     source = data.load(header["data"], root=root, normalize=header["normalize"])
@@ -237,6 +244,7 @@ def of_run(
 
 def _measure(landscape: Landscape, choice: Choice) -> Measured:
     """Return the loss and the accuracy of a choice."""
+    # One pass gives both.
     scores, y = landscape.scores(choice), landscape.y
     right = (scores.argmax(1) == y).sum().item()
     return F.cross_entropy(scores, y).item(), 100 * right / len(y)
@@ -244,6 +252,7 @@ def _measure(landscape: Landscape, choice: Choice) -> Measured:
 
 def _neighbour(landscape: Landscape, name: str, bits: int, step: int) -> Scheme | None:
     """Return the best scheme of a weight with the next fewer or more bits, where there is one."""
+    # The space need not have every width.
     widths = sorted(landscape.schemes[name])
     at = widths.index(bits) + step
     return landscape.schemes[name][widths[at]] if 0 <= at < len(widths) else None
@@ -253,6 +262,7 @@ def _change(
     landscape: Landscape, schemes: Mapping[str, Scheme], name: str, trial: Scheme, base: Measured
 ) -> Change:
     """Return what another scheme of one weight does."""
+    # All other weights stay.
     after = {**schemes, name: trial}
     loss, accuracy = _measure(landscape, after)
     bits = {key: scheme.bits for key, scheme in after.items()}
@@ -266,6 +276,7 @@ def _gradients(landscape: Landscape, schemes: Mapping[str, Scheme]) -> dict[str,
 
     It is the sum over elements of dL/dw * (Q(w) - w), as in a Taylor expansion of first order.
     """
+    # The loss of float weights, with quantized activations.
     model = landscape.model
     for block in landscape.blocks.values():
         block.enabled = False
@@ -297,6 +308,7 @@ def _formed(record: Record) -> dict[str, Formed]:
         if t["kind"] != "weight":
             continue
         widths = t["space"]["bits"]
+        # Over bit-widths, at each table.
         marginals = [torch.tensor(event["tables"][t["name"]]).sum(1) for event in tables]
         best = [widths[int(marginal.argmax())] for marginal in marginals]
 
@@ -312,15 +324,18 @@ def _formed(record: Record) -> dict[str, Formed]:
 
 def _price(reason: Reason) -> float | None:
     """Return what a bit costs that this weight gives up: the rise of the loss for each bit."""
+    # Nothing can be given up.
     if reason.less is None:
         return None
     return reason.less.loss / (reason.size * (reason.bits - reason.less.bits))
 
 
 def _usual_price(reasons: list[Reason]) -> float:
-    """Return the median price of a bit over the weights that can give one up."""
-    prices = [price for reason in reasons if (price := _price(reason)) is not None]
-    return statistics.median(prices) if prices else 0.0
+    """Return the price of a bit where every weight that can gives up bits, each measured alone."""
+    # As if the changes added up.
+    saved = [(r, r.less) for r in reasons if r.less is not None]
+    bits = sum(r.size * (r.bits - less.bits) for r, less in saved)
+    return sum(less.loss for _, less in saved) / bits if bits else 0.0
 
 
 def _with_sentence(reason: Reason, usual: float, compression: float) -> Reason:
@@ -328,20 +343,25 @@ def _with_sentence(reason: Reason, usual: float, compression: float) -> Reason:
 
     Args:
         reason: without a sentence.
-        usual: the median price of a bit.
+        usual: the price of a bit over all weights.
         compression: of the selection.
     """
     share = f"it has {100 * reason.share:.1f} % of the weights"
     has = f"{reason.bits} bit" + ("s" if reason.bits != 1 else "")
     less, more, price = reason.less, reason.more, _price(reason)
 
-    # Dear bits are kept, cheap bits are given up; the fewest bits cannot be fewer.
+    # Dear bits are kept, cheap bits are given up, and some cost nothing at all.
     if less is None or price is None:
         text = f"{reason.name} has the fewest bits, {reason.bits}: {share}"
+    elif less.loss <= 0 and less.points >= 0:
+        text = (
+            f"{reason.name} could have fewer than {has}: {share}, and {_effect(less, compression)}"
+        )
     elif price > usual:
         text = f"{reason.name} keeps {has}: {share}, and {_effect(less, compression)}"
     else:
         text = f"{reason.name} gets by with {has}: {share}, and {_effect(less, compression)}"
+    # What a bit costs here, and what one more would bring.
     text += "."
     if price is not None and usual > 0 and price > 0:
         text += f" A bit here costs {price / usual:.2g} times the usual."
@@ -357,6 +377,7 @@ def _with_sentence(reason: Reason, usual: float, compression: float) -> Reason:
             f"most probable since step {formed.since:,}"
         )
         text += "." if formed.bits == reason.bits else f"; the repair made it {reason.bits}."
+    # The dataclass is frozen: a new one has the sentence.
     values = {**vars(reason), "sentence": text}
     return Reason(**values)
 
@@ -367,9 +388,12 @@ def _effect(change: Change, compression: float) -> str:
     >>> _effect(Change(7, 0.0123, -0.4, 8.1), 8.0)
     '7 bits would cost 0.4 points (loss +0.0123) and bring 8.10 instead of 8.00 times smaller'
     """
+    # An accuracy is shown with one decimal.
     bits = f"{change.bits} bit" + ("s" if change.bits != 1 else "")
     points = f"{abs(change.points):.1f} points"
-    if points == "0.0 points":
+    if change.loss == 0:
+        does = "change nothing"
+    elif points == "0.0 points":
         does = "change the accuracy by less than 0.1 points"
     elif change.points < 0:
         does = f"cost {points}"
