@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import random
 import re
 
 import pytest
@@ -14,7 +15,7 @@ from hmq_lab.block import SearchSpace
 from hmq_lab.budget import schemes
 from hmq_lab.data.files import digest
 from hmq_lab.placement import attach, placements
-from hmq_lab.runs import records
+from hmq_lab.runs import records, sweep
 from hmq_lab.runs.loading import rebuild
 from hmq_lab.runs.records import Record, describe, hardware, read, versions, write
 
@@ -36,7 +37,10 @@ def example():
             {"kind": "step", "step": 1, "loss": 1e-300},
             {"kind": "epoch", "step": 2, "accuracy": None, "note": "ü ≤ 2^-3\n"},
         ],
-        results={"rates": {"weights": 8.0}, "status": "done"},
+        results={
+            "rates": {"weights": 8.0, "all_weights": 8.0, "checkpoint": 7.0, "activations": 4.0},
+            "status": "done",
+        },
         timing={"seconds": 12.5},
     )
 
@@ -272,11 +276,14 @@ def test_a_file_that_is_nested_too_deep_is_refused_by_name(tmp_path, text):
 @pytest.mark.parametrize(
     ("part", "value", "said"),
     [
-        ("events", [None], "events must be a list of objects"),
-        ("events", [{"step": 3}], "event 0 must have a kind"),
-        ("tensors", {}, "tensors must be a list of objects"),
-        ("floats", None, "floats must be a list of objects"),
-        ("results", [], "results must be an object"),
+        ("events", [None], "events.0 must be an object, got None"),
+        ("events", [{"kind": 3}], "events.0.kind must be a text, got 3"),
+        ("tensors", {}, "tensors must be a list, got an object"),
+        ("tensors", [{"bits": True}], "tensors.0.bits must be a whole number, got True"),
+        ("floats", None, "floats must be a list, got None"),
+        ("results", [], "results must be an object, got a list"),
+        ("results", {"status": "complete"}, "header.model is missing"),
+        ("results", {"rates": {"weights": float("nan")}}, "results.rates.weights must be a finite number, got nan"),
     ],
 )
 def test_parts_of_another_type_with_the_right_digest_are_refused(tmp_path, part, value, said):
@@ -318,3 +325,66 @@ def test_roles_of_placements_are_kept_and_old_reasons_stand_for_them():
 @pytest.mark.parametrize("name", records.names())
 def test_the_searches_of_the_records_that_come_along_chose_their_bits(name):
     assert "search longer" not in records.summary(records.recorded(name))
+
+
+VALUES = (None, [], {}, "x", -1, 0, 1.5, True, 10**12, [None], {"a": None}, float("nan"))
+
+
+def places(node, at=()):
+    """The way to every value in what JSON holds; of long lists the first two."""
+    if at:
+        yield at
+    inner = node.items() if isinstance(node, dict) else enumerate(node[:2]) if isinstance(node, list) else ()
+    for key, value in inner:
+        yield from places(value, (*at, key))
+
+
+def mutated(content, rng):
+    """A copy in which one value is another one, or gone, with the SHA-256 of what it is now."""
+    content = json.loads(json.dumps(content))
+    *way, last = rng.choice(list(places(content)))
+    node = content
+    for key in way:
+        node = node[key]
+    if rng.random() < 0.25 and isinstance(node, dict):
+        del node[last]
+    else:
+        node[last] = rng.choice(VALUES)
+    sha = digest({key: content[key] for key in content if key != "timing"})
+    return content | {"sha256": sha}
+
+
+def test_a_record_with_one_other_value_is_refused_in_a_line_or_can_be_shown(tmp_path):
+    """Anybody can write a file with the right digest."""
+    content = json.loads((records.RECORDED / "builtin-tiny_resnet8-w8-a8.json").read_text())
+    del content["sha256"]
+    kinds = ("epoch", "repair", "step")
+    content["events"] = [next(e for e in content["events"] if e["kind"] == kind) for kind in kinds]
+    rng, refused = random.Random(0), 0
+    for _ in range(250):
+        (tmp_path / "record.json").write_text(json.dumps(mutated(content, rng)))
+        try:
+            record = read(tmp_path)
+            assert records.table(record) and records.label(record) and sweep.measured(record)
+        except ValueError as error:
+            refused += 1
+            assert "\n" not in str(error) and len(str(error)) < 400
+    assert 50 < refused < 250
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda r: r.header.update(picture=[3, 10**5, 10**5]), r"at most 67,108,864 values, the record says \[3, 10000"),
+        (lambda r: r.header.update(picture=[3, 0, 32]), r"the record says \[3, 0, 32\]"),
+        (lambda r: r.floats[-1].update(size=10**9), "from 1 to 1,000,000 outputs, the record says 1,000,000,000"),
+        (lambda r: r.floats[-1].update(reason="other"), r"how many outputs its network has, once; this one has \[\]"),
+        (lambda r: r.header["space"].update(bits=[99]), "bits must be integers from 1 to 16, got 99"),
+        (lambda r: r.tensors[0].update(bits=99), "bits must be integers from 1 to 16, got 99"),
+    ],
+)
+def test_a_record_that_asks_for_too_much_is_refused(change, said):
+    record = records.recorded("builtin-tiny_resnet8-w8-a8")
+    change(record)
+    with pytest.raises(ValueError, match=said):
+        rebuild(record)

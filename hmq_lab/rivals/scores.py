@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from hmq_lab.budget import Target
 from hmq_lab.data.files import digest, replacing
 from hmq_lab.quantizer import check_bits
 from hmq_lab.runs.records import columns, read_json
+from hmq_lab.runs.shapes import misfit
 
 if TYPE_CHECKING:
     from hmq_lab.rivals.arena import Arena
@@ -77,8 +77,20 @@ class Outcome:
         return nowhere_worse and mine != others
 
 
-# The fields of an outcome that are numbers.
-NUMBERS = tuple(part.name for part in fields(Outcome) if part.name != "choice")
+# The fields of an outcome that are numbers, and what the file of a player must hold.
+NUMBERS = ("rate", "accuracy", "loss", "weight_bytes", "bit_operations")
+CHOICE = {...: [int]}
+OUTCOME = {"choice": CHOICE} | dict.fromkeys(NUMBERS, float)
+SHAPE = {
+    "player": str,
+    "setting": {"sizes": {...: int}},
+    "target": float,
+    "references": {...: OUTCOME},
+    "scores": [OUTCOME],
+    "choice": CHOICE,
+    "locked": [str],
+    "given": [str],
+}
 
 
 @dataclass(frozen=True)
@@ -174,6 +186,8 @@ def read(path: Path | str) -> Saved:
         raise ValueError(needed)
 
     # Anybody can write a file with the right digest: check every field.
+    if said := misfit(content, SHAPE):
+        raise ValueError(f"{path} is no saved game: {said}")
     try:
         return _saved(content)
     except ValueError as error:
@@ -181,81 +195,39 @@ def read(path: Path | str) -> Saved:
 
 
 def _saved(content: dict) -> Saved:
-    """Return the saved game of a JSON object. Raises ValueError for a field of another type."""
-    # The setting names the weights.
-    setting = _typed(content["setting"], dict, "setting")
-    sizes = _typed(setting.get("sizes"), dict, "sizes of the setting")
-    for name, size in sizes.items():
-        _integer(size, f"size of {name}")
-    # Every outcome must be of these weights.
-    references = _typed(content["references"], dict, "references")
+    """Return the saved game of a JSON object. Raises ValueError for values that cannot be."""
+    sizes = content["setting"]["sizes"]
+    references = content["references"]
     if not references:
         raise ValueError("references must hold an outcome, got none")
-    scores = _typed(content["scores"], list, "scores")
     return Saved(
         player=check_player(content["player"]),
-        setting=setting,
-        target=Target(weights=_number(content["target"], "target")).weights,
-        references={name: _outcome(row, name, sizes) for name, row in references.items()},
-        scores=tuple(_outcome(row, f"score {i}", sizes) for i, row in enumerate(scores, 1)),
-        choice=_choice(content["choice"], "choice", sizes),
-        locked=_texts(content["locked"], "locked"),
-        given=_texts(content["given"], "given"),
+        setting=content["setting"],
+        target=Target(weights=content["target"]).weights,
+        references={name: _outcome(row, sizes) for name, row in references.items()},
+        scores=tuple(_outcome(row, sizes) for row in content["scores"]),
+        choice=_choice(content["choice"], sizes),
+        locked=tuple(content["locked"]),
+        given=tuple(content["given"]),
     )
 
 
-def _outcome(row: Any, what: str, sizes: dict) -> Outcome:
-    # All fields and no other.
-    row = _typed(row, dict, what)
-    if row.keys() != {"choice", *NUMBERS}:
-        raise ValueError(f"{what} must hold choice, {', '.join(NUMBERS)}")
-    numbers = {key: _number(row[key], f"{key} of {what}") for key in NUMBERS}
-    return Outcome(_choice(row["choice"], f"choice of {what}", sizes), **numbers)
+def _outcome(row: dict, sizes: dict) -> Outcome:
+    return Outcome(_choice(row["choice"], sizes), **{key: row[key] for key in NUMBERS})
 
 
-def _choice(pairs: Any, what: str, sizes: dict) -> dict[str, tuple[int, int]]:
-    # A pair for each weight and no other.
-    pairs = _typed(pairs, dict, what)
+def _choice(pairs: dict, sizes: dict) -> dict[str, tuple[int, int]]:
+    """Return a choice of JSON: a pair for each weight and no other."""
     if pairs.keys() != sizes.keys():
-        raise ValueError(f"{what} must name each weight of the setting")
+        raise ValueError("a choice must name each weight of the setting")
     found = {}
     for name, pair in pairs.items():
-        if not isinstance(pair, list) or len(pair) != 2:
-            said = str(pair)[:40]
-            raise ValueError(f"{what} must give {name} bits and an exponent, got {said!r}")
-        bits, exponent = (_integer(number, f"{name} in {what}") for number in pair)
+        if len(pair) != 2:
+            raise ValueError(f"a choice must give {name} bits and an exponent, got {pair}")
+        bits, exponent = pair
         check_bits(bits)
         found[name] = (bits, exponent)
     return found
-
-
-def _typed(value: Any, kind: type, what: str) -> Any:
-    if not isinstance(value, kind):
-        named = "an object" if kind is dict else "a list"
-        raise ValueError(f"{what} must be {named}, got {str(value)[:40]!r}")
-    return value
-
-
-def _number(value: Any, what: str) -> Any:
-    # Neither True nor NaN is a number here.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value):
-        raise ValueError(f"{what} must be a finite number, got {str(value)[:40]!r}")
-    return value
-
-
-def _integer(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{what} must be a whole number, got {str(value)[:40]!r}")
-    return value
-
-
-def _texts(values: Any, what: str) -> tuple[str, ...]:
-    # Each entry is a text.
-    values = _typed(values, list, what)
-    if not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{what} must be a list of texts, got {str(values)[:40]!r}")
-    return tuple(values)
 
 
 def check_player(name: str) -> str:

@@ -35,6 +35,7 @@ from hmq_lab.data.files import alone, check_writable, replacing, the_only
 from hmq_lab.models.weights import SHIPPED
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
+from hmq_lab.runs.shapes import misfit
 from hmq_lab.settings import Settings, preset, preset_for
 from hmq_lab.stages import CHECKPOINT, NETWORK, RECORD
 
@@ -50,6 +51,40 @@ LOG = "log.txt"
 ALIVE = ("starting", "running", "paused")
 STATES = (*ALIVE, "interrupted", "finished", "failed")
 WISHES = ("run", "pause", "stop")
+
+# What the files must hold.
+STATUS_SHAPE = {
+    "state": str,
+    "message?": str,
+    "pid?": int,
+    "start_time?": str,
+    "born?": str,
+    "steps?": int,
+    "first?": int,
+    "since?": float,
+}
+SEARCH_SHAPE = {
+    "model": str,
+    "model_folder?": (str, None),
+    "data": str,
+    "weights": (str, None),
+    "target": records.TARGET,
+    "space": records.SPACE,
+    "settings": dict,
+    "hardware": bool,
+    "seed": int,
+    "name": (str, None),
+    "device": str,
+    "root": (str, None),
+    "normalize": (str, None),
+    "picture_size": (int, None),
+}
+TENSORS_SHAPE = {
+    "header": dict,
+    "tensors": [{"name": str, "kind": str, "size": int, "space": records.TENSOR["space"]}],
+    "floats": [dict],
+}
+EVENT_SHAPE = {"kind": str, "step": int}
 
 
 @dataclass(frozen=True)
@@ -82,23 +117,15 @@ class Status:
             FileNotFoundError: where there is none.
             ValueError: naming the file, for another content.
         """
-        # Each value has the type of the field's default.
-        content = read(path)
+        content = read(path, STATUS_SHAPE, "status of a search")
         # Earlier versions called the start time so.
         if "born" in content:
-            content["start_time"] = content.pop("born")
-        known = {part.name: type(part.default) for part in fields(cls)[1:]}
-        for key, value in content.items():
-            if key == "state" and value in STATES:
-                continue
-            kind = known.get(key)
-            is_right = kind is not None and isinstance(value, kind | int if kind is float else kind)
-            if not is_right or isinstance(value, bool):
-                raise ValueError(f"{path} is no status of a search: it holds {key} {value!r}")
-        # The state alone is needed.
-        if "state" not in content:
-            raise ValueError(f"{path} is no status of a search: it holds no state")
-        return cls(**content)
+            content["start_time"] = content["born"]
+        if content["state"] not in STATES:
+            said = ", ".join(STATES)
+            raise ValueError(f"{path}: state must be one of {said}, got {content['state']!r}")
+        known = {part.name for part in fields(cls)}
+        return cls(**{key: value for key, value in content.items() if key in known})
 
 
 @dataclass(frozen=True)
@@ -385,16 +412,10 @@ class Run:
         Raises:
             ValueError: naming the file, where it holds something else.
         """
-        # What a run without these would search is unknown.
-        path = self.out / SEARCH
         try:
-            job = read(path)
+            return read(self.out / SEARCH, SEARCH_SHAPE, "description of a search")
         except FileNotFoundError:
             return None
-        for key, kind in {"model": str, "data": str, "target": dict, "settings": dict}.items():
-            if not isinstance(job.get(key), kind):
-                raise ValueError(f"{path} does not say what is searched: its {key} is missing")
-        return job
 
     def status(self) -> Status:
         """Return what the process says; where there is no process any more, what that means."""
@@ -517,19 +538,12 @@ class Run:
         if self.state == "finished":
             return records.read(self.out)
         # Before that, the tensors and the events so far.
-        path = self.out / TENSORS
         try:
-            about = read(path)
+            about = read(self.out / TENSORS, TENSORS_SHAPE, "description of tensors")
         except FileNotFoundError:
             return None
         found = self.follow() if events is None else events
-        # The file may be damaged.
-        parts: dict[str, Any] = {key: about.get(key) for key in ("header", "tensors", "floats")}
-        parts |= {"events": found, "results": {}, "timing": {}}
-        said = records.fault(parts)
-        if said or not isinstance(parts["header"], dict):
-            raise ValueError(f"{path} is damaged: {said or 'header must be an object'}")
-        return Record(**parts)
+        return Record(about["header"], about["tensors"], about["floats"], found)
 
     def launch(self) -> None:
         """Start the process. The caller holds the lock of the folder and has checked the code."""
@@ -574,10 +588,10 @@ class Run:
 
 def _event(line: bytes, path: Path, number: int) -> dict:
     """Return the event on a line of a file."""
-    # A line is an object with a kind.
-    event = records.parse_json(line, f"line {number} of {path}")
-    if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
-        raise ValueError(f"line {number} of {path} is no event: it must be an object with a kind")
+    where = f"line {number} of {path}"
+    event = records.parse_json(line, where)
+    if said := misfit(event, EVENT_SHAPE):
+        raise ValueError(f"{where} is no event: {said}")
     return event
 
 
@@ -629,15 +643,19 @@ def write(path: Path, content: dict) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def read(path: Path) -> dict:
+def read(path: Path, shape: dict, what: str) -> dict:
     """Return the object in a JSON file.
+
+    Args:
+        path: the file.
+        shape: what it must hold, see `shapes`.
+        what: the word for it in messages.
 
     Raises:
         FileNotFoundError: where there is no such file.
-        ValueError: naming the file, for what is no JSON or no object.
+        ValueError: naming the file, for another content.
     """
-    # All live files but the events hold one object.
     content = records.read_json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold an object of JSON, got {str(content)[:60]}")
+    if said := misfit(content, shape):
+        raise ValueError(f"{path} is no {what}: {said}")
     return content

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from hmq_lab.runs.records import Record
 
 # The file of the weights in a run's folder.
 NETWORK = "network.safetensors"
+# A record that says more would ask for more memory than any of its networks needs.
+MOST_OUTPUTS, MOST_VALUES = 1_000_000, 2**26
 
 
 def load(run: Path | str, network: nn.Module | None = None) -> tuple[nn.Module, Record]:
@@ -117,6 +120,10 @@ def _model(record: Record) -> nn.Module:
         raise ValueError(
             f"a record says how many outputs its network has, once; this one has {outputs}"
         )
+    if not 1 <= outputs[0] <= MOST_OUTPUTS:
+        raise ValueError(
+            f"a network has from 1 to {MOST_OUTPUTS:,} outputs, the record says {outputs[0]:,}"
+        )
     return fresh(record.header["model"], outputs[0])
 
 
@@ -126,16 +133,17 @@ def _image_shape(record: Record) -> Sequence[int]:
     Records of earlier versions do not state it. It is the shape of the first tensor in hardware
     mode, else it follows from the number of input values of a square image with three channels.
     """
-    # Records of this version.
-    if "picture" in record.header:
-        return record.header["picture"]
-    for t in record.tensors:
-        if t["kind"] == "hardware":
-            return t["shape"]
+    # Records of this version, and those in hardware mode.
+    stated = [t["shape"] for t in record.tensors if t["kind"] == "hardware"]
+    shape = record.header.get("picture", stated[0] if stated else None)
+    if shape is not None:
+        if min(shape) < 1 or math.prod(shape) > MOST_VALUES:
+            raise ValueError(f"an image has at most {MOST_VALUES:,} values, the record says {shape}")
+        return shape
     # The number of values of an image.
-    size = next(t["size"] for t in record.floats if records.role(t) == "input")
-    side = round((size / 3) ** 0.5)
-    if 3 * side * side != size:
+    size = next((t["size"] for t in record.floats if records.role(t) == "input"), 0)
+    side = round((max(size, 0) / 3) ** 0.5)
+    if 3 * side * side != size or not 1 <= size <= MOST_VALUES:
         raise ValueError(
             f"the record's images of {size} values are not square images with three channels"
         )

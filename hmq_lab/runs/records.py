@@ -19,12 +19,55 @@ from hmq_lab import budget
 from hmq_lab.budget import Rates
 from hmq_lab.data.files import digest, replacing
 from hmq_lab.placement import placements
+from hmq_lab.runs.shapes import misfit
 
 # The version of the file format.
 SCHEMA = 1
 RECORDED = Path(__file__).parent / "recorded"
 # The kinds of events.
 KINDS = {"step", "tables", "epoch", "repair"}
+
+# What the JSON of a record must hold; a run that is not complete need not have all of it.
+TARGET = {"weights": float, "activations": (float, None), "activation_bits": (int, None)}
+SPACE = {"bits": [int, ...], "thresholds": int}
+RATES = {part.name: float for part in fields(Rates)}
+HEADER = {
+    "schema": int,
+    "model": str,
+    "data": str,
+    "normalize?": str,
+    "target": TARGET,
+    "space": SPACE,
+    "seed": int,
+    "hardware_mode?": bool,
+    "settings": dict,
+    "picture?": [int, ...],
+    "hardware": {...: (str, int, None)},
+}
+TENSOR = {
+    "name": str,
+    "kind": str,
+    "size": int,
+    "signed": bool,
+    "bits": int,
+    "threshold_exponent": int,
+    "space": {"bits": [int, ...], "exponents": [int, ...]},
+    "bits_before_repair": int,
+}
+SHAPE = {
+    "header": HEADER,
+    "tensors": [TENSOR],
+    "floats": [{"name": str, "kind": str, "size": int, "reason": str, "role?": str}],
+    "events": [{"kind": str, "step": int}],
+    "results": {
+        "status": str,
+        "target": TARGET,
+        "accuracy": {...: (float, None)},
+        "rates_before_repair?": RATES,
+        "rates": RATES,
+    },
+    "timing": {"seconds?": float, "epochs?": [dict]},
+}
 
 # Below this part of the target, the repair, not the search, chose the bits.
 SHORT = 0.9
@@ -90,7 +133,13 @@ class Record:
 
     @property
     def rates(self) -> Rates:
-        """What the final selection saves, in the shape of `budget.rates(model)`."""
+        """What the final selection saves, in the shape of `budget.rates(model)`.
+
+        Raises:
+            ValueError: for a run that has no selection yet.
+        """
+        if "rates" not in self.results:
+            raise ValueError(f"a run that is {self.results.get('status')} has no compressions")
         return Rates(**self.results["rates"])
 
     @property
@@ -297,38 +346,11 @@ def read(path: Path | str) -> Record:
     sha = content.pop("sha256", None)
     if sha != digest({key: value for key, value in content.items() if key != "timing"}):
         raise ValueError(f"{path} was altered: its content does not have the SHA-256 it states")
-    if said := fault(content):
+    results = content["results"]
+    is_complete = isinstance(results, dict) and results.get("status") == "complete"
+    if said := misfit(content, SHAPE, partial=not is_complete):
         raise ValueError(f"{path} is no record: {said}")
     return Record(**{key: content[key] for key in parts})
-
-
-def fault(content: dict) -> str | None:
-    """Return in words which part of a record has another type than a search writes, else None.
-
-    >>> fault({"tensors": [], "floats": [], "events": [None], "results": {}, "timing": {}})
-    'events must be a list of objects'
-    """
-    # Lists of objects.
-    for key in ("tensors", "floats", "events"):
-        rows = content[key]
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            return f"{key} must be a list of objects"
-    # Each event says what it is.
-    for number, event in enumerate(content["events"]):
-        if not isinstance(event.get("kind"), str):
-            return f"event {number} must have a kind"
-    if not isinstance(content["results"], dict):
-        return "results must be an object"
-
-    # The timing has no digest, and an interrupted run may have none.
-    timing = content["timing"]
-    seconds = timing.get("seconds", 0.0) if isinstance(timing, dict) else None
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        return f"timing must be an object whose seconds are a number, got {str(timing)[:60]}"
-    epochs = timing.get("epochs", [])
-    if not isinstance(epochs, list) or not all(isinstance(epoch, dict) for epoch in epochs):
-        return f"the epochs of timing must be a list of objects, got {str(epochs)[:60]}"
-    return None
 
 
 def names(beginning: str = "") -> tuple[str, ...]:
@@ -494,7 +516,7 @@ def summary(record: Record) -> str:
     seconds = record.timing.get("seconds", math.nan)
     if not math.isnan(seconds):
         found = record.header["hardware"]
-        machine = ", ".join(found[key] for key in ("device", "processor") if key in found)
+        machine = ", ".join(str(found[key]) for key in ("device", "processor") if key in found)
         lines.append(f"time: {seconds:.0f} s on {machine}")
     return "\n".join(lines)
 

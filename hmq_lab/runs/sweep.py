@@ -21,6 +21,7 @@ from hmq_lab.budget import Target
 from hmq_lab.data.files import replacing
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
+from hmq_lab.runs.shapes import misfit
 
 # As a search writes it.
 RECORD = "record.json"
@@ -194,12 +195,9 @@ def _earlier(sheet: Path, options: dict, overwrite: bool) -> list[dict]:
         return []
     # What a sweep writes has options, and rows with names.
     found = records.read_json(sheet)
-    before = found.get("options") if isinstance(found, dict) else None
-    rows = found.get("runs") if isinstance(found, dict) else None
-    if not isinstance(before, dict) or not isinstance(rows, list):
-        raise ValueError(f"{sheet} is not what a sweep writes: it must hold options and runs")
-    if not all(isinstance(row, dict) and isinstance(row.get("name"), str) for row in rows):
-        raise ValueError(f"{sheet} is not what a sweep writes: every run must have a name")
+    if said := misfit(found, {"options": dict, "runs": [{"name": str}]}):
+        raise ValueError(f"{sheet} is not what a sweep writes: {said}")
+    before, rows = found["options"], found["runs"]
 
     # Runs of other options cannot stand in one table with these.
     keys = sorted(before.keys() | options.keys())
