@@ -138,7 +138,8 @@ class Explanation:
         about = (
             f"On {self.count:,} images, {self.compression:.2f} times smaller: "
             f"loss {self.loss:.4f}, accuracy {self.accuracy:.1f} %; with float weights "
-            f"{self.float_loss:.4f}, {self.float_accuracy:.1f} %. The numbers are changes of the loss."
+            f"{self.float_loss:.4f}, {self.float_accuracy:.1f} %. The numbers are changes of the "
+            "loss."
         )
         sentences = [r.sentence for r in self.reasons.values()]
         return "\n".join([columns(rows), "", about, *sentences])

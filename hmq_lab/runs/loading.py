@@ -138,7 +138,9 @@ def _image_shape(record: Record) -> Sequence[int]:
     shape = record.header.get("picture", stated[0] if stated else None)
     if shape is not None:
         if min(shape) < 1 or math.prod(shape) > MOST_VALUES:
-            raise ValueError(f"an image has at most {MOST_VALUES:,} values, the record says {shape}")
+            raise ValueError(
+                f"an image has at most {MOST_VALUES:,} values, the record says {shape}"
+            )
         return shape
     # The number of values of an image.
     size = next((t["size"] for t in record.floats if records.role(t) == "input"), 0)
