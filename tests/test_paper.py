@@ -55,6 +55,17 @@ def found():
     }
 
 
+def test_searches_that_distil_are_told_from_others():
+    base = records.recorded(W16)
+    settings = base.header["settings"] | {"final_loss": "distillation"}
+    assert comparison.method(base) == "ours"
+    assert comparison.method(like(base, 14.0, 91.0, settings=settings)) == "ours, distilled"
+    both = like(base, 14.0, 91.0, settings=settings, hardware_mode=True)
+    assert comparison.method(both) == "ours, distilled, hardware mode"
+    base.header.pop("settings")
+    assert comparison.method(base) == "ours"
+
+
 @pytest.fixture(scope="module")
 def drawings(found):
     values = ours(found)

@@ -291,7 +291,7 @@ def test_a_search_that_ended_short_of_its_target_says_so():
         return records.summary(Record({}, events=events, results=results)).splitlines()
 
     said = "the search ended at a compression of 4.10 after 24 steps; the repair chose the rest: search longer "
-    assert summary(4.1)[2] == said + "(more epochs, a smaller batch, or a higher logit_rate)"
+    assert summary(4.1)[2] == said + "(more epochs, a smaller batch, or a higher logit_learning_rate)"
     assert len(summary(7.1)) == 3 and len(summary(7.19)) == 3
     for before in (
         7.3,
@@ -324,7 +324,7 @@ DEEP = "[" * 200_000
 def test_a_file_that_is_nested_too_deep_is_refused_by_name(tmp_path, text):
     path = tmp_path / "record.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"record\.json is no JSON: it is nested too deep$"):
+    with pytest.raises(ValueError, match=r"record\.json cannot be read as JSON: it is nested too deep$"):
         read(path)
 
 

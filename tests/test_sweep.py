@@ -17,8 +17,8 @@ from hmq_lab.budget import Target
 from hmq_lab.commands import main as cli
 from hmq_lab.commands.main import main
 from hmq_lab.runs import records
+from hmq_lab.runs.runner import CHECKPOINT, RECORD
 from hmq_lab.runs.sweep import SHEET, plan, sweep, table
-from hmq_lab.stages import CHECKPOINT, RECORD
 
 NAMES = ["pictures-tiny_resnet8-w8-a8", "pictures-tiny_resnet8-w8-a8-s1", "pictures-tiny_resnet8-w12-a8",
          "pictures-tiny_resnet8-w12-a8-s1"]  # fmt: skip
@@ -314,5 +314,5 @@ def test_rows_stay_where_records_do(tmp_path):
                                   "[" * 200_000, "no JSON"])  # fmt: skip
 def test_a_sheet_that_is_none_is_named(tmp_path, text):
     (tmp_path / SHEET).write_text(text)
-    with pytest.raises(ValueError, match=r"sweep\.json is (not what a sweep writes|no JSON)"):
+    with pytest.raises(ValueError, match=r"sweep\.json (is not what a sweep writes|is no JSON|cannot be read as JSON)"):
         sweep(plan("net", [Target(8)]), lambda run, folder: True, tmp_path)

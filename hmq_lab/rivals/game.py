@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from hmq_lab import budget, data, models, rivals
-from hmq_lab.data.files import alone, digest
+from hmq_lab.data.files import digest, locked
 from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.rivals import scores
 from hmq_lab.rivals.arena import Arena, Pairs
@@ -294,7 +294,7 @@ class Game:
         """Write the player's file; what another window added meanwhile stays in it."""
         # Two windows of one player save one after the other.
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        with alone(self.file.parent):
+        with locked(self.file.parent):
             if self.file.exists():
                 there = scores.read(self.file)
                 self.scores = scores.front([*there.scores, *self.scores])

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from hmq_lab.block import SearchSpace
 from hmq_lab.budget import Target
-from hmq_lab.data.files import digest, replacing
+from hmq_lab.data.files import digest, read_json, replacing
 from hmq_lab.quantizer import check_bits
-from hmq_lab.runs.records import columns, read_json
+from hmq_lab.runs.records import columns
 from hmq_lab.runs.shapes import misfit
 
 if TYPE_CHECKING:

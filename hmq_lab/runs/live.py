@@ -31,13 +31,19 @@ from hmq_lab import models
 from hmq_lab.block import SearchSpace
 from hmq_lab.budget import Target
 from hmq_lab.data.datasets import NAMES
-from hmq_lab.data.files import alone, check_writable, replacing, the_only
+from hmq_lab.data.files import (
+    check_writable,
+    exclusive_lock,
+    locked,
+    read_json,
+    replacing,
+)
 from hmq_lab.models.weights import SHIPPED
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
+from hmq_lab.runs.runner import CHECKPOINT, NETWORK, RECORD
 from hmq_lab.runs.shapes import misfit
 from hmq_lab.settings import Settings, preset, preset_for
-from hmq_lab.stages import CHECKPOINT, NETWORK, RECORD
 
 # The files of a folder, beside those of `search`.
 SEARCH = "search.json"
@@ -198,11 +204,11 @@ def start(
     # The caller named the code.
     run = Run(out, trust=True)
     # Of two programs that start a search here, one is refused.
-    with alone(out):
+    with locked(out):
         _check_free(run, resume, overwrite)
 
         # A search that another program runs here is left alone.
-        with the_only(out, "search"):
+        with exclusive_lock(out, "search"):
             pass
 
         # Remove the files of the search before, but for what is to be resumed.
@@ -475,7 +481,7 @@ class Run:
         """
         # Trust holds for this object from now on.
         self.trust = self.trust or trust
-        with alone(self.out):
+        with locked(self.out):
             # A process that waits goes on.
             if self.is_alive():
                 self._wish("run")
@@ -655,7 +661,7 @@ def read(path: Path, shape: dict, what: str) -> dict:
         FileNotFoundError: where there is no such file.
         ValueError: naming the file, for another content.
     """
-    content = records.read_json(path)
+    content = read_json(path)
     if said := misfit(content, shape):
         raise ValueError(f"{path} is no {what}: {said}")
     return content

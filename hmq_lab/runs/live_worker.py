@@ -24,15 +24,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hmq_lab import data, models, stages
+from hmq_lab import data, models
 from hmq_lab.block import SearchSpace
 from hmq_lab.budget import Target
-from hmq_lab.data.files import alone, read_tensors, replacing
+from hmq_lab.data.files import locked, read_tensors, replacing
 from hmq_lab.models.weights import load_weights, read_metadata
 from hmq_lab.network import blocks
-from hmq_lab.runs import live, records
+from hmq_lab.runs import live, records, runner
 from hmq_lab.runs.live import Run, Status
-from hmq_lab.settings import Settings
+from hmq_lab.settings import Settings, complete
 
 # Seconds between two looks at the wish.
 LOOK = 0.2
@@ -72,7 +72,7 @@ class Worker:
     @functools.cached_property
     def settings(self) -> Settings:
         """The settings of the search."""
-        return Settings(**self.job["settings"])
+        return Settings(**complete(self.job["settings"]))
 
     def say(self, state: str, **values) -> None:
         """Write the state for the viewers, and a line for the log."""
@@ -88,7 +88,7 @@ class Worker:
             signal.signal(number, self.heard)
 
         # Wait until the program that started this process has written its status.
-        with alone(self.out):
+        with locked(self.out):
             self.say("starting")
         # Requests are heard while the search runs.
         threading.Thread(target=self.listen, daemon=True).start()
@@ -167,7 +167,7 @@ class Worker:
         self.model = self.network(len(images.classes))
         self.begin_events()
         try:
-            return stages.search(
+            return runner.search(
                 self.model,
                 images,
                 Target(**job["target"]),
@@ -244,7 +244,7 @@ class Worker:
         A search that was killed repeats the steps after its checkpoint.
         """
         # The events up to the checkpoint.
-        saved, path = self.out / stages.CHECKPOINT, self.out / live.EVENTS
+        saved, path = self.out / runner.CHECKPOINT, self.out / live.EVENTS
         known = read_tensors(saved)[1]["events"] if saved.exists() else []
         text = "".join(_line(event) for event in known)
         # Replace the file only where it differs: viewers read on.

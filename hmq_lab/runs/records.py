@@ -17,9 +17,10 @@ from torch import nn
 
 from hmq_lab import budget
 from hmq_lab.budget import Rates
-from hmq_lab.data.files import digest, replacing
+from hmq_lab.data.files import digest, read_json, replacing
 from hmq_lab.placement import placements
 from hmq_lab.runs.shapes import misfit
+from hmq_lab.settings import complete
 
 # The version of the file format.
 SCHEMA = 1
@@ -287,16 +288,6 @@ def write(record: Record, path: Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: Path | str) -> Any:
-    """Return what a JSON file holds.
-
-    Raises:
-        FileNotFoundError: where there is no such file.
-        ValueError: naming the file, for what is no JSON or is nested too deep to be read.
-    """
-    return parse_json(Path(path).read_bytes(), path)
-
-
 def parse_json(text: str | bytes, where: Path | str) -> Any:
     """Return what a JSON text says.
 
@@ -350,6 +341,10 @@ def read(path: Path | str) -> Record:
     is_complete = isinstance(results, dict) and results.get("status") == "complete"
     if said := misfit(content, SHAPE, partial=not is_complete):
         raise ValueError(f"{path} is no record: {said}")
+
+    # Settings of earlier versions have other names.
+    if "settings" in content["header"]:
+        content["header"]["settings"] = complete(content["header"]["settings"])
     return Record(**{key: content[key] for key in parts})
 
 
@@ -503,7 +498,7 @@ def summary(record: Record) -> str:
         lines.append(
             f"the search ended at a compression of {before.weights:.2f} after {steps:,} steps; the "
             "repair chose the rest: search longer (more epochs, a smaller batch, or a higher "
-            "logit_rate)"
+            "logit_learning_rate)"
         )
 
     # Accuracy and time, where they are known.

@@ -18,13 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hmq_lab.budget import Target
-from hmq_lab.data.files import replacing
+from hmq_lab.data.files import read_json, replacing
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
+from hmq_lab.runs.runner import RECORD
 from hmq_lab.runs.shapes import misfit
 
-# As a search writes it.
-RECORD = "record.json"
 SHEET = "sweep.json"
 # The status of a run that leaves nothing to do.
 GOOD = ("complete", "recorded")
@@ -194,7 +193,7 @@ def _earlier(sheet: Path, options: dict, overwrite: bool) -> list[dict]:
     if not sheet.exists():
         return []
     # What a sweep writes has options, and rows with names.
-    found = records.read_json(sheet)
+    found = read_json(sheet)
     if said := misfit(found, {"options": dict, "runs": [{"name": str}]}):
         raise ValueError(f"{sheet} is not what a sweep writes: {said}")
     before, rows = found["options"], found["runs"]
