@@ -289,7 +289,7 @@ def test_training_goes_on_from_weights_and_a_search_from_there_to_integers(folde
     five = str(tmp_path / "five.pth.safetensors")
     assert train(folder, tmp_path / "two.safetensors", "--weights", five) == 0
     said = capsys.readouterr()
-    assert "has 5 outputs and the model 2" in said.err and "on the test pictures" in said.out
+    assert "has 5 outputs and the model 2" in said.err and "on the test images" in said.out
     about = read_metadata(tmp_path / "two.safetensors")
     assert (about["normalize"], about["picture_size"]) == ("half", "40")
     assert train(folder, tmp_path / "three.safetensors", "--weights", five, "--outputs", "4,2") == 0

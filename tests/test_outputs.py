@@ -289,3 +289,9 @@ def test_the_command_that_goes_on_is_the_one_that_was_typed(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["hmq-lab", "search", "--out", "my runs", "--overwrite"])
     assert frame.typed() == "hmq-lab search --out 'my runs' --overwrite"
     assert frame.typed(without=["--overwrite"]) == "hmq-lab search --out 'my runs'"
+
+
+def test_a_path_in_a_record_does_not_tell_who_the_user_is(made, monkeypatch):
+    monkeypatch.setenv("HOME", str(made))
+    assert data.load(made / "photos").folder == os.path.join("~", "photos")
+    assert data.load("builtin").folder is None

@@ -38,6 +38,7 @@ def add(commands: Any, formatter: type) -> None:
 
 def figures(options: argparse.Namespace) -> int:
     """The command: prints the files that it writes."""
+    # One of the two has to be said.
     if options.run is None and not options.all:
         raise BadInput("figures of what? Name the folder of a run, or say --all for the paper's")
     paths = _paper(options) if options.all else draw(options.run, options.out, options.overwrite)
@@ -59,8 +60,10 @@ def draw(run: Path, folder: Path | None = None, overwrite: bool = True) -> list[
     """
     from hmq_lab.runs import records
 
+    # The record alone is enough.
     found = records.read(run)
     folder = folder or (run if run.is_dir() else run.parent) / "figures"
+    # The plots are loaded only now: they take seconds.
     with needs("lab", "figures"):
         from hmq_lab.plots import FIGURES, write_all
     if not overwrite:
@@ -72,10 +75,12 @@ def _paper(options: argparse.Namespace) -> list[Path]:
     """The paper's figures and tables from all records."""
     from hmq_lab.runs import records
 
+    # The records of a folder, or those that come with the package.
     found = records.within(options.run) if options.run else records.matching()
     folder = options.out or Path("docs/figures/paper")
     with needs("lab", "figures"):
         from hmq_lab.plots import paper
+    # Which figures there will be depends on the records; their names begin alike.
     if not options.overwrite and folder.is_dir():
         _check_free(
             path

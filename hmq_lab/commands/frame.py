@@ -68,6 +68,7 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
     """
 
     def read(text: str) -> int:
+        # What is no number is out of bounds, too.
         try:
             number = int(text)
         except ValueError:
@@ -86,6 +87,7 @@ def numbers(text: str) -> list[int]:
     >>> numbers("0,3,10-12")
     [0, 3, 10, 11, 12]
     """
+    # Each part is a number, or a first and a last one.
     found: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
@@ -105,6 +107,7 @@ def several(kind: type) -> Callable[[str], list[Any]]:
     """
 
     def read(text: str) -> list[Any]:
+        # All of one kind.
         try:
             return [kind(part) for part in text.split(",")]
         except ValueError:
@@ -128,6 +131,7 @@ def add_data(command: argparse.ArgumentParser, default: str | None = "builtin") 
         "--root", type=Path, help="where data sets lie (default: $HMQ_LAB_DATA or ~/.cache/hmq_lab)"
     )
     command.add_argument("--download", action="store_true", help="let torchvision fetch CIFAR10")
+    # How they are brought to what the network takes.
     command.add_argument(
         "--normalize",
         help="what the weights were trained with: builtin, cifar10, imagenet, half or identity "
@@ -177,6 +181,7 @@ def device(name: str) -> Any:
     """
     import torch
 
+    # The devices of this machine.
     found = ["cpu"]
     if torch.cuda.is_available():
         found += ["cuda", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
@@ -240,6 +245,7 @@ def check_output(
             run.
         OSError: it is a folder, a pipe or a device, or its folder cannot be written to.
     """
+    # The kind of file that this command writes.
     if path.suffix not in suffixes:
         allowed = " or ".join(
             [", ".join(suffixes[:-1]), suffixes[-1]] if len(suffixes) > 1 else suffixes
@@ -247,12 +253,15 @@ def check_output(
         raise BadInput(f"{option} must end in {allowed}, got {path}")
     if path.is_dir():
         raise BadInput(f"{option} must be a file, got the folder {path}")
+    # No pipe and no device.
     check_target(path)
+    # Never its own input, and never a file of a run.
     for source in inputs:
         if source is not None and any(same_file(path, read) for read in _read_from(source)):
             raise BadInput(f"{path} is what this command reads ({source}): choose another file")
     if (run := run_of(path)) is not None:
         raise BadInput(f"{path} is a file of the run in {run}: choose another file")
+    # Other files only if it was asked for.
     if path.exists() and not overwrite:
         another = option if option.startswith("--") else "file"
         raise BadInput(f"{path} is there already: --overwrite, or another {another}")
@@ -261,10 +270,12 @@ def check_output(
 
 def run_of(path: Path) -> Path | None:
     """The folder of the run to which a file belongs; None for any other file."""
+    # Links are followed: the file counts, not its name.
     real = Path(os.path.realpath(path))
     folder = real.parent
     if not any((folder / mark).exists() for mark in MARKS):
         return None
+    # By its name, or by another name of the same file.
     ours = real.name in RUN_FILES or any(same_file(real, folder / name) for name in RUN_FILES)
     return folder if ours else None
 

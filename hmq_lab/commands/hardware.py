@@ -25,12 +25,14 @@ def add(commands: Any, formatter: type) -> None:
         made.set_defaults(command=function)
         return made
 
+    # Integers beside the simulation.
     made = command(integer, "run a network on integers and compare with the simulation")
     _add_run(made)
     _add_images(made)
     made.add_argument("--program", action="store_true", help="print the instructions, too")
     made.add_argument("--json", action="store_true", help="the counts as JSON")
 
+    # Files in real bit-widths, and back.
     made = command(pack, "write a network's weights in their real bit-widths")
     _add_run(made)
     made.add_argument("file", type=Path, metavar="FILE", help="a .safetensors file to write")
@@ -42,6 +44,7 @@ def add(commands: Any, formatter: type) -> None:
     made.add_argument("file", type=Path, metavar="FILE", help="a .safetensors file to write")
     add_overwrite(made)
 
+    # For other programs.
     made = command(export, "write a network as ONNX")
     _add_run(made)
     made.add_argument("file", type=Path, metavar="FILE", help="an .onnx file to write")
@@ -95,9 +98,11 @@ def integer(options: argparse.Namespace) -> int:
     """The command. Exit code 0 if the logits equal the simulation's, wherever that is exact."""
     from hmq_lab.hardware.integer import IntegerNetwork, compare
 
+    # The network as it was searched, and the images as it saw them.
     network, record = _load(options.run)
     batches = _test_batches(options, record)
     program = IntegerNetwork.from_selected(network)
+    # Every logit is compared.
     found = compare(network, batches)
     found |= {"run": str(options.run), "recorded_accuracy": record.results["accuracy"]["test"]}
     if options.program:
@@ -127,6 +132,7 @@ def pack(options: argparse.Namespace) -> int:
 
     from hmq_lab.hardware import packing
 
+    # What could go wrong with the file goes wrong before the work.
     check_output(options.file, [".safetensors"], options.overwrite, [options.run])
     network, record = _load(options.run)
     sizes = packing.pack(network, options.file, record.header["model"])
@@ -181,6 +187,7 @@ def export(options: argparse.Namespace) -> int:
 
 def _comparison(about: dict[str, Any]) -> str:
     """How an ONNX file compares with the simulation, in lines."""
+    # Without and with the optimizations of onnxruntime.
     lines = []
     for which, said in (
         ("", "onnxruntime, optimizations off"),
@@ -211,6 +218,7 @@ def costs(options: argparse.Namespace) -> int:
 
     if options.figure:
         check_output(options.figure, FIGURE, options.overwrite, [options.run], option="--figure")
+    # The counts, and what they mean on this accelerator.
     machine = costs.Accelerator(units=options.units, bandwidth=options.bandwidth)
     layers = costs.count(runs.rebuild(_known(records.read(options.run))))
     if options.json:
@@ -234,6 +242,7 @@ def _draw_roofline(layers: Any, machine: Any, path: Path) -> None:
 
     with needs("lab", "figures"):
         from hmq_lab.plots.roofline import Costs, roofline
+    # Drawn into a file that appears whole.
     drawing = roofline(Costs(layers, machine))
     with replacing(path) as temporary:
         drawing.savefig(temporary, format=path.suffix[1:])
@@ -253,6 +262,7 @@ def _known(record: Record) -> Record:
     """The record, if a command can build its network again."""
     from hmq_lab import runs
 
+    # Only networks with a name can be built again.
     if name := runs.own_module(record):
         raise ValueError(
             f"this run is of your own module {name}: in Python, IntegerNetwork.from_selected, "
@@ -298,12 +308,13 @@ def _source(options: argparse.Namespace, record: Record) -> str:
 
     if options.data:
         return options.data
+    # A data set with a name, or the folder that the run was on.
     name, remembered = record.header["data"], record.header.get("data_folder")
     if name in data.NAMES:
         return name
     for place in (remembered, options.root and os.path.join(options.root, name)):
-        if place and os.path.isdir(place):
-            return str(place)
+        if place and os.path.isdir(os.path.expanduser(place)):
+            return os.path.expanduser(place)
     where = f", which was {remembered}" if remembered else ""
     raise BadInput(
         f"--data is missing: this run is on images called {name!r}{where}; say where they are: "

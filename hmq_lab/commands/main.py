@@ -26,6 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         options = parser().parse_args(arguments)
+        # A preset's name says what was not typed.
         if hasattr(options, "preset"):
             search.fill(options)
         with warnings.catch_warnings(), _Held() as options.warnings:

@@ -25,6 +25,7 @@ def add(commands: Any, formatter: type) -> None:
     )
     command.add_argument("--quick", action="store_true", help="three rounds instead of nine")
     command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    # What is measured.
     command.add_argument("--model", default="resnet20", help="whose training step is measured")
     command.add_argument(
         "--batch-size", type=whole(1), default=128, metavar="N", help="images in a step"
@@ -60,6 +61,7 @@ def measure(options: argparse.Namespace) -> int:
     from hmq_lab import _kernels as kernels
     from hmq_lab.commands import bench
 
+    # All that could be refused is refused before the minutes of measuring.
     compiled = options.compile == "on" or (options.compile == "auto" and kernels.compiler_found())
     draw = _figure(options) if options.figure else None
     where = str(device(options.device))
@@ -70,6 +72,7 @@ def measure(options: argparse.Namespace) -> int:
         device=where,
         precision=options.precision,
     )
+    # The measurement, as a figure, as JSON or in lines.
     found = bench.report(compiled, options.quick, work)
     if draw:
         draw(found)
@@ -85,6 +88,7 @@ def measure(options: argparse.Namespace) -> int:
 def _text(found: dict[str, Any], compiled: bool) -> str:
     """The report in lines."""
     how = "compiled" if compiled else "no compiler"
+    # Ratios first, then what larger spaces cost.
     lines = [
         f"a block over clone():             {found['block_over_clone']:.2f} ({how})",
         f"a block over clone(), eager:      {found['block_eager_over_clone']:.2f}",
@@ -123,6 +127,7 @@ def _figure(options: argparse.Namespace) -> Callable[[dict[str, Any]], None]:
     """A function that draws a report into the file; what is wrong is said before measuring."""
     from hmq_lab.data.files import replacing
 
+    # The file and the library, before the measuring.
     path = options.figure
     check_output(path, FIGURE, options.overwrite, option="--figure")
     with needs("lab", "figures"):

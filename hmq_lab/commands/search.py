@@ -109,8 +109,10 @@ def add(commands: Any, formatter: type) -> argparse.ArgumentParser:
 
 def fill(options: argparse.Namespace) -> None:
     """Fill missing options from the preset's name, then from the defaults."""
+    # A sweep has targets of its own.
     if getattr(options, "targets", None) and options.target_weights is not None:
         raise BadInput("--targets: not allowed with --target-weights")
+    # The name of a preset may hold a target, a network and a data set.
     known = recipe(options.preset or "paper")
     target = known.target
     if target and options.target_activations is None and options.activation_bits is None:
@@ -175,6 +177,7 @@ def search(options: argparse.Namespace) -> int:
             "no --weights: the search starts from random ones, which is not what it is for",
             stacklevel=1,
         )
+    # The search itself, with its files.
     record = run(
         model,
         images,
@@ -200,6 +203,7 @@ def search(options: argparse.Namespace) -> int:
         again = _again() if team.number == 1 else "the same command with --resume"
         print(f"stopped after {record.results['steps']} steps; to go on: {again}", file=sys.stderr)
         return 1
+    # The result, and its figures.
     print(records.table(record))
     if not options.no_figures:
         try:
@@ -224,6 +228,7 @@ def _weights(options: argparse.Namespace, name: str) -> Path | None:
     """The weights' file: the one that is named, else the one that comes with the package."""
     from hmq_lab.models.weights import SHIPPED as SHELF
 
+    # A file that is named, else the one that fits.
     if options.weights is not None:
         return Path(options.weights)
     if SHIPPED.get(options.data) == name:
@@ -233,6 +238,7 @@ def _weights(options: argparse.Namespace, name: str) -> Path | None:
 
 def _check_folder(out: Path, options: argparse.Namespace, weights: Path | None) -> None:
     """Raise `BadInput` where a search would write over files that are not its own to replace."""
+    # The weights must not be among the files that are replaced.
     mine = [out / file for file in RUN_FILES]
     if (
         weights is not None
@@ -243,6 +249,7 @@ def _check_folder(out: Path, options: argparse.Namespace, weights: Path | None) 
             f"the weights {weights} are a file that the search in {out} replaces: choose another "
             f"--out"
         )
+    # Nothing is there, or it was said what to do with it.
     there = [file for file in mine if file.exists()]
     if options.resume or options.overwrite or not there:
         return

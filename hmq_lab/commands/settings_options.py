@@ -22,6 +22,7 @@ def add_settings(command: argparse.ArgumentParser) -> None:
     A setting that is True or False has a pair of options, --augment and --no-augment. What is not
     given is None, so that the preset decides.
     """
+    # Names, types and help are those of the dataclass.
     group = command.add_argument_group("settings of the search (defaults: the preset's)")
     told = descriptions(Settings)
     kinds = typing.get_type_hints(Settings)
@@ -30,6 +31,7 @@ def add_settings(command: argparse.ArgumentParser) -> None:
         names = [option, *(old for old, name in OLD_NAMES.items() if name == field.name)]
         text = told.get(field.name, field.name.replace("_", " ")).rstrip(".").replace("%", "%%")
         options: dict[str, Any] = {"dest": field.name, "default": None, "help": text}
+        # True or false, one of some words, or a number.
         if kinds[field.name] is bool:
             options["action"] = argparse.BooleanOptionalAction
         elif field.name in CHOICES:
@@ -53,6 +55,7 @@ def descriptions(kind: type) -> dict[str, str]:
     'epochs of stage 1.'
     """
     found: dict[str, str] = {}
+    # There may be several sections of this name.
     for section in re.split(r"^Args:\n", inspect.getdoc(kind) or "", flags=re.MULTILINE)[1:]:
         name = ""
         for line in section.splitlines():

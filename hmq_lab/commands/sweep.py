@@ -51,6 +51,7 @@ def add(commands: Any, search: argparse.ArgumentParser, formatter: type) -> None
     Args:
         search: the parser of the command `search`, whose options are taken.
     """
+    # All options of a search.
     made = commands.add_parser(
         "sweep",
         parents=[search],
@@ -63,6 +64,7 @@ def add(commands: Any, search: argparse.ArgumentParser, formatter: type) -> None
         "command goes on.",
     )
     made.set_defaults(command=sweep, search=search.get_default("command"))
+    # And those that take several values.
     for name, kind, one in (
         ("--targets", float, "--target-weights"),
         ("--activations", int, "--activation-bits"),

@@ -22,6 +22,7 @@ def add(commands: Any, formatter: type) -> None:
     """Add the subcommand to `commands`, as argparse knows them."""
     command = commands.add_parser("train", help="train a float network", formatter_class=formatter)
     command.set_defaults(command=train)
+    # The images and the network.
     add_data(command)
     add_network(command, "to begin from: safetensors or .pth (default: random ones)")
     command.add_argument(
@@ -50,9 +51,11 @@ def train(options: argparse.Namespace) -> int:
     """The command: prints each epoch, and the test accuracy at the end."""
     from hmq_lab.models.training import train_weights
 
+    # What could go wrong with the file goes wrong before the training.
     name = options.model or NETWORK_FOR.get(options.data, "mobilenet_v2")
     inputs = [Path(options.weights)] if options.weights else []
     check_output(options.out, [".safetensors"], options.overwrite, inputs, option="--out")
+    # The training itself, which writes the file.
     about = train_weights(
         name,
         options.data,

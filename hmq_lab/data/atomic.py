@@ -96,6 +96,7 @@ def remove_leftovers(folder: str | os.PathLike) -> list[Path]:
     removed: list[Path] = []
     if fcntl is None:
         return removed
+    # Names that only `replacing` gives.
     for name in os.listdir(folder):
         if not TEMPORARY.fullmatch(name):
             continue
@@ -119,12 +120,14 @@ def check_target(path: str | os.PathLike) -> None:
     IsADirectoryError: cannot write / as a file: it is a folder
     """
     path = Path(path)
+    # What is not there is free.
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise type(error)(f"cannot write {path}: {error.strerror or error}") from error
+    # Only an ordinary file may be replaced, and only where its rights allow it.
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(f"cannot write {path} as a file: it is a folder")
     if not stat.S_ISREG(mode):
@@ -150,6 +153,7 @@ def check_readable(path: str | os.PathLike, what: str = "file") -> Path:
         ValueError: the path leads to a pipe, a socket or a device.
     """
     path = Path(path)
+    # The kind is looked at before the file is opened.
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -184,6 +188,7 @@ def check_writable(folder: str | os.PathLike) -> None:
         OSError: PermissionError, NotADirectoryError or the like, as the system says.
     """
     folder = Path(folder)
+    # Folders that are made for the test go again.
     missing = [p for p in (folder, *folder.parents) if not os.path.lexists(p)]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -40,6 +40,7 @@ def grey(images: Tensor) -> Tensor:
 
     Source: ITU-R BT.601-2, 0.299 R + 0.587 G + 0.114 B.
     """
+    # The weights in units of 2^-16, so that the sum is a whole number.
     weights = torch.tensor([19595, 38470, 7471], dtype=torch.int32, device=images.device)
     total = (images.int() * weights.view(3, 1, 1)).sum(1, keepdim=True)
     return ((total + 2**15) >> 16).to(torch.uint8)
@@ -68,18 +69,22 @@ def crop_flip(
 
     Source: He et al., Deep Residual Learning, section 4.2.
     """
-    (b, _, h, w), device = images.shape, images.device
+    b, _, h, w = images.shape
+    device = images.device
     count = b if count is None else count
 
     # Where the window begins, and so which lines and columns of the padded image it shows.
-    down = torch.randint(2 * padding + 1, (count, 1), generator=rng)[rows].to(device)
-    right = torch.randint(2 * padding + 1, (count, 1), generator=rng)[rows].to(device)
-    lines = down + torch.arange(h, device=device)  # (B, H)
-    columns = right + torch.arange(w, device=device)  # (B, W)
+    steps = 2 * padding + 1
+    down = torch.randint(steps, (count, 1), generator=rng)[rows]
+    right = torch.randint(steps, (count, 1), generator=rng)[rows]
+    lines = down.to(device) + torch.arange(h, device=device)  # (B, H)
+    columns = right.to(device) + torch.arange(w, device=device)  # (B, W)
     if flip:
-        mirrored = (torch.rand(count, 1, generator=rng) < 0.5)[rows].to(device)
+        drawn = torch.rand(count, 1, generator=rng)[rows]
+        mirrored = (drawn < 0.5).to(device)
         columns = torch.where(mirrored, columns.flip(1), columns)
 
+    # Every pixel of the window in one gather.
     padded = F.pad(images, (padding,) * 4)
     number = torch.arange(b, device=device)[:, None, None]
     moved = padded[number, :, lines[:, :, None], columns[:, None, :]]  # (B, H, W, C)
@@ -92,10 +97,13 @@ def middle(image: Image.Image, size: int, resize: int) -> Image.Image:
     >>> middle(Image.new("RGB", (1, 60_000)), 224, 256).size
     (224, 224)
     """
+    # The size of the whole image, resized, and where its middle begins.
     w, h = image.size
     short = min(w, h)
-    wide, high = int(resize * w / short), int(resize * h / short)
-    left, top = round((wide - size) / 2), round((high - size) / 2)
+    wide = int(resize * w / short)
+    high = int(resize * h / short)
+    left = round((wide - size) / 2)
+    top = round((high - size) / 2)
     if max(w, h) <= LONGEST * short:
         whole = image.resize((wide, high), Image.Resampling.BILINEAR)
         return whole.crop((left, top, left + size, top + size))
@@ -112,17 +120,23 @@ def random_part(image: Image.Image, size: int, rng: torch.Generator) -> Image.Im
     Source: Szegedy et al., Going deeper with convolutions, section 6.
     """
     w, h = image.size
+    # Ten tries to find a part that fits into the image.
     for share, form, x, y in torch.rand(10, 4, generator=rng).tolist():
         area = (0.08 + 0.92 * share) * w * h
         shape = (3 / 4) ** (1 - 2 * form)  # uniform in the logarithm
-        width, height = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        width = round(math.sqrt(area * shape))
+        height = round(math.sqrt(area / shape))
         if 0 < width <= w and 0 < height <= h:
-            left, top = int(x * (w - width + 1)), int(y * (h - height + 1))
+            left = int(x * (w - width + 1))
+            top = int(y * (h - height + 1))
             break
     else:
         # A very long image: its middle.
-        width, height = min(w, h * 4 // 3), min(h, w * 4 // 3)
-        left, top = (w - width) // 2, (h - height) // 2
+        width = min(w, h * 4 // 3)
+        height = min(h, w * 4 // 3)
+        left = (w - width) // 2
+        top = (h - height) // 2
+    # Cut out and resized in one step, so that only this part is worked on.
     box = (left, top, left + width, top + height)
     part = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
     mirrored = bool(torch.rand((), generator=rng) < 0.5)

@@ -300,8 +300,8 @@ def _ramp(uniform: Uniform) -> Array:
     """-0.5 to 0.5 across the image in a random direction, (N, 1, 32, 32)."""
     x, y = _pixels()
     angle = uniform(0, 2 * np.pi, 1, 1, 1)
-    ramp: Array = (np.cos(angle) * x + np.sin(angle) * y) / (SIZE - 1)
-    return ramp
+    along = np.cos(angle) * x + np.sin(angle) * y
+    return (along / (SIZE - 1)).astype(np.float32, copy=False)
 
 
 def _cover(image: Array, mask: Array, colour: Array) -> None:

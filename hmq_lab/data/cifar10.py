@@ -29,9 +29,11 @@ def find(places: Sequence[Path], download: bool = False) -> Path:
     Raises:
         FileNotFoundError: it is in none of them, and `download` is not given.
     """
+    # Packed, or unpacked into folders.
     for place in places:
         if is_packed(place) or all((place / "train" / name).is_dir() for name in CLASSES):
             return place
+    # Only if it was asked for.
     if download:
         from torchvision.datasets import CIFAR10 as Archive  # torchvision takes a second to import
 
@@ -53,6 +55,7 @@ def unpacked(place: Path) -> dict[str, tuple[Tensor, Tensor]]:
     Raises:
         ValueError: a file is missing or is not the published one.
     """
+    # The folder, if it is there and whole.
     try:
         return _both(place)
     except RuntimeError as error:  # not there, or not what was published
@@ -60,6 +63,7 @@ def unpacked(place: Path) -> dict[str, tuple[Tensor, Tensor]]:
             raise ValueError(
                 f"{place / BATCHES} is damaged or incomplete: remove it and get CIFAR10 again"
             ) from error
+    # Else the archive is unpacked first.
     try:
         with tarfile.open(place / ARCHIVE) as archive:
             archive.extractall(place, filter="data")

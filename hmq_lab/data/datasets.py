@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler, Subset
 
 from hmq_lab.data import builtin, cifar10, folders
+from hmq_lab.data.files import LARGEST
 from hmq_lab.data.images import Folder, Items, Pictures, Split
 from hmq_lab.data.reading import check_range, read
 from hmq_lab.graph.tracing import in_mode
@@ -57,7 +58,6 @@ STATISTICS = {  # mean and standard deviation of each channel, of values from 0 
 CIFAR10 = cifar10.CLASSES
 NAMES = ("builtin", "cifar10", "imagenet")
 SMALL = 64  # images of up to so many pixels a side are kept in memory
-LARGEST = 4096  # pixels a side that images may be brought to
 SPLITS = ("train", "validation", "test")
 
 
@@ -70,8 +70,8 @@ class Data:
         classes: one name for each output of a network.
         normalize: a key of STATISTICS.
         train, validation, test: the splits.
-        folder: the folder of images it was read from, as an absolute path; None for the data sets
-            of NAMES.
+        folder: the folder of images it was read from, as an absolute path with ~ for
+            the home folder; None for the data sets of NAMES.
     """
 
     name: str
@@ -151,10 +151,12 @@ class Data:
             ValueError: the network takes images of neither 1 nor 3 channels, and the data has
                 others.
         """
+        # Nothing changes for a network that takes the images as they are.
         wanted = input_channels(model)
         channels = self.train.channels
         if wanted is None or wanted == channels or _runs(model, self.train):
             return self
+        # Grey instead of RGB, or RGB instead of grey.
         try:
             changed = self.with_channels(wanted)
         except ValueError as error:
@@ -182,6 +184,7 @@ def _runs(model: nn.Module, split: Split) -> bool:
     """Whether the network takes the images of a split."""
     if not len(split):
         return False
+    # One image tells.
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     x = next(split.subset(range(1)).batches(1, device=device))[0]
     try:
@@ -251,7 +254,7 @@ def load(
         name = "cifar10"
     else:
         name = "imagenet" if source == "imagenet" else place.resolve().name
-    folder = None if name in NAMES else str(place.resolve())
+    folder = None if name in NAMES else _without_home(place.resolve())
     normalize = normalize or ("cifar10" if name == "cifar10" else "imagenet")
     ready = _in_memory_or_not(splits, normalize, picture_size, workers)
 
@@ -273,9 +276,17 @@ def sizes(picture_size: int) -> dict[str, int]:
     return {"size": picture_size, "resize": picture_size * 8 // 7}
 
 
+def _without_home(place: Path) -> str:
+    """A path with ~ for the home folder, so that a record does not tell a user's name."""
+    home = Path.home()
+    return str(Path("~") / place.relative_to(home)) if place.is_relative_to(home) else str(place)
+
+
 def _check_options(normalize: str | None, picture_size: int | None) -> None:
+    # The statistics have names.
     if normalize is not None and normalize not in STATISTICS:
         raise ValueError(f"normalize must be one of {', '.join(STATISTICS)}, got {normalize!r}")
+    # A size that a memory can hold.
     if picture_size is None:
         return
     if not isinstance(picture_size, numbers.Integral) or not 1 <= picture_size <= LARGEST:
@@ -294,6 +305,7 @@ def _check_no_size(picture_size: int | None, what: str) -> None:
 
 def _find(source: str | os.PathLike, root: Path, download: bool) -> Path:
     """The folder that holds the data set."""
+    # The data sets with a name lie in the root.
     if source == "cifar10":
         return cifar10.find([root / "cifar10", root], download)
     if source == "imagenet":
@@ -305,9 +317,11 @@ def _find(source: str | os.PathLike, root: Path, download: bool) -> Path:
             )
             raise FileNotFoundError(said)
         return place
+    # A folder of images, by its path or in the root.
     for place in (Path(source).expanduser(), root / source):
         if place.is_dir():
             return place
+    # A name with a typing error.
     near = difflib.get_close_matches(str(source).lower(), NAMES, n=1)
     hint = f"did you mean {near[0]}?" if near else f"it is neither {', '.join(NAMES)} nor a folder"
     raise FileNotFoundError(f"no data {str(source)!r}: {hint}")
@@ -337,9 +351,11 @@ def _in_memory_or_not(
     workers: int | None,
 ) -> dict[str, Split]:
     """Splits as (images or files, labels) -> splits to go through."""
+    # Names of files are strings, images are tensors.
     mean, std = STATISTICS[normalize]
     first = splits["train"][0][0]
     if isinstance(first, str):
+        # The first image tells the size of all that are kept in memory.
         pixels = read(first).size
         check_range([file for files, _ in splits.values() for file in files])
         # Large images stay in their files.
@@ -363,6 +379,7 @@ def _cut(
 ) -> tuple[Split, Split]:
     """The training set without the images that are set aside for validation, and these."""
     labels = train.labels  # type: ignore[attr-defined]
+    # As many as were asked for.
     if validation is not None:
         rest, held = folders.cut(labels, validation)
         return train.subset(rest), train.subset(held)
@@ -371,6 +388,7 @@ def _cut(
             f"{place} has {len(train)} training images, at least 10 are needed: a tenth is set "
             f"aside for validation"
         )
+    # Else a tenth, and of CIFAR10 what is usual.
     count = 5000 if name == "cifar10" and len(train) == 50_000 else min(10_000, len(train) // 10)
     rest, held = folders.cut(labels, count)
 
@@ -393,10 +411,12 @@ def _cut(
 
 def _split(part: Dataset[Any] | DataLoader[Any]) -> Split:
     """A data set or a loader as a split."""
+    # A split of hmq_lab is one already.
     if isinstance(part, Split):
         return part
     if not isinstance(part, DataLoader):
         return Items(part)
+    # An order of its own would be lost without a word.
     if not isinstance(part.sampler, SequentialSampler | RandomSampler):
         said = (
             f"the order of a loader is not used, and this one has a {type(part.sampler).__name__}"
@@ -409,9 +429,11 @@ def _names_of(
     classes: Sequence[str] | int | None, train: Dataset[Any] | DataLoader[Any]
 ) -> tuple[str, ...]:
     """The names of the classes, as given or as the data set has them."""
+    # Their number is enough.
     if isinstance(classes, int):
         return tuple(map(str, range(classes)))
     found: Any = classes
+    # The data set may lie in a loader, and in subsets of subsets.
     holder: Any = train.dataset if isinstance(train, DataLoader) else train
     while found is None and holder is not None:
         found = getattr(holder, "classes", None)

@@ -31,9 +31,11 @@ from hmq_lab.data.atomic import (
 from hmq_lab.data.locks import exclusive_lock, locked
 
 __all__ = [
+    "LARGEST",
     "METADATA",
     "alone",
     "check_fields",
+    "check_image_shape",
     "check_readable",
     "check_target",
     "check_writable",
@@ -48,6 +50,7 @@ __all__ = [
     "write_tensors",
 ]
 
+LARGEST = 4096  # pixels a side, and channels, that an image may have
 METADATA = "hmq_lab"  # the one entry of a file's metadata
 alone, the_only = locked, exclusive_lock  # the names of before, for modules that still use them
 
@@ -71,6 +74,7 @@ def digest(header: Mapping[Any, Any], tensors: Mapping[str, Tensor] | None = Non
         text = json.dumps(header, sort_keys=True)
     except RecursionError as error:
         raise ValueError("the header is nested too deep for JSON") from error
+    # Every tensor with its name, so that none can take the place of another.
     found = hashlib.sha256(text.encode())
     for name, tensor in sorted((tensors or {}).items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -95,11 +99,13 @@ def write_tensors(
     Raises:
         OSError: the file cannot be written. What was there before is whole.
     """
+    # Tensors may share memory, and safetensors writes none twice.
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     sha256 = digest(header, copies)
     # One entry: safetensors writes several in an order that changes, and equal content shall make
     # equal bytes.
     metadata = {METADATA: json.dumps({"header": header, "sha256": sha256})}
+    # Whole in memory, then whole on the disk.
     content = save(copies, metadata)
     try:
         with replacing(path) as temporary:
@@ -129,6 +135,7 @@ def read_tensors(
         ValueError: the file is truncated, altered, without a field that it must have or, without
             `others`, not written by hmq_lab; the message names it.
     """
+    # safetensors checks the header against the size of the file.
     path = check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -179,6 +186,7 @@ def read_json(
         ValueError: it is no JSON, it is nested too deep, or a field is missing; the message names
             the file.
     """
+    # A pipe would be waited for without end.
     path = check_readable(path, what)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -204,6 +212,7 @@ def check_fields(content: object, fields: Mapping[str, type], path: str | os.Pat
             is a float.
         path: the file, for the message.
     """
+    # A list or a number is no header.
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} is not as hmq_lab writes it: it must hold a JSON object, got {_short(content)}"
@@ -212,10 +221,26 @@ def check_fields(content: object, fields: Mapping[str, type], path: str | os.Pat
         if name not in content:
             raise ValueError(f"{path} is not as hmq_lab writes it: {name} is missing")
         value = content[name]
+        # A bool is an int in Python, and no number here.
         fits = isinstance(value, (int, float) if kind is float else kind)
         if not fits or (isinstance(value, bool) and kind is not bool):
             said = f"{name} must be of type {kind.__name__}, got {_short(value)}"
             raise ValueError(f"{path} is not as hmq_lab writes it: {said}")
+
+
+def check_image_shape(shape: object, path: str | os.PathLike) -> None:
+    """Raise a ValueError that names the file, unless this is the shape of an image (C, H, W).
+
+    >>> check_image_shape([3, 10**6, 10**6], "net.safetensors")
+    Traceback (most recent call last):
+    ValueError: net.safetensors is not as hmq_lab writes it: the shape of an image must be ...
+
+    A file of others could ask for terabytes.
+    """
+    fits = isinstance(shape, list) and len(shape) == 3
+    if not fits or not all(type(n) is int and 1 <= n <= LARGEST for n in shape):  # type: ignore[union-attr,attr-defined]
+        said = f"the shape of an image must be 3 whole numbers from 1 to {LARGEST}"
+        raise ValueError(f"{path} is not as hmq_lab writes it: {said}, got {_short(shape)}")
 
 
 def _short(value: object, most: int = 60) -> str:

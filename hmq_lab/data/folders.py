@@ -83,6 +83,7 @@ def decode(files: Sequence[str], size: tuple[int, int]) -> Tensor:
     Raises:
         ValueError: a file of another size, or one that cannot be read, by name.
     """
+    # Room for all, then one after another.
     pixels = np.empty((len(files), 3, size[1], size[0]), np.uint8)
     for k, file in enumerate(files):
         image = read(file)
@@ -143,6 +144,7 @@ def cut(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def _mixed(by_class: list[list[str]]) -> Files:
     """The files of all classes in an order that mixes the classes."""
+    # All classes behind each other, then shuffled.
     files = [file for files in by_class for file in files]
     labels = torch.repeat_interleave(torch.tensor([len(files) for files in by_class]))
     order = torch.randperm(len(files), generator=generator(0, "folder"))
@@ -151,6 +153,7 @@ def _mixed(by_class: list[list[str]]) -> Files:
 
 def _classes(folder: Path, left_out: list[Path]) -> dict[str, list[str]]:
     """Class -> its files, both sorted. What is no image file is added to `left_out`."""
+    # Folders are classes; files beside them belong to none.
     classes = {}
     for sub in sorted(folder.iterdir()):
         if _is_hidden(sub.name):
@@ -158,6 +161,7 @@ def _classes(folder: Path, left_out: list[Path]) -> dict[str, list[str]]:
         if not sub.is_dir():
             left_out.append(sub)
             continue
+        # The files of a class, as far as their names are those of images.
         names = sorted(name for name in os.listdir(sub) if not _is_hidden(name))
         images = [name for name in names if name.lower().endswith(SUFFIXES)]
         if not images:
@@ -179,6 +183,7 @@ def _is_hidden(name: str) -> bool:
 
 def _said_of(left_out: list[Path]) -> str:
     """What is left out, in words: how many of each kind, and the first."""
+    # How many there are of each suffix.
     kinds = Counter(path.suffix.lower() or "without a suffix" for path in left_out)
     counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
     taken = " ".join(SUFFIXES)

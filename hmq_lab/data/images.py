@@ -136,12 +136,14 @@ class Pictures(Split):
     augmentation: str | None = "crop_flip"
 
     def __post_init__(self) -> None:
+        # Images of bytes, with a mean and a deviation for each channel.
         shape = tuple(self.images.shape)
         if self.images.dtype != torch.uint8 or len(shape) != 4:
             raise ValueError(f"images must be uint8 (N, C, H, W), got {self.images.dtype} {shape}")
         if not len(self.mean) == len(self.std) == shape[1]:
             said = f"{shape[1]} channels, mean {len(self.mean)} numbers and std {len(self.std)}"
             raise ValueError(f"mean and std must have a number for each channel, got {said}")
+        # A label for each image.
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             said = f"{self.labels.dtype} {tuple(self.labels.shape)}"
             raise ValueError(f"labels must be int64 ({len(self.images)},), got {said}")
@@ -193,14 +195,17 @@ class Pictures(Split):
         part: tuple[int, int] = (0, 1),
     ) -> Batches:
         """Pairs of normalized images and labels: see `Split.batches`."""
+        # The arguments are checked here, before the first batch is asked for.
         parts = plan(len(self), batch_size, seed, epoch, start, augment, drop_last)
 
         def go() -> Batches:
             for k, whole in enumerate(parts, start):
+                # The own part of the full batch.
                 rows, count = own(len(whole), part), len(whole)
                 indices = whole[rows].to(self.images.device)
                 if len(indices) == 0:
                     continue
+                # Varied as in the full batch, so that processes see what one would see.
                 x = self.images[indices].to(device)
                 if augment and self.augmentation:
                     assert seed is not None  # `plan` has refused it
@@ -370,6 +375,7 @@ class Items(Split):
     ) -> Batches:
         """Pairs of images and labels: see `Split.batches`. The data set decides how items vary."""
         parts = _parts(len(self), batch_size, seed, epoch, start, augment, drop_last, part)
+        # Each item draws its own random numbers, whoever makes it.
         seeded = _Seeded(self.items, seed or 0, epoch)
         loader = _loader(seeded, parts, self.workers, self.collate, device)
 
@@ -400,6 +406,7 @@ def plan(
     Raises:
         ValueError: naming the argument that makes no sense.
     """
+    # Arguments that make no sense.
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     if augment and seed is None:
@@ -432,6 +439,7 @@ def own(count: int, part: tuple[int, int]) -> slice:
 
 def _parts(count, batch_size, seed, epoch, start, augment, drop_last, part) -> list[Tensor]:
     """The batches of `plan`, of each the own part, without empty ones."""
+    # Several processes each take a part of every batch.
     whole = plan(count, batch_size, seed, epoch, start, augment, drop_last)
     mine = [batch[own(len(batch), part)] for batch in whole]
     return [batch for batch in mine if len(batch)]
@@ -469,11 +477,13 @@ def _spread(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
 
 def _check_item(item: object) -> None:
     """Raise a TypeError that says what is wrong with an item of a data set, and what to do."""
+    # A pair of an image and a label.
     if not isinstance(item, tuple | list) or len(item) != 2:
         raise TypeError(
             f"items of a data set must be pairs (image, label), got {type(item).__name__}"
         )
     x, y = item
+    # Transforms are the user's: bytes could mean any range.
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() != 3:
         said = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         how = (
@@ -501,14 +511,17 @@ class _Views(Dataset[Any]):
     channels: int = 3
 
     def __getitem__(self, index: int) -> Tensor | str:
+        # A reason instead of an exception, for the main process to raise.
         try:
             image = read(self.files[index], self.channels)
         except ValueError as error:
             return str(error)
+        # The middle in evaluation, a random part in training.
         if self.labels is None or self.seed is None:
             view = middle(image, self.size, self.resize)
         else:
             view = random_part(image, self.size, generator(self.seed, *self.labels, index))
+        # Grey images have no axis of channels in Pillow.
         pixels = np.array(view).reshape(self.size, self.size, self.channels)
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -543,6 +556,7 @@ class _Seeded(Dataset[Any]):
 @contextmanager
 def _random_numbers(seed: int) -> Iterator[None]:
     """Seed the global random numbers inside this context; afterwards they are as before."""
+    # The three kinds of numbers that transforms draw from.
     before, before_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng(devices=[]):

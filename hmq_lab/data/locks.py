@@ -35,6 +35,7 @@ def locked(folder: str | os.PathLike) -> Iterator[None]:
 
     Leaves a file .lock in the folder. Where the system has no locks, nobody waits.
     """
+    # Waits until the others are done.
     lock = FileLock(Path(folder) / LOCKED)
     with suppress(NotImplementedError, OSError):  # a drive without locks
         lock.acquire()
@@ -63,6 +64,7 @@ def exclusive_lock(folder: str | os.PathLike, what: str) -> Iterator[None]:
         OSError: the folder cannot be made or written to.
     """
     folder = Path(folder)
+    # Folders that are not there are taken away again at the end, if empty.
     made = [p for p in (folder, *folder.parents) if not p.exists()]
     check_writable(folder)
     lock = _acquired(folder, what)
@@ -78,6 +80,7 @@ def exclusive_lock(folder: str | os.PathLike, what: str) -> Iterator[None]:
 
 def _acquired(folder: Path, what: str) -> BaseFileLock:
     """The lock of the folder, held if the drive has locks at all."""
+    # Does not wait: the lock is free or the folder is busy.
     lock = FileLock(folder / EXCLUSIVE)
     while True:
         folder.mkdir(parents=True, exist_ok=True)

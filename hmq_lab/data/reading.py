@@ -86,6 +86,7 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
         )
     if not sixteen:
         return image
+    # Scaled so that the largest value becomes 255, and rounded to the nearest.
     values = np.asarray(image).astype(np.int64)
     largest = _largest(image)
     scaled = (values * 255 + largest // 2) // largest
@@ -97,6 +98,7 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
 
 def _largest(image: Image.Image) -> int:
     """The largest value that a pixel of more than 8 bits can have."""
+    # TIFF files may have 10, 12 or 14 bits a pixel.
     bits = _tag(image, BITS_PER_SAMPLE)
     first = bits[0] if isinstance(bits, tuple) and bits else bits
     return 2**first - 1 if isinstance(first, int) and 8 < first < 16 else 2**16 - 1
@@ -119,6 +121,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     """The image without transparency, as it looks on a white page."""
     if image.mode not in WITH_ALPHA and "transparency" not in image.info:
         return image
+    # A white page, and the image laid on it.
     colours = image.convert("RGBA")
     page = Image.new("RGBA", colours.size, "white")
     page.alpha_composite(colours)
@@ -135,6 +138,7 @@ def check_range(files: Sequence[str]) -> None:
         files: image files. Of many, 64 are looked at, spread over all; those that cannot be read
             are left out.
     """
+    # The largest value of those that are looked at.
     largest, example = 0, ""
     for file in files[:: max(1, len(files) // EXAMINED)]:
         try:

@@ -60,6 +60,7 @@ def named_tensors(content: object, path: Path) -> dict[str, Tensor]:
         ValueError: the file is damaged, or holds no named tensors, or tensors that are no plain
             ones.
     """
+    # Safetensors files were read before, others are read here.
     if content is None:
         content = _loaded(path)
     tensors = _unwrapped(content, path)
@@ -84,6 +85,7 @@ def without_prefixes(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]) -
     # torch.compile puts its name in front of any module, also inside the network.
     plain = {key.replace("_orig_mod.", ""): tensor for key, tensor in tensors.items()}
     candidates = [tensors, plain]
+    # One prefix after another, as long as all names have one.
     while True:
         common = [prefix for prefix in PREFIXES if all(key.startswith(prefix) for key in plain)]
         if not common or not plain:
@@ -102,6 +104,7 @@ def _head(path: str | os.PathLike) -> bytes:
 
 def _loaded(path: Path) -> object:
     """What torch.load finds in a file, without running code from it."""
+    # The first bytes tell what it is, whatever its name.
     head = _head(path)
     is_archive, is_tar = head.startswith(ZIP), head[257:262] == b"ustar"
     if not (is_archive or is_tar or head.startswith(PICKLE)):
@@ -157,6 +160,7 @@ def _check_archive(path: Path) -> None:
 
 def _unwrapped(content: object, path: Path) -> dict[str, Tensor]:
     """The mapping of names to tensors in what a file holds."""
+    # Wrappers may lie in wrappers.
     for _ in range(3):
         inside = [
             key
@@ -167,6 +171,7 @@ def _unwrapped(content: object, path: Path) -> dict[str, Tensor]:
             break
         assert isinstance(content, Mapping)
         content = content[inside[0]]
+    # What is there must be a mapping with tensors in it,
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"{path} holds no named tensors but {_told(content)}: {HOW}")
     if not any(isinstance(value, Tensor) for value in content.values()):
@@ -207,6 +212,7 @@ def _not_plain(tensor: Tensor) -> str | None:
         return "a tensor without values (on the device meta)"
     if tensor.is_complex():
         return f"of complex numbers ({tensor.dtype})"
+    # A view can declare a trillion numbers and hold one.
     there = tensor.untyped_storage().nbytes()
     if tensor.numel() * tensor.element_size() > there:
         return f"a view of {tuple(tensor.shape)} that repeats the {there:,} bytes it has"

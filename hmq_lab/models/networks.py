@@ -42,6 +42,7 @@ def build(
     Raises:
         ValueError: the name is unknown; the message names near ones.
     """
+    # The number of outputs, under one of its two names.
     if classes is not None and num_classes is not None:
         raise ValueError(
             f"classes and num_classes are the same: give one, got {classes!r} and {num_classes!r}"
@@ -56,12 +57,14 @@ def build(
         raise ValueError(
             f"classes must be a whole number from 1 to {MOST_CLASSES}, got {outputs!r}"
         )
+    # Our own networks, then torchvision's.
     if name in NETWORKS:
         return NETWORKS[name](classes=outputs, **options)
     if name in _torchvision_names():
         from torchvision.models import get_model
 
         return get_model(name, num_classes=outputs, **{**_NO_EXTRAS.get(name, {}), **options})
+    # A name with a typing error.
     near = difflib.get_close_matches(str(name), names(), n=4, cutoff=0.5)
     hint = (
         f"did you mean {', '.join(near)}?"
@@ -133,6 +136,7 @@ class CifarResNet(nn.Module):
 
         # The stages, and the planes that each gives to the next.
         self.stages = len(blocks)
+        # Every stage after the first has twice the planes and half the pixels.
         planes = width
         for s, count in enumerate(blocks):
             first = BasicBlock(planes, width * 2**s, 1 if s == 0 else 2, projection)
@@ -142,6 +146,7 @@ class CifarResNet(nn.Module):
 
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(planes, classes)
+        # The initial weights of the paper.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -154,6 +154,7 @@ def train(
         batches = data.train.batches(
             batch_size, seed=seed, epoch=epoch, augment=True, device=device, drop_last=True
         )
+        # One step for each batch.
         for x, y in batches:
             loss = F.cross_entropy(class_scores(model(x)), y, label_smoothing=label_smoothing)
             optimizer.zero_grad()
@@ -179,12 +180,14 @@ def train(
 
 def _check(data: Data, epochs: int, learning_rate: float, batch_size: int) -> None:
     """Raise a ValueError for settings that make no sense."""
+    # Numbers that no training can use.
     if epochs < 1 or not 0 < learning_rate < math.inf:
         raise ValueError(
             f"epochs must be 1 or more and learning_rate positive, got {epochs} and {learning_rate}"
         )
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+    # Batches that are not full are left out, so one must be full.
     if len(data.train) < batch_size:
         raise ValueError(
             f"batch_size must be at most the {len(data.train)} training images, got {batch_size}"
@@ -224,6 +227,7 @@ def begin_from(
         data: the training images.
         device: where to compute.
     """
+    # All weights first, then statistics where there are none.
     load_weights(model, weights, rows=outputs, new_head=new_head)
     if norms.are_folded(model):
         model.to(device)
@@ -270,8 +274,10 @@ def train_weights(
     Raises:
         ValueError: and whatever `load`, `build`, `train` and `save_weights` raise.
     """
+    # Outputs name rows of a file.
     if outputs is not None and weights is None:
         raise ValueError("outputs are those of a file of weights: none is given")
+    # Images are normalized as the weights were trained.
     normalize = normalize or (read_metadata(weights).get("normalize") if weights else None)
     data = load(
         source, root=root, download=download, normalize=normalize, picture_size=picture_size
@@ -286,6 +292,7 @@ def train_weights(
         begin_from(network, weights, data, outputs=outputs, new_head=True, device=device)
 
     history = train(network, data, seed=seed, **options)
+    # What it takes to train and to use the weights again.
     about: dict[str, object] = {
         "model": model,
         "data": data.name,

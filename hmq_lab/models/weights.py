@@ -82,6 +82,7 @@ def load_weights(
         ValueError: it is damaged, or its tensors do not fit; the message names the keys that are
             missing, unexpected, wrongly shaped or not finite.
     """
+    # The file's tensors, by the model's names.
     path = check_readable(path, "weights file")
     tensors, metadata = _read(path)
     wanted = model.state_dict()
@@ -132,10 +133,12 @@ def _keep_rows(
     tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], rows: list[int], path: Path
 ) -> dict[str, Tensor]:
     """Pick rows of the tensors whose first dimension differs, else of the last layer."""
+    # The tensors to pick from: those with other outputs, else the last layer's.
     keys = _other_rows(tensors, wanted)
     if not keys:
         last = list(wanted)[-1].rpartition(".")[0]
         keys = [key for key in tensors if key.rpartition(".")[0] == last and key in wanted]
+    # The rows that are asked for.
     picked = dict(tensors)
     for key in keys:
         t = tensors[key]
@@ -168,6 +171,7 @@ def _other_rows(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> 
 
 def _check(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], sentence: str) -> None:
     """Raise a ValueError that lists all that does not fit."""
+    # Values are looked at only where the shape fits.
     shapes, kinds, broken = [], [], []
     for key, t in tensors.items():
         if key not in wanted:
@@ -179,6 +183,7 @@ def _check(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], sentence
             kinds.append(f"{key} {t.dtype} {ours.dtype}")
         elif not _is_finite(t, ours.dtype):
             broken.append(key)
+    # All that is wrong, so that a user mends it in one go.
     complaints = {
         "missing": [key for key in wanted if key not in tensors and not _is_counter(key)],
         "unexpected": [key for key in tensors if key not in wanted],
