@@ -15,6 +15,7 @@ from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, RED
 from hmq_lab.runs.records import Record
 
 ROWS = 24  # so many names of layers fit beside the map
+KINDS = {"hardware": "hardware mode"}  # in words, of tensors that are quantized in hardware mode alone
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Run:
     def rows(self) -> tuple[int, ...]:
         """Every bit-width that some tensor chose from."""
         return tuple(sorted({b for name in self.tables for b in self.tensors[name]["space"]["bits"]}))
+
+    def text(self, name: str) -> str:
+        """A tensor as a list of tensors names it: a weight by its layer, any other with its kind."""
+        kind = self.tensors[name]["kind"]
+        return short(name) + ("" if kind == "weight" else f" ({KINDS.get(kind, kind)})")
 
     @classmethod
     def of(cls, record: Record) -> Run:
@@ -68,6 +74,14 @@ class Run:
         margin = record.header.get("settings", {}).get("margin", 0.0)
         rates = map(np.array, rates)
         return cls(steps, tables, described, weights, bits, marginals, selected, *rates, events, target, margin)
+
+
+def short(name: str) -> str:
+    """
+    >>> short("layer1.0.conv1.weight")
+    'layer1.0.conv1'
+    """
+    return name.removesuffix(".weight")
 
 
 def _rate(bits, sizes: dict[str, int]) -> float:
@@ -116,8 +130,7 @@ def replay(record: Record, **initial) -> Explorer:
     """
     run = Run.of(record)
     names = tuple(run.tables)
-    kinds = {"weight": "", "activation": " (activation)"}
-    texts = tuple(name.removesuffix(".weight") + kinds[run.tensors[name]["kind"]] for name in names)
+    texts = tuple(run.text(name) for name in names)
     controls = {
         "step": Choice("step", run.steps, tuple(map(str, run.steps))),
         "layer": Choice("layer", names, texts, rows=4),

@@ -17,7 +17,7 @@ from hmq_lab import budget
 from hmq_lab.explorers import heat, tensors
 from hmq_lab.explorers.controls import Choice, Player
 from hmq_lab.explorers.frame import Explorer
-from hmq_lab.explorers.playback import Run, State, chosen, moment
+from hmq_lab.explorers.playback import Run, State, chosen, moment, short
 from hmq_lab.plots import BLUE, INK, ORANGE, RED
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
@@ -85,7 +85,7 @@ def selection(record: Record, other: Record | None = None, **initial) -> Explore
             f"{runs[1].weights[0]}, ..."
         )
     steps = runs[0].steps + ((FIXED,) if all(search.final for search in searches) else ())
-    texts = [short(name) + ("" if name in weights else " (activation)") for name in names]
+    texts = [runs[0].text(name) for name in names]
     controls = {
         "step": Choice("step", steps, tuple(map(str, steps))),
         "layer": Choice("layer", names, tuple(texts), rows=4),
@@ -250,10 +250,6 @@ def _move_table(layer: str, side: Side, artists: dict, two: bool) -> None:
     name = short(layer)
     name = name if len(name) < 25 else "…" + name[-23:]
     artists["title"].set_text(f"{name}: {side.search.label}" if two else f"{name}: probabilities (%)")
-
-
-def short(name: str) -> str:
-    return name.removesuffix(".weight")
 
 
 def stages(names: tuple[str, ...]) -> list[tuple[int, int, str]]:

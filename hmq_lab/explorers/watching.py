@@ -326,9 +326,7 @@ class Growing(Explorer):
     def __init__(self, now: Now, layer: str | None = None):
         self.now = now
         names, run = tuple(now.run.tables), now.run
-        texts = tuple(
-            n.removesuffix(".weight") + " (activation)" * (run.tensors[n]["kind"] == "activation") for n in names
-        )
+        texts = tuple(run.text(name) for name in names)
         first = max(run.weights or names, key=lambda name: run.tensors[name]["size"])
         state = playback.State(run.steps, first, run.steps[-1])
         controls = {"layer": Choice("layer", names, texts, rows=4)}
