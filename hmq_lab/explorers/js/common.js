@@ -533,9 +533,8 @@ function player(root, { label, low, high, milliseconds }, chosen) {
 /** Whether the page behind an element is dark: its first background that is not transparent says so. */
 function isDark(element) {
   for (let at = element; at; at = at.parentElement) {
-    const [r, g, b, alpha = 1] = getComputedStyle(at)
-      .backgroundColor.match(/[\d.]+/g)
-      .map(Number);
+    const numbers = getComputedStyle(at).backgroundColor.match(/[\d.]+/g); // none before it is in a page
+    const [r, g, b, alpha = 1] = (numbers ?? [0, 0, 0, 0]).map(Number);
     if (alpha > 0.5) return 0.3 * r + 0.59 * g + 0.11 * b < 128;
   }
   return matchMedia("(prefers-color-scheme: dark)").matches;
@@ -553,6 +552,7 @@ export function explorer(module) {
     const data = model.get("data");
     const given = module.prepare(data);
     const root = make(el, "div", { class: "hmq", "data-lm-suppress-shortcuts": true }); // of JupyterLab
+    root.addEventListener("keydown", (event) => event.stopPropagation()); // a notebook has keys of its own
     make(root, "style", {}, STYLE);
     const form = make(root, "div", { class: "controls" });
     const figure = make(root, "div", {
