@@ -33,10 +33,12 @@ def value(name: str, record: Record) -> Value:
     -0.72
     """
     target, accuracy = record.header["target"], record.results["accuracy"]
+    settings = record.header.get("settings", {})
+    epochs = settings.get("search_epochs"), settings.get("final_epochs")
     return Value(
         data=record.header["data"],
         network=NETWORKS.get(record.header["model"], record.header["model"]),
-        method="ours, hardware mode" if record.header.get("hardware_mode") else "ours",
+        method=_method(record),
         wcr=record.results["rates"]["weights"],
         accuracy=accuracy["test"],
         source="run",
@@ -45,7 +47,20 @@ def value(name: str, record: Record) -> Value:
         float_accuracy=accuracy["float_test"],
         weights=sum(t["size"] for t in record.tensors if t["kind"] == "weight"),
         run=name,
+        target=target["weights"],
+        epochs=None if None in epochs else epochs,
     )
+
+
+def _method(record: Record) -> str:
+    """Ours, and what a run had that others had not: hardware mode, other bit-widths to choose from."""
+    text = "ours, hardware mode" if record.header.get("hardware_mode") else "ours"
+    bits = record.header.get("space", {}).get("bits")
+    if bits in (None, list(range(1, 9))):
+        return text
+    is_whole = bits == list(range(bits[0], bits[-1] + 1))
+    said = f"{bits[0]} to {bits[-1]}" if is_whole else ", ".join(map(str, bits))
+    return f"{text}, of {said} bits"
 
 
 def ours(found: Mapping[str, Record]) -> list[Value]:

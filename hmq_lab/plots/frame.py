@@ -120,15 +120,25 @@ def save(drawing: Drawing, path: Path) -> Path:
     return path
 
 
-def finished(ax: Axes, artists: list[Artist]) -> list[Artist]:
-    """The legend above the panel, where no data can be; or a word that there is nothing to see."""
-    if not artists:
-        return [ax.text(0.5, 0.5, "not in this record", transform=ax.transAxes, ha="center", color=INK)]
+LETTERS = 118  # of a legend that fit above a panel as wide as the figure
+LINE = 16.0  # points that a line of a legend takes
+
+
+def finished(ax: Axes, artists: list[Artist], title: str = "", legend: bool = True) -> list[Artist]:
+    """The title and the legend above the panel, where no data can be; or a word that there is nothing to see."""
+    lines = 0
     handles, labels = ax.get_legend_handles_labels()
-    if len(labels) > 1:
-        columns = len(labels) if len("".join(labels)) < 85 else math.ceil(len(labels) / 2)
+    if legend and len(labels) > 1:
+        # As many columns as the panel is wide enough for.
+        letters = sum(len(label) + 6 for label in labels)
+        lines = math.ceil(letters / (LETTERS * ax.get_position().width / 0.775))
+        columns = math.ceil(len(labels) / lines)
         place = {"loc": "lower left", "bbox_to_anchor": (-0.005, 1), "borderaxespad": 0, "frameon": False}
         ax.legend(handles, labels, ncols=columns, columnspacing=1.2, handlelength=2.2, **place)
+    if title:
+        ax.set_title(title, loc="left", pad=6 + LINE * lines)
+    if not artists:
+        return [ax.text(0.5, 0.5, "not in this record", transform=ax.transAxes, ha="center", color=INK)]
     return artists
 
 

@@ -46,6 +46,6 @@ def bits_per_layer(record: Record) -> str:
     first, middle, last = (f"{third.mean():.1f}" if len(third) else "none" for third in thirds)
     groups = {name: found[at].mean() for name, at in _groups(weights).items()}
     said = ", ".join(f"{name} {mean:.1f}" for name, mean in groups.items())
-    text = f"At a rate of {record.results['rates']['weights']:.2f} the weight tensors have on average {first} bits in "
+    text = f"At a compression of {record.results['rates']['weights']:.2f} the weight tensors have on average {first} bits in "
     text += f"the first third of the layers, {middle} in the middle, {last} in the last; by kind: {said}"
     return text + ("." if "depthwise" in groups else "; this network has no depthwise convolution.")

@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 
 from hmq_lab.data.files import replacing
 from hmq_lab.plots.comparison import ELSEWHERE, ours, tables
-from hmq_lab.plots.frame import BLUE, COLOURS, GREEN, INK, MARKERS, ORANGE, RED, Drawing, figure, save
+from hmq_lab.plots.frame import BLUE, COLOURS, GREEN, INK, MARKERS, ORANGE, PALE, RED, Drawing, figure, save
 from hmq_lab.plots.layers import bits_per_layer
 from hmq_lab.plots.published import FLOAT, WEIGHTS, Value, select
 from hmq_lab.plots.staircases import quantizer_as_mass_moves
@@ -28,6 +28,7 @@ from hmq_lab.plots.steps import compression
 from hmq_lab.runs.records import Record
 
 RIVALS = {"DNAS": "v", "UNIQ": "s", "LQ-Nets": "^", "HAWQ": "P"}  # markers
+WCR = "compression of the weights (WCR): 32 / mean bits"
 HOLLOW = {"mfc": "white", "mew": 1.6}
 HMQ = {"color": BLUE, "marker": "o", "lw": 1} | HOLLOW
 OURS = {"ls": "none", "ms": 9, "mec": INK, "zorder": 5}
@@ -42,7 +43,7 @@ def accuracies(found: Sequence[Value], ax: Axes, activation_bits: int = 8) -> li
         artists += ax.plot([v.wcr for v in values], [v.accuracy for v in values], **look)
     for _, values, look in _ours(found):
         here = [v for v in values if v.activation_bits == activation_bits]
-        artists += ax.plot([v.wcr for v in here], [v.accuracy for v in here], **look)
+        artists += _runs(ax, here, "accuracy", look)
         for accuracy in sorted({v.float_accuracy for v in here}):
             artists.append(ax.axhline(accuracy, color=INK, ls="--", lw=1))
     ax.set(ylabel="test accuracy (%)", title=f"{activation_bits}-bit activations")
@@ -56,9 +57,25 @@ def distances(found: Sequence[Value], ax: Axes, activation_bits: int = 8) -> lis
     artists = ax.plot([v.wcr for v in published], [v.accuracy - best for v in published], **HMQ)
     for _, values, look in _ours(found):
         here = [v for v in values if v.activation_bits == activation_bits]
-        artists += ax.plot([v.wcr for v in here], [v.distance for v in here], **look)
+        artists += _runs(ax, here, "distance", look)
     ax.axhline(0, color=INK, lw=1)
-    ax.set(xlabel="rate of the weights (WCR)", ylabel=f"points: ours to its float,\npublished to {best:.2f} %")
+    ax.set(xlabel=WCR, ylabel=f"points: ours to its float,\npublished to {best:.2f} %")
+    return artists
+
+
+def _runs(ax: Axes, values: Sequence[Value], part: str, look: Mapping) -> list[Artist]:
+    """Every run as a point; through the means of each target a line, and the spread of several runs as a bar."""
+    artists = ax.plot([v.wcr for v in values], [getattr(v, part) for v in values], **look)
+    means = []
+    for same in _groups_of(values, "target").values():
+        found = [getattr(v, part) for v in same]
+        x = sum(v.wcr for v in same) / len(same)
+        means.append((x, sum(found) / len(found)))
+        if len(found) > 1:
+            style = {"color": look["color"], "lw": 5, "alpha": 0.4, "solid_capstyle": "butt", "zorder": 4}
+            artists += ax.plot([x, x], [min(found), max(found)], **style)
+    if len(means) > 1:
+        artists += ax.plot(*zip(*sorted(means), strict=True), color=look["color"], lw=1, ls=":", zorder=3)
     return artists
 
 
@@ -69,12 +86,17 @@ def key(found: Sequence[Value], ax: Axes) -> list[Artist]:
         lines += ax.plot([], [], color=INK, ls="none", marker=marker, ms=7, label=f"{name}, published", **HOLLOW)
     for label, _, look in _ours(found):
         lines += ax.plot([], [], label=label, **look)
+    groups = [_groups_of(values, "activation_bits", "target").values() for _, values, _ in _ours(found)]
+    if any(len(same) > 1 for group in groups for same in group):
+        lines += ax.plot([], [], color=INK, lw=5, alpha=0.4, label="runs with other seeds")
     floats = sorted({v.float_accuracy for _, values, _ in _ours(found) for v in values})
     if floats:
         label = f"our float: {', '.join(f'{accuracy:.2f}' for accuracy in floats)} %"
         lines += ax.plot([], [], color=INK, ls="--", lw=1, label=label)
     ax.axis("off")
-    ax.legend(lines, [line.get_label() for line in lines], loc="center", ncols=4, frameon=False, columnspacing=1.5)
+    labels = [line.get_label() for line in lines]
+    columns = 4 if max(map(len, labels)) < 34 else 3
+    ax.legend(lines, labels, loc="center", ncols=columns, frameon=False, columnspacing=1.5)
     return lines
 
 
@@ -82,10 +104,10 @@ EIGHT, FOUR = ([partial(panel, activation_bits=b) for panel in (accuracies, dist
 
 
 @figure(
-    "CIFAR10 accuracy against the rate of the weights",
+    "CIFAR10 accuracy against the compression of the weights",
     [[key, key], [EIGHT[0], FOUR[0]], [EIGHT[1], FOUR[1]]],
-    8.4,
-    (0.5, 3, 2),
+    8.0,
+    (0.8, 3, 2),
     (EIGHT, FOUR),
 )
 def cifar10(found: Sequence[Value]) -> str:
@@ -97,7 +119,7 @@ def cifar10(found: Sequence[Value]) -> str:
     for activation_bits in (8, 4):
         values = select(data="cifar10", activation_bits=activation_bits, method="HMQ")
         first, last = values[0], values[-1]
-        text = f"with {activation_bits}-bit activations the published HMQ goes from {first.accuracy:.2f} % at a rate "
+        text = f"with {activation_bits}-bit activations the published HMQ goes from {first.accuracy:.2f} % at a compression "
         text += f"of {first.wcr:g} to {last.accuracy:.2f} % at {last.wcr:g}"
         for label, mine, _ in _ours(found):
             here = [v for v in mine if v.activation_bits == activation_bits]
@@ -105,6 +127,10 @@ def cifar10(found: Sequence[Value]) -> str:
             if said:
                 text += f", {label} " + (f"({len(here)} runs) from {said[0]} to {said[-1]}" if said[1:] else said[0])
         parts.append(text + ("" if "ours" in text else ", of ours there is no record"))
+    short = sorted({v.epochs for _, values, _ in _ours(found) for v in values if v.epochs and sum(v.epochs) < 50})
+    if short:
+        runs = " and ".join(f"{search} + {final}" for search, final in short)
+        parts.append(f"runs of {runs} epochs are short, the paper's have 30 + 20")
     text = f"{'; '.join(parts)}; the published float accuracy is not at hand, and the networks are not the same."
     return text[0].upper() + text[1:]
 
@@ -156,11 +182,29 @@ def imagenet_distances(found: Sequence[Value], ax: Axes) -> list[Artist]:
             style = OURS | {"color": colour, "marker": "*Xph"[i % 4], "ms": 14, "label": f"{network}, {mode} on {data}"}
             artists += ax.plot([v.wcr for v in here], [v.distance for v in here], **style)
     ax.axhline(0, color=INK, lw=1)
-    ax.set(xlabel="rate of the weights (WCR)", ylabel="difference to the own\nfloat network (points)")
+    ax.set(xlabel=WCR, ylabel="difference to the own\nfloat network (points)")
     return _above(ax, artists, 2)
 
 
-@figure("ImageNet accuracy against size", [[accuracy_over_size, imagenet_distances]], 4.8)
+def markers(found: Sequence[Value], ax: Axes) -> list[Artist]:
+    """What hollow, filled and outlined markers mean in figure 4."""
+    style = {"color": INK, "ls": "none", "marker": "o", "ms": 7}
+    lines = ax.plot([], [], label="read off a published plot", **style, **HOLLOW)
+    lines += ax.plot([], [], label="from a table of a later paper", **style)
+    lines += ax.plot([], [], label="float network, dark outline", **style | {"color": PALE, "mec": INK, "mew": 1.6, "ms": 9})
+    if _made_for_imagenet(found):
+        lines += ax.plot([], [], label="ours", **OURS | {"color": PALE, "marker": "*", "ms": 14})
+    ax.axis("off")
+    ax.legend(lines, [line.get_label() for line in lines], loc="center", ncols=4, frameon=False, columnspacing=1.5)
+    return lines
+
+
+@figure(
+    "ImageNet accuracy against size",
+    [[markers, markers], [accuracy_over_size, imagenet_distances]],
+    5.2,
+    (0.25, 4),
+)
 def imagenet(found: Sequence[Value]) -> str:
     """The paper's figure 4: published values of four networks, and ours where there is a record.
 
@@ -176,7 +220,7 @@ def imagenet(found: Sequence[Value]) -> str:
     mine = _made_for_imagenet(found)
     if not any(v.data == "imagenet" for v in mine):
         text += "; no record of ours is on ImageNet itself"
-    said = [f"{v.network} on {v.data} {v.accuracy:.2f} % at a rate of {v.wcr:.2f} ({v.distance:+.2f})" for v in mine]
+    said = [f"{v.network} on {v.data} {v.accuracy:.2f} % at a compression of {v.wcr:.2f} ({v.distance:+.2f})" for v in mine]
     return text + (f"; ours, with the difference to its float network: {'; '.join(said)}." if said else ".")
 
 
@@ -246,10 +290,11 @@ def _groups_of(values: Sequence[Value], *fields: str) -> dict:
 def _ours(found: Sequence[Value]):
     """Label, values and look of each of our networks and modes on CIFAR10."""
     here = [v for v in found if v.data == "cifar10" and v.activation_bits in (4, 8)]
-    groups = _groups_of(here, "method", "network")
-    for i, ((method, network), values) in enumerate(groups.items()):
+    groups = _groups_of(here, "method", "network", "epochs")
+    for i, ((method, network, epochs), values) in enumerate(groups.items()):
         colour, marker = LOOKS[i % len(LOOKS)][0], LOOKS[(i + i // len(LOOKS)) % len(LOOKS)][1]  # 16 pairs
-        yield f"{method}, {network}", values, OURS | {"color": colour, "marker": marker}
+        label = f"{method}, {network}" + (f", {epochs[0]} + {epochs[1]} epochs" if epochs else "")
+        yield label, values, OURS | {"color": colour, "marker": marker}
 
 
 def _made_for_imagenet(found: Sequence[Value]) -> list[Value]:

@@ -26,7 +26,7 @@ class Value:
     float_accuracy: top-1 in %, of the quantized network and of the float network it was made from. activation_bits: of
     every activation; acr: the compression rate of the largest activation, where that was the target. source: a key of
     SOURCES, for the accuracy, and for the rate where there is one. weights: elements that the rate counts. run: the
-    name of a record of ours.
+    name of a record of ours; target: of its weights; epochs: of its search and of its fine-tuning.
     """
 
     data: str
@@ -40,6 +40,8 @@ class Value:
     float_accuracy: float | None = None
     weights: int | None = None
     run: str | None = None
+    target: float | None = None
+    epochs: tuple[int, int] | None = None
 
     @property
     def size(self) -> float | None:

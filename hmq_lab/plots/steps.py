@@ -25,7 +25,7 @@ def rates(record: Record, ax: Axes) -> list[Artist]:
             artists += ax.plot([x, x], [before, after], color=RED, lw=1.5)
             artists += ax.plot(x, before, color=RED, marker="v", label=f"before the repair: {before:.2f}", **style)
             artists += ax.plot(x, after, color=RED, marker="^", label=f"after it: {after:.2f}", **style)
-    return _over_steps(record, ax, artists, "rate of the weights\n32 bits / mean bits")
+    return _over_steps(record, ax, artists, "compression of the weights\n32 bits / mean bits")
 
 
 def temperature(record: Record, ax: Axes) -> list[Artist]:
@@ -44,7 +44,7 @@ def compression(record: Record):
     steps, expected = _series(record, "step", "expected_rate")
     if not steps:
         return "The record holds no step of a search."
-    text = f"At step {steps[-1]} the expected rate of the weights is {expected[-1]:.2f}"
+    text = f"At step {steps[-1]} the expected compression of the weights is {expected[-1]:.2f}"
     text += f" for a target of {record.results['target']['weights']:g}"
     epochs, selected = _series(record, "epoch", "actual_rate", stage=1)
     text += f", that of the selection {selected[-1]:.2f}" if epochs else ""
