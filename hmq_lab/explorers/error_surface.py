@@ -1,4 +1,6 @@
-"""The error surface: what a tensor loses under every bit-width and threshold, and the best threshold for each."""
+"""The error surface: what a tensor loses under every bit-width and threshold, and the best
+threshold for each.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,13 @@ class Surface:
 
     @property
     def best(self) -> dict[int, int]:
-        """The exponent of the threshold that loses least, for each bit-width; the larger one at a tie."""
-        return {b: self.exponents[int(row.argmin())] for b, row in zip(tensors.BITS, self.total, strict=True)}
+        """The exponent of the threshold that loses least, for each bit-width; the larger one at a
+        tie.
+        """
+        return {
+            b: self.exponents[int(row.argmin())]
+            for b, row in zip(tensors.BITS, self.total, strict=True)
+        }
 
 
 @dataclass(frozen=True)
@@ -60,9 +67,14 @@ def surface(tensor=None, *, exponents: tuple[int, ...] | None = None, **initial)
     >>> explorers.surface(weight).result.surface.best
     {1: -4, 2: -3, 3: -3, ...}
 
-    tensor: as for `quantizer`; signed if one of its values is negative. initial: bits 1 to 8; exponent of the
-    threshold, eight of them from one octave above the tight one; exponents: others, descending. Raises ValueError for a tensor that is empty or not
-    finite, and for other values.
+    Args:
+        tensor: as for `quantizer`; signed if one of its values is negative.
+        exponents: of the thresholds, descending; by default eight of them, from one octave above
+            the tight one.
+        initial: bits, 1 to 8; exponent of the threshold.
+
+    Raises:
+        ValueError: for a tensor that is empty or not finite, and for other values.
     """
     x = tensors.sample(tensor)
     found = measured(x, exponents)
@@ -73,7 +85,9 @@ def surface(tensor=None, *, exponents: tuple[int, ...] | None = None, **initial)
     state = State(exponent=found.exponents[min(1, len(found.exponents) - 1)])
     data = {"values": x.packed(), "exponents": list(found.exponents)}
     module = Module("surface", "error surface", data, tuple(controls))
-    return Explorer(state, lambda state: compute(state, found), draw, move, controls, initial, module=module)
+    return Explorer(
+        state, lambda state: compute(state, found), draw, move, controls, initial, module=module
+    )
 
 
 def measured(x: np.ndarray | tensors.Sample, exponents: tuple[int, ...] | None = None) -> Surface:
@@ -82,7 +96,10 @@ def measured(x: np.ndarray | tensors.Sample, exponents: tuple[int, ...] | None =
     exponents, signed = exponents or tensors.exponents(x.v), x.signed
     schemes = [[Scheme(b, e, signed) for e in exponents] for b in tensors.BITS]
     losses = [[tensors.loss(x, s.step, s.integers) for s in row] for row in schemes]
-    parts = (np.array([[getattr(one, part) for one in row] for row in losses]) for part in ("rounding", "clipping"))
+    parts = (
+        np.array([[getattr(one, part) for one in row] for row in losses])
+        for part in ("rounding", "clipping")
+    )
     return Surface(exponents, signed, *parts, x.size)
 
 
@@ -99,22 +116,38 @@ def compute(state: State, surface: Surface) -> Result:
     else:
         octaves = tensors.many(abs(best[state.bits] - state.exponent), "octave")
         where = "below" if best[state.bits] < state.exponent else "above"
-        text += f"; with the best threshold, 2^{best[state.bits]}, {octaves} {where}, it is {100 * least:.3g} %."
+        text += f"; with the best threshold, 2^{best[state.bits]}, {octaves} {where}, it is "
+        text += f"{100 * least:.3g} %."
     text += f" From 8 bits to 1 the best threshold goes from 2^{best[8]} to 2^{best[1]}."
     return Result(surface, (state.bits, state.exponent), float(loss), float(least), text)
 
 
 def draw(result: Result, figure) -> dict:
-    """The map of the losses; beside it the row of the picked bits, split into rounding and clipping."""
+    """The map of the losses; beside it the row of the picked bits, split into rounding and
+    clipping.
+    """
     surface = result.surface
     chart, row = figure.subplots(1, 2, width_ratios=(1.25, 1))
     shown = np.log10(np.maximum(100 * surface.total, FLOOR))
-    words = [[f"{100 * v:.2g}" if v < 0.995 else f"{100 * v:.0f}" for v in line] for line in surface.total]
-    ticks = {"xticklabels": [f"$2^{{{e}}}$" for e in surface.exponents], "yticklabels": tensors.BITS}
-    style = {"cmap": "cividis_r", "annot": words, "fmt": "", "annot_kws": {"fontsize": 9}, "cbar": False}
+    words = [
+        [f"{100 * v:.2g}" if v < 0.995 else f"{100 * v:.0f}" for v in line]
+        for line in surface.total
+    ]
+    ticks = {
+        "xticklabels": [f"$2^{{{e}}}$" for e in surface.exponents],
+        "yticklabels": tensors.BITS,
+    }
+    style = {
+        "cmap": "cividis_r",
+        "annot": words,
+        "fmt": "",
+        "annot_kws": {"fontsize": 9},
+        "cbar": False,
+    }
     sns.heatmap(shown, ax=chart, linewidths=0.5, **style, **ticks)
     chart.invert_yaxis()
-    chart.invert_xaxis()  # larger thresholds at the right, as on the slider
+    # Larger thresholds at the right, as on the slider.
+    chart.invert_xaxis()
     chart.tick_params(axis="y", rotation=0)
     chart.set(xlabel="threshold", ylabel="bits")
     chart.set_title("lost of the sum of squares (%)\ncircle: the best threshold", loc="left")
@@ -123,17 +156,38 @@ def draw(result: Result, figure) -> dict:
     style = {"fill": False, "edgecolor": INK, "lw": 3, "clip_on": False, "zorder": 5}
     artists = {"picked": chart.add_patch(Rectangle((0, 0), 1, 1, **style))}
 
-    for name, colour, marker, line in (("rounding", BLUE, "o", "-"), ("clipping", ORANGE, "s", "--")):
+    for name, colour, marker, line in (
+        ("rounding", BLUE, "o", "-"),
+        ("clipping", ORANGE, "s", "--"),
+    ):
         artists[name] = row.plot([], [], color=colour, marker=marker, ls=line, label=name)[0]
     artists["total"] = row.plot([], [], color=GREEN, lw=4, alpha=0.4, label="both")[0]
-    style = {"color": INK, "marker": "s", "ms": 14, "mfc": "none", "mew": 2.5, "ls": "none", "label": "picked"}
+    style = {
+        "color": INK,
+        "marker": "s",
+        "ms": 14,
+        "mfc": "none",
+        "mew": 2.5,
+        "ls": "none",
+        "label": "picked",
+    }
     artists["point"] = row.plot([], [], **style)[0]
     exponents = surface.exponents
-    row.set(yscale="log", ylim=(FLOOR, 1e3), xlim=(exponents[-1] - 0.5, exponents[0] + 0.5), xlabel="threshold")
+    row.set(
+        yscale="log",
+        ylim=(FLOOR, 1e3),
+        xlim=(exponents[-1] - 0.5, exponents[0] + 0.5),
+        xlabel="threshold",
+    )
     row.set_xticks(exponents, [f"$2^{{{e}}}$" for e in exponents])
     row.set_ylabel("lost (%)")
     artists["title"] = row.set_title("with 8 bits\n", loc="left")
-    above = {"loc": "lower right", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0, "frameon": False}
+    above = {
+        "loc": "lower right",
+        "bbox_to_anchor": (1.02, 1),
+        "borderaxespad": 0,
+        "frameon": False,
+    }
     row.legend(ncols=2, columnspacing=1, markerscale=0.7, **above)
     move(result, artists)
     return artists

@@ -53,7 +53,7 @@ def value(name: str, record: Record) -> Value:
 
 
 def _method(record: Record) -> str:
-    """Ours, and what a run had that others had not: hardware mode, other bit-widths to choose from."""
+    """Ours, and what a run had that others had not: hardware mode, other bit-widths."""
     text = "ours, hardware mode" if record.header.get("hardware_mode") else "ours"
     bits = record.header.get("space", {}).get("bits")
     if bits in (None, list(range(1, 9))):
@@ -65,7 +65,9 @@ def _method(record: Record) -> str:
 
 def ours(found: Mapping[str, Record]) -> list[Value]:
     """The complete ones of some records as values, by network, then from low rates to high."""
-    complete = [value(name, r) for name, r in found.items() if r.results.get("status") == "complete"]
+    complete = [
+        value(name, r) for name, r in found.items() if r.results.get("status") == "complete"
+    ]
     return sorted(complete, key=lambda v: (v.data, v.network, v.method, v.wcr, v.run))
 
 
@@ -85,7 +87,16 @@ class Table:
 
     def markdown(self) -> str:
         lines = [self.columns, ("---",) * len(self.columns), *self.rows]
-        return "\n".join([f"**{self.title}**", "", *(f"| {' | '.join(line)} |" for line in lines), "", self.note, ""])
+        return "\n".join(
+            [
+                f"**{self.title}**",
+                "",
+                *(f"| {' | '.join(line)} |" for line in lines),
+                "",
+                self.note,
+                "",
+            ]
+        )
 
     def csv(self) -> str:
         writer = csv.writer(text := io.StringIO(), lineterminator="\n")
@@ -93,7 +104,16 @@ class Table:
         return text.getvalue()
 
 
-COLUMNS = ("network", "data", "method", "WCR", "activations", "top-1 %", "to its float network", "from")
+COLUMNS = (
+    "network",
+    "data",
+    "method",
+    "WCR",
+    "activations",
+    "top-1 %",
+    "to its float network",
+    "from",
+)
 
 
 def row(v: Value) -> tuple[str, ...]:
@@ -120,7 +140,8 @@ def missing(network: str, method: str, data: str = "imagenet") -> tuple[str, ...
 
 
 def tables(found: Sequence[Value]) -> dict[str, Table]:
-    """The paper's tables 1 to 3 and the numbers of its figure 3, by name, with ours where `found` has them.
+    """The paper's tables 1 to 3 and the numbers of its figure 3, by name, with ours where `found`
+    has them.
 
     >>> list(tables([]))
     ['table_1', 'table_2', 'table_3', 'figure_3']
@@ -137,7 +158,8 @@ def tables(found: Sequence[Value]) -> dict[str, Table]:
             "Table 1: weights compressed, beside HAQ",
             plain,
             one,
-            "Which of these values the paper's table 1 holds is not known here, and the values of HAQ are not at hand.",
+            "Which of these values the paper's table 1 holds is not known here, and the values of "
+            "HAQ are not at hand.",
             [missing(network, "HAQ") for network in ("MobileNetV1", "MobileNetV2", "ResNet-50")],
         ),
         "table_2": _table(
@@ -148,30 +170,45 @@ def tables(found: Sequence[Value]) -> dict[str, Table]:
             [missing("ResNet-50", "HAWQ")],
         ),
         "table_3": _table(
-            "Table 3: EfficientNet-B0", select(network="EfficientNet-B0"), three, "Its float accuracy is not at hand."
+            "Table 3: EfficientNet-B0",
+            select(network="EfficientNet-B0"),
+            three,
+            "Its float accuracy is not at hand.",
         ),
         "figure_3": _table(
             "The numbers of figure 3: CIFAR10",
             select(data="cifar10"),
             cifar10,
-            "The published network is a narrow one of the class of ResNet-20; its float accuracy is not at hand.",
+            "The published network is a narrow one of the class of ResNet-20; its float accuracy "
+            "is not at hand.",
         ),
     }
 
 
-def _table(title: str, published: Iterable[Value], mine: Sequence[Value], note: str, more: Sequence = ()) -> Table:
+def _table(
+    title: str, published: Iterable[Value], mine: Sequence[Value], note: str, more: Sequence = ()
+) -> Table:
     rows = [*map(row, published), *more, *map(row, mine)]
     order = {name: i for i, name in enumerate(dict.fromkeys(line[0] for line in rows))}
-    rows.sort(key=lambda line: order[line[0]])  # a network's rows together, published ones first
-    note += " plot: read off a published plot, to half a pixel; table: from a table of a later paper."
-    note += " Ours: each by the record that is named." if mine else " There is no record of ours for this one."
+    # A network's rows together, published ones first.
+    rows.sort(key=lambda line: order[line[0]])
+    note += (
+        " plot: read off a published plot, to half a pixel; table: from a table of a later paper."
+    )
+    note += (
+        " Ours: each by the record that is named."
+        if mine
+        else " There is no record of ours for this one."
+    )
     if any(v.data not in (*ELSEWHERE, "imagenet") for v in mine):
-        note += " Ours are on other pictures than ImageNet's thousand classes: compare the distances at most."
+        note += " Ours are on other pictures than ImageNet's thousand classes: compare the "
+        note += "distances at most."
     return Table(title, COLUMNS, tuple(rows), note)
 
 
 def front(values: Iterable[Value]) -> list[Value]:
-    """The values that no other one beats: none has both a rate and an accuracy at least as high, and one higher.
+    """The values that no other one beats: none has both a rate and an accuracy at least as high,
+    and one higher.
 
     >>> [v.wcr for v in front(select(data="cifar10", activation_bits=4))][:2]
     [4.01, 8.09]
@@ -180,14 +217,18 @@ def front(values: Iterable[Value]) -> list[Value]:
 
     def beaten(v: Value) -> bool:
         return any(
-            o.wcr >= v.wcr and o.accuracy >= v.accuracy and (o.wcr, o.accuracy) != (v.wcr, v.accuracy) for o in known
+            o.wcr >= v.wcr
+            and o.accuracy >= v.accuracy
+            and (o.wcr, o.accuracy) != (v.wcr, v.accuracy)
+            for o in known
         )
 
     return sorted((v for v in known if not beaten(v)), key=lambda v: v.wcr)
 
 
 def counted_with_last(wcr: float, quantized: int, left_float: int) -> float:
-    """A rate that counts `quantized` weights only, counted again with the weights that stayed float.
+    """A rate that counts `quantized` weights only, counted again with the weights that stayed
+    float.
 
     >>> round(counted_with_last(15.7, WEIGHTS["ResNet-50"], RESNET50_LAST), 1)
     7.2

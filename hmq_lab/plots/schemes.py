@@ -10,20 +10,51 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from hmq_lab.plots.frame import BLUE, COLOURS, HATCHES, INK, MARKERS, ORANGE, PALE, figure, finished, of_kind
+from hmq_lab.plots.frame import (
+    BLUE,
+    COLOURS,
+    HATCHES,
+    INK,
+    MARKERS,
+    ORANGE,
+    PALE,
+    figure,
+    finished,
+    of_kind,
+)
 from hmq_lab.runs.records import Record
 
 NAMES = 64  # so many names fit below a panel 1000 pixels wide
 
 
 def bits(record: Record, ax: Axes, kind: str = "weight") -> list[Artist]:
-    """The bits of each tensor of a kind as bars, with an outline of what they were before the repair."""
+    """The bits of each tensor of a kind as bars, with an outline of what they were before the
+    repair.
+    """
     tensors, artists = of_kind(record, kind), []
     for at, style, _, hatch in _styled(tensors):
-        artists += ax.bar(at, [tensors[i]["bits"] for i in at], 0.84, hatch=hatch, edgecolor="white", lw=0, **style)
-    before = {i: t["bits_before_repair"] for i, t in enumerate(tensors) if t["bits_before_repair"] != t["bits"]}
+        artists += ax.bar(
+            at,
+            [tensors[i]["bits"] for i in at],
+            0.84,
+            hatch=hatch,
+            edgecolor="white",
+            lw=0,
+            **style,
+        )
+    before = {
+        i: t["bits_before_repair"]
+        for i, t in enumerate(tensors)
+        if t["bits_before_repair"] != t["bits"]
+    }
     if before:
-        style = {"label": "before the repair", "fill": False, "edgecolor": INK, "ls": ":", "lw": 1.2}
+        style = {
+            "label": "before the repair",
+            "fill": False,
+            "edgecolor": INK,
+            "ls": ":",
+            "lw": 1.2,
+        }
         artists += ax.bar(list(before), list(before.values()), 0.84, **style)
     return _over_tensors(record, ax, kind, artists, "bits", f"bits of each {kind}")
 
@@ -48,7 +79,9 @@ def sizes(record: Record, ax: Axes, kind: str = "weight", legend: bool = True) -
 
 
 def histogram(record: Record, ax: Axes, kind: str = "weight") -> list[Artist]:
-    """The share of a kind's tensors, and of their elements, that has so many bits; and the rate that makes."""
+    """The share of a kind's tensors, and of their elements, that has so many bits; and the rate
+    that makes.
+    """
     tensors, artists = of_kind(record, kind), []
     found, size = [t["bits"] for t in tensors], [t["size"] for t in tensors]
     top = max([8, *found])
@@ -66,7 +99,9 @@ def histogram(record: Record, ax: Axes, kind: str = "weight") -> list[Artist]:
 
 
 def _column(kind: str) -> list[partial]:
-    """The panels of one kind of tensors, from above; the colours of the first one hold for those below it."""
+    """The panels of one kind of tensors, from above; the colours of the first one hold for those
+    below it.
+    """
     below = [partial(panel, kind=kind, legend=False) for panel in (exponents, sizes)]
     return [partial(bits, kind=kind), *below, partial(histogram, kind=kind)]
 
@@ -77,7 +112,8 @@ ROWS = [list(row) for row in zip(WEIGHTS, ACTIVATIONS, strict=True)]
 
 @figure("the selected schemes", ROWS, 7.8, (4, 3, 3, 3), (WEIGHTS[:-1], ACTIVATIONS[:-1]))
 def scheme_map(record: Record):
-    """Bits and threshold of every tensor; the histogram of the bits beside the rate, as "4 bits" may mislead.
+    """Bits and threshold of every tensor; the histogram of the bits beside the rate, as "4 bits"
+    may mislead.
 
     >>> print(scheme_map(record).sentence)
     """
@@ -86,12 +122,15 @@ def scheme_map(record: Record):
         tensors, rate = of_kind(record, kind), record.results.get("rates", {}).get(f"{kind}s")
         groups = {name: [tensors[i]["bits"] for i in at] for name, at in _groups(tensors).items()}
         means = ", ".join(f"{name} {np.mean(found):.1f}" for name, found in groups.items())
-        parts.append(f"the {len(tensors)} {kind}s ({means})" + (f" at a compression of {rate:.2f}" if rate else ""))
+        parts.append(
+            f"the {len(tensors)} {kind}s ({means})"
+            + (f" at a compression of {rate:.2f}" if rate else "")
+        )
     return f"Mean bits of {' and of '.join(parts)}."
 
 
 def _groups(tensors: list[dict]) -> dict[str, list[int]]:
-    """Which of the tensors belong together: by the layer for weights, by the sign for activations."""
+    """Which tensors belong together: weights by their layer, activations by their sign."""
     groups = {}
     for i, t in enumerate(tensors):
         channels, *kernel = t["shape"][1:] or [0]
@@ -99,7 +138,8 @@ def _groups(tensors: list[dict]) -> dict[str, list[int]]:
             name = "signed" if t["signed"] else "unsigned"
         elif not kernel:
             name = "linear"
-        elif channels == 1 and i:  # not the first convolution, which has one input channel for grey pictures
+        # Not the first convolution, which has one input channel for grey pictures.
+        elif channels == 1 and i:
             name = "depthwise"
         else:
             name = "pointwise" if math.prod(kernel) == 1 else "convolution"
@@ -109,19 +149,35 @@ def _groups(tensors: list[dict]) -> dict[str, list[int]]:
 
 def _styled(tensors: list[dict]):
     """Indices, label and colour, marker, hatch of each group."""
-    for (name, at), colour, marker, hatch in zip(_groups(tensors).items(), COLOURS, MARKERS, HATCHES, strict=False):
+    for (name, at), colour, marker, hatch in zip(
+        _groups(tensors).items(), COLOURS, MARKERS, HATCHES, strict=False
+    ):
         yield at, {"label": name, "color": colour}, marker, hatch
 
 
 def _dots(ax: Axes, tensors: list[dict], key: str) -> list[Artist]:
-    found = [(at, [tensors[i][key] for i in at], marker, style) for at, style, marker, _ in _styled(tensors)]
-    return [ax.plot(at, values, ls="none", marker=marker, **style)[0] for at, values, marker, style in found]
+    found = [
+        (at, [tensors[i][key] for i in at], marker, style)
+        for at, style, marker, _ in _styled(tensors)
+    ]
+    return [
+        ax.plot(at, values, ls="none", marker=marker, **style)[0]
+        for at, values, marker, style in found
+    ]
 
 
 def _over_tensors(
-    record: Record, ax: Axes, kind: str, artists: list[Artist], label: str, title: str, legend: bool = True
+    record: Record,
+    ax: Axes,
+    kind: str,
+    artists: list[Artist],
+    label: str,
+    title: str,
+    legend: bool = True,
 ) -> list[Artist]:
-    """What the panels over the tensors share: names below, as many as fit; labels, a title, a legend."""
+    """What the panels over the tensors share: names below, as many as fit; labels, a title, a
+    legend.
+    """
     names = [t["name"].removesuffix(".weight") for t in of_kind(record, kind)]
     fit = NAMES * ax.get_position().width / 0.775
     every = max(1, math.ceil(len(names) / fit))
