@@ -82,6 +82,7 @@ class Selection:
                 f"this network has no quantized tensor {unknown[0]}: the selection is another "
                 f"network's"
             )
+        # What nobody chose gets the most bits and its best threshold.
         kinds = {place.name: place.kind for place in placements(model)}
         for name, block in found.items():
             if kinds[name] != "weight" and name in self.schemes:
@@ -115,6 +116,7 @@ class Selection:
                 raise ValueError(
                     f"its format is {content['format']!r}, this version reads {FORMAT!r}"
                 )
+            # A scheme checks its own values.
             schemes = {name: Scheme(*values) for name, values in content["schemes"].items()}
             sizes = {str(name): int(size) for name, size in content["sizes"].items()}
             return cls(schemes, sizes, bool(content["hardware"]))

@@ -117,6 +117,7 @@ class Choice:
         if isinstance(value, str) and value not in self.options and value in self.texts:
             return self.options[self.texts.index(value)]
         if value not in self.options:
+            # What is allowed, as short as can be, and what is near.
             few = [repr(option) for option in self.options]
             few = few if len(few) <= 12 else [*few[:5], "...", *few[-5:]]
             words = dict.fromkeys(

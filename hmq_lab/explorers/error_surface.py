@@ -77,6 +77,7 @@ def surface(tensor=None, *, exponents: tuple[int, ...] | None = None, **initial)
         ValueError: for a tensor that is empty or not finite, and for other values.
     """
     x = tensors.sample(tensor)
+    # All schemes are measured once, at the start.
     found = measured(x, exponents)
     controls = {
         "bits": Whole("bits", tensors.BITS[0], tensors.BITS[-1]),
@@ -93,7 +94,8 @@ def surface(tensor=None, *, exponents: tuple[int, ...] | None = None, **initial)
 def measured(x: np.ndarray | tensors.Sample, exponents: tuple[int, ...] | None = None) -> Surface:
     """Quantize x with every bit-width and threshold; exponents: of the thresholds, descending."""
     x = tensors.Sample.of(x)
-    exponents, signed = exponents or tensors.exponents(x.v), x.signed
+    exponents = exponents or tensors.exponents(x.v)
+    signed = x.signed
     schemes = [[Scheme(b, e, signed) for e in exponents] for b in tensors.BITS]
     losses = [[tensors.loss(x, s.step, s.integers) for s in row] for row in schemes]
     parts = (
@@ -105,10 +107,14 @@ def measured(x: np.ndarray | tensors.Sample, exponents: tuple[int, ...] | None =
 
 def compute(state: State, surface: Surface) -> Result:
     """The loss at the picked point beside the least that its bits allow."""
-    row, column = tensors.BITS.index(state.bits), surface.exponents.index(state.exponent)
-    loss, least, best = surface.total[row, column], surface.total[row].min(), surface.best
+    row = tensors.BITS.index(state.bits)
+    column = surface.exponents.index(state.exponent)
+    loss = surface.total[row, column]
+    least = surface.total[row].min()
+    best = surface.best
     text = f"{tensors.many(state.bits, 'bit')} below 2^{state.exponent}: "
     text += f"{100 * loss:.3g} % of the tensor's sum of squares is lost"
+    # Beside the best threshold for these bits.
     if not loss and not least:
         text += ": no error at all."
     elif loss == least:
@@ -128,6 +134,7 @@ def draw(result: Result, figure) -> dict:
     """
     surface = result.surface
     chart, row = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    # Left the map: colour by the logarithm of the loss, its value as a word.
     shown = np.log10(np.maximum(100 * surface.total, FLOOR))
     words = [
         [f"{100 * v:.2g}" if v < 0.995 else f"{100 * v:.0f}" for v in line]
@@ -151,11 +158,13 @@ def draw(result: Result, figure) -> dict:
     chart.tick_params(axis="y", rotation=0)
     chart.set(xlabel="threshold", ylabel="bits")
     chart.set_title("lost of the sum of squares (%)\ncircle: the best threshold", loc="left")
+    # A ring on the best threshold of each bit-width, a frame on what is picked.
     best = [surface.exponents.index(e) + 0.5 for e in surface.best.values()]
     chart.plot(best, np.arange(8) + 0.5, "o", ms=27, mfc="none", mec=RED, mew=1.5, clip_on=False)
     style = {"fill": False, "edgecolor": INK, "lw": 3, "clip_on": False, "zorder": 5}
     artists = {"picked": chart.add_patch(Rectangle((0, 0), 1, 1, **style))}
 
+    # Right one row of the map as curves.
     for name, colour, marker, line in (
         ("rounding", BLUE, "o", "-"),
         ("clipping", ORANGE, "s", "--"),
@@ -179,6 +188,7 @@ def draw(result: Result, figure) -> dict:
         xlim=(exponents[-1] - 0.5, exponents[0] + 0.5),
         xlabel="threshold",
     )
+    # Thresholds as powers of two.
     row.set_xticks(exponents, [f"$2^{{{e}}}$" for e in exponents])
     row.set_ylabel("lost (%)")
     artists["title"] = row.set_title("with 8 bits\n", loc="left")
@@ -195,7 +205,9 @@ def draw(result: Result, figure) -> dict:
 
 def move(result: Result, artists: dict) -> None:
     surface, (bits, exponent) = result.surface, result.picked
-    at, column = tensors.BITS.index(bits), surface.exponents.index(exponent)
+    at = tensors.BITS.index(bits)
+    column = surface.exponents.index(exponent)
+    # The frame on the map, the curves of its row, a square on the picked threshold.
     artists["picked"].set_xy((column, at))
     for name in ("rounding", "clipping", "total"):
         artists[name].set_data(surface.exponents, 100 * getattr(surface, name)[at])

@@ -18,7 +18,8 @@ from hmq_lab.hardware import faults as breaking
 from hmq_lab.hardware.integer import IntegerNetwork
 from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, RED
 
-REGISTERS, MULTIPLIERS = (32, 16, 14, 12), (0, 4, 8, 12)
+REGISTERS = (32, 16, 14, 12)
+MULTIPLIERS = (0, 4, 8, 12)
 DIGITS, LINES = 24, 8  # of a sum in binary that are shown at least; of text
 
 
@@ -114,6 +115,7 @@ def integers(
     if not isinstance(picture, Tensor) or picture.dim() != 3 or not picture.is_floating_point():
         what = tuple(picture.shape) if isinstance(picture, Tensor) else type(picture).__name__
         raise ValueError(f"picture must be a float tensor (C, H, W), got {what}")
+    # Every layer's codes for the image, and the layers that can be followed.
     values = {name: codes for name, (codes, _) in program.trace(picture[None]).items()}
     followed = {
         name: layer
@@ -125,6 +127,7 @@ def integers(
             "no convolution (2d) or linear layer of this network is followed by a shift"
         )
     sizes = {name: layer.size for name, layer in followed.items()}
+    # The places of the largest output; a state checks those of its layer.
     most = [max(size[axis] for size in sizes.values()) - 1 for axis in range(3)]
     controls = {
         "layer": Choice("layer", tuple(sizes), tuple(sizes)),
@@ -137,6 +140,7 @@ def integers(
         ),
         "column": Whole("column", 0, most[2]),
     }
+    # It opens at the largest code of the first layer.
     name = next(iter(sizes))
     largest = int(followed[name].codes().argmax())
     state = State(sizes, name, *map(int, np.unravel_index(largest, sizes[name])))
@@ -161,6 +165,7 @@ def example() -> nn.Module:
     from hmq_lab.rivals.landscape import best_schemes
     from hmq_lab.runs import records
 
+    # The shipped network with blocks in hardware mode.
     network = models.build("tiny_resnet8").eval()
     load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")
     attach(
@@ -169,6 +174,7 @@ def example() -> nn.Module:
         next(data.load("builtin").train.batches(256, seed=0))[0],
         hardware=True,
     )
+    # The recorded bits, each with its best threshold.
     bits = {t["name"]: t["bits"] for t in records.recorded("builtin-tiny_resnet8-w8-a8").tensors}
     for name, block in blocks(network).items():
         layer = (
@@ -200,7 +206,8 @@ class Followed:
     ) -> Followed | None:
         """None for layers that have no picture to draw."""
         by_name = {i.name: i for i in program.instructions}
-        own, out = by_name[name], values[name]
+        own = by_name[name]
+        out = values[name]
         source = by_name[own.inputs[0]]
         if out.dim() not in (2, 4) or isinstance(_options(own).get("padding"), str):
             return None
@@ -239,36 +246,45 @@ def compute(state: State, layer: Followed, odd) -> Result:
     """The sums, shifts and codes of a layer in integers, and the codes of the same layer in
     float64.
     """
-    own, chain = layer.own, layer.chain
+    own = layer.own
+    chain = layer.chain
+    # A threshold that is no power of two changes the layer's codes and its shift.
     factor = breaking.HALF_AN_OCTAVE if state.odd_threshold else 1.0
     if state.odd_threshold:
         changed = {i.name: i for i in odd(state.layer, factor, state.multiplier).instructions}
-        own, chain = changed[own.name], [changed[i.name] for i in chain]
+        own = changed[own.name]
+        chain = [changed[i.name] for i in chain]
     weight, bias, convolve = (own.compute.keywords[key] for key in ("weight", "bias", "convolve"))
+    # In integers: sums, what the register holds of them, codes.
     exact = own.compute(layer.x)
     codes = sums = breaking.wrap(exact, state.register)
     for i in chain:
         codes = i.compute(codes)
 
-    unit, step = factor * 2.0**layer.exponent, 2.0 ** chain[-1].exponent
+    # In float64: the same layer in the values that the codes stand for.
+    unit = factor * 2.0**layer.exponent
+    step = 2.0 ** chain[-1].exponent
     values = layer.x.double() * 2.0**layer.x_exponent
     values = (
         convolve(values, weight.double() * (unit / 2.0**layer.x_exponent)) + bias.double() * unit
     )
     steps = values / step
     for i in chain[:-1]:
-        low, high = i.compute.keywords["min"], i.compute.keywords["max"]
+        low = i.compute.keywords["min"]
+        high = i.compute.keywords["max"]
         values = values.clamp(
             -math.inf if low is None else low * unit, math.inf if high is None else high * unit
         )
     ends = chain[-1].scheme.integers
     simulated = (values / step).round().clamp(*ends).long()
 
+    # The one sum that is followed, product by product.
     at = (0, state.channel, state.row, state.column)[: codes.dim()]
     x, own_weight = layer.window(weight, state)
     running = np.append(np.cumsum((x * own_weight).ravel()), int(exact[at]))
     places = chain[-1].exponent - layer.exponent
     differ = (codes != simulated)[0].view(layer.size).numpy()
+    # Where the two part, in the channel and in the layer.
     found = Result(
         state,
         x,
@@ -322,6 +338,7 @@ def draw(r: Result, figure) -> dict:
         width_ratios=(1, 1, 1.45),
     )
     artists = {}
+    # Above: codes that come in, weights, and the channel that goes out.
     for name, cmap, low in (("x", "cividis", 0), ("weight", "PuOr", -1), ("codes", "cividis", 0)):
         ax = axes[name]
         artists[name] = ax.imshow(
@@ -338,6 +355,7 @@ def draw(r: Result, figure) -> dict:
     artists["frame"] = axes["codes"].plot(
         [], [], "s", mec=ORANGE, mfc="none", ms=11, mew=2, **style
     )[0]
+    # Below: the running sum, with the ends of the codes and of the register.
     ax = axes["sum"]
     ax.set(xlim=(-0.02, 1.02), xticks=[], ylim=(-1, 1))
     ax.set_title("running sum, the bias last (steps of the output)", loc="left")
@@ -357,6 +375,7 @@ def draw(r: Result, figure) -> dict:
     ]
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.02), "frameon": False, "ncols": 4}
     ax.legend(handles=handles, columnspacing=1, handlelength=1.2, handletextpad=0.5, **place)
+    # Beside it the sum in binary, line by line.
     ax = axes["bits"]
     ax.set_axis_off()
     style = {"family": "monospace", "fontsize": 9, "transform": ax.transAxes, "va": "center"}
@@ -383,20 +402,20 @@ def move(r: Result, artists: dict) -> None:
     artists["title codes"].set_text(
         f"codes out, channel {s.channel}: {r.differ.sum()} of {r.differ.size} differ"
     )
+    # Marks on the channel: the followed code, and where codes differ.
     rows, columns = r.codes.shape
     artists["frame"].set_data([(s.column + 0.5) / columns], [(s.row + 0.5) / rows])
     at = np.argwhere(r.differ)
     artists["parted"].set_data((at[:, 1] + 0.5) / columns, (at[:, 0] + 0.5) / rows)
 
-    steps, held = (
-        r.partial / r.step,
-        breaking.wrap(torch.from_numpy(r.partial), s.register).numpy() / r.step,
-    )
+    steps = r.partial / r.step
+    held = breaking.wrap(torch.from_numpy(r.partial), s.register).numpy() / r.step
     along = np.linspace(0, 1, len(steps))
     differ = held != steps
     artists["partial"].set_data(along, steps)
     artists["wrapped"].set_data(along[differ], held[differ])
     artists["end"].set_data([1], [held[-1]])
+    # Axes as far as the sum goes, with three round ticks.
     reach = 1.15 * max(np.abs(steps).max(), np.abs(held).max(), 4)
     limit = 2.0 ** (s.register - 1) / r.step
     for line, y in zip(artists["limits"], (-limit, limit), strict=True):
@@ -415,12 +434,15 @@ def move(r: Result, artists: dict) -> None:
 def words(r: Result) -> list[str]:
     """The sum in binary, cut where it is shifted, and what becomes of it."""
     s = r.state
+    # A multiplier makes the number longer, and the shift with it.
     by = round(breaking.HALF_AN_OCTAVE * 2**s.multiplier) if s.odd_threshold and s.multiplier else 1
     places = r.places + (s.multiplier if by > 1 else 0)
     number = r.sum * by
+    # Two's complement, cut where it is shifted.
     digits = max(DIGITS, number.bit_length() + 1, places + 1)
     binary = f"{number & (2**digits - 1):0{digits}b}"
     kept, out = (binary[:-places], binary[-places:]) if places > 0 else (binary, "")
+    # What becomes of the sum, one thing a line.
     lines = [f"sum         {r.partial[-1]:,}"]
     if r.sum != r.partial[-1]:
         lines.append(f"in {s.register} bits  {r.sum:,}")
@@ -428,7 +450,8 @@ def words(r: Result) -> list[str]:
         lines.append(f"times       {by}, {s.multiplier} bits")
     lines.append(f"binary      {kept}|{out}")
     if places > 0:
-        rest, half = number & (2**places - 1), 2 ** (places - 1)
+        rest = number & (2**places - 1)
+        half = 2 ** (places - 1)
         how = "a half" if rest == half else "up" if rest > half else "down"
         lines.append(f"shift       by {places}, out {rest}/{2 * half}: {how}")
     else:

@@ -118,7 +118,8 @@ class ModuleView:
     """
 
     def __init__(self, explorer: Explorer, module: modules.Module):
-        self.explorer, self.module = explorer, module
+        self.explorer = explorer
+        self.module = module
         self.widget = modules.view(module, explorer.allowed, explorer.state)
         self.widget.observe(lambda change: explorer._heard(change["new"]), "state")
 
@@ -167,8 +168,14 @@ class Explorer:
         module: modules.Module | None = None,
         dead: Callable[..., tuple[str, ...]] = lambda state: (),
     ):
-        self._compute, self._draw, self._move, self._allowed = compute, draw, move, controls
-        self._height, self._dead, self.module = height, dead, module
+        self._compute = compute
+        self._draw = draw
+        self._move = move
+        self._allowed = controls
+        # What Python draws is made when somebody looks at it.
+        self._height = height
+        self._dead = dead
+        self.module = module
         self.state = changed(state, controls, initial or {})
         self._result = compute(self.state)
         self._picture: Picture | None = None
@@ -269,8 +276,10 @@ class Explorer:
         self._show(changed(self.state, self._allowed, values))
 
     def _show(self, state) -> None:
+        # Nothing is changed where computing fails.
         result = self._compute(state)
-        self.state, self._result = state, result
+        self.state = state
+        self._result = result
         self._follow()
         self.view.show()
 
@@ -283,14 +292,16 @@ class Explorer:
             state = changed(self.state, self._allowed, fields, derive=False)
         except ValueError:
             return self.view.show()
-        self.state, self._result = state, None
+        self.state = state
+        self._result = None
         self._follow()
 
     def _changed(self, name: str, value) -> None:
         """A reader moved a control. What does not go together is said in words: nobody reads a
         kernel's traceback.
         """
-        control, now = self._allowed[name], getattr(self.state, name)
+        control = self._allowed[name]
+        now = getattr(self.state, name)
         if self._following or (isinstance(control, Real) and control.near(value, now)):
             return
         try:
@@ -310,6 +321,7 @@ class Explorer:
             self._following = False
 
     def _repr_mimebundle_(self, **_):
+        # The still picture is for a notebook without a kernel.
         png = base64.b64encode(self.picture.png(9)).decode()
         # Anywidget gives the metadata, too.
         found = self.widget._repr_mimebundle_()
@@ -334,6 +346,7 @@ def changed(state, allowed: dict[str, Control], values: dict, derive: bool = Tru
     Raises:
         ValueError: naming what is not there or not allowed.
     """
+    # What can be changed: controls, and fields that have none.
     names = [*allowed, *(f.name for f in dataclasses.fields(state) if f.name not in allowed)]
     checked = {}
     for name, value in values.items():

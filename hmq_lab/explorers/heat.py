@@ -46,6 +46,7 @@ def words(ax: Axes, count: int = 12) -> list[Text]:
 
 def write(texts: list[Text], percent: np.ndarray) -> None:
     """Write the largest entries of a table into their cells, from 1 % on."""
+    # The largest entries first, as many as there are texts.
     order = np.argsort(-percent, axis=None)[: len(texts)]
     for text in texts:
         text.set_text("")

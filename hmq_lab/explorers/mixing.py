@@ -36,10 +36,8 @@ class State:
     sample: int = 0  # which sample of the noise; 0: none
 
     def __post_init__(self):
-        table, shape = (
-            np.array(self.table, dtype=float),
-            (len(self.bit_widths), len(self.exponents)),
-        )
+        table = np.array(self.table, dtype=float)
+        shape = (len(self.bit_widths), len(self.exponents))
         # As a module gives it.
         table = table.reshape(shape) if table.shape == (shape[0] * shape[1],) else table
         if table.shape != shape:
@@ -130,7 +128,9 @@ def block(
         raise ValueError(f"hmq must be an HMQ block, got {type(hmq).__name__}")
     elif space is not None:
         raise ValueError("a block has its space: give hmq or space, not both")
-    bits, exponents = hmq.space.bits, tuple(hmq.exponents.tolist())
+    # The block's own space and probabilities.
+    bits = hmq.space.bits
+    exponents = tuple(hmq.exponents.tolist())
     if len(bits) * len(exponents) < 2:
         raise ValueError("the block has one scheme only: there is nothing to move")
     table = tuple(map(tuple, hmq.probabilities().detach().double().tolist()))
@@ -146,7 +146,8 @@ def block(
     # A slider over what there is, nothing between.
     if bits != tuple(range(bits[0], bits[-1] + 1)):
         controls["bits"] = replace(powers("bits", bits), texts=tuple(map(str, bits)))
-    view, signed = tensors.window(x.v), hmq.signed
+    view = tensors.window(x.v)
+    signed = hmq.signed
     # A new block is nearly hard: half of its mass is moved, so that there is a mixture.
     if is_new and not initial:
         few = min(bits, key=lambda b: abs(b - 3))
@@ -180,14 +181,17 @@ def compute(state: State, x: tensors.Sample, signed: bool, view: tuple[float, fl
     of each cell. By the chain rule the logit of a cell gets p ((s - step) dL/dstep + (t -
     threshold) dL/dthreshold) / temperature.
     """
-    bits, exponents = np.array(state.bit_widths)[:, None], np.array(state.exponents)[None]
+    bits = np.array(state.bit_widths)[:, None]
+    exponents = np.array(state.exponents)[None]
     steps, thresholds = 2.0 ** (exponents - bits + signed), 2.0**exponents  # (B, T), (1, T)
     # The logarithm of no probability.
     with np.errstate(divide="ignore"):
         score = (np.log(state.table) + noise(state.sample, steps.shape)) / state.temperature
     p = np.exp(score - score.max())
     p /= p.sum()
-    step, threshold = float((p * steps).sum()), float((p * thresholds).sum())
+    step = float((p * steps).sum())
+    threshold = float((p * thresholds).sum())
+    # The chain rule, from the error to each logit.
     d_step, d_threshold = _slopes(x, step, threshold, signed)
     gradient = (
         p * ((steps - step) * d_step + (thresholds - threshold) * d_threshold) / state.temperature
@@ -199,6 +203,7 @@ def compute(state: State, x: tensors.Sample, signed: bool, view: tuple[float, fl
     selected = Scheme(state.bit_widths[row], state.exponents[int(table[row].argmax())], signed)
     ends = _ends(step, threshold, signed)
     stairs = tensors.staircase(step, ends, view)
+    # What the mixture loses, and what the selection would.
     found = tensors.loss(x, step, ends), tensors.loss(x, selected.step, selected.integers)
     text = _sentence(state, gradient, step, threshold, len(np.unique(stairs[1])), selected, *found)
     selected_stairs = tensors.staircase(selected.step, selected.integers, view)
@@ -225,7 +230,8 @@ def _slopes(x: tensors.Sample, step: float, threshold: float, signed: bool) -> t
     """
     r = np.round(x.v / step)
     low, high = _ends(step, threshold, signed)
-    below, above = r < low, r > high
+    below = r < low
+    above = r > high
     within = ~(below | above)
 
     # Above, Q(x) = threshold - step; below, -threshold (signed) or 0; within, r step.
@@ -254,6 +260,7 @@ def _sentence(state, gradient, step, threshold, levels, selected, mixed, hard) -
     )
     if not gradient.any():
         return text + " No gradient reaches the logits."
+    # The cells whose logits the gradient moves most.
     up, down = (
         np.unravel_index(at, gradient.shape) for at in (gradient.argmin(), gradient.argmax())
     )
@@ -272,6 +279,7 @@ def _name(bits: int, exponent: int) -> str:
 def draw(result: Result, figure) -> dict:
     """The table of probabilities; the gradient of each logit; the staircase."""
     state = result.state
+    # Two tables with frames, and a staircase.
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
     style = {"label": "of the largest", "vmin": -1, "vmax": 1, "cmap": "vlag"}
     artists = {
@@ -286,11 +294,13 @@ def draw(result: Result, figure) -> dict:
         ax.set(xlabel="M of the threshold $2^M$", ylabel="bits")
         # Larger thresholds at the right, as on the slider.
         ax.invert_xaxis()
+    # Titles say the numbers; they are as long from the start as they will be.
     artists["titles"] = [
         left.set_title("probabilities;\nframe: picked", loc="left"),
         middle.set_title("gradient of the logits,\nlargest 0.0000", loc="left"),
         right.set_title("step 0.0000,\nthreshold 0.0000", loc="left"),
     ]
+    # The mixture over the selection, and the line of no quantization.
     right.plot(result.view, result.view, color=INK, lw=1, ls=":")
     artists["selected"] = right.plot([], [], color=PALE, lw=4, label="the selection")[0]
     artists["stairs"] = right.plot([], [], color=BLUE, lw=2, label="the mixture")[0]
@@ -301,14 +311,17 @@ def draw(result: Result, figure) -> dict:
 
 
 def move(result: Result, artists: dict) -> None:
-    state, percent = result.state, 100 * result.weights
+    state = result.state
+    percent = 100 * result.weights
     largest = np.abs(result.gradient).max()
     artists["weights"].set_array(percent)
     artists["gradient"].set_array(result.gradient / (largest or 1.0))
+    # The picked cell is framed in both tables.
     row, column = state.cell
     for picked in artists["picked"]:
         picked.set_xy((column, row))
     heat.write(artists["words"], percent)
+    # Without noise at temperature 1 the mixture is the table itself.
     mixed = state.temperature != 1 or state.sample > 0
     title, gradient, quantizer = artists["titles"]
     title.set_text(f"{'a relaxed sample' if mixed else 'probabilities'};\nframe: picked")

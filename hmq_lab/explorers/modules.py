@@ -67,6 +67,7 @@ def packed(array: np.ndarray) -> dict[str, Any]:
     Args:
         array: numbers of any shape; it is sent flat.
     """
+    # The first type that holds every value exactly.
     for dtype in (np.uint8, np.uint16, np.uint32) if array.dtype.kind in "iu" else (np.float32,):
         small = array.astype(dtype)
         if (small == array).all():
@@ -127,6 +128,7 @@ def fragment(module: Module, controls: dict, state: object, linked: bool = False
         state: the state that it opens with.
         linked: keep the state in the page's address.
     """
+    # Text in a script must not end the script.
     shown = {"data": data_of(module, controls), "state": module.state(state)}
     text = json.dumps(shown, default=_text, separators=(",", ":"), ensure_ascii=False)
     place = f"hmq-{module.name}-{next(COUNTER)}"

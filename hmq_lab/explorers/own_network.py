@@ -55,7 +55,9 @@ class Bench:
     """A copy of a network with blocks on it, on which choices are measured."""
 
     def __init__(self, model: nn.Module, batch: Tensor, labels: Tensor | None, hardware: bool):
-        self.batch, self.labels, self.hardware = batch[:IMAGES], labels, hardware
+        self.batch = batch[:IMAGES]
+        self.labels = labels
+        self.hardware = hardware
         if labels is not None:
             self.labels = _checked_labels(labels, batch)[:IMAGES]
         self.model = copy.deepcopy(model)
@@ -94,6 +96,7 @@ class Bench:
 
     def values(self, name: str) -> tensors.Sample:
         """A weight's values; an activation's for the batch, from a pass of the float network."""
+        # Looked at once for each tensor.
         if name not in self._values:
             if name in self.weights:
                 found = original(self.model, name)
@@ -114,7 +117,8 @@ class Bench:
 
     def best(self, name: str, bits: int) -> int:
         """The exponent of the threshold that loses least of a tensor's values with so many bits."""
-        sample, signed = self.values(name), self.blocks[name].signed
+        sample = self.values(name)
+        signed = self.blocks[name].signed
         schemes = [Scheme(bits, exponent, signed) for exponent in self.exponents(name)]
         losses = [tensors.loss(sample, scheme.step, scheme.integers).total for scheme in schemes]
         return self.exponents(name)[int(np.argmin(losses))]
@@ -143,6 +147,7 @@ class Bench:
                     self.blocks[name].free()
 
     def _effect(self, scores: Tensor) -> Effect:
+        # Beside the float network's scores for the same batch.
         energy = float(self.scores.double().square().sum()) or 1.0
         change = float((scores.double() - self.scores.double()).square().sum()) / energy
         right = scores.argmax(1) == self.labels_or_answers
@@ -213,7 +218,9 @@ class State:
             state = replace(state, tensor=tensor, last=self.bench.exponents(tensor)[0])
         if bits is None and exponent is None:
             return state
-        name, choice = state.tensor, dict(state.choice)
+        # A new bit-width keeps the threshold, or takes the best one.
+        name = state.tensor
+        choice = dict(state.choice)
         if bits == FLOAT:
             choice.pop(name, None)
             return replace(state, choice=choice)
@@ -366,7 +373,8 @@ class Choosing(Explorer):
         for part in self.parts.values():
             part.widget.close()
         name = self.state.tensor
-        sample, given = self.bench.values(name), {"exponents": self.bench.exponents(name)}
+        sample = self.bench.values(name)
+        given = {"exponents": self.bench.exponents(name)}
         self.parts = {"quantizer": quantizer(sample, **given), "surface": surface(sample, **given)}
         if self.state.bits:
             self._move_parts()
@@ -452,11 +460,15 @@ def _example() -> tuple[nn.Module, Tensor, Tensor]:
 
 def compute(state: State) -> Result:
     """Measure the chosen tensor alone, and all choices together."""
-    bench, name = state.bench, state.tensor
+    bench = state.bench
+    name = state.tensor
+    # Measured, if they were not before.
     own = {name: state.choice[name]} if name in state.choice else {}
-    alone, together = bench.effect(own), bench.effect(state.choice)
+    alone = bench.effect(own)
+    together = bench.effect(state.choice)
     compression = bench.compression(state.choice)
     size = sum(bench.weights.values()) * FLOAT_BITS / 8 / compression
+    # The tensor first, then all choices, then the size.
     place = bench.places[name]
     text = f"{name}, {place.size:,} elements, "
     if own:
@@ -490,6 +502,7 @@ def draw(result: Result, figure) -> dict:
     bars, effects = figure.subplots(1, 2, width_ratios=(1.5, 1))
     names = list(bench.blocks)
     at = np.arange(len(names))
+    # Weights and activations have a colour and a hatch each.
     kinds = np.array([name in bench.weights for name in names])
     artists: dict[str, Any] = {"view": bars.axvspan(0, 1, color=PALE, alpha=0.6, lw=0, zorder=0.5)}
     for label, shown, colour, hatch in (
@@ -498,6 +511,7 @@ def draw(result: Result, figure) -> dict:
     ):
         style = {"color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0, "label": label}
         artists[label] = list(bars.bar(at[shown], np.ones(shown.sum()), 0.82, **style))
+    # Numbers on the bars, as far as there is room.
     few = len(names) <= ROWS
     artists["words"] = [bars.text(i, 0.2, "", ha="center", fontsize=9) for i in at] if few else []
     bars.set(ylim=(0, 9.5), yticks=range(1, 9), xlim=(-0.7, len(names) - 0.3), xticks=[])
@@ -525,6 +539,7 @@ def move(result: Result, artists: dict) -> None:
     state = result.state
     names = list(state.bench.blocks)
     bits = {name: state.choice[name][0] if name in state.choice else FLOAT for name in names}
+    # The bars, in the order in which they were drawn.
     weights = [name for name in names if name in state.bench.weights]
     others = [name for name in names if name not in state.bench.weights]
     for label, shown in (("weights", weights), ("activations", others)):
@@ -535,6 +550,7 @@ def move(result: Result, artists: dict) -> None:
         text.set_y(bits[name] + 0.15)
     artists["view"].set_x(names.index(state.tensor) - 0.5)
     artists["view"].set_width(1)
+    # Changes beyond the axis end at its end; the number says what they are.
     effects = zip(artists["changes"], artists["numbers"], (result.alone, result.all), strict=True)
     for bar, text, effect in effects:
         value = min(max(100 * effect.change, FLOOR), WHOLE)

@@ -162,10 +162,13 @@ def write(folder: Path | str, names: list[str] | None = None) -> Path:
     Raises:
         ValueError: for a page that does not exist.
     """
-    chosen, folder = _chosen(names), Path(folder)
+    chosen = _chosen(names)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    # A page, a picture and an entry of the front page for each.
     entries = []
     for name, page in chosen.items():
+        # One file, or a notebook that Voila runs.
         if name in STATIC:
             text, explorer = _static(name, BACK)
             _save(folder / f"{name}.html", text)
@@ -230,6 +233,7 @@ def serve(folder: Path, port: int = PORT, browser: bool = True) -> None:
 
     there = [path.name for path in folder.iterdir() if path.suffix in (".png", ".html")]
     files = ["", *map(re.escape, sorted(there))]
+    # Only this machine may ask; idle kernels end.
     arguments = [
         str(folder),
         "--Voila.ip=127.0.0.1",
@@ -301,6 +305,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--port", type=_port, default=PORT, help=f"by default {PORT}, or one near it that is free"
     )
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
+    # What is missing is said before anything is drawn.
     options = parser.parse_args(arguments)
     if not options.write_only and find_spec("voila") is None:
         parser.exit(2, LACKS.format("voila"))

@@ -127,12 +127,14 @@ def placements(model: nn.Module | None = None, sample: Tensor | None = None, **i
     if model is None:
         model, sample = _example(sample)
     listings, problem = _listings(model, sample)
+    # Tensors of both modes, each once.
     names = list(dict.fromkeys(name for listing in listings.values() for name in listing.places))
     controls = {"show": Choice("show", tuple(FILTERS), tuple(FILTERS))}
     if len(listings) > 1:
         controls["hardware"] = Switch("hardware mode")
     elif initial.get("hardware") and problem:
         raise problem
+    # It opens with the first quantized tensor.
     controls["tensor"] = Choice("tensor", tuple(names), tuple(names), rows=6)
     first = next((p.name for p in listings[False].places.values() if p.quantized), names[0])
     return Explorer(State(listings, first), compute, draw, move, controls, initial, height=4.6)
@@ -159,6 +161,7 @@ def _listings(
     """A listing for each mode; what hardware mode cannot have of this network is left out, with the
     error.
     """
+    # A network with blocks is shown as it is.
     if is_attached(model):
         if not isinstance(sample, Tensor):
             raise ValueError(
@@ -178,16 +181,19 @@ def _listings(
 
 def _listing(attached: nn.Module, sample: Tensor) -> Listing:
     """attached: a copy, which loses its blocks."""
+    # The blocks' thresholds, before they are taken off the copy.
     places = {place.name: place for place in listed(attached) if place.kind != "shared"}
     exponents = {name: tuple(block.exponents.tolist()) for name, block in blocks(attached).items()}
     plain = detach(attached)
     found = {n: _values(n, p, exponents.get(n)) for n, p in plain.named_parameters() if n in places}
+    # Activations are seen in one pass of the float network.
     graph = trace(plain, training=False)
     names = numbered(graph)
 
     class Looking(fx.Interpreter):
         def run_node(self, node):
-            value, name = super().run_node(node), names[node]
+            value = super().run_node(node)
+            name = names[node]
             if isinstance(value, Tensor) and name in places and name not in found:
                 found[name] = _values(name, value, exponents.get(name))
             return value
@@ -212,7 +218,8 @@ def compute(state: State) -> Result:
     listing = state.listings[state.hardware]
     shown = listing.shown(state.show)
     place = shown[state.tensor]
-    exponents, values = listing.exponents.get(place.name, ()), listing.values.get(place.name)
+    exponents = listing.exponents.get(place.name, ())
+    values = listing.values.get(place.name)
     at = list(shown).index(place.name)
     sentence = f"{_counts(listing)} {_about(place, values, exponents, listing)}"
     sentence += f" Shown: {len(shown)} of {many(len(listing.places), 'tensor')}."
@@ -275,6 +282,7 @@ def draw(result: Result, figure) -> dict:
             "mew": 1.4,
         }
         artists[name] = sizes.plot([], [], marker=marker, color=colour, label=name, **style)[0]
+    # A ring on the chosen tensor, a logarithmic axis for the elements.
     ring = {"marker": "o", "ms": 14, "mfc": "none", "mec": RED, "mew": 2}
     artists["chosen"] = sizes.plot([], [], ls="none", **ring)[0]
     sizes.set(xticks=[], yscale="log", ylabel="elements", xlim=(-0.03, 1.03))
@@ -283,17 +291,20 @@ def draw(result: Result, figure) -> dict:
     )
     sizes.set_ylim(0.5, 2.0 * result.largest + 1)
     sizes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0)
+    # Below its values as bars, in units of its largest threshold.
     edges = np.linspace(-1.3, 1.3, BINS + 1)
     style = {"color": PALE, "edgecolor": "white", "lw": 0.3}
     artists["shares"] = list(
         held.bar(edges[:-1], np.ones(BINS), np.diff(edges), align="edge", **style)
     )
+    # Broken lines for the thresholds that its block chooses from.
     artists["thresholds"] = held.plot(
         [], [], color=RED, lw=1.2, ls="--", transform=held.get_xaxis_transform()
     )[0]
     artists["none"] = held.text(0, 50, "", ha="center", va="center", color=INK)
     artists["title"] = held.set_title("Qq", loc="left")
     held.set(xlim=(-1.3, 1.3), ylim=(0, 100), ylabel="% of the highest", yticks=[0, 50, 100])
+    # The ticks have the tensor's own numbers.
     artists["x"] = [
         held.text(x, -6, "", ha="center", va="top", fontsize=9) for x in (-1, -0.5, 0, 0.5, 1)
     ]
@@ -306,10 +317,12 @@ def draw(result: Result, figure) -> dict:
 def move(result: Result, artists: dict) -> None:
     count = max(len(result.shown) - 1, 1)
     for name, test in GROUPS.items():
+        # Each group has its marks, at its places among what is shown.
         points = [(at / count, max(p.size, 1)) for at, p in enumerate(result.shown) if test(p)]
         artists[name].set_data(*(zip(*points, strict=True) if points else ([], [])))
     artists["chosen"].set_data([result.at / count], [max(result.place.size, 1)])
     values = result.values
+    # Bars in percent of the highest one.
     top = values.shares.max() if values is not None and values.shares.any() else 1.0
     for bar, share in zip(
         artists["shares"], values.shares if values is not None else np.zeros(BINS), strict=True

@@ -60,7 +60,9 @@ class Run:
         """
         found = []
         for name in self.tables:
-            tensor, space = self.tensors[name], self.tensors[name]["space"]
+            # What the module needs of each tensor.
+            tensor = self.tensors[name]
+            space = self.tensors[name]["space"]
             told = {
                 "name": name,
                 "kind": tensor["kind"],
@@ -74,6 +76,7 @@ class Run:
             key: [None if math.isnan(v) else v for v in values.tolist()]
             for key, values in self.events.items()
         }
+        # JSON has no NaN: what is not known is null.
         target = None if math.isnan(self.target) else self.target
         run = {"steps": list(self.steps), "tensors": found, "events": events}
         return run | {"target": target, "margin": self.margin}
@@ -84,6 +87,7 @@ class Run:
             hint = f": {tensors.NETWORK}" if isinstance(record, nn.Module) else ""
             what = type(record).__name__
             raise ValueError(f"a record is needed, as `records.read` gives it, got {what}{hint}")
+        # The tensors that every table has.
         found = record.of("tables")
         names = [t["name"] for t in record.tensors if all(t["name"] in e["tables"] for e in found)]
         if not found or not names:
@@ -95,6 +99,7 @@ class Run:
         # They are rounded.
         tables = {name: t / t.sum((1, 2), keepdims=True) for name, t in raw.items()}
         raw = {name: _thousandths(t) for name, t in raw.items()}
+        # Marginals over bits for the weights, as the map shows them.
         weights = tuple(name for name in names if described[name]["kind"] == "weight")
         bits = tuple(sorted({b for name in weights for b in described[name]["space"]["bits"]}))
         marginals = np.zeros((len(found), len(weights), len(bits)))
@@ -104,9 +109,11 @@ class Run:
         selected = (
             np.array(bits)[marginals.argmax(2)] if weights else np.zeros((len(found), 0), int)
         )
+        # Compression at each step: of the mean bits, and of the selection.
         sizes = {name: described[name]["size"] for name in weights}
         mean = marginals @ np.array(bits)
         rates = [[_rate(row, sizes) for row in rows] for rows in (mean, selected)]
+        # The steps of stage 1, as arrays; what a step does not say is NaN.
         searching = [e for e in record.of("step") if e["stage"] == 1]
         keys = ("step", "epoch", "temperature", "target_rate", "task_loss")
         events = {
@@ -204,6 +211,7 @@ def replay(record: Record, **initial) -> Explorer:
         "layer": Choice("layer", names, texts, rows=4),
         "play": Player("play", 0, len(run.steps) - 1),
     }
+    # It opens with the largest weight.
     first = max(run.weights or names, key=lambda name: run.tensors[name]["size"])
     state = State(run.steps, first, run.steps[0])
     module = Module("replay", "recorded search", {"run": run.data()}, ("layer", "step"))
@@ -215,13 +223,18 @@ def replay(record: Record, **initial) -> Explorer:
 def compute(state: State, run: Run) -> Result:
     """What the record says at a step."""
     at = run.steps.index(state.step)
-    table, space = run.tables[state.layer][at], run.tensors[state.layer]["space"]
-    marginal, choice = table.sum(1), chosen(table, space)
+    table = run.tables[state.layer][at]
+    space = run.tensors[state.layer]["space"]
+    # The tensor's marginal and selection at this step.
+    marginal = table.sum(1)
+    choice = chosen(table, space)
     row = space["bits"].index(choice[0])
     text = f"Step {state.step} of {run.steps[-1]}"
     if (now := moment(run, state.step)) is not None:
         text += f" (epoch {now['epoch'] + 1:.0f}, temperature {now['temperature']:.2f})"
-    expected, actual = float(run.expected_rate[at]), float(run.actual_rate[at])
+    # What all weights together have at this step.
+    expected = float(run.expected_rate[at])
+    actual = float(run.actual_rate[at])
     if run.weights:
         text += f": the expected compression of the weights is {expected:.2f}, that of the "
         text += f"selection {actual:.2f}"
@@ -231,7 +244,8 @@ def compute(state: State, run: Run) -> Result:
         f"{tensors.many(choice[0], 'bit')}, and given "
         f"these {tensors.percent(table[row].max() / marginal[row])} on the threshold 2^{choice[1]}."
     )
-    marginals, selected = run.marginals[at], run.selected[at]
+    marginals = run.marginals[at]
+    selected = run.selected[at]
     return Result(
         run, state.step, state.layer, marginals, selected, table, choice, expected, actual, text
     )
@@ -269,18 +283,20 @@ def _aim(rate: float, run: Run) -> str:
 
 def draw(result: Result, figure) -> dict:
     """The map of all weights; the layer's table; rate, temperature and loss with a cursor."""
-    run, events, artists = result.run, result.run.events, {}
+    run = result.run
+    events = result.run.events
+    artists = {}
+    # Three columns; the third one has three curves below each other.
     mosaic = [["map", "table", "rate"], ["map", "table", "temperature"], ["map", "table", "loss"]]
     axes = figure.subplot_mosaic(
         mosaic, width_ratios=(0.9, 1, 1.1), height_ratios=(1.6, 1.15, 1.15)
     )
-    chart, table, curves = (
-        axes["map"],
-        axes["table"],
-        [axes[name] for name in ("rate", "temperature", "loss")],
-    )
+    chart = axes["map"]
+    table = axes["table"]
+    curves = [axes[name] for name in ("rate", "temperature", "loss")]
     chart.axis("on" if run.weights else "off")
     if run.weights:
+        # The map of all weights: a row for each, named as far as names fit.
         every = math.ceil(len(run.weights) / ROWS)
         names = [
             name.removesuffix(".weight") if i % every == 0 else ""
@@ -295,6 +311,7 @@ def draw(result: Result, figure) -> dict:
         style = {"ls": "none", "mfc": "white", "mec": INK, "zorder": 6}
         artists["selected"] = chart.plot([], [], "o", ms=5 if every == 1 else 3, **style)[0]
 
+    # The table of the chosen tensor; its numbers, frame and axis move.
     columns = max(t.shape[2] for t in run.tables.values())
     artists["table"] = heat.blank(table, run.rows, [""] * columns, label="p (%)", **heat.PERCENT)
     artists["choice"], artists["words"] = heat.frame(table), heat.words(table)
@@ -306,6 +323,7 @@ def draw(result: Result, figure) -> dict:
     table.invert_xaxis()
     table.set_ylabel("bits")
 
+    # The curves stand still: only a cursor moves over them.
     rate, temperature, loss = curves
     rate.plot(run.steps, run.expected_rate, color=BLUE, label="expected")
     rate.plot(
@@ -331,6 +349,7 @@ def draw(result: Result, figure) -> dict:
     temperature.set_ylim(bottom=0)
     loss.plot(events["step"], events["task_loss"], color=BLUE, lw=1)
     loss.set(xlabel="training step")
+    # All three have one axis of steps, written below the lowest.
     for ax, label in zip(curves, ("compression", "temperature", "task loss"), strict=True):
         ax.set(ylabel=label, xlim=(run.steps[0], max(run.steps[-1], run.steps[0] + 1)))
         ax.tick_params(labelbottom=ax is loss)
@@ -344,11 +363,13 @@ def move(result: Result, artists: dict) -> None:
     run = result.run
     if run.weights:
         artists["map"].set_array(100 * result.marginals)
+        # A dot on the selected bits of each weight.
         columns = [run.bits.index(b) + 0.5 for b in result.selected]
         artists["selected"].set_data(columns, np.arange(len(columns)) + 0.5)
         artists["layer"].set_visible(result.layer in run.weights)
         if result.layer in run.weights:
             artists["layer"].set_xy((0, run.weights.index(result.layer)))
+    # The tensor's table on the rows and columns that all tensors need.
     space = run.tensors[result.layer]["space"]
     shown = np.full((len(run.rows), len(artists["exponents"])), np.nan)
     for b, row in zip(space["bits"], result.table, strict=True):
@@ -360,6 +381,7 @@ def move(result: Result, artists: dict) -> None:
     )
     for i, text in enumerate(artists["exponents"]):
         text.set_text(f"{space['exponents'][i]}" if i < len(space["exponents"]) else "")
+    # A long name keeps its end.
     name = result.layer.removesuffix(".weight")
     artists["title"].set_text(
         f"{name if len(name) < 28 else '…' + name[-26:]};\nframe: the selection"

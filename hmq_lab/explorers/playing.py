@@ -91,6 +91,7 @@ class Playing(Explorer):
     def __init__(self, game: Game, layer: str):
         self.game = game
         arena = game.arena
+        # The controls of the layer in view.
         exponents = sorted({e for name in arena.layers for e in arena.exponents(name)})
         controls = {
             "layer": Choice(
@@ -101,12 +102,13 @@ class Playing(Explorer):
             ),
             "bits": Choice("bits", arena.space.bits, tuple(map(str, arena.space.bits))),
             "exponent": powers("threshold", exponents),
-            "locked": Switch("keep this layer"),
+            "locked": Switch("locked"),
         }
         super().__init__(State.of(game, layer), compute, draw, move, controls, height=4.1)
         for name in ("bits", "exponent"):
             # A move is measured: not at every place that is dragged over.
             self.controls[name].continuous_update = False
+        # Starts, and what else can be done, as buttons.
         starts = [what for what in rules.STARTS if what != "HMQ" or arena.rival]
         texts = {
             "uniform": "uniform bits",
@@ -144,8 +146,10 @@ class Playing(Explorer):
         self._do(self.game.redo)
 
     def start(self, what) -> None:
-        """Begin from another choice, as `Game.start`."""
+        """Begin from another choice, as `Game.start`; a start is no move, and no score."""
         self._do(lambda: self.game.start(what))
+        state = State.of(self.game, self.state.layer, "A start does not count: make a move. ")
+        super()._show(state)
 
     def hint(self) -> None:
         """Measure, say which layer promises most, and bring it into view."""
@@ -177,7 +181,9 @@ class Playing(Explorer):
         self._do(do, state.layer)
 
     def _do(self, do: Callable, layer: str | None = None) -> None:
-        note, before, locked = "", self.game.choice, self.game.locked
+        note = ""
+        before = self.game.choice
+        locked = self.game.locked
         try:
             do()
         except (OSError, ValueError) as error:
@@ -234,8 +240,10 @@ def beat(game: Game | None = None, layer: str | None = None, **options) -> Playi
 
 def compute(state: State) -> Result:
     """What the choice is worth: measured, if it was not before."""
-    game, arena = state.game, state.game.arena
-    outcome, hmq = arena.evaluate(state.choice), arena.hmq
+    game = state.game
+    arena = state.game.arena
+    outcome = arena.evaluate(state.choice)
+    hmq = arena.hmq
     tried = tuple((o.rate, o.accuracy) for o in arena.tried)
     text = f"{state.note}{state.layer}: {many(state.bits, 'bit')} below 2^{state.exponent}. All "
     text += "weights take "
@@ -246,7 +254,8 @@ def compute(state: State) -> Result:
     )
     text += f"{arena.count:,} held pictures are right. "
     short = game.target - outcome.rate
-    text += "" if short <= 0 else f"The rate is {short:.2f} below the target. "
+    if short >= 0.005:
+        text += f"The compression is {short:.2f} below the target. "
     if hmq is not None:
         apart = outcome.accuracy - hmq.accuracy
         text += f"HMQ's selection, not fine-tuned, on the same pictures: rate {hmq.rate:.2f}, "
@@ -269,6 +278,7 @@ def draw(r: Result, figure) -> dict:
     """Left every layer's bits beside HMQ's; right accuracy over rate, with all that was tried."""
     arena = r.state.game.arena
     bars, ax = figure.subplots(1, 2, width_ratios=(1, 1.25))
+    # Left a bar for each layer, over a band that marks the one in view.
     every = -(-len(arena.layers) // ROWS)
     at = range(len(arena.layers))
     artists = {"view": bars.axhspan(0, 1, color=PALE, alpha=0.6, lw=0, zorder=0.5)}
@@ -281,6 +291,7 @@ def draw(r: Result, figure) -> dict:
         "mec": INK,
         "mew": 1.5,
     }
+    # HMQ's choice beside the player's.
     if r.hmq is not None:
         hmq = bars.plot(
             [pair[0] for pair in r.hmq.choice.values()], at, label="HMQ's bits", zorder=4, **style
@@ -294,9 +305,12 @@ def draw(r: Result, figure) -> dict:
             borderaxespad=0,
             handletextpad=0.3,
         )
+    # Thresholds in words, at the right of the bars.
     top = max(arena.space.bits)
     words = {"va": "center", "fontsize": 9, "color": INK, "clip_on": False}
-    artists["words"] = [bars.text(top + 0.7, i, "2^-8 kept", **words) for i in at if i % every == 0]
+    artists["words"] = [
+        bars.text(top + 0.7, i, "2^-8 locked", **words) for i in at if i % every == 0
+    ]
     names = [
         n.removesuffix(".weight") if i % every == 0 else "" for i, n in enumerate(arena.layers)
     ]
@@ -310,6 +324,7 @@ def draw(r: Result, figure) -> dict:
     )
     bars.grid(False, axis="y")
 
+    # Right everything that was measured, the scores, and where the player stands.
     rate_and_accuracy(ax)
     artists["tried"] = ax.plot([], [], ".", color="#888888", ms=4, label="tried")[0]
     still = references(ax, arena.references, r.state.game.target)
@@ -337,7 +352,8 @@ def move(r: Result, artists: dict) -> None:
     for bar, name in zip(artists["bars"], layers, strict=True):
         bar.set_width(s.choice[name][0])
     for text, name in zip(artists["words"], layers[::every], strict=True):
-        text.set_text(f"2^{s.choice[name][1]}" + (" kept" if name in s.kept else ""))
+        text.set_text(f"2^{s.choice[name][1]}" + (" locked" if name in s.kept else ""))
+    # The band, then the points of the right panel.
     artists["view"].set_y(layers.index(s.layer) - 0.5)
     artists["view"].set_height(1)
     artists["tried"].set_data([rate for rate, _ in r.tried], [accuracy for _, accuracy in r.tried])

@@ -64,8 +64,10 @@ def quantizer(tensor=None, *, exponents: tuple[int, ...] | None = None, **initia
 
     Source: HMQ, section 3.1.
     """
+    # The values in groups: a move costs the same for large tensors.
     x = tensors.sample(tensor)
-    exponents, view = exponents or tensors.exponents(x.v), tensors.window(x.v)
+    exponents = exponents or tensors.exponents(x.v)
+    view = tensors.window(x.v)
     controls = {
         "bits": Whole("bits", tensors.BITS[0], tensors.BITS[-1]),
         "exponent": powers("threshold", exponents),
@@ -73,6 +75,7 @@ def quantizer(tensor=None, *, exponents: tuple[int, ...] | None = None, **initia
         "authors": Switch("the authors' range, too"),
     }
     state = State(exponent=exponents[min(1, len(exponents) - 1)], signed=x.signed)
+    # JavaScript computes the same from the same groups.
     module = Module(
         "quantizer", "quantizer", {"values": x.packed(), "view": list(view)}, tuple(controls)
     )
@@ -87,6 +90,7 @@ def compute(state: State, x: tensors.Sample, view: tuple[float, float]) -> Resul
     """
     scheme = Scheme(state.bits, state.exponent, state.signed)
     lo, hi = scheme.integers
+    # The authors' range is one step higher than two's complement.
     ends = {OURS: (lo, hi)}
     if state.authors:
         ends[AUTHORS] = (lo + 1, hi + 1) if state.signed else (0, hi + 1)
@@ -103,6 +107,7 @@ def _sentence(scheme: Scheme, ranges: dict[str, Range], x: tensors.Sample) -> st
     text += f"{scheme.levels} levels, {scheme.step:g} apart. "
     if not x.v.any():
         return text + f"The {x.size:,} values are all zero: nothing is lost."
+    # What two's complement loses, then what the authors' range does.
     ours = ranges[OURS].loss
     text += (
         f"Of the sum of squares of {x.size:,} values {percent(ours.rounding)} is lost to rounding "
@@ -128,7 +133,10 @@ def draw(result: Result, figure) -> dict:
     axes = figure.subplot_mosaic(
         [["stairs", "values"], ["stairs", "errors"]], height_ratios=(3, 1.5)
     )
-    stairs, values, errors = axes["stairs"], axes["values"], axes["errors"]
+    # Left the staircase of each range, over the line of no quantization.
+    stairs = axes["stairs"]
+    values = axes["values"]
+    errors = axes["errors"]
     stairs.plot(result.view, result.view, color=INK, lw=1, ls=":")
     stairs.set(xlim=result.view, ylim=result.view, xlabel="x", ylabel="Q(x)")
     artists = {
@@ -137,6 +145,7 @@ def draw(result: Result, figure) -> dict:
         AUTHORS: stairs.plot([], [], color=ORANGE, lw=2, ls="--", label=AUTHORS)[0],
     }
     stairs.legend(loc="upper left")
+    # Right above the values, with a line for each level.
     tensors.histogram(result.values, values, result.view)
     values.set(xlim=result.view, xlabel="", ylabel="values (%)")
     values.set_title("values and levels; shaded: clipped", loc="left")
@@ -146,6 +155,7 @@ def draw(result: Result, figure) -> dict:
     )[0]
     style = {"color": RED, "alpha": 0.15, "lw": 0, "hatch": "///"}
     artists["clipped"] = [values.axvspan(0, 1, **style), values.axvspan(0, 1, **style)]
+    # Right below what is lost, a pair of bars for each range.
     for shift, name, colour, hatch in ((0, OURS, BLUE, ""), (0.4, AUTHORS, ORANGE, "///")):
         style = {"color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0}
         bars = errors.barh(np.arange(2) + shift, [1, 1], 0.38, left=FLOOR, **style)
@@ -170,6 +180,7 @@ def move(result: Result, artists: dict) -> None:
     # Many lines would hide the histogram.
     height = 1 if len(levels) <= 32 else 0.12
     artists["levels"].set_data(np.repeat(levels, 3), np.tile([0, height, np.nan], len(levels)))
+    # What lies beyond the outermost levels by half a step is clipped.
     low, high = artists["clipped"]
     ends = levels[0] - scheme.step / 2, levels[-1] + scheme.step / 2
     low.set_x(min(result.view[0], ends[0]))
@@ -177,6 +188,7 @@ def move(result: Result, artists: dict) -> None:
     high.set_x(ends[1])
     high.set_width(max(result.view[1] - ends[1], 0))
     for name in (OURS, AUTHORS):
+        # A range that is not asked for has no staircase and no bars.
         shown = result.ranges.get(name)
         artists[name].set_data(shown.stairs if shown else ([], []))
         losses = (shown.loss.rounding, shown.loss.clipping) if shown else (0, 0)

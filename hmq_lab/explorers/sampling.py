@@ -91,7 +91,9 @@ def gumbel(logits=None, **initial) -> Explorer:
     given = tensors.values(
         [math.log(0.6), math.log(0.3), math.log(0.1)] if logits is None else logits
     )
-    low, high = min(-6.0, math.floor(given.min())), max(6.0, math.ceil(given.max()))
+    # The slider of a logit reaches at least from -6 to 6.
+    low = min(-6.0, math.floor(given.min()))
+    high = max(6.0, math.ceil(given.max()))
     controls = {
         "temperature": Real("temperature", 0.05, 20.0, 0.02, logarithmic=True),
         "epoch": Real("epoch (schedule)", 0.0, float(EPOCHS), 0.04),
@@ -130,11 +132,13 @@ def noise(seed: int, categories: int) -> torch.Tensor:
 
 
 def compute(state: State) -> Result:
+    # Samples from the library's own function, with the explorer's noise.
     logits = torch.tensor(state.logits, dtype=torch.float64)
     drawn = relaxed_categorical(
         logits, state.temperature, noise(state.seed, len(logits))[: state.samples]
     ).numpy()
     p = torch.softmax(logits, 0).numpy()
+    # What they choose, and how many are as good as one-hot.
     chosen = np.bincount(drawn.argmax(1), minlength=len(p)) / len(drawn)
     decided = float((drawn.max(1) > DECIDED).mean())
     text = (
@@ -148,6 +152,7 @@ def compute(state: State) -> Result:
         )
         text += f"their probabilities are {_shares(p)}."
     else:
+        # Of many categories only the most probable is told.
         top = int(p.argmax())
         text += (
             f"Category {top + 1}, the most probable of {len(p)} with "
@@ -169,8 +174,10 @@ def draw(result: Result, figure) -> dict:
     axes = figure.subplot_mosaic(
         [["samples", "largest"], ["samples", "schedule"]], width_ratios=(1.1, 1)
     )
+    # Three categories are the corners of a triangle, more are bars.
     artists = (_simplex if len(result.probabilities) == 3 else _bars)(result, axes["samples"])
 
+    # How near to one-hot the samples are.
     largest = axes["largest"]
     # Bars to be moved.
     sns.histplot(x=[0.5], bins=EDGES, ax=largest, color=BLUE, edgecolor="white")
@@ -179,6 +186,7 @@ def draw(result: Result, figure) -> dict:
         xlim=(0, 1), ylim=(0, 100), xlabel="largest entry of a sample", ylabel="samples (%)"
     )
 
+    # The temperature over the epochs, and where it stands.
     schedule = axes["schedule"]
     # The third cycle would begin.
     epochs = np.linspace(0, EPOCHS, 501)[:-1]
@@ -209,10 +217,12 @@ def _simplex(result: Result, ax) -> dict:
             va="bottom" if y else "top",
             fontsize=10,
         )
+    # The lower two begin and end with the triangle.
     ax.texts[0].set_ha("left")
     ax.texts[1].set_ha("right")
     ax.set(xlim=(-0.04, 1.04), ylim=(-0.2, 0.97), aspect="equal")
     ax.axis("off")
+    # Samples, their mean and the probabilities have a marker each.
     style = {"ls": "none", "clip_on": False}
     artists = {
         "samples": ax.plot(
@@ -252,6 +262,7 @@ def _bars(result: Result, ax) -> dict:
 
 
 def move(result: Result, artists: dict) -> None:
+    # Points of the simplex are mixtures of its corners.
     if "samples" in artists:
         for name in ("samples", "mean", "probabilities"):
             artists[name].set_data((np.atleast_2d(getattr(result, name)) @ CORNERS).T)
@@ -261,6 +272,7 @@ def move(result: Result, artists: dict) -> None:
             bar.set_height(100 * p)
         artists["mean"].set_data(at, 100 * result.mean)
         artists["chosen"].set_data(at, 100 * result.chosen)
+    # The histogram of the largest entries.
     counts = np.histogram(result.samples.max(1), EDGES)[0]
     for bar, count in zip(artists["largest"], counts, strict=True):
         bar.set_height(100 * count / len(result.samples))

@@ -96,6 +96,7 @@ def selection(record: Record, other: Record | None = None, **initial) -> Explore
         ValueError: for a record without tables, two that share no weight, and other values.
     """
     searches = tuple(Search.of(r) for r in (record, other) if r is not None)
+    # The tensors that both searches have.
     runs = [search.run for search in searches]
     names = tuple(name for name in runs[0].tables if all(name in run.tables for run in runs))
     weights = tuple(name for name in runs[0].weights if name in names)
@@ -105,6 +106,7 @@ def selection(record: Record, other: Record | None = None, **initial) -> Explore
             f"... and "
             f"{runs[1].weights[0]}, ..."
         )
+    # After the last step comes the selection that the repair left.
     steps = runs[0].steps + ((FIXED,) if all(search.final for search in searches) else ())
     texts = [runs[0].text(name) for name in names]
     controls = {
@@ -141,9 +143,12 @@ def compute(state: State, searches: tuple[Search, ...], weights: tuple[str, ...]
 
 
 def _side(state: State, search: Search, first: Run, weights: tuple[str, ...]) -> Side:
-    run, fixed = search.run, state.step == FIXED
+    run = search.run
+    fixed = state.step == FIXED
+    # The same share of its own search, for a second record of other length.
     share = 1.0 if fixed or not first.steps[-1] else state.step / first.steps[-1]
     at = int(np.abs(np.array(run.steps) - share * run.steps[-1]).argmin())
+    # The tensor's table and selection; after the repair those of the record.
     table = run.tables[state.layer][at]
     choice = (
         search.final[state.layer] if fixed else chosen(table, run.tensors[state.layer]["space"])
@@ -153,12 +158,14 @@ def _side(state: State, search: Search, first: Run, weights: tuple[str, ...]) ->
         for n, b in zip(run.weights, run.selected[at], strict=True)
     }
     rate = budget.rate(now, {name: run.tensors[name]["size"] for name in run.weights})
+    # The bits of all weights, in the order of the map.
     bits = np.array([now[name] for name in weights])
     return Side(search, run.steps[at], bits, table, choice, float(run.expected_rate[at]), rate)
 
 
 def _sentence(result: Result, fixed: bool) -> str:
-    side, layer = result.sides[0], result.layer
+    side = result.sides[0]
+    layer = result.layer
     run = side.search.run
     if fixed:
         text = "After the repair"
@@ -169,6 +176,7 @@ def _sentence(result: Result, fixed: bool) -> str:
     text += f": {short(layer)}, {run.tensors[layer]['size']:,} elements, has "
     texts = []
     for side in result.sides:
+        # Each search has its scheme and its compression.
         space, (bits, exponent) = side.search.run.tensors[layer]["space"], side.choice
         share = side.table[space["bits"].index(bits)].sum()
         scheme = f"{tensors.many(bits, 'bit')} below 2^{exponent}"
@@ -182,6 +190,7 @@ def _sentence(result: Result, fixed: bool) -> str:
         texts.append(f"{scheme}{of} ({searched}, {rates})")
     text += " and ".join(texts) + "."
     if len(result.sides) > 1:
+        # Where two are compared, how much they share.
         sizes = np.array([run.tensors[name]["size"] for name in result.weights])
         same = ~result.differ
         share = sizes[same].sum() / sizes.sum()
@@ -197,11 +206,14 @@ def draw(result: Result, figure) -> dict:
     """A map of the network for each search; the layer's table in each; of a single search, the
     layer's bits by step.
     """
-    two, artists = len(result.sides) > 1, {}
+    two = len(result.sides) > 1
+    artists = {}
     below = [["table", "other"]]
+    # A map for each search above, tables below.
     mosaic = [["map", "map"], ["second", "second"], *below] if two else [["map", "map"], *below]
     axes = figure.subplot_mosaic(mosaic, height_ratios=(1, 1, 1.75) if two else (1, 1.5))
     maps = [axes["map"], axes["second"]] if two else [axes["map"]]
+    # Both maps have one scale of colours.
     top = max(8, *(b for side in result.sides for b in side.search.run.bits))
     for number, (ax, side) in enumerate(zip(maps, result.sides, strict=True)):
         artists |= {
@@ -213,12 +225,15 @@ def draw(result: Result, figure) -> dict:
             loc="left",
         )
         ax.tick_params(labelbottom=ax is maps[-1])
+    # The chosen tensor's table in each search.
     for number, ax in enumerate([axes["table"], axes["other"]] if two else [axes["table"]]):
         artists |= {
             f"{part} {number}": found for part, found in _table(ax, result.sides[number]).items()
         }
+    # Of a single search there is room for the tensor's bits over the steps.
     if not two:
-        ax, run = axes["other"], result.sides[0].search.run
+        ax = axes["other"]
+        run = result.sides[0].search.run
         artists["history"] = ax.plot([], [], color=BLUE, label="mean")[0]
         style = {"color": ORANGE, "marker": "o", "ms": 3, "lw": 1}
         artists["selected"] = ax.plot([], [], label="selected", **style)[0]
@@ -239,8 +254,10 @@ def draw(result: Result, figure) -> dict:
 
 def _map(ax: Axes, result: Result, side: Side, top: int) -> dict:
     """A bar for each weight in order, as high as it has elements; what shows its bits moves."""
+    # A bar for each weight; its colour and number move.
     sizes = np.array([side.search.run.tensors[name]["size"] for name in result.weights])
-    places, floor = np.arange(len(sizes)), sizes.min() / 3
+    places = np.arange(len(sizes))
+    floor = sizes.min() / 3
     bars = [Rectangle((i - 0.43, floor), 0.86, size - floor) for i, size in enumerate(sizes)]
     # A bit-width looks the same in every figure.
     colours = ListedColormap(sns.color_palette("viridis", top))
@@ -249,17 +266,20 @@ def _map(ax: Axes, result: Result, side: Side, top: int) -> dict:
         ax.text(i, 1.15 * size, "8", ha="center", va="bottom", fontsize=9)
         for i, size in enumerate(sizes)
     ]
+    # A frame for the chosen weight, and marks where two searches differ.
     across = ax.get_xaxis_transform()
     frame = Rectangle(
         (0, 0), 1, 1, transform=across, fill=False, edgecolor=RED, lw=2.5, clip_on=False, zorder=5
     )
     differ = ax.plot([], [], "v", color=INK, ms=5, transform=across, zorder=4)[0]
     ax.set_yscale("log")
+    # Room above the bars for their numbers.
     ends = np.log10(floor), np.log10(sizes.max())
     ax.set(xlim=(-0.7, len(sizes) - 0.3), ylim=(floor, 10 ** (ends[1] + 0.6 * (ends[1] - ends[0]))))
     ax.set_yticks(10.0 ** np.arange(math.ceil(ends[0]), math.floor(ends[1]) + 1))
     ax.minorticks_off()
     ax.grid(False, axis="x")
+    # The names of the network's parts, where they fit.
     groups = stages(result.weights)
     # Of the axis: nine points in some 700 pixels.
     per_letter = 0.0105 * (len(sizes) + 0.4)
@@ -294,6 +314,7 @@ def move(result: Result, artists: dict) -> None:
         artists[f"bars {number}"].set_array(side.bits)
         for text, bits in zip(artists[f"bits {number}"], side.bits, strict=True):
             text.set_text(f"{bits}")
+        # The frame is hidden for an activation, which has no bar.
         frame = artists[f"layer {number}"]
         frame.set_visible(result.layer in result.weights)
         if result.layer in result.weights:
@@ -353,7 +374,8 @@ def stages(names: tuple[str, ...]) -> list[tuple[int, int, str]]:
     keys = [
         ".".join(path[1:2] if path[0] in large and len(path) > 1 else path[:1]) for path in paths
     ]
-    found, at = [], 0
+    found = []
+    at = 0
     for key, group in groupby(keys):
         count = len(list(group))
         found.append((at, count, key))

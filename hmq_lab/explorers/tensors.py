@@ -42,6 +42,7 @@ def values(tensor) -> np.ndarray:
     """
     if isinstance(tensor, torch.nn.Module):
         raise ValueError(f"a tensor is needed, got the network {type(tensor).__name__}: {NETWORK}")
+    # Real numbers in float64, from torch or from whatever NumPy takes.
     if isinstance(tensor, torch.Tensor):
         real = not (
             tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_sparse or tensor.is_meta
@@ -53,6 +54,7 @@ def values(tensor) -> np.ndarray:
     if x is None:
         what = getattr(tensor, "dtype", type(tensor).__name__)
         raise ValueError(f"a tensor or array of real numbers is needed, got {what}")
+    # Something to quantize.
     if x.ndim == 0:
         raise ValueError(
             f"a tensor or array of values is needed, got the number {x.item():g}: {SETTING}"
@@ -130,7 +132,8 @@ class Sample:
             s = np.add.reduceat(
                 n * np.square(v - np.repeat(means, np.diff(np.r_[first, v.size]))), first
             )
-            v, n = means, counts
+            v = means
+            n = counts
         return cls(v, n, s, int(n.sum()), float((n * v * v + s).sum()) or 1.0)
 
     @property
@@ -169,6 +172,7 @@ def loss(x: np.ndarray | Sample, step: float, ends: tuple[float, float]) -> Loss
     A tensor of zeros loses nothing.
     """
     x = Sample.of(x)
+    # Rounding is half to even, as the quantizer rounds.
     codes = np.round(x.v / step)
     beyond = (codes < ends[0]) | (codes > ends[1])
     square = x.n * np.square(np.clip(codes, *ends) * step - x.v) + x.s

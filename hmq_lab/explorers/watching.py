@@ -60,6 +60,7 @@ def live(out: Path | str, *, begin: bool = True, layer: str | None = None, **arg
         ValueError: where the run there was started with others, and what `start` raises.
     """
     try:
+        # A run that is there already must be the one that is asked for.
         run = Run.attach(out)
     except FileNotFoundError:
         if not arguments:
@@ -77,7 +78,8 @@ def live(out: Path | str, *, begin: bool = True, layer: str | None = None, **arg
 
 
 def _check_same(run: Run, given: dict) -> None:
-    there, wanted = run.arguments, plain(**given)
+    there = run.arguments
+    wanted = plain(**given)
     if there is None:
         return
     if other := [key for key in given if wanted[key] != there[key]]:
@@ -116,10 +118,15 @@ class Live:
     """
 
     def __init__(self, out: Path, run: Run | None, arguments: dict, layer: str | None = None):
-        self.out, self.run, self.arguments = out, run, arguments
+        self.out = out
+        self.run = run
+        self.arguments = arguments
         self.explorer: Explorer | None = None
         self.events: list[dict] = []
-        self._layer, self._shown, self._due, self._task = layer, None, 0.0, None
+        self._layer = layer
+        self._shown = None
+        self._due = 0.0
+        self._task = None
         # The state that was last said to who listens.
         self._told: str | None = None
         self._words = widgets.HTML(layout={"max_width": f"{WIDTH * DPI:.0f}px"})
@@ -180,6 +187,7 @@ class Live:
         """
         status = self.run.status() if self.run else None
         wish = self.run.wish if self.run else ""
+        # A new state is shown at once, new steps when the last picture is paid off.
         state = status and (status.state, status.message, wish)
         if patient and self._shown and state == self._shown[0] and time.monotonic() < self._due:
             return
@@ -203,12 +211,14 @@ class Live:
         self.buttons["interrupt"].disabled = state not in ALIVE or wish == "stop"
 
     def _show(self, status: Status | None, wish: str) -> None:
+        # Before the first table there are only words.
         record = self.run.record(self.events) if status else None
         if record is None or not record.of("tables"):
             self._say(html.escape(_waiting(status, wish)))
             self._said = _waiting(status, wish)
             return
         layer = self.explorer.state.layer if self.explorer else self._layer
+        # In the end the replay takes the figure's place.
         if status.state == "finished":
             self._replace(playback.replay(record, **({"layer": layer} if layer else {})))
             about = f"Finished: {self.out.name}\n{records.summary(record)}"
@@ -216,6 +226,7 @@ class Live:
                 f'<pre style="line-height:1.4; white-space:pre-wrap">{html.escape(about)}</pre>'
             )
             return
+        # While it runs the figure grows; it is told in words that something is new.
         now = Now.of(record, status, wish, self.out)
         if isinstance(self.explorer, Growing):
             self.explorer.grow(now)
@@ -303,7 +314,9 @@ class Now:
 
     @classmethod
     def of(cls, record: Record, status: Status, wish: str, out: Path) -> Now:
-        steps, settings = record.of("step"), record.header["settings"]
+        # The curve of the loss, and the words about state and time.
+        steps = record.of("step")
+        settings = record.header["settings"]
         loss = np.array([e["step"] for e in steps]), np.array([e["task_loss"] for e in steps])
         per_epoch = status.steps // (settings["search_epochs"] + settings["final_epochs"])
         words = _doing(status, wish)
@@ -311,10 +324,8 @@ class Now:
             words += f", step {steps[-1]['step']} of {status.steps} ({_stage(record, steps[-1])})"
         if status.state == "running" and steps and (left := _left(status, steps[-1]["step"], out)):
             words += f", {left} left"
-        search_steps, runs = (
-            per_epoch * settings["search_epochs"],
-            status.state in ("starting", "running"),
-        )
+        search_steps = per_epoch * settings["search_epochs"]
+        runs = status.state in ("starting", "running")
         return cls(playback.Run.of(record), status.steps, search_steps, loss, words, runs)
 
 
@@ -336,7 +347,8 @@ def _doing(status: Status, wish: str) -> str:
 
 def _stage(record: Record, step: dict) -> str:
     """Where in the two stages a step is."""
-    settings, epochs = record.header["settings"], record.of("epoch")
+    settings = record.header["settings"]
+    epochs = record.of("epoch")
     if step["stage"] == 1:
         epoch = f"search, epoch {step['epoch'] + 1} of {settings['search_epochs']}"
         return f"{epoch}, temperature {step['temperature']:.2f}"
@@ -375,7 +387,8 @@ class Growing(Explorer):
 
     def __init__(self, now: Now, layer: str | None = None):
         self.now = now
-        names, run = tuple(now.run.tables), now.run
+        names = tuple(now.run.tables)
+        run = now.run
         texts = tuple(run.text(name) for name in names)
         first = max(run.weights or names, key=lambda name: run.tensors[name]["size"])
         state = playback.State(run.steps, first, run.steps[-1])
@@ -387,7 +400,8 @@ class Growing(Explorer):
 
     def grow(self, now: Now) -> None:
         """The layer stays; the map is that of the newest step that has one."""
-        room, self.now = limits(self.now), now
+        room = limits(self.now)
+        self.now = now
         # Axes stand still, so that little is painted again: now and then they must give.
         if limits(now) != room:
             fit(now, self.artists)
@@ -426,7 +440,8 @@ def limits(now: Now) -> tuple[float, float, float]:
 
 def draw(result: Result, figure) -> dict:
     """The replay's figure with axes for the whole search, on which the curves grow."""
-    now, artists = result.now, playback.draw(result, figure)
+    now = result.now
+    artists = playback.draw(result, figure)
     rate, temperature, loss = (cursor.axes for cursor in artists["cursor"])
     # They grow.
     artists["curves"] = [*rate.lines[:3], temperature.lines[0], loss.lines[0]]
@@ -443,6 +458,7 @@ def draw(result: Result, figure) -> dict:
 def fit(now: Now, artists: dict) -> None:
     """Give the axes of rate and loss room for what there is."""
     low, high, most = limits(now)
+    # Axes give only now and then, so that little is painted again.
     rate, _, loss = (cursor.axes for cursor in artists["cursor"])
     rate.set_ylim(low, high)
     loss.set_ylim(0, most)
@@ -450,7 +466,9 @@ def fit(now: Now, artists: dict) -> None:
 
 def move(result: Result, artists: dict) -> None:
     playback.move(result, artists)
-    run, events = result.run, result.run.events
+    run = result.run
+    events = result.run.events
+    # Each curve gets the steps that there are by now.
     step = events["step"]
     series = (
         (run.steps, run.expected_rate),

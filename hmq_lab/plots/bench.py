@@ -17,6 +17,7 @@ from hmq_lab.plots.frame import BLUE, ORANGE, figure
 def step_time(found: dict, ax: Axes) -> list[Artist]:
     """The median time of a search step over the schemes per tensor, with its quartiles."""
     rows = found["spaces"]
+    # Milliseconds, from quartile to quartile.
     low, middle, high = (
         1e3 * np.array([row[key] for row in rows]) for key in ("low", "seconds", "high")
     )
@@ -43,7 +44,9 @@ def spaces(found: dict) -> str:
     found: what `bench.report` gives. Only the two parameters of a quantizer are mixed, never
     quantized copies.
     """
-    first, last = found["spaces"][0], found["spaces"][-1]
+    # From the smallest space to the largest.
+    first = found["spaces"][0]
+    last = found["spaces"][-1]
     spread = max(row["high"] / row["low"] for row in found["spaces"])
     return (
         f"With {last['schemes']} schemes per tensor instead of {first['schemes']} a step takes "

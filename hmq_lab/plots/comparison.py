@@ -32,7 +32,8 @@ def value(name: str, record: Record) -> Value:
     >>> value("w16", records.recorded("cifar10-resnet20-w16-a8")).distance
     -0.72
     """
-    target, accuracy = record.header["target"], record.results["accuracy"]
+    target = record.header["target"]
+    accuracy = record.results["accuracy"]
     settings = record.header.get("settings", {})
     epochs = settings.get("search_epochs"), settings.get("final_epochs")
     return Value(
@@ -146,10 +147,12 @@ def tables(found: Sequence[Value]) -> dict[str, Table]:
     >>> list(tables([]))
     ['table_1', 'table_2', 'table_3', 'figure_3']
     """
+    # Ours in the table that has their network and their targets.
     imagenet = [v for v in found if v.data not in ELSEWHERE and v.network in WEIGHTS]
     three = [v for v in imagenet if v.network == "EfficientNet-B0"]
     two = [v for v in imagenet if v.acr is not None and v not in three]
     one = [v for v in imagenet if v not in two + three]
+    # The published values, by what was compressed.
     plain = [v for v in select(data="imagenet", acr=None) if v.network != "EfficientNet-B0"]
     peak = [v for v in select(data="imagenet") if v.acr is not None]
     cifar10 = [v for v in found if v.data == "cifar10"]
@@ -188,7 +191,9 @@ def tables(found: Sequence[Value]) -> dict[str, Table]:
 def _table(
     title: str, published: Iterable[Value], mine: Sequence[Value], note: str, more: Sequence = ()
 ) -> Table:
+    # Published rows first, then rivals without values, then ours.
     rows = [*map(row, published), *more, *map(row, mine)]
+    # A network's rows stand together.
     order = {name: i for i, name in enumerate(dict.fromkeys(line[0] for line in rows))}
     # A network's rows together, published ones first.
     rows.sort(key=lambda line: order[line[0]])

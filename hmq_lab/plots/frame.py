@@ -21,7 +21,8 @@ from hmq_lab.data.files import replacing
 from hmq_lab.runs.records import Record
 
 COLOURS = BLUE, ORANGE, GREEN, RED = sns.color_palette("colorblind").as_hex()[:4]
-MARKERS, HATCHES = "osD^", ("", "///", "...", "\\\\\\", "xx", "---", "ooo", "++")
+MARKERS = "osD^"
+HATCHES = ("", "///", "...", "\\\\\\", "xx", "---", "ooo", "++")
 INK, PALE = "#333333", "#c8c8c8"
 STYLE = sns.axes_style("whitegrid") | {
     "font.family": "DejaVu Sans", "font.size": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
@@ -66,6 +67,7 @@ def figure(title: str, mosaic: list[list], height: float, ratios=None, shared=()
                 drawing.sentence = sentence(source, **options)
                 model = source.header.get("model") if isinstance(source, Record) else None
                 heading = f"{model}: {title}" if model else title[0].upper() + title[1:]
+                # The network's name, where a record has one.
                 drawing.suptitle(heading, x=0.01, ha="left", fontsize=12, fontweight="bold")
                 axes = drawing.subplot_mosaic(mosaic, height_ratios=ratios)
                 above = [

@@ -18,14 +18,17 @@ def parts(record: Record, ax: Axes) -> list[Artist]:
     of layer.
     """
     weights = of_kind(record, "weight")
+    # The first, middle and last third of the tensors.
     thirds = np.array_split(np.arange(len(weights)), 3)
     groups = _groups(weights)
-    artists, width = [], 0.8 / max(1, len(groups))
+    artists = []
+    width = 0.8 / max(1, len(groups))
     for k, (name, at) in enumerate(groups.items()):
         means = [
             np.mean([weights[i]["bits"] for i in set(at) & set(third)] or [np.nan])
             for third in thirds
         ]
+        # A bar for each kind, with its mean above it.
         x = np.arange(3) + width * (k - (len(groups) - 1) / 2)
         style = {
             "color": COLOURS[k % 4],
@@ -63,6 +66,7 @@ def bits_per_layer(record: Record) -> str:
     found = np.array([t["bits"] for t in weights])
     thirds = [found[at] for at in np.array_split(np.arange(len(found)), 3)]
     first, middle, last = (f"{third.mean():.1f}" if len(third) else "none" for third in thirds)
+    # The same means by kind alone.
     groups = {name: found[at].mean() for name, at in _groups(weights).items()}
     said = ", ".join(f"{name} {mean:.1f}" for name, mean in groups.items())
     text = f"At a compression of {record.results['rates']['weights']:.2f} the weight tensors have "

@@ -72,6 +72,7 @@ def distances(found: Sequence[Value], ax: Axes, activation_bits: int = 8) -> lis
     """Points lost: ours to its own float network; the paper's, whose float network is not known, to
     its best value.
     """
+    # The published float network is not known: its best value stands for it.
     published = select(data="cifar10", activation_bits=activation_bits, method="HMQ")
     best = max(v.accuracy for v in published)
     artists = ax.plot([v.wcr for v in published], [v.accuracy - best for v in published], **HMQ)
@@ -111,6 +112,7 @@ def _runs(ax: Axes, values: Sequence[Value], part: str, look: Mapping) -> list[A
 
 def key(found: Sequence[Value], ax: Axes) -> list[Artist]:
     """What the looks of figure 3 mean."""
+    # Empty lines with the looks of the panels.
     lines = [ax.plot([], [], label="HMQ, published", **HMQ)[0]]
     for name, marker in RIVALS.items():
         lines += ax.plot(
@@ -123,12 +125,14 @@ def key(found: Sequence[Value], ax: Axes) -> list[Artist]:
     ]
     if any(len(same) > 1 for group in groups for same in group):
         lines += ax.plot([], [], color=INK, lw=5, alpha=0.4, label="runs with other seeds")
+    # The float network is a level, not a point.
     floats = sorted({v.float_accuracy for _, values, _ in _ours(found) for v in values})
     if floats:
         label = f"our float: {', '.join(f'{accuracy:.2f}' for accuracy in floats)} %"
         lines += ax.plot([], [], color=INK, ls="--", lw=1, label=label)
     ax.axis("off")
     labels = [line.get_label() for line in lines]
+    # As many columns as the longest label leaves room for.
     columns = 4 if max(map(len, labels)) < 34 else 3
     ax.legend(lines, labels, loc="center", ncols=columns, frameon=False, columnspacing=1.5)
     return lines
@@ -154,10 +158,13 @@ def cifar10(found: Sequence[Value]) -> str:
     parts = []
     for activation_bits in (8, 4):
         values = select(data="cifar10", activation_bits=activation_bits, method="HMQ")
-        first, last = values[0], values[-1]
+        # From the least compression to the most.
+        first = values[0]
+        last = values[-1]
         text = f"with {activation_bits}-bit activations the published HMQ goes from "
         text += f"{first.accuracy:.2f} % at a compression "
         text += f"of {first.wcr:g} to {last.accuracy:.2f} % at {last.wcr:g}"
+        # Ours, with the distance to the own float network.
         for label, mine, _ in _ours(found):
             here = [v for v in mine if v.activation_bits == activation_bits]
             said = [
@@ -209,6 +216,7 @@ def accuracy_over_size(found: Sequence[Value], ax: Axes) -> list[Artist]:
                 **(HOLLOW if v.source == "plot" else {}),
             )
         artists[-1].set(marker=marker)
+        # The float network, where its accuracy is known.
         if network in FLOAT:
             size = 4e-6 * elements
             ax.plot(size, FLOAT[network], marker, color=colour, ms=9, mec=INK, mew=1.6)
@@ -220,6 +228,7 @@ def accuracy_over_size(found: Sequence[Value], ax: Axes) -> list[Artist]:
                 ha="center",
                 fontsize=9,
             )
+        # Ours, where a record is on ImageNet itself.
         mine = [v for v in found if v.data == "imagenet" and v.network == network and v.acr is None]
         if mine:
             style = OURS | {
@@ -230,6 +239,7 @@ def accuracy_over_size(found: Sequence[Value], ax: Axes) -> list[Artist]:
             }
             artists += ax.plot([v.size for v in mine], [v.accuracy for v in mine], **style)
     ax.set(xscale="log", xlabel="size of the counted weights (MB)", ylabel="ImageNet top-1 (%)")
+    # Sizes as numbers a reader expects.
     at = [1, 2, 5, 10, 20, 50, 100]
     ax.set_xticks(at, [str(m) for m in at])
     ax.minorticks_off()
@@ -241,9 +251,11 @@ def imagenet_distances(found: Sequence[Value], ax: Axes) -> list[Artist]:
     whatever pictures.
     """
     artists = []
+    # The colours and markers of the left panel.
     looks = dict(zip(WEIGHTS, zip(COLOURS, MARKERS, strict=True), strict=True))
     for network in FLOAT:
         colour, marker = looks[network]
+        # Weights alone, and weights with activations: half-filled markers.
         for acr in (None, 8):
             values = [
                 v for v in select(network=network, acr=acr, method="HMQ") if v.wcr is not None
@@ -259,6 +271,7 @@ def imagenet_distances(found: Sequence[Value], ax: Axes) -> list[Artist]:
                 for v in values:
                     if v.source == "plot":
                         ax.plot(v.wcr, v.distance, marker, color=colour, ms=7, **HOLLOW)
+    # Ours, on whatever images they are.
     for i, (data, values) in enumerate(_groups_of(_made_for_imagenet(found), "data").items()):
         for (network, mode), here in _groups_of(values, "network", "method").items():
             colour = looks.get(network, (INK,))[0]
@@ -313,11 +326,13 @@ def imagenet(found: Sequence[Value]) -> str:
     parts = []
     for network in WEIGHTS:
         values = sorted(select(network=network, acr=None), key=lambda v: v.wcr)
-        low, high = values[0], values[-1]
+        low = values[0]
+        high = values[-1]
         parts.append(
             f"{network} {low.accuracy:g} % at {low.size:.1f} MB, {high.accuracy:g} % at "
             f"{high.size:.1f}"
         )
+    # What is published, then what hollow and filled mean, then ours.
     text = f"Published, the largest and the smallest of each network: {'; '.join(parts)}"
     text += "; hollow was read off a plot, filled is from a table, outlined is the float network"
     mine = _made_for_imagenet(found)
@@ -344,6 +359,7 @@ def typical(found: Mapping[str, Record], near: float = 16.0) -> str:
     """
 
     def key(name: str):
+        # On CIFAR10, plain, 8-bit activations, near the target, the first seed.
         header = found[name].header
         target = header["target"]
         other = (
@@ -365,7 +381,9 @@ def paper_figures(found: Mapping[str, Record]) -> dict[str, Drawing]:
     """The figures by name: one of each, and figure 5 also for every record of a network made for
     ImageNet.
     """
-    name, values = typical(found), ours(found)
+    # One record stands for ours where a figure shows one run.
+    name = typical(found)
+    values = ours(found)
     drawings = {
         "figure_1_quantizer": quantizer_as_mass_moves((2, 3)),
         "figure_2_compression": compression(found[name]),
@@ -382,8 +400,10 @@ def write_paper(found: Mapping[str, Record], folder: Path, formats=("png", "svg"
     """Write the figures, the tables as Markdown and CSV, and a page of all: the same bytes for the
     same records.
     """
-    folder, page = Path(folder), ["# The paper's figures and tables, from our records", ""]
-    drawings, paths = paper_figures(found), []
+    folder = Path(folder)
+    page = ["# The paper's figures and tables, from our records", ""]
+    drawings = paper_figures(found)
+    paths = []
     for name, drawing in drawings.items():
         paths += [save(drawing, folder / f"{name}.{kind}") for kind in formats]
         page += [f"![{drawing.sentence}]({name}.{formats[0]})", "", drawing.sentence, ""]
@@ -413,7 +433,8 @@ def _ours(found: Sequence[Value]):
     groups = _groups_of(here, "method", "network", "epochs")
     for i, ((method, network, epochs), values) in enumerate(groups.items()):
         # 16 pairs.
-        colour, marker = LOOKS[i % len(LOOKS)][0], LOOKS[(i + i // len(LOOKS)) % len(LOOKS)][1]
+        colour = LOOKS[i % len(LOOKS)][0]
+        marker = LOOKS[(i + i // len(LOOKS)) % len(LOOKS)][1]
         label = f"{method}, {network}" + (f", {epochs[0]} + {epochs[1]} epochs" if epochs else "")
         yield label, values, OURS | {"color": colour, "marker": marker}
 

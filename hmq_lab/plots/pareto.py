@@ -36,6 +36,7 @@ def rate_and_accuracy(ax: Axes) -> None:
         xlabel="rate of the weights",
         ylabel="held pictures right (%)",
     )
+    # Ticks where readers look for them.
     ax.xaxis.set_major_locator(FixedLocator(RATES))
     ax.yaxis.set_major_locator(FixedLocator(PERCENT))
     for axis in (ax.xaxis, ax.yaxis):
@@ -46,14 +47,13 @@ def rate_and_accuracy(ax: Axes) -> None:
 def references(ax: Axes, found: dict[str, Outcome], target: float) -> list[Artist]:
     """What nobody played: the same bits everywhere, HMQ's selection, the target."""
     same = [o for name, o in found.items() if name.startswith("uniform")]
+    # Uniform bits as a line, HMQ as a diamond, the target as a line upwards.
     at = [o.rate for o in same], [o.accuracy for o in same]
     artists = [ax.axvline(target, color=INK, ls="--", lw=1.2, label=f"target {target:g}")]
     artists += ax.plot(*at, "s-", color="#999999", ms=4, lw=1, label="uniform bits")
     if "HMQ" in found:
-        hmq, style = (
-            found["HMQ"],
-            {"ls": "none", "mfc": "white", "mec": INK, "mew": 1.8, "zorder": 5},
-        )
+        hmq = found["HMQ"]
+        style = {"ls": "none", "mfc": "white", "mec": INK, "mew": 1.8, "zorder": 5}
         artists += ax.plot(hmq.rate, hmq.accuracy, "D", ms=8, label="HMQ, not fine-tuned", **style)
     return artists
 

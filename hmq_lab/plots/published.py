@@ -73,6 +73,7 @@ CIFAR10 = {
     (4, "UNIQ"): [(8, 89.49), (16, 88.10)],
 }  # fmt: skip
 
+# Accuracy of the float networks.
 FLOAT = {"ResNet-50": 76.15, "MobileNetV2": 71.88}  # of the other two no source says it
 
 IMAGENET = [  # network, method, rate, rate of the activations, accuracy, source
@@ -106,6 +107,7 @@ RESNET50_LAST = 2_048_000
 # A narrow network of that class; which one exactly is not known.
 CIFAR10_NETWORK = "class of ResNet-20"
 
+# Every published value, one by one.
 VALUES: tuple[Value, ...] = tuple(
     Value(
         "cifar10",

@@ -25,9 +25,12 @@ def layers(source: Costs, ax: Axes) -> list[Artist]:
 
     >>> layers(Costs(count(network), Accelerator()), ax)
     """
-    machine, artists = source.accelerator, []
+    machine = source.accelerator
+    artists = []
+    # Work per byte: left of the corner a layer waits for memory.
     x = np.array([layer.macs / layer.bytes for layer in source.layers])
     reach = np.geomspace(x.min() / 2, x.max() * 6, 200)
+    # A roof for each pair of widths that the machine has.
     peaks = {}
     for layer in source.layers:
         key = machine.width(layer.weight_bits), machine.width(layer.input_bits)
@@ -44,6 +47,7 @@ def layers(source: Costs, ax: Axes) -> list[Artist]:
             fontsize=9,
             color=INK,
         )
+    # A marker for each range of bits.
     groups = [("1 or 2", 0, 2), ("3 or 4", 2, 4), ("5 to 8", 4, 8), ("more", 8, 64)]
     for (name, above, upto), colour, marker in zip(groups, COLOURS, MARKERS, strict=True):
         own = [layer for layer in source.layers if above < layer.weight_bits <= upto]

@@ -31,7 +31,8 @@ def bits(record: Record, ax: Axes, kind: str = "weight") -> list[Artist]:
     """The bits of each tensor of a kind as bars, with an outline of what they were before the
     repair.
     """
-    tensors, artists = of_kind(record, kind), []
+    tensors = of_kind(record, kind)
+    artists = []
     for at, style, _, hatch in _styled(tensors):
         artists += ax.bar(
             at,
@@ -62,6 +63,7 @@ def bits(record: Record, ax: Axes, kind: str = "weight") -> list[Artist]:
 def exponents(record: Record, ax: Axes, kind: str = "weight", legend: bool = True) -> list[Artist]:
     """The exponent M of each tensor's threshold 2^M, on the range that it was chosen from."""
     tensors = of_kind(record, kind)
+    # The range of each tensor in grey, its choice as a dot.
     for i, t in enumerate(tensors):
         ends = min(t["space"]["exponents"]), max(t["space"]["exponents"])
         ax.plot([i, i], ends, color=PALE, lw=4, label="" if i else "range of the search")
@@ -82,14 +84,18 @@ def histogram(record: Record, ax: Axes, kind: str = "weight") -> list[Artist]:
     """The share of a kind's tensors, and of their elements, that has so many bits; and the rate
     that makes.
     """
-    tensors, artists = of_kind(record, kind), []
-    found, size = [t["bits"] for t in tensors], [t["size"] for t in tensors]
+    tensors = of_kind(record, kind)
+    artists = []
+    found = [t["bits"] for t in tensors]
+    size = [t["size"] for t in tensors]
     top = max([8, *found])
+    # Two bars a bit-width: tensors and elements.
     looks = (-0.2, "tensors", [1] * len(found), BLUE, ""), (0.2, "elements", size, ORANGE, "///")
     for shift, label, weights, colour, hatch in looks if found else ():
         share = 100 * np.bincount(found, weights, top + 1)[1:] / sum(weights)
         style = {"label": label, "color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0}
         artists.append(ax.bar(np.arange(1, top + 1) + shift, share, 0.4, **style))
+    # The compression that this makes, where the record has it.
     rate = record.results.get("rates", {}).get(f"{kind}s")
     counted = "these tensors" if kind == "weight" else "the largest"
     ax.set_xlabel(f"{kind} bits" + (f"; compression of {counted}: {rate:.2f}" if rate else ""))
@@ -106,7 +112,8 @@ def _column(kind: str) -> list[partial]:
     return [partial(bits, kind=kind), *below, partial(histogram, kind=kind)]
 
 
-WEIGHTS, ACTIVATIONS = _column("weight"), _column("activation")
+WEIGHTS = _column("weight")
+ACTIVATIONS = _column("activation")
 ROWS = [list(row) for row in zip(WEIGHTS, ACTIVATIONS, strict=True)]
 
 
@@ -119,7 +126,9 @@ def scheme_map(record: Record):
     """
     parts = []
     for kind in ("weight", "activation"):
-        tensors, rate = of_kind(record, kind), record.results.get("rates", {}).get(f"{kind}s")
+        tensors = of_kind(record, kind)
+        rate = record.results.get("rates", {}).get(f"{kind}s")
+        # Mean bits of each kind of layer.
         groups = {name: [tensors[i]["bits"] for i in at] for name, at in _groups(tensors).items()}
         means = ", ".join(f"{name} {np.mean(found):.1f}" for name, found in groups.items())
         parts.append(
@@ -133,6 +142,7 @@ def _groups(tensors: list[dict]) -> dict[str, list[int]]:
     """Which tensors belong together: weights by their layer, activations by their sign."""
     groups = {}
     for i, t in enumerate(tensors):
+        # The kind of a layer follows from the shape of its weight.
         channels, *kernel = t["shape"][1:] or [0]
         if t["kind"] == "activation":
             name = "signed" if t["signed"] else "unsigned"
@@ -179,6 +189,7 @@ def _over_tensors(
     legend.
     """
     names = [t["name"].removesuffix(".weight") for t in of_kind(record, kind)]
+    # As many names as fit below a panel of this width.
     fit = NAMES * ax.get_position().width / 0.775
     every = max(1, math.ceil(len(names) / fit))
     ax.set_xticks(range(0, len(names), every), names[::every], rotation=90)

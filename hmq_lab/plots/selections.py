@@ -25,6 +25,7 @@ def bits_by_record(found: Mapping[str, Record]) -> Drawing:
     """
     if not found:
         raise ValueError("at least one record is needed, got none")
+    # All records must be of one network.
     names = {name: [t["name"] for t in of_kind(record, "weight")] for name, record in found.items()}
     first, *others = names
     for name in others:
@@ -32,6 +33,7 @@ def bits_by_record(found: Mapping[str, Record]) -> Drawing:
             raise ValueError(
                 f"records of one network are needed: the weights of {name} are not those of {first}"
             )
+    # A row of bits for each record.
     table = np.array([[t["bits"] for t in of_kind(record, "weight")] for record in found.values()])
     top = max(8, table.max())
     drawing, ax = canvas(height=1.9 + 0.33 * len(found))
@@ -54,6 +56,7 @@ def bits_by_record(found: Mapping[str, Record]) -> Drawing:
         )
         ax.set_xticks(np.arange(0, len(columns), every) + 0.5, columns[::every], rotation=90)
         ax.tick_params(axis="y", rotation=0)
+    # What the searches agree on.
     same = sum(len(set(column)) == 1 for column in table.T)
     ones = sum(1 in row for row in table)
     drawing.sentence = (

@@ -41,6 +41,7 @@ def quantizer_as_mass_moves(bits: tuple[int, int], signed: bool = True):
 
     >>> quantizer_as_mass_moves((2, 3))
     """
+    # Both ends and the middle.
     cases = [_mixed(bits, mass, signed) for mass in (0, 0.5, 1)]
     (a, first), (half, middle), (b, last) = ((step, len(y.unique())) for _, y, step in cases)
     return (
@@ -54,6 +55,7 @@ def quantizer_as_mass_moves(bits: tuple[int, int], signed: bool = True):
 
 def _mixed(bits, mass, signed):
     """x, Q(x) and the expected step."""
+    # The expected step is between those of the two schemes.
     few, many = (Scheme(b, 0, signed).step for b in bits)
     step = (1 - mass) * few + mass * many
     x = torch.linspace(-1.25 if signed else -0.25, 1.25, 4001, dtype=torch.float64)

@@ -13,10 +13,12 @@ def rates(record: Record, ax: Axes) -> list[Artist]:
     """The rate of the weights: expected at each step, of the selection after each epoch, and what
     the loss aims at.
     """
+    # The aim, the expected compression, and that of the selection.
     steps, targets = _series(record, "step", "target_rate")
     # What the search aimed at last holds on.
     if steps:
-        steps, targets = [*steps, record.events[-1]["step"]], [*targets, targets[-1]]
+        steps = [*steps, record.events[-1]["step"]]
+        targets = [*targets, targets[-1]]
     style = {"color": INK, "ls": "--", "drawstyle": "steps-post", "label": "aim of the loss"}
     artists = ax.plot(steps, targets, **style) if steps else []
     artists += _curve(record, ax, "step", "expected_rate", color=BLUE, label="expected")
@@ -33,7 +35,9 @@ def rates(record: Record, ax: Axes) -> list[Artist]:
     )
     for e in record.of("repair"):
         if e["moves"]:
-            x, before, after = e["step"], e["rate_before"], e["rate_after"]
+            x = e["step"]
+            before = e["rate_before"]
+            after = e["rate_after"]
             artists += ax.plot([x, x], [before, after], color=RED, lw=1.5)
             artists += ax.plot(
                 x, before, color=RED, marker="v", label=f"before the repair: {before:.2f}", **style
@@ -57,6 +61,7 @@ def compression(record: Record):
 
     >>> compression(record).savefig("compression.png")
     """
+    # Where the search ends, and what the repair does then.
     steps, expected = _series(record, "step", "expected_rate")
     if not steps:
         return "The record holds no step of a search."
@@ -123,6 +128,7 @@ def training(record: Record):
         return "The record holds no step of training."
     text = f"From step {steps[0]} to {steps[-1]} the task loss goes from {losses[0]:.2f} to "
     text += f"{losses[-1]:.2f}"
+    # From the first step to the last, then the test.
     epochs, found = _series(record, "epoch", "validation_accuracy")
     text += (
         f", the validation accuracy from {found[0]:.1f} % to {found[-1]:.1f} %" if epochs else ""

@@ -24,6 +24,7 @@ def bits_over_steps(
     if not steps:
         return finished(ax, [])
     x = steps if len(steps) > 1 else [steps[0], steps[0] + 1]
+    # Probabilities of the bits, stacked; a single table is drawn as a band.
     marginal = 100 * tables.sum(2).T.repeat(len(x) // len(steps), axis=1)  # (B, K)
     # A bit-width looks the same in every block.
     colours = sns.color_palette("viridis", max(8, *space["bits"]))
@@ -69,6 +70,7 @@ def table(
         "yticklabels": space["bits"],
     }
     sns.heatmap(percent, ax=ax, **style, **ticks)
+    # A frame around the selection.
     b, t = _selected(percent)
     frame = ax.add_patch(Rectangle((t, b), 1, 1, fill=False, edgecolor=RED, lw=3, clip_on=False))
     ax.invert_yaxis()
@@ -93,7 +95,8 @@ def probabilities(record: Record, name: str | None = None, step: int | None = No
     if not steps:
         return "The record holds no tables of probabilities."
     b, t = _selected(tables[at])
-    before, now = tables[0, b].sum(), tables[at, b].sum()
+    before = tables[0, b].sum()
+    now = tables[at, b].sum()
     return (
         f"At step {steps[at]} the block of {name} gives {now:.0%} to {space['bits'][b]} bits, at "
         f"first {before:.0%}, "
@@ -116,8 +119,10 @@ def _tables(record: Record, name: str | None, step: int | None):
     if name not in tensors:
         near = ", ".join(difflib.get_close_matches(name, tensors, cutoff=0))
         raise ValueError(f"the record has no tensor {name!r}; near it are {near}")
+    # The tables that have this tensor.
     events = [e for e in record.of("tables") if name in e["tables"]]
-    steps, tables = [e["step"] for e in events], np.array([e["tables"][name] for e in events])
+    steps = [e["step"] for e in events]
+    tables = np.array([e["tables"][name] for e in events])
     # A record rounds to three digits.
     tables = tables / tables.sum((1, 2), keepdims=True) if steps else tables
     at = (
