@@ -587,8 +587,8 @@ def test_who_listens_hears_of_a_new_state_alone(tmp_path):
         at(tmp_path, count)
         view.update()
         assert (
-            'aria-live="off"' in view.explorer._text.value
-            and "Running, step" in view.explorer._text.value
+            'aria-live="off"' in view.explorer.view.text.value
+            and "Running, step" in view.explorer.view.text.value
         )
     assert said == []
     view.run.pause()
@@ -597,9 +597,9 @@ def test_who_listens_hears_of_a_new_state_alone(tmp_path):
     at(tmp_path, 150, "paused")
     view.update()
     assert (
-        said[1:] == [""] and 'aria-live="polite"' in view.explorer._text.value
+        said[1:] == [""] and 'aria-live="polite"' in view.explorer.view.text.value
     )  # the sentence itself says it
-    assert "Paused, step" in view.explorer._text.value
+    assert "Paused, step" in view.explorer.view.text.value
 
 
 def test_the_buttons_ask_for_what_can_be_had(tmp_path, monkeypatch):
