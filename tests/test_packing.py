@@ -122,7 +122,7 @@ def test_what_is_damaged_or_not_selected_is_refused(tmp_path):
     with pytest.raises(ValueError, match="its format is 'another'"):
         unpack(path)
     write_tensors(path, tensors, header | {"weights": header["weights"].replace("conv1 ", "conv9 ", 1)})
-    with pytest.raises(ValueError, match=r"does not have the same quantized tensors: conv1.weight here alone, conv9"):
+    with pytest.raises(ValueError, match=r"does not have the same quantized tensors: conv1.weight only here, conv9"):
         unpack(path)
     write_tensors(path, tensors, header | {"activations": header["activations"].replace("<", "=", 1)})
     with pytest.raises(ValueError, match="a scheme is written as"):

@@ -219,8 +219,8 @@ def test_figure_3_draws_every_value_where_it_belongs(found, drawings):
         theirs = select(data="cifar10", activation_bits=bits, method="HMQ")
         assert points(ax) == mine | {(v.wcr, round(v.accuracy - best, 4)) for v in theirs}
     sentence = drawings["figure_3_cifar10"].sentence
-    assert "ours, ResNet-20 (4 runs) from 91.60 % at 10.51 (-0.13 to its float network) to 90.40 % at 17.31" in sentence
-    assert "ours, hardware mode, ResNet-20 91.30 % at 8.01" in sentence and sentence.endswith("not the same.")
+    assert "ours, ResNet-20, 4 + 4 epochs (4 runs) from 91.60 % at 10.51 (-0.13 to its float network) to 90.40 % at 17.31" in sentence
+    assert "ours, hardware mode, ResNet-20, 4 + 4 epochs 91.30 % at 8.01" in sentence and sentence.endswith("not the same.")
 
 
 def test_figure_3_without_records_of_ours():
@@ -240,7 +240,7 @@ def test_figure_4_draws_published_sizes_and_says_that_ours_is_of_other_pictures(
     assert points(right) == expected | {(8.02, -1.1)}
     sentence = drawings["figure_4_imagenet"].sentence
     assert "no record of ours is on ImageNet itself" in sentence
-    assert "MobileNetV2 on imagenette 96.20 % at a rate of 8.02 (-1.10)" in sentence
+    assert "MobileNetV2 on imagenette 96.20 % at a compression of 8.02 (-1.10)" in sentence
     real = like(found[NETTE], 8.0, 71.0, data="imagenet")
     drawing = paper.imagenet(ours({"real": real}))
     size = 4e-6 * sum(t["size"] for t in real.tensors if t["kind"] == "weight") / 8

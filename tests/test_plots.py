@@ -264,7 +264,7 @@ def test_bars_and_dots_of_every_tensor(record, drawings, kind):
             lines = [artist for artist in axes[name].lines if artist.get_linestyle() == "None"]
             dots = dict(pair for artist in lines for pair in zip(*artist.get_data(), strict=True))
             assert dots == {i: t[key] for i, t in enumerate(tensors)}
-    below = axes["sizes" if kind == "weight" else "exponents"]
+    below = axes["sizes"]
     assert [t.get_text() for t in below.get_xticklabels()] == [t["name"].removesuffix(".weight") for t in tensors]
 
 
@@ -280,7 +280,7 @@ def test_histograms_add_up_and_stand_beside_the_rate(record, drawings):
         if ax.get_label() == "histogram":
             kind = ax.get_xlabel().split()[0]
             tensors = [t for t in record.tensors if t["kind"] == kind]
-            assert ax.get_xlabel().startswith(f"{kind} bits; rate of ")
+            assert ax.get_xlabel().startswith(f"{kind} bits; compression of ")
             assert ax.get_xlabel().endswith(f": {record.results['rates'][kind + 's']:.2f}")
             for container, key in zip(ax.containers, ("one", "size"), strict=True):
                 shares = [sum(t.get(key, 1) for t in tensors if t["bits"] == b) for b in BITS]
@@ -300,7 +300,7 @@ def test_sentences_hold_the_numbers_of_the_record(record, drawings):
     assert f"takes it from {repair['rate_before']:.2f} to {repair['rate_after']:.2f}" in sentences["compression"]
     assert f"target of {results['target']['weights']:g}" in sentences["compression"]
     assert "91.1 % on the test set, the float network 91.9 %" in sentences["training"]
-    assert f"rate of {results['rates']['weights']:.2f}" in sentences["scheme_map"]
+    assert f"compression of {results['rates']['weights']:.2f}" in sentences["scheme_map"]
     assert "from 0.5 to 0.25 and 4 levels become 8; half-way, with a step of 0.375" in drawings["masses"].sentence
 
 

@@ -28,9 +28,20 @@ class Whole:
     step: int = 1
 
     def check(self, name: str, value) -> int:
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not self.low <= value <= self.high:
-            raise ValueError(f"{name} must be an integer from {self.low} to {self.high}, got {value!r}")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, numbers.Integral)
+            or not self.low <= value <= self.high
+        ):
+            raise ValueError(
+                f"{name} must be an integer from {self.low} to {self.high}, got {value!r}"
+            )
         return int(value)
+
+    def described(self) -> dict:
+        """The control as a module of JavaScript needs it."""
+        ends = {"low": self.low, "high": self.high, "step": self.step}
+        return {"kind": "slider", "label": self.label, **ends}
 
     def widget(self) -> widgets.Widget:
         return widgets.IntSlider(min=self.low, max=self.high, step=self.step, **_looks(self.label))
@@ -38,7 +49,9 @@ class Whole:
 
 @dataclass(frozen=True)
 class Real:
-    """A number from `low` to `high`; `logarithmic`: the slider moves by the step in the exponent of ten."""
+    """A number from `low` to `high`; `logarithmic`: the slider moves by the step in the exponent of
+    ten.
+    """
 
     label: str
     low: float
@@ -49,27 +62,49 @@ class Real:
     def check(self, name: str, value) -> float:
         good = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not good or not self.low <= value <= self.high:
-            raise ValueError(f"{name} must be a number from {self.low:g} to {self.high:g}, got {value!r}")
+            raise ValueError(
+                f"{name} must be a number from {self.low:g} to {self.high:g}, got {value!r}"
+            )
         return float(value)
 
     def near(self, value: float, other: float) -> bool:
-        """Whether the slider has one place for both: a browser rounds to the slider's steps, and sends that back."""
+        """Whether the slider has one place for both: a browser rounds to the slider's steps, and
+        sends that back.
+        """
         value, other = (math.log10(v) if self.logarithmic else v for v in (value, other))
         return abs(value - other) < 0.499 * self.step
 
-    def widget(self) -> widgets.Widget:
-        looks = _looks(self.label) | {"readout_format": ".3g"}
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Ends of the slider: of a logarithmic one the exponents of ten, so that 1 is one of its
+        steps.
+        """
         if not self.logarithmic:
-            return widgets.FloatSlider(min=self.low, max=self.high, step=self.step, **looks)
-        low, high = (self.step * round(math.log10(end) / self.step) for end in (self.low, self.high))  # 1 is a step
-        return widgets.FloatLogSlider(value=1.0, min=low, max=high, step=self.step, **looks)
+            return self.low, self.high
+        low, high = (
+            self.step * round(math.log10(end) / self.step) for end in (self.low, self.high)
+        )
+        return low, high
+
+    def described(self) -> dict:
+        low, high = self.ends
+        ends = {"low": low, "high": high, "step": self.step, "logarithmic": self.logarithmic}
+        return {"kind": "slider", "label": self.label, **ends}
+
+    def widget(self) -> widgets.Widget:
+        low, high = self.ends
+        looks = _looks(self.label) | {"readout_format": ".3g", "min": low, "max": high}
+        if self.logarithmic:
+            return widgets.FloatLogSlider(value=1.0, step=self.step, **looks)
+        return widgets.FloatSlider(step=self.step, **looks)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of `options`, written as `texts`; with `rows`, a list of so many lines to click instead of a slider.
+    """One of `options`, written as `texts`; with `rows`, a list of so many lines to click instead
+    of a slider.
 
-    >>> Choice("layer", ("conv1.weight",), ("conv1",)).check("layer", "conv1")    # as it is written will do, too
+    >>> Choice("layer", ("conv1.weight",), ("conv1",)).check("layer", "conv1")
     'conv1.weight'
     """
 
@@ -82,13 +117,25 @@ class Choice:
         if isinstance(value, str) and value not in self.options and value in self.texts:
             return self.options[self.texts.index(value)]
         if value not in self.options:
+            # What is allowed, as short as can be, and what is near.
             few = [repr(option) for option in self.options]
             few = few if len(few) <= 12 else [*few[:5], "...", *few[-5:]]
-            words = dict.fromkeys([*self.texts, *(option for option in self.options if isinstance(option, str))])
-            near = difflib.get_close_matches(value, words, n=3, cutoff=0.5) if isinstance(value, str) else []
+            words = dict.fromkeys(
+                [*self.texts, *(option for option in self.options if isinstance(option, str))]
+            )
+            near = (
+                difflib.get_close_matches(value, words, n=3, cutoff=0.5)
+                if isinstance(value, str)
+                else []
+            )
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise ValueError(f"{name} must be one of {', '.join(few)}, got {value!r}{hint}")
         return self.options[self.options.index(value)]
+
+    def described(self) -> dict:
+        kind = "list" if self.rows else "choice"
+        options = {"options": list(self.options), "texts": list(self.texts), "rows": self.rows}
+        return {"kind": kind, "label": self.label, **options}
 
     def widget(self) -> widgets.Widget:
         options = list(zip(self.texts, self.options, strict=True))
@@ -109,6 +156,9 @@ class Switch:
             raise ValueError(f"{name} must be True or False, got {value!r}")
         return value
 
+    def described(self) -> dict:
+        return {"kind": "switch", "label": self.label}
+
     def widget(self) -> widgets.Widget:
         return widgets.Checkbox(description=self.label, layout=LAYOUT, style=STYLE)
 
@@ -119,9 +169,14 @@ class Player(Whole):
 
     milliseconds: int = 400
 
+    def described(self) -> dict:
+        return super().described() | {"kind": "play", "milliseconds": self.milliseconds}
+
     def widget(self) -> widgets.Widget:
         looks = {"description": self.label, "layout": LAYOUT, "show_repeat": False, "style": STYLE}
-        return widgets.Play(min=self.low, max=self.high, step=self.step, interval=self.milliseconds, **looks)
+        return widgets.Play(
+            min=self.low, max=self.high, step=self.step, interval=self.milliseconds, **looks
+        )
 
 
 Control = Whole | Real | Choice | Switch

@@ -259,7 +259,7 @@ class ParallelSearch(Search):
     def __init__(
         self,
         *args: Any,
-        team: scale.Alone,
+        team: scale.SingleProcess,
         accumulate: int,
         shared_noise: bool,
         example: tuple[Tensor, Tensor],
@@ -327,7 +327,7 @@ class Runner:
         hardware: bool,
         seed: int,
         name: str,
-        team: scale.Alone,
+        team: scale.SingleProcess,
         accumulate: int,
         shared_noise: bool,
         out: Path | None,
