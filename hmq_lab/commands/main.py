@@ -9,6 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from hmq_lab.commands import grade, lab, lessons
 from hmq_lab.commands import hardware as cli_hardware
 from hmq_lab.commands import sweep as cli_sweep
 from hmq_lab.recipes import recipe
@@ -158,6 +159,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--figure", type=Path, metavar="FILE", help="draw the cost of larger spaces: .png, .svg, .pdf")
 
     cli_hardware.add(commands, _Help)
+    for teaching in (lessons, lab, grade):
+        teaching.add(commands, _Help)
     command.add_argument("--explorers", action="store_true", help="the explorers' new pictures instead")
     command.add_argument("--live", action="store_true", help="what it costs a search to be watched instead")
     return top
