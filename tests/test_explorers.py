@@ -21,7 +21,7 @@ matplotlib.use("agg")
 
 from hmq_lab import HMQ, SearchSpace, explorers, quantize
 from hmq_lab.commands import bench_explorers as bench
-from hmq_lab.explorers import mixing, sampling, tensors
+from hmq_lab.explorers import mixing, modules, sampling, tensors
 from hmq_lab.gumbel import relaxed_categorical
 from hmq_lab.quantizer import Scheme
 from hmq_lab.runs import records
@@ -48,6 +48,14 @@ MOVES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def core():
+    """Core widgets and the picture that Python draws: what is shown where anywidget is missing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(modules.VARIABLE, "core")
+        yield
+
+
 @pytest.fixture(scope="module")
 def made():
     """One explorer of each kind, for tests that set all they look at."""
@@ -66,16 +74,16 @@ def test_a_moved_control_gives_the_picture_that_a_new_explorer_draws(name):
     explorer = MAKE[name]()
     assert set(MOVES[name]) == set(explorer.controls)
     for control, value in MOVES[name].items():
-        before = explorer._image.value, explorer.sentence, explorer.result
+        before = explorer.view.image.value, explorer.sentence, explorer.result
         explorer.controls[control].value = value
         assert getattr(explorer.state, control) == pytest.approx(value)
         assert explorer.result is not before[2]
-        assert (explorer._image.value != before[0]) == (control != "category")  # which is for the next control
-        assert html.escape(explorer.sentence) in explorer._text.value and explorer.figure is explorer._picture.figure
+        assert (explorer.view.image.value != before[0]) == (control != "category")  # which is for the next control
+        assert html.escape(explorer.sentence) in explorer.view.text.value and explorer.figure is explorer.picture.figure
     fresh = {field: getattr(explorer.state, field) for field in explorer.state.__dataclass_fields__}
     other = MAKE[name](**fresh)  # drawn at once, as the static twin is: nothing of the way may be left over
     assert other.state == explorer.state and other.sentence == explorer.sentence
-    difference = np.abs(pixels(explorer._image.value) - pixels(other._image.value))
+    difference = np.abs(pixels(explorer.view.image.value) - pixels(other.view.image.value))
     assert (difference.max(2) > 8).mean() < 0.02  # a title of another length may shift the layout by a pixel
     if name in ("surface", "gumbel", "replay"):
         assert difference.max() == 0
@@ -84,14 +92,14 @@ def test_a_moved_control_gives_the_picture_that_a_new_explorer_draws(name):
 @pytest.mark.parametrize("name", MAKE)
 def test_what_is_saved_is_what_is_shown(name, made):
     made[name].figure.savefig(saved := io.BytesIO(), format="png")
-    difference = np.abs(pixels(saved.getvalue()) - pixels(made[name]._image.value)).max(2)
+    difference = np.abs(pixels(saved.getvalue()) - pixels(made[name].view.image.value)).max(2)
     assert (difference > 8).mean() < 0.01  # frames and ticks lie over what moves, or under it
 
 
 @pytest.mark.parametrize("name", MAKE)
 def test_every_text_lies_within_the_picture_and_is_large_enough(name, made):
     figure = made[name].figure
-    renderer, (width, height) = made[name]._picture.canvas.get_renderer(), figure.bbox.size
+    renderer, (width, height) = made[name].picture.canvas.get_renderer(), figure.bbox.size
     assert width <= 820 and height <= 470  # with controls and sentence it fits a notebook at 1280 x 800
     shown = [t for t in figure.findobj(matplotlib.text.Text) if t.get_text().strip() and t.get_visible()]
     for text in shown:
@@ -110,7 +118,7 @@ def test_set_sets_all_or_nothing(name):
     moves.pop("epoch", None)
     explorer.set(**moves)
     assert {key: explorer.controls[key].value for key in moves} == moves
-    state, picture = explorer.state, explorer._image.value
+    state, picture = explorer.state, explorer.view.image.value
     for control in explorer.controls:
         for bad in (None, "no such thing", math.nan, 10**9, -(10**9)):
             with pytest.raises(ValueError, match=rf"^{control} must be .*got"):
@@ -119,7 +127,7 @@ def test_set_sets_all_or_nothing(name):
         explorer.set(speed=1)
     with pytest.raises(ValueError, match="must be"):
         MAKE[name](**{next(iter(explorer.controls)): "no such thing"})
-    assert explorer.state == state and explorer._image.value == picture
+    assert explorer.state == state and explorer.view.image.value == picture
 
 
 def test_what_does_not_go_together_is_said_and_not_raised():
@@ -128,15 +136,15 @@ def test_what_does_not_go_together_is_said_and_not_raised():
     before = explorer.result
     explorer.controls["category"].value = 2  # whose logit the slider cannot show
     assert explorer.controls["category"].value == 0 and explorer.result is before
-    assert "logit must be a number from -6 to 6, got 50.0" in explorer._text.value
+    assert "logit must be a number from -6 to 6, got 50.0" in explorer.view.text.value
 
 
 @pytest.mark.parametrize("name", MAKE)
 def test_without_a_kernel_the_picture_and_its_sentence_stay(name, made):
     data, metadata = made[name]._repr_mimebundle_(include=None, exclude=None)
     assert data["text/plain"] == metadata["image/png"]["alt"] == made[name].sentence
-    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == made[name]._box.model_id
-    assert (pixels(base64.b64decode(data["image/png"])) == pixels(made[name]._image.value)).all()
+    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == made[name].widget.model_id
+    assert (pixels(base64.b64decode(data["image/png"])) == pixels(made[name].view.image.value)).all()
     assert len(data["image/png"]) < 150_000
     json.dumps([data, metadata])
 
@@ -146,16 +154,16 @@ def test_controls_are_named_and_their_values_readable(name, made):
     for control in made[name].controls.values():
         assert control.description
         assert getattr(control, "readout", True) and getattr(control, "continuous_update", True)
-    assert 'aria-live="polite"' in made[name]._text.value
+    assert 'aria-live="polite"' in made[name].view.text.value
 
 
 def test_a_browsers_rounding_is_no_move():
     """A slider's front end sends back the nearest of its steps, also for what it was told by the kernel."""
     explorer = explorers.gumbel(temperature=0.9)
-    state, picture = explorer.state, explorer._image.value
+    state, picture = explorer.state, explorer.view.image.value
     for control, rounded in (("temperature", 0.912), ("logit", -0.5), ("epoch", 0.01)):
         explorer.controls[control].value = rounded
-        assert explorer.state == state and explorer._image.value is picture
+        assert explorer.state == state and explorer.view.image.value is picture
     explorer.controls["logit"].value = -0.4  # a step further
     assert explorer.state.logit == -0.4 and explorer.controls["temperature"].value == 0.9
     log = explorer.controls["temperature"]

@@ -246,18 +246,18 @@ def test_a_place_must_be_in_the_layer(explorer):
     with pytest.raises(ValueError, match="row must be from 0 to 0 in features, got 2"):
         explorer.set(row=2)
     explorer.controls["row"].value = 2
-    assert explorer.state == state and "row must be from 0 to 0 in features" in explorer._text.value
+    assert explorer.state == state and "row must be from 0 to 0 in features" in explorer.view.text.value
 
 
 def test_what_moves_is_drawn_as_a_new_explorer_draws_it(network, picture, explorer):
     explorer.set(layer="conv", channel=0, row=0, column=0)
     for name, value in (("layer", "grouped"), ("channel", 3), ("row", 1), ("column", 2), ("odd_threshold", True),
                         ("multiplier", 4), ("register", 12)):  # fmt: skip
-        before = explorer._image.value
+        before = explorer.view.image.value
         explorer.controls[name].value = value
         assert getattr(explorer.state, name) == value
-        assert explorer._image.value != before or name == "register"
-        assert html.escape(explorer.sentence) in explorer._text.value
+        assert explorer.view.image.value != before or name == "register"
+        assert html.escape(explorer.sentence) in explorer.view.text.value
     given = {name: getattr(explorer.state, name) for name in explorer.controls}
     other = explorers.integers(network, picture, **given)
     assert other.sentence == explorer.sentence
@@ -265,11 +265,11 @@ def test_what_moves_is_drawn_as_a_new_explorer_draws_it(network, picture, explor
     def pixels(png):
         return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
 
-    difference = np.abs(pixels(explorer._image.value) - pixels(other._image.value)).max(2)
+    difference = np.abs(pixels(explorer.view.image.value) - pixels(other.view.image.value)).max(2)
     assert (difference > 8).mean() < 0.02
     explorer.figure.savefig(saved := io.BytesIO(), format="png")
-    assert (np.abs(pixels(saved.getvalue()) - pixels(explorer._image.value)).max(2) > 8).mean() < 0.01
-    renderer, (width, height) = explorer._picture.canvas.get_renderer(), explorer.figure.bbox.size
+    assert (np.abs(pixels(saved.getvalue()) - pixels(explorer.view.image.value)).max(2) > 8).mean() < 0.01
+    renderer, (width, height) = explorer.picture.canvas.get_renderer(), explorer.figure.bbox.size
     assert width <= 820 and height <= 470
     for text in explorer.figure.findobj(matplotlib.text.Text):
         if text.get_text().strip() and text.get_visible():

@@ -432,7 +432,7 @@ def test_undo_and_redo_leave_what_is_locked(play, view):
             one.undo()
         assert one.choice == before
     view.buttons["undo"].click()
-    assert "undo would change a.weight, locked" in view._text.value and view.game.choice == before
+    assert "undo would change a.weight, locked" in view.view.text.value and view.game.choice == before
     play.lock("a.weight", False)
     play.undo()
     play.lock("a.weight")
@@ -667,7 +667,7 @@ def test_sliders_and_buttons_play_the_game(view):
     assert play.locked == {"fc.weight"}
     before = play.choice
     view.controls["bits"].value = 1  # of a locked layer: said in words, and the slider is back
-    assert play.choice == before and "locked" in view._text.value
+    assert play.choice == before and "locked" in view.view.text.value
     assert view.controls["bits"].value == before["fc.weight"][0]
     view.buttons["undo"].click()
     assert view.state.layer == "b.weight" and play.choice["b.weight"] == (3, play.arena.pair("b.weight", 3)[1])
@@ -688,10 +688,10 @@ def test_sliders_and_buttons_play_the_game(view):
 def test_buttons_say_what_cannot_be_done(view):
     for name in ("undo", "redo"):
         view.buttons[name].click()
-        assert f"nothing to {name}" in view._text.value
+        assert f"nothing to {name}" in view.view.text.value
     view._start.value = "best"
     view.buttons["start"].click()
-    assert "no score at the target" in view._text.value
+    assert "no score at the target" in view.view.text.value
 
 
 def test_a_score_that_cannot_be_saved_is_said(view, monkeypatch):
@@ -756,7 +756,7 @@ def test_set_sets_all_or_nothing_and_pictures_do_not_depend_on_the_way(view, tmp
             view.set(**bad)
         assert view.state == before and view.game.choice["a.weight"] == (5, -2)
     fresh = explorers.beat(view.game, layer="a.weight")
-    assert fresh.sentence == view.sentence and fresh._picture.png() == view._picture.png()
+    assert fresh.sentence == view.sentence and fresh.picture.png() == view.picture.png()
 
 
 def test_the_bench_measures_moves_beside_a_forward_pass():

@@ -421,15 +421,15 @@ def test_who_listens_hears_of_a_new_state_alone(tmp_path):
     for count in (70, 80, 150):
         at(tmp_path, count)
         view.update()
-        assert 'aria-live="off"' in view.explorer._text.value and "Running, step" in view.explorer._text.value
+        assert 'aria-live="off"' in view.explorer.view.text.value and "Running, step" in view.explorer.view.text.value
     assert said == []
     view.run.pause()
     view.update()
     assert len(said) == 1 and "Pausing after this step.</span>" in said[0]
     at(tmp_path, 150, "paused")
     view.update()
-    assert said[1:] == [""] and 'aria-live="polite"' in view.explorer._text.value  # the sentence itself says it
-    assert "Paused, step" in view.explorer._text.value
+    assert said[1:] == [""] and 'aria-live="polite"' in view.explorer.view.text.value  # the sentence itself says it
+    assert "Paused, step" in view.explorer.view.text.value
 
 
 def test_the_buttons_ask_for_what_can_be_had(tmp_path, monkeypatch):

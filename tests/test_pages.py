@@ -1,4 +1,4 @@
-"""The explorers as pages: one table, a notebook, a picture and a link for each; a browser looks at them elsewhere."""
+"""The explorers as pages: one table, a page, a picture and a link for each; a browser looks at them elsewhere."""
 
 import re
 import runpy
@@ -19,25 +19,39 @@ def test_every_explorer_of_the_package_that_needs_no_run_has_a_page():
 
 
 def test_pages_are_written_from_the_table(tmp_path):
-    pages.write(tmp_path, ["quantizer", "gumbel"])
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(
-        ["gumbel.ipynb", "gumbel.png", "index.html", "quantizer.ipynb", "quantizer.png"]
-    )
+    names = ["quantizer", "placements"]
+    pages.write(tmp_path, names)
+    files = ["index.html", "placements.ipynb", "placements.png", "quantizer.html", "quantizer.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
     front = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert re.findall(r'href="/voila/render/(\w+)\.ipynb"', front) == ["quantizer", "gumbel"]
-    for name in ("quantizer", "gumbel"):
-        notebook = nbformat.read(tmp_path / f"{name}.ipynb", as_version=4)
-        nbformat.validate(notebook)
+    assert re.findall(r'href="([^"]+)"', front)[1:] == ["quantizer.html", "/voila/render/placements.ipynb"]
+    for name in names:
         page = pages.PAGES[name]
-        assert [cell.cell_type for cell in notebook.cells] == ["markdown", "code"]
-        assert page.title in notebook.cells[0].source and page.code in notebook.cells[1].source
-        assert not notebook.cells[1].outputs
         assert page.title in front and page.sentence in front
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert picture.size[0] == 820
+    notebook = nbformat.read(tmp_path / "placements.ipynb", as_version=4)
+    nbformat.validate(notebook)
+    assert [cell.cell_type for cell in notebook.cells] == ["markdown", "code"]
+    page = pages.PAGES["placements"]
+    assert page.title in notebook.cells[0].source and page.code in notebook.cells[1].source
+    assert not notebook.cells[1].outputs
     alts = re.findall(r'alt="([^"]+)"', front)
     assert len(alts) == 2 and all(alt.endswith(".") and len(alt) > 20 for alt in alts)
     assert not re.findall(r'(?:src|href)="https?:', front)
+
+
+def test_a_page_without_a_kernel_is_one_file(tmp_path):
+    paths = pages.write_static(tmp_path)
+    assert [path.stem for path in paths] == list(pages.STATIC)
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        assert pages.PAGES[path.stem].title in text and text.count("<script") == 2
+        assert not re.findall(r'(?:src|href)="(?!data:)|@import|import\(|from "', text)  # nothing is loaded
+        assert len(text) < 300_000
+    assert sum(path.stat().st_size for path in paths) < 900_000  # of the book's ten megabytes
+    with pytest.raises(ValueError, match="one of quantizer, .*, got 'placements'"):
+        pages.static("placements")
 
 
 def test_what_is_no_page_is_named(tmp_path, capsys):

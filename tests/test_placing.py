@@ -110,7 +110,7 @@ def test_a_filter_or_mode_that_hides_the_tensor_moves_on(explorer):
     explorer.controls["hardware"].value = True  # batch norm is folded: there is no such tensor
     assert explorer.state.tensor == next(iter(explorer.state.listings[True].places))
     explorer.controls["tensor"].value = "norm.bias"
-    assert "tensor norm.bias is not among all in hardware mode" in explorer._text.value
+    assert "tensor norm.bias is not among all in hardware mode" in explorer.view.text.value
     with pytest.raises(ValueError, match=r"tensor conv\.weight is not among float"):
         explorer.set(tensor="conv.weight", show="float")
     with pytest.raises(ValueError, match="show must be one of 'all', 'quantized'"):

@@ -32,6 +32,11 @@ class Whole:
             raise ValueError(f"{name} must be an integer from {self.low} to {self.high}, got {value!r}")
         return int(value)
 
+    def described(self) -> dict:
+        """The control as a module of JavaScript needs it."""
+        ends = {"low": self.low, "high": self.high, "step": self.step}
+        return {"kind": "slider", "label": self.label, **ends}
+
     def widget(self) -> widgets.Widget:
         return widgets.IntSlider(min=self.low, max=self.high, step=self.step, **_looks(self.label))
 
@@ -57,12 +62,25 @@ class Real:
         value, other = (math.log10(v) if self.logarithmic else v for v in (value, other))
         return abs(value - other) < 0.499 * self.step
 
-    def widget(self) -> widgets.Widget:
-        looks = _looks(self.label) | {"readout_format": ".3g"}
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Ends of the slider: of a logarithmic one the exponents of ten, so that 1 is one of its steps."""
         if not self.logarithmic:
-            return widgets.FloatSlider(min=self.low, max=self.high, step=self.step, **looks)
-        low, high = (self.step * round(math.log10(end) / self.step) for end in (self.low, self.high))  # 1 is a step
-        return widgets.FloatLogSlider(value=1.0, min=low, max=high, step=self.step, **looks)
+            return self.low, self.high
+        low, high = (self.step * round(math.log10(end) / self.step) for end in (self.low, self.high))
+        return low, high
+
+    def described(self) -> dict:
+        low, high = self.ends
+        ends = {"low": low, "high": high, "step": self.step, "logarithmic": self.logarithmic}
+        return {"kind": "slider", "label": self.label, **ends}
+
+    def widget(self) -> widgets.Widget:
+        low, high = self.ends
+        looks = _looks(self.label) | {"readout_format": ".3g", "min": low, "max": high}
+        if self.logarithmic:
+            return widgets.FloatLogSlider(value=1.0, step=self.step, **looks)
+        return widgets.FloatSlider(step=self.step, **looks)
 
 
 @dataclass(frozen=True)
@@ -90,6 +108,11 @@ class Choice:
             raise ValueError(f"{name} must be one of {', '.join(few)}, got {value!r}{hint}")
         return self.options[self.options.index(value)]
 
+    def described(self) -> dict:
+        kind = "list" if self.rows else "choice"
+        options = {"options": list(self.options), "texts": list(self.texts), "rows": self.rows}
+        return {"kind": kind, "label": self.label, **options}
+
     def widget(self) -> widgets.Widget:
         options = list(zip(self.texts, self.options, strict=True))
         if self.rows:
@@ -109,6 +132,9 @@ class Switch:
             raise ValueError(f"{name} must be True or False, got {value!r}")
         return value
 
+    def described(self) -> dict:
+        return {"kind": "switch", "label": self.label}
+
     def widget(self) -> widgets.Widget:
         return widgets.Checkbox(description=self.label, layout=LAYOUT, style=STYLE)
 
@@ -118,6 +144,9 @@ class Player(Whole):
     """An integer from `low` to `high` that runs upwards by itself, `milliseconds` for each."""
 
     milliseconds: int = 400
+
+    def described(self) -> dict:
+        return super().described() | {"kind": "play", "milliseconds": self.milliseconds}
 
     def widget(self) -> widgets.Widget:
         looks = {"description": self.label, "layout": LAYOUT, "show_repeat": False, "style": STYLE}

@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from hmq_lab.explorers import tensors
 from hmq_lab.explorers.controls import Whole, powers
 from hmq_lab.explorers.frame import Explorer
+from hmq_lab.explorers.modules import Module
 from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, RED
 from hmq_lab.quantizer import Scheme
 
@@ -63,19 +64,22 @@ def surface(tensor=None, **initial) -> Explorer:
     threshold, eight of them from one octave above the tight one. Raises ValueError for a tensor that is empty or not
     finite, and for other values.
     """
-    x = tensors.values(tensors.layer() if tensor is None else tensor)
+    x = tensors.Sample.of(tensors.values(tensors.layer() if tensor is None else tensor))
     found = measured(x)
     controls = {
         "bits": Whole("bits", tensors.BITS[0], tensors.BITS[-1]),
         "exponent": powers("threshold", found.exponents),
     }
     state = State(exponent=found.exponents[1])
-    return Explorer(state, lambda state: compute(state, found), draw, move, controls, initial)
+    data = {"values": x.packed(), "exponents": list(found.exponents)}
+    module = Module("surface", "error surface", data, tuple(controls))
+    return Explorer(state, lambda state: compute(state, found), draw, move, controls, initial, module=module)
 
 
-def measured(x: np.ndarray) -> Surface:
+def measured(x: np.ndarray | tensors.Sample) -> Surface:
     """Quantize x with every bit-width and threshold."""
-    exponents, signed = tensors.exponents(x), bool(x.min() < 0)
+    x = tensors.Sample.of(x)
+    exponents, signed = tensors.exponents(x.v), x.signed
     schemes = [[Scheme(b, e, signed) for e in exponents] for b in tensors.BITS]
     losses = [[tensors.loss(x, s.step, s.integers) for s in row] for row in schemes]
     parts = (np.array([[getattr(one, part) for one in row] for row in losses]) for part in ("rounding", "clipping"))
@@ -110,6 +114,7 @@ def draw(result: Result, figure) -> dict:
     style = {"cmap": "cividis_r", "annot": words, "fmt": "", "annot_kws": {"fontsize": 9}, "cbar": False}
     sns.heatmap(shown, ax=chart, linewidths=0.5, **style, **ticks)
     chart.invert_yaxis()
+    chart.invert_xaxis()  # larger thresholds at the right, as on the slider
     chart.tick_params(axis="y", rotation=0)
     chart.set(xlabel="threshold", ylabel="bits")
     chart.set_title("lost of the sum of squares (%)\ncircle: the best threshold", loc="left")
@@ -124,7 +129,7 @@ def draw(result: Result, figure) -> dict:
     style = {"color": INK, "marker": "s", "ms": 14, "mfc": "none", "mew": 2.5, "ls": "none", "label": "picked"}
     artists["point"] = row.plot([], [], **style)[0]
     exponents = surface.exponents
-    row.set(yscale="log", ylim=(FLOOR, 1e3), xlim=(exponents[0] + 0.5, exponents[-1] - 0.5), xlabel="threshold")
+    row.set(yscale="log", ylim=(FLOOR, 1e3), xlim=(exponents[-1] - 0.5, exponents[0] + 0.5), xlabel="threshold")
     row.set_xticks(exponents, [f"$2^{{{e}}}$" for e in exponents])
     row.set_ylabel("lost (%)")
     artists["title"] = row.set_title("with 8 bits\n", loc="left")

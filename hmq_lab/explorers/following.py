@@ -121,7 +121,10 @@ def integers(network: nn.Module | None = None, picture: Tensor | None = None, **
     def follow(state: State) -> Result:
         return compute(state, followed[state.layer], partial(breaking.threshold, program, network))
 
-    return Explorer(state, follow, draw, move, controls, initial, height=4.5)
+    def dead(state: State) -> tuple[str, ...]:
+        return () if state.odd_threshold else ("multiplier",)  # a power of two needs none
+
+    return Explorer(state, follow, draw, move, controls, initial, height=4.5, dead=dead)
 
 
 def example() -> nn.Module:

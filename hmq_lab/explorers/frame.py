@@ -1,13 +1,17 @@
-"""The frame of every explorer: a state, the result computed from it, a picture of that, widgets that change it.
+"""The frame of every explorer: a state, the result computed from it, a figure of that, controls that change it.
 
 >>> @dataclass(frozen=True)
 ... class State:
 ...     bits: int = 3
->>> Explorer(State(), compute, draw, move, {"bits": Whole("bits", 1, 8)}, initial={"bits": 2})
+>>> controls = {"bits": Whole("bits", 1, 8)}
+>>> Explorer(State(), compute, draw, move, controls, initial={"bits": 2})       # doctest: +SKIP
 
-compute(state) -> result: plain data, with a `sentence` that says what the picture shows.
+compute(state) -> result: plain data, with a `sentence` that says what the figure shows.
 draw(result, figure) -> artists: lays the figure out and gives, by name, the artists that a later result moves.
 move(result, artists): gives them the data of another result. Everything else on the figure is drawn once.
+
+An explorer that has a module of JavaScript (`modules.py`) computes and draws in the browser. Where anywidget is
+missing, and for all other explorers, core ipywidgets show a still picture that Python draws anew at each move.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import base64
 import dataclasses
 import html
 import io
+import os
 from collections.abc import Callable
 
 import ipywidgets as widgets
@@ -25,6 +30,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from hmq_lab.explorers import modules
 from hmq_lab.explorers.controls import Control, Real
 from hmq_lab.plots import STYLE
 
@@ -39,7 +45,8 @@ class Picture:
             self.figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
             self.canvas = FigureCanvasAgg(self.figure)
             self.artists = draw(result, self.figure)
-            moving = [a for found in self.artists.values() for a in (found if isinstance(found, list) else [found])]
+            groups = [a if isinstance(a, list) else [a] for a in self.artists.values()]
+            moving = [artist for group in groups for artist in group]
             self.moving = sorted(moving, key=lambda artist: artist.get_zorder())
             self.figure.draw_without_rendering()  # ticks take the style of whoever looks first: we do
             self.figure.set_layout_engine("none")
@@ -68,17 +75,71 @@ class Picture:
         return out.getvalue()
 
 
+class CoreView:
+    """An explorer in core widgets: its controls, a picture that Python draws, its sentence."""
+
+    def __init__(self, explorer: Explorer):
+        self.explorer = explorer
+        width = f"{WIDTH * DPI:.0f}px"
+        self.image = widgets.Image(format="png", layout={"width": width, "max_width": "100%"})
+        self.text = widgets.HTML(layout={"max_width": width})
+        flow = {"display": "flex", "flex_flow": "row wrap", "max_width": width}
+
+        # Lists are tall: they stand beside all other controls.
+        controls = list(explorer.controls.values())
+        lists = [one for one in controls if isinstance(one, widgets.Select)]
+        others = [one for one in controls if one not in lists]
+        placed = [widgets.VBox(others), *lists] if lists else others
+        self.widget = widgets.VBox([widgets.Box(placed, layout=flow), self.image, self.text])
+
+    def show(self) -> None:
+        self.image.value = self.explorer.picture.png()
+        self.say(self.explorer.sentence, self.explorer.live)
+
+    def say(self, sentence: str, live: str = "polite") -> None:
+        """Show a sentence. live: whether a screen reader tells it at once."""
+        style = f'role="status" aria-live="{live}" style="line-height:1.5"'
+        self.text.value = f"<div {style}>{html.escape(sentence)}</div>"
+
+
+class ModuleView:
+    """An explorer as a module of JavaScript in anywidget: it moves without the kernel, and tells it the state."""
+
+    def __init__(self, explorer: Explorer, module: modules.Module):
+        self.explorer, self.module = explorer, module
+        self.widget = modules.view(module, explorer.allowed, explorer.state)
+        self.widget.observe(lambda change: explorer._heard(change["new"]), "state")
+
+    def show(self) -> None:
+        self.widget.state = self.module.state(self.explorer.state)
+
+    def say(self, sentence: str) -> None:
+        """A module says what it shows by itself."""
+
+
 class Explorer:
-    """A picture with controls; what a cell shows when it ends with one.
+    """A figure with controls; what a cell shows when it ends with one.
 
-    >>> explorer = explorers.quantizer(weight)
-    >>> explorer.set(bits=2, signed=True)          # as the sliders do: one new picture for all of them
-    >>> explorer.result, explorer.sentence         # what was computed, and said
-    >>> explorer.figure.savefig("quantizer.png")   # the matplotlib figure that is shown
-    >>> explorer.controls["bits"].value = 4        # the widgets, by the name of what they set
+    >>> explorer = explorers.quantizer(weight)                  # doctest: +SKIP
+    >>> explorer.set(bits=2, signed=True)                       # doctest: +SKIP
+    >>> explorer.state, explorer.result, explorer.sentence      # doctest: +SKIP
+    >>> explorer.figure.savefig("quantizer.png")                # doctest: +SKIP
+    >>> explorer.controls["bits"].value = 4                     # doctest: +SKIP
+    >>> ipywidgets.HBox([explorer.widget, other.widget])        # doctest: +SKIP
 
-    Without a kernel a notebook keeps the picture of the state it was displayed in, with the sentence as its
-    alternative text. `set` raises ValueError naming the value and what is allowed, and then nothing has changed.
+    `controls` are ipywidgets, by the name of what they set; `widget` is what is shown, to be placed beside others. Two
+    explorers of one kind move together by `jslink((a.widget, "state"), (b.widget, "state"))`. Without a kernel a
+    notebook keeps the picture of the state it was displayed in, with the sentence as its alternative text. `set`
+    raises ValueError naming the value and what is allowed, and then nothing has changed.
+
+    Args:
+        state: a frozen dataclass, what the explorer opens with.
+        compute, draw, move: see above.
+        controls: what each control may be set to, by the name of what it sets.
+        initial: values of the state that differ from `state`.
+        height: of the figure that Python draws, in inches.
+        module: what JavaScript shows; None where only Python draws.
+        dead: from a state the names of the controls that have no effect in it: they are greyed.
     """
 
     def __init__(
@@ -90,36 +151,62 @@ class Explorer:
         controls: dict[str, Control],
         initial: dict | None = None,
         height: float = 4.0,
+        module: modules.Module | None = None,
+        dead: Callable[..., tuple[str, ...]] = lambda state: (),
     ):
-        self._compute, self._move, self._allowed = compute, move, controls
+        self._compute, self._draw, self._move, self._allowed = compute, draw, move, controls
+        self._height, self._dead, self.module = height, dead, module
         self.state = changed(state, controls, initial or {})
-        self.result = compute(self.state)
-        self._picture = Picture(height, draw, self.result)
+        self._result = compute(self.state)
+        self._picture: Picture | None = None
+        self._drawn = None  # the result that the picture shows
         self.controls = {name: control.widget() for name, control in controls.items()}
-        self._image = widgets.Image(format="png", layout={"width": f"{WIDTH * DPI:.0f}px", "max_width": "100%"})
-        self._text = widgets.HTML(layout={"max_width": f"{WIDTH * DPI:.0f}px"})
-        flow = {"display": "flex", "flex_flow": "row wrap", "max_width": f"{WIDTH * DPI:.0f}px"}
-        lists = [w for w in self.controls.values() if isinstance(w, widgets.Select)]  # tall: beside all others
-        others = [w for w in self.controls.values() if w not in lists]
-        controls = widgets.Box([widgets.VBox(others), *lists] if lists else others, layout=flow)
-        self._box = widgets.VBox([controls, self._image, self._text])
         self._follow()
-        self._paint()
+        uses_module = module is not None and modules.are_used()
+        self.view = ModuleView(self, module) if uses_module else CoreView(self)
+        if not uses_module:
+            self.view.show()
         for name, widget in self.controls.items():
             widget.observe(lambda change, name=name: self._changed(name, change["new"]), "value")
 
     @property
+    def widget(self) -> widgets.Widget:
+        """What is shown: an ipywidget, to be placed beside others or linked with them."""
+        return self.view.widget
+
+    live = "polite"  # whether a screen reader tells each new sentence at once
+
+    @property
+    def result(self):
+        """What was computed for the state."""
+        if self._result is None:
+            self._result = self._compute(self.state)
+        return self._result
+
+    @property
     def sentence(self) -> str:
+        """What the figure shows, in words."""
         return self.result.sentence
 
     @property
+    def picture(self) -> Picture:
+        """The figure that Python draws, as it is now."""
+        if self._picture is None:
+            self._picture = Picture(self._height, self._draw, self.result)
+        elif self._drawn is not self.result:
+            self._move(self.result, self._picture.artists)
+        self._drawn = self.result
+        return self._picture
+
+    @property
     def figure(self) -> Figure:
-        return self._picture.figure
+        """The matplotlib figure."""
+        return self.picture.figure
 
     @property
     def artists(self) -> dict:
         """What moves on the figure, by name."""
-        return self._picture.artists
+        return self.picture.artists
 
     @property
     def allowed(self) -> dict[str, Control]:
@@ -127,8 +214,38 @@ class Explorer:
         return dict(self._allowed)
 
     def image(self) -> Image.Image:
-        """The picture as it is shown, for whoever keeps it: `explorer.image().save("quantizer.png")`."""
-        return self._picture.image()
+        """The figure as pixels: `explorer.image().save("quantizer.png")`."""
+        return self.picture.image()
+
+    def fragment(self) -> str:
+        """An HTML element that is this explorer without a kernel, to be put into a page.
+
+        Raises:
+            ValueError: for an explorer that needs Python at every move.
+        """
+        return modules.fragment(self._needed_module(), self._allowed, self.state)
+
+    def page(self, title: str | None = None, about: str = "", above: str = "") -> str:
+        """This explorer as a whole HTML page that needs no kernel and no network; its state is kept in the link.
+
+        >>> Path("mine.html").write_text(explorers.quantizer(weight).page())    # doctest: +SKIP
+
+        Args:
+            title: by default what the figure is called.
+            about: a sentence below it.
+            above: HTML before the explorer.
+
+        Raises:
+            ValueError: for an explorer that needs Python at every move.
+        """
+        module = self._needed_module()
+        body = modules.fragment(module, self._allowed, self.state, linked=True)
+        return modules.page(title or module.title, about, above + body)
+
+    def _needed_module(self) -> modules.Module:
+        if self.module is None:
+            raise ValueError("this explorer needs Python at every move: it has no page without a kernel")
+        return self.module
 
     def set(self, **values) -> None:
         """Change any part of the state; the controls follow."""
@@ -136,10 +253,21 @@ class Explorer:
 
     def _show(self, state) -> None:
         result = self._compute(state)
-        self.state, self.result = state, result
-        self._move(result, self.artists)
+        self.state, self._result = state, result
         self._follow()
-        self._paint()
+        self.view.show()
+
+    def _heard(self, fields: dict) -> None:
+        """A reader moved a control in the browser: the figure there has moved already."""
+        assert self.module is not None
+        if fields == self.module.state(self.state):
+            return
+        try:
+            state = changed(self.state, self._allowed, fields, derive=False)
+        except ValueError:
+            return self.view.show()
+        self.state, self._result = state, None
+        self._follow()
 
     def _changed(self, name: str, value) -> None:
         """A reader moved a control. What does not go together is said in words: nobody reads a kernel's traceback."""
@@ -150,41 +278,48 @@ class Explorer:
             self.set(**{name: value})
         except ValueError as error:
             self._follow()
-            self._say(str(error))
+            self.view.say(str(error))
 
     def _follow(self) -> None:
         self._following = True
         try:
+            dead = self._dead(self.state)
             for name, widget in self.controls.items():
                 widget.value = getattr(self.state, name)
+                widget.disabled = name in dead
         finally:
             self._following = False
 
-    def _paint(self) -> None:
-        self._image.value = self._picture.png()
-        self._say(self.sentence)
-
-    def _say(self, sentence: str) -> None:
-        style = 'role="status" aria-live="polite" style="line-height:1.5"'
-        self._text.value = f"<div {style}>{html.escape(sentence)}</div>"
-
     def _repr_mimebundle_(self, **_):
-        png = base64.b64encode(self._picture.png(9)).decode()
-        data = self._box._repr_mimebundle_() | {"image/png": png, "text/plain": self.sentence}
+        png = base64.b64encode(self.picture.png(9)).decode()
+        found = self.widget._repr_mimebundle_()  # anywidget gives the metadata, too
+        shown = found[0] if isinstance(found, tuple) else found
+        data = {**shown, "image/png": png, "text/plain": self.sentence}
+        if self.module is not None and os.environ.get(modules.VARIABLE) == "html":
+            data["text/html"] = self.fragment()
         return data, {"image/png": {"alt": self.sentence}}
 
 
-def changed(state, allowed: dict[str, Control], values: dict):
+def changed(state, allowed: dict[str, Control], values: dict, derive: bool = True):
     """The state with some of its values changed, each checked.
 
-    A state that is more than its fields has a method `change` that takes what its controls set.
+    Args:
+        state: a frozen dataclass. One that is more than its fields has a method `change` that takes what its controls
+            set.
+        allowed: what each control may be set to, by name.
+        values: by name.
+        derive: False changes the fields alone, without `change`.
+
+    Raises:
+        ValueError: naming what is not there or not allowed.
     """
     names = [*allowed, *(f.name for f in dataclasses.fields(state) if f.name not in allowed)]
-    for name in values:
+    checked = {}
+    for name, value in values.items():
         if name not in names:
             raise ValueError(f"this explorer has no {name!r}; it has {', '.join(names)}")
-    checked = {name: allowed[name].check(name, value) if name in allowed else value for name, value in values.items()}
-    change = getattr(state, "change", None)
+        checked[name] = allowed[name].check(name, value) if name in allowed else value
+    change = getattr(state, "change", None) if derive else None
     state = change(**checked) if change else dataclasses.replace(state, **checked)
     for name, control in allowed.items():  # what follows from the values has its limits, too
         control.check(name, getattr(state, name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +11,7 @@ from hmq_lab.block import HMQ, SearchSpace
 from hmq_lab.explorers import heat, tensors
 from hmq_lab.explorers.controls import Real, Whole, powers
 from hmq_lab.explorers.frame import Explorer
-from hmq_lab.gumbel import gumbel_noise
+from hmq_lab.explorers.modules import Module
 from hmq_lab.plots import BLUE, INK, PALE
 from hmq_lab.quantizer import Scheme
 
@@ -33,11 +32,13 @@ class State:
 
     def __post_init__(self):
         table, shape = np.array(self.table, dtype=float), (len(self.bit_widths), len(self.exponents))
+        table = table.reshape(shape) if table.shape == (shape[0] * shape[1],) else table  # as a module gives it
         if table.shape != shape:
             raise ValueError(f"table must have the shape {shape} of bits x thresholds, got {table.shape}")
         if not np.isfinite(table).all() or table.min() < 0 or not np.isclose(table.sum(), 1, atol=1e-4):
             raise ValueError(f"table must hold probabilities that sum to one, got a sum of {table.sum():g}")
-        object.__setattr__(self, "table", tuple(map(tuple, (table / table.sum()).tolist())))
+        table = table if abs(table.sum() - 1) < 1e-12 else table / table.sum()
+        object.__setattr__(self, "table", tuple(map(tuple, table.tolist())))
 
     @property
     def cell(self) -> tuple[int, int]:
@@ -85,11 +86,13 @@ def block(tensor=None, hmq: HMQ | None = None, *, space: SearchSpace | None = No
     quantized tensor over its sum of squares, through the expected step and threshold, straight-through.
     Raises ValueError for a tensor that is empty or not finite, and for other values. Source: HMQ, sections 3.2 to 3.4.
     """
-    x = tensors.values(tensors.layer() if tensor is None else tensor)
+    values = tensors.values(tensors.layer() if tensor is None else tensor)
+    x = tensors.Sample.of(values)
+    is_new = hmq is None
     if hmq is None:
         space = space or SearchSpace()
-        top = tensors.exponents(x)[0]
-        hmq = HMQ(space, top, bool(x.min() < 0), generator=torch.Generator().manual_seed(0))
+        top = tensors.exponents(values)[0]
+        hmq = HMQ(space, top, x.signed, generator=torch.Generator().manual_seed(0))
     elif not isinstance(hmq, HMQ):
         raise ValueError(f"hmq must be an HMQ block, got {type(hmq).__name__}")
     elif space is not None:
@@ -109,11 +112,19 @@ def block(tensor=None, hmq: HMQ | None = None, *, space: SearchSpace | None = No
     }
     if bits != tuple(range(bits[0], bits[-1] + 1)):  # a slider over what there is, nothing between
         controls["bits"] = replace(powers("bits", bits), texts=tuple(map(str, bits)))
-    view, signed = tensors.window(x), hmq.signed
-    return Explorer(state, lambda state: compute(state, x, signed, view), draw, move, controls, initial, height=4.4)
+    view, signed = tensors.window(values), hmq.signed
+    if is_new and not initial:  # a new block is nearly hard: half of its mass is moved, so that there is a mixture
+        few = min(bits, key=lambda b: abs(b - 3))
+        state = replace(state, bits=few, exponent=exponents[min(1, len(exponents) - 1)]).change(mass=0.5)
+    data = {"values": x.packed(), "bits": list(bits), "exponents": list(exponents), "signed": signed}
+    fields = ("table", "bits", "exponent", "temperature", "sample")
+    module = Module("block", "HMQ block", data | {"view": list(view)}, fields)
+    return Explorer(
+        state, lambda state: compute(state, x, signed, view), draw, move, controls, initial, 4.4, module
+    )
 
 
-def compute(state: State, x: np.ndarray, signed: bool, view: tuple[float, float]) -> Result:
+def compute(state: State, x: tensors.Sample, signed: bool, view: tuple[float, float]) -> Result:
     """What a block with the state's table does to x, by the equations of HMQ.
 
     p = softmax((log table + g) / temperature); step = sum p s and threshold = sum p t, with s and t of each cell. By
@@ -132,7 +143,7 @@ def compute(state: State, x: np.ndarray, signed: bool, view: tuple[float, float]
     table = np.array(state.table)
     row = int(table.sum(1).argmax())  # the selection: bits by their marginal, then the threshold given them
     selected = Scheme(state.bit_widths[row], state.exponents[int(table[row].argmax())], signed)
-    ends = (-threshold / step if signed else 0.0, threshold / step - 1)
+    ends = _ends(step, threshold, signed)
     stairs = tensors.staircase(step, ends, view)
     found = tensors.loss(x, step, ends), tensors.loss(x, selected.step, selected.integers)
     text = _sentence(state, gradient, step, threshold, len(np.unique(stairs[1])), selected, *found)
@@ -140,29 +151,43 @@ def compute(state: State, x: np.ndarray, signed: bool, view: tuple[float, float]
     return Result(state, p, step, threshold, stairs, selected, selected_stairs, gradient, view, text)
 
 
-def _slopes(x: np.ndarray, step: float, threshold: float, signed: bool) -> tuple[float, float]:
+def _ends(step: float, threshold: float, signed: bool) -> tuple[float, float]:
+    """Ends of the mixed quantizer in steps; one that rounding alone keeps from an integer is that integer.
+
+    >>> _ends(0.5, 1.0, True), _ends(0.4, 1.0, False)
+    ((-2.0, 1.0), (0.0, 1.5))
+    """
+    ends = (-threshold / step if signed else 0.0, threshold / step - 1)
+    low, high = (float(round(end)) if abs(end - round(end)) < 1e-9 else end for end in ends)
+    return low, high
+
+
+def _slopes(x: tensors.Sample, step: float, threshold: float, signed: bool) -> tuple[float, float]:
     """d error / d step and d threshold, straight-through, of the squared error over the sum of squares."""
-    u = x / step
-    r = np.round(u)
-    below, above = r < (-threshold / step if signed else 0.0), r > threshold / step - 1
-    q = np.where(above, threshold - step, np.where(below, -threshold if signed else 0.0, r * step))
-    d_step = np.where(above, -1.0, np.where(below, 0.0, r - u))
-    d_threshold = np.where(above, 1.0, np.where(below, -1.0 if signed else 0.0, 0.0))
-    error = 2 * (q - x) / (np.square(x).sum() or 1.0)
-    return float(error @ d_step), float(error @ d_threshold)
+    r = np.round(x.v / step)
+    low, high = _ends(step, threshold, signed)
+    below, above = r < low, r > high
+    within = ~(below | above)
+
+    # Above, Q(x) = threshold - step; below, -threshold (signed) or 0; within, r step.
+    error_above = float((x.n * (threshold - step - x.v))[above].sum())
+    error_below = float((x.n * (-threshold - x.v))[below].sum()) if signed else 0.0
+    square_within = float((x.n * np.square(r * step - x.v) + x.s)[within].sum())
+    d_step = square_within / step - error_above
+    d_threshold = error_above - error_below
+    return 2 * d_step / x.energy, 2 * d_threshold / x.energy
 
 
-@functools.lru_cache(maxsize=64)
 def noise(sample: int, shape: tuple[int, int]) -> np.ndarray:
     """Gumbel noise, the same again for the same number; none for 0."""
     if sample == 0:
         return np.zeros(shape)
-    return gumbel_noise(shape, generator=torch.Generator().manual_seed(sample), dtype=torch.float64).numpy()
+    return tensors.noise(sample, shape[0] * shape[1]).reshape(shape)
 
 
 def _sentence(state, gradient, step, threshold, levels, selected, mixed, hard) -> str:
     text = (
-        f"With {np.array(state.table)[state.cell]:.1%} on {_name(state.bits, state.exponent)} the expected step is "
+        f"With {tensors.percent(np.array(state.table)[state.cell], 1)} on {_name(state.bits, state.exponent)} the expected step is "
         f"{step:.3g}, the expected threshold {threshold:.3g}: {levels} levels, which lose "
         f"{100 * mixed.total:.3g} % of the sum of squares; the selection, "
         f"{_name(selected.bits, selected.threshold_exponent)}, loses {100 * hard.total:.3g} %."
@@ -191,6 +216,7 @@ def draw(result: Result, figure) -> dict:
     }
     for ax in (left, middle):
         ax.set(xlabel="M of the threshold $2^M$", ylabel="bits")
+        ax.invert_xaxis()  # larger thresholds at the right, as on the slider
     artists["titles"] = [
         left.set_title("probabilities;\nframe: picked", loc="left"),
         middle.set_title("gradient of the logits,\nlargest 0.0000", loc="left"),

@@ -1,17 +1,19 @@
 """The explorers as web pages for whoever is to move a slider and see no code: `make explore`.
 
-    python -m hmq_lab.explorers.pages runs/explore    # writes the pages and serves them with Voila, on 127.0.0.1 alone
+    python -m hmq_lab.explorers.pages runs/explore    # writes the pages and serves them on 127.0.0.1 alone
     python -m hmq_lab.explorers.pages runs/explore --write-only
 
-A page for each explorer and a front page with their pictures, all written from `PAGES`. A visitor's browser shows
-outputs only; the server takes from it what widgets say, and no code to run.
+A page for each explorer and a front page with their pictures, all written from `PAGES`. Explorers that have a module
+of JavaScript (`STATIC`) are whole by themselves: they need no kernel, and open from disk. The others are served by
+Voila, with a kernel each. A visitor's browser shows outputs only; the server takes from it what widgets say, and no
+code to run.
 """
 
 from __future__ import annotations
 
 import argparse
-import base64
 import html
+import re
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,6 +24,7 @@ try:
     import nbformat
 
     from hmq_lab import explorers
+    from hmq_lab.data.files import replacing
     from hmq_lab.runs import records  # noqa: F401  the table's code asks for records
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
@@ -32,6 +35,7 @@ except ModuleNotFoundError as error:
 PORT = 8866
 LACKING = ["jupyterlab-jupytext", "@jupyter-notebook/lab-extension"]  # they need what Voila lacks, and say so
 IDLE = 900  # seconds until the kernel of a page that nobody looks at any more ends
+KERNELS = 8  # at a time; each takes about 0.8 GB
 
 
 @dataclass(frozen=True)
@@ -47,36 +51,60 @@ class Page:
         return eval(self.code, globals())  # our own table's code
 
 
+RECORD = 'records.recorded("cifar10-resnet20-w16-a8")'
 PAGES = {
     "quantizer": Page(
-        "Quantizer", "What bits, threshold and sign do to the values of a layer.", "explorers.quantizer()"
+        "Quantizer",
+        "What bits, threshold and sign do to the values of a layer.",
+        "explorers.quantizer()",
     ),
     "surface": Page(
-        "Error surface", "The error of a layer for every bit-width and threshold at once.", "explorers.surface()"
+        "Error surface",
+        "The error of a layer for every bit-width and threshold at once.",
+        "explorers.surface()",
     ),
-    "gumbel": Page("Gumbel-Softmax", "Samples, and what the temperature does to them.", "explorers.gumbel()"),
+    "gumbel": Page(
+        "Gumbel-Softmax",
+        "Samples, and what the temperature does to them.",
+        "explorers.gumbel()",
+    ),
     "block": Page(
-        "The HMQ block", "How the expected step and threshold follow the probabilities.",
-        "explorers.block(bits=3, exponent=-2)",
+        "The HMQ block",
+        "How the expected step and threshold follow the probabilities.",
+        "explorers.block()",
     ),
     "replay": Page(
-        "A recorded search", "ResNet-20 on CIFAR10: rates, bits and one block's table, step by step.",
-        'explorers.replay(records.recorded("cifar10-resnet20-w16-a8"))',
+        "A recorded search",
+        "ResNet-20 on CIFAR10: compression, bits and one block's table, step by step.",
+        f"explorers.replay({RECORD})",
     ),
     "selection": Page(
-        "A selection, read", "The bits that a search chose, layer by layer.",
-        'explorers.selection(records.recorded("cifar10-resnet20-w16-a8"))',
+        "A selection, read",
+        "The bits that a search chose, layer by layer.",
+        f"explorers.selection({RECORD})",
+    ),
+    "network": Page(
+        "Your own network",
+        "Bits and threshold of any tensor of a network, and what they do to its output.",
+        "explorers.network()",
     ),
     "placements": Page(
-        "Placements", "Every tensor of a network: quantized or float, and why.", "explorers.placements()"
+        "Placements",
+        "Every tensor of a network: quantized or float, and why.",
+        "explorers.placements()",
     ),
     "integers": Page(
-        "Integers", "One picture through one layer, code by code, beside the simulation.", "explorers.integers()"
+        "Integers",
+        "One image through one layer, code by code, beside the simulation.",
+        "explorers.integers()",
     ),
     "beat": Page(
-        "Beat the search", "Choose the bits yourself, and compare with what the search chose.", "explorers.beat()"
+        "Beat the search",
+        "Choose the bits yourself, and compare with what the search chose.",
+        "explorers.beat()",
     ),
-}  # fmt: skip
+}
+STATIC = ("quantizer", "surface", "gumbel", "block", "replay", "selection")  # they need no kernel
 
 
 def pages() -> dict[str, Page]:
@@ -88,22 +116,71 @@ def pages() -> dict[str, Page]:
     return {name: page for name, page in PAGES.items() if name in explorers.__all__}
 
 
-def write(folder: Path | str, names: list[str] | None = None) -> Path:
-    """Write a notebook and a picture for each page, and index.html with links to all; returns the folder.
+def static(name: str, above: str = "") -> str:
+    """The page of an explorer as one HTML file that needs no kernel and no network.
 
-    names: of the pages; None, all. Raises ValueError for one that does not exist.
+    A state is given in its link: `quantizer.html#bits=3&exponent=-2` takes the names that `explorer.set` takes.
+
+    Args:
+        name: one of `STATIC`.
+        above: HTML that is put before the explorer, such as a link back.
+
+    Raises:
+        ValueError: for a name that is not in `STATIC`.
+    """
+    return _static(name, above)[0]
+
+
+def _static(name: str, above: str = "") -> tuple[str, explorers.Explorer]:
+    """The page, and the explorer that it shows."""
+    if name not in STATIC:
+        raise ValueError(f"a page without a kernel is one of {', '.join(STATIC)}, got {name!r}")
+    page = PAGES[name]
+    explorer = page.explorer()
+    return explorer.page(page.title, page.sentence, above), explorer
+
+
+def write_static(folder: Path | str) -> list[Path]:
+    """Write the pages of all explorers that need no kernel; returns their paths."""
+    paths = [Path(folder) / f"{name}.html" for name in STATIC]
+    for path in paths:
+        _save(path, static(path.stem))
+    return paths
+
+
+def write(folder: Path | str, names: list[str] | None = None) -> Path:
+    """Write a page and a picture for each explorer, and index.html with links to all; returns the folder.
+
+    Args:
+        folder: made where it is not there.
+        names: of the pages; None, all.
+
+    Raises:
+        ValueError: for a page that does not exist.
     """
     chosen, folder = _chosen(names), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
     for name, page in chosen.items():
-        nbformat.write(notebook(page), folder / f"{name}.ipynb")
-        data, about = page.explorer()._repr_mimebundle_()
-        (folder / f"{name}.png").write_bytes(base64.b64decode(data["image/png"]))
-        texts = [html.escape(text) for text in (about["image/png"]["alt"], page.title, page.sentence)]
-        entries.append(ENTRY.format(name=name, alt=texts[0], title=texts[1], sentence=texts[2]))
-    (folder / "index.html").write_text(FRONT.replace("ENTRIES", "\n".join(entries)), encoding="utf-8")
+        if name in STATIC:
+            text, explorer = _static(name, BACK)
+            _save(folder / f"{name}.html", text)
+            link = f"{name}.html"
+        else:
+            explorer = page.explorer()
+            nbformat.write(notebook(page), folder / f"{name}.ipynb")
+            link = f"/voila/render/{name}.ipynb"
+        explorer.image().save(folder / f"{name}.png")
+        texts = [html.escape(text) for text in (explorer.sentence, page.title, page.sentence)]
+        about = {"alt": texts[0], "title": texts[1], "sentence": texts[2]}
+        entries.append(ENTRY.format(name=name, link=link, **about))
+    _save(folder / "index.html", FRONT.replace("ENTRIES", "\n".join(entries)))
     return folder
+
+
+def _save(path: Path, text: str) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _chosen(names: list[str] | None) -> dict[str, Page]:
@@ -115,9 +192,10 @@ def _chosen(names: list[str] | None) -> dict[str, Page]:
 
 def notebook(page: Page) -> nbformat.NotebookNode:
     """The page as Voila takes it: a heading, and a cell of which only the output is shown."""
+    code = f"from hmq_lab import explorers\nfrom hmq_lab.runs import records\n\n{page.code}"
     cells = [
         nbformat.v4.new_markdown_cell(f"# {page.title}\n\n{page.sentence} [All explorers](/)"),
-        nbformat.v4.new_code_cell(f"from hmq_lab import explorers, records\n\n{page.code}"),
+        nbformat.v4.new_code_cell(code),
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
@@ -140,7 +218,8 @@ def serve(folder: Path, port: int = PORT, browser: bool = True) -> None:
             front = {"path": str(folder.resolve()), "default_filename": "index.html"}
             return [(rf"/({'|'.join(files)})", Front, front), *super().init_handlers()]
 
-    files = ["", *(rf"{path.stem}\.png" for path in folder.glob("*.png"))]
+    there = [path.name for path in folder.iterdir() if path.suffix in (".png", ".html")]
+    files = ["", *map(re.escape, sorted(there))]
     arguments = [
         str(folder), "--Voila.ip=127.0.0.1", f"--port={port}", "--VoilaConfiguration.strip_sources=True",
         *(f"--VoilaConfiguration.extension_denylist={name}" for name in LACKING),
@@ -149,7 +228,8 @@ def serve(folder: Path, port: int = PORT, browser: bool = True) -> None:
     Pages.launch_instance(arguments + ([] if browser else ["--no-browser"]))
 
 
-ENTRY = """<li><a href="/voila/render/{name}.ipynb"><img src="/{name}.png" alt="{alt}">
+BACK = '<p><a href="index.html">All explorers</a></p>'
+ENTRY = """<li><a href="{link}"><img src="{name}.png" alt="{alt}">
 <h2>{title}</h2></a><p>{sentence}</p></li>"""
 FRONT = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

@@ -11,10 +11,13 @@ from hmq_lab import budget
 from hmq_lab.explorers import heat, tensors
 from hmq_lab.explorers.controls import Choice, Player
 from hmq_lab.explorers.frame import Explorer
+from hmq_lab.explorers.modules import Module, packed
 from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, RED
 from hmq_lab.runs.records import Record
 
 ROWS = 24  # so many names of layers fit beside the map
+DIGITS = 9  # of a sum of probabilities: of equal ones the first is the selection, whatever rounding does
+KINDS = {"hardware": "hardware mode"}  # in words, of tensors that are quantized in hardware mode alone
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,29 @@ class Run:
     events: dict[str, np.ndarray]  # step, epoch, temperature, target_rate, task_loss of the steps of the search
     target: float  # the rate asked for; NaN where the record's header does not say
     margin: float  # the search aims at target * (1 + margin)
+    raw: dict[str, np.ndarray]  # the tables as the record has them, for `data`
 
     @property
     def rows(self) -> tuple[int, ...]:
         """Every bit-width that some tensor chose from."""
         return tuple(sorted({b for name in self.tables for b in self.tensors[name]["space"]["bits"]}))
+
+    def text(self, name: str) -> str:
+        """A tensor as a list of tensors names it: a weight by its layer, any other with its kind."""
+        kind = self.tensors[name]["kind"]
+        return short(name) + ("" if kind == "weight" else f" ({KINDS.get(kind, kind)})")
+
+    def data(self) -> dict:
+        """The record as a module of JavaScript takes it; a table's probabilities are thousandths, as in the record."""
+        found = []
+        for name, tables in self.tables.items():
+            tensor, space = self.tensors[name], self.tensors[name]["space"]
+            told = {"name": name, "kind": tensor["kind"], "size": tensor["size"], "tables": packed(self.raw[name])}
+            found.append(told | {"bits": list(space["bits"]), "exponents": list(space["exponents"])})
+        events = {key: [None if math.isnan(v) else v for v in values.tolist()] for key, values in self.events.items()}
+        target = None if math.isnan(self.target) else self.target
+        run = {"steps": list(self.steps), "tensors": found, "events": events}
+        return run | {"target": target, "margin": self.margin}
 
     @classmethod
     def of(cls, record: Record) -> Run:
@@ -48,14 +69,15 @@ class Run:
         if not found or not names:
             raise ValueError("the record holds no tables of probabilities: there is nothing to replay")
         described = {t["name"]: t for t in record.tensors}
-        tables = {name: np.array([e["tables"][name] for e in found], dtype=float) for name in names}
-        tables = {name: t / t.sum((1, 2), keepdims=True) for name, t in tables.items()}  # they are rounded
+        raw = {name: np.array([e["tables"][name] for e in found], dtype=float) for name in names}
+        tables = {name: t / t.sum((1, 2), keepdims=True) for name, t in raw.items()}  # they are rounded
+        raw = {name: _thousandths(t) for name, t in raw.items()}
         weights = tuple(name for name in names if described[name]["kind"] == "weight")
         bits = tuple(sorted({b for name in weights for b in described[name]["space"]["bits"]}))
         marginals = np.zeros((len(found), len(weights), len(bits)))
         for i, name in enumerate(weights):
             columns = [bits.index(b) for b in described[name]["space"]["bits"]]
-            marginals[:, i, columns] = tables[name].sum(2)
+            marginals[:, i, columns] = tables[name].sum(2).round(DIGITS)
         selected = np.array(bits)[marginals.argmax(2)] if weights else np.zeros((len(found), 0), int)
         sizes = {name: described[name]["size"] for name in weights}
         mean = marginals @ np.array(bits)
@@ -67,7 +89,21 @@ class Run:
         target = record.header.get("target", {}).get("weights", math.nan)
         margin = record.header.get("settings", {}).get("margin", 0.0)
         rates = map(np.array, rates)
-        return cls(steps, tables, described, weights, bits, marginals, selected, *rates, events, target, margin)
+        return cls(steps, tables, described, weights, bits, marginals, selected, *rates, events, target, margin, raw)
+
+
+def _thousandths(tables: np.ndarray) -> np.ndarray:
+    """Tables as whole thousandths, if that is what a record holds; others as they are."""
+    whole = np.round(1000 * tables)
+    return whole.astype(np.uint16) if np.allclose(whole, 1000 * tables, atol=1e-6) else tables
+
+
+def short(name: str) -> str:
+    """
+    >>> short("layer1.0.conv1.weight")
+    'layer1.0.conv1'
+    """
+    return name.removesuffix(".weight")
 
 
 def _rate(bits, sizes: dict[str, int]) -> float:
@@ -116,8 +152,7 @@ def replay(record: Record, **initial) -> Explorer:
     """
     run = Run.of(record)
     names = tuple(run.tables)
-    kinds = {"weight": "", "activation": " (activation)"}
-    texts = tuple(name.removesuffix(".weight") + kinds[run.tensors[name]["kind"]] for name in names)
+    texts = tuple(run.text(name) for name in names)
     controls = {
         "step": Choice("step", run.steps, tuple(map(str, run.steps))),
         "layer": Choice("layer", names, texts, rows=4),
@@ -125,7 +160,8 @@ def replay(record: Record, **initial) -> Explorer:
     }
     first = max(run.weights or names, key=lambda name: run.tensors[name]["size"])
     state = State(run.steps, first, run.steps[0])
-    return Explorer(state, lambda state: compute(state, run), draw, move, controls, initial, height=4.6)
+    module = Module("replay", "recorded search", {"run": run.data()}, ("layer", "step"))
+    return Explorer(state, lambda state: compute(state, run), draw, move, controls, initial, 4.6, module)
 
 
 def compute(state: State, run: Run) -> Result:
@@ -139,11 +175,11 @@ def compute(state: State, run: Run) -> Result:
         text += f" (epoch {now['epoch'] + 1:.0f}, temperature {now['temperature']:.2f})"
     expected, actual = float(run.expected_rate[at]), float(run.actual_rate[at])
     if run.weights:
-        text += f": the expected rate of the weights is {expected:.2f}, that of the selection {actual:.2f}"
+        text += f": the expected compression of the weights is {expected:.2f}, that of the selection {actual:.2f}"
         text += f", {_aim(now['target_rate'], run)}" if now is not None else ""
     text += (
-        f". {state.layer} has {marginal[row]:.0%} on {tensors.many(choice[0], 'bit')}, and given "
-        f"these {table[row].max() / marginal[row]:.0%} on the threshold 2^{choice[1]}."
+        f". {state.layer} has {tensors.percent(marginal[row])} on {tensors.many(choice[0], 'bit')}, and given "
+        f"these {tensors.percent(table[row].max() / marginal[row])} on the threshold 2^{choice[1]}."
     )
     marginals, selected = run.marginals[at], run.selected[at]
     return Result(run, state.step, state.layer, marginals, selected, table, choice, expected, actual, text)
@@ -151,7 +187,7 @@ def compute(state: State, run: Run) -> Result:
 
 def chosen(table: np.ndarray, space: dict) -> tuple[int, int]:
     """The selection of a table (B, T): the most probable bits, then the most probable exponent given them."""
-    row = int(table.sum(1).argmax())
+    row = int(table.sum(1).round(DIGITS).argmax())
     return space["bits"][row], space["exponents"][int(table[row].argmax())]
 
 
@@ -200,6 +236,7 @@ def draw(result: Result, figure) -> dict:
     artists["exponents"] = [table.text(i + 0.5, -0.015, "-0", **below) for i in range(columns)]
     artists["title"] = table.set_title("name,\nframe: the selection", loc="left")
     table.set_xlabel("\nM of the threshold $2^M$")
+    table.invert_xaxis()  # larger thresholds at the right, as on the slider
     table.set_ylabel("bits")
 
     rate, temperature, loss = curves
@@ -211,7 +248,7 @@ def draw(result: Result, figure) -> dict:
     temperature.set_ylim(bottom=0)
     loss.plot(events["step"], events["task_loss"], color=BLUE, lw=1)
     loss.set(xlabel="training step")
-    for ax, label in zip(curves, ("rate", "temperature", "task loss"), strict=True):
+    for ax, label in zip(curves, ("compression", "temperature", "task loss"), strict=True):
         ax.set(ylabel=label, xlim=(run.steps[0], max(run.steps[-1], run.steps[0] + 1)))
         ax.tick_params(labelbottom=ax is loss)
     artists["cursor"] = [ax.axvline(0, color=RED, lw=2) for ax in curves]

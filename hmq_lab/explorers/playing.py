@@ -102,7 +102,8 @@ class Playing(Explorer):
         for name, button in self.buttons.items():
             button.on_click(lambda _, do=does[name]: self._pressed(do))
         row = widgets.Box([self._start, *self.buttons.values()], layout={"display": "flex", "flex_flow": "row wrap"})
-        self._box.children = (self._box.children[0], row, *self._box.children[1:])
+        controls, *shown = self.widget.children
+        self.widget.children = (controls, row, *shown)
 
     def undo(self) -> None:
         """Take the last move back. Raises ValueError where there is none, as `redo` does."""
@@ -156,7 +157,7 @@ class Playing(Explorer):
         try:
             do()
         except (ValueError, OSError) as error:
-            self._say(f"{error}")
+            self.view.say(f"{error}")
 
     def _follow(self) -> None:
         """The threshold's slider has the places that the layer in view can have."""

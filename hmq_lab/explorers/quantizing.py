@@ -9,6 +9,7 @@ import numpy as np
 from hmq_lab.explorers import tensors
 from hmq_lab.explorers.controls import Switch, Whole, powers
 from hmq_lab.explorers.frame import Explorer
+from hmq_lab.explorers.modules import Module
 from hmq_lab.plots import BLUE, INK, ORANGE, RED
 from hmq_lab.quantizer import Scheme
 
@@ -37,7 +38,7 @@ class Range:
 class Result:
     scheme: Scheme
     ranges: dict[str, Range]
-    values: np.ndarray  # the tensor's
+    values: tensors.Sample  # the tensor's
     view: tuple[float, float]
     sentence: str
 
@@ -54,19 +55,21 @@ def quantizer(tensor=None, **initial) -> Explorer:
     default if a value is negative; authors: show the range of the authors' code beside two's complement.
     Raises ValueError for a tensor that is empty or not finite, and for other values. Source: HMQ, section 3.1.
     """
-    x = tensors.values(tensors.layer() if tensor is None else tensor)
-    exponents, view = tensors.exponents(x), tensors.window(x)
+    values = tensors.values(tensors.layer() if tensor is None else tensor)
+    exponents, view = tensors.exponents(values), tensors.window(values)
+    x = tensors.Sample.of(values)
     controls = {
         "bits": Whole("bits", tensors.BITS[0], tensors.BITS[-1]),
         "exponent": powers("threshold", exponents),
         "signed": Switch("signed"),
         "authors": Switch("the authors' range, too"),
     }
-    state = State(exponent=exponents[1], signed=bool(x.min() < 0))
-    return Explorer(state, lambda state: compute(state, x, view), draw, move, controls, initial, height=4.2)
+    state = State(exponent=exponents[1], signed=x.signed)
+    module = Module("quantizer", "quantizer", {"values": x.packed(), "view": list(view)}, tuple(controls))
+    return Explorer(state, lambda state: compute(state, x, view), draw, move, controls, initial, 4.2, module)
 
 
-def compute(state: State, x: np.ndarray, view: tuple[float, float]) -> Result:
+def compute(state: State, x: tensors.Sample, view: tuple[float, float]) -> Result:
     """Levels, staircase and errors in two's complement, and in the authors' range where the state asks for it."""
     scheme = Scheme(state.bits, state.exponent, state.signed)
     lo, hi = scheme.integers
@@ -80,11 +83,11 @@ def compute(state: State, x: np.ndarray, view: tuple[float, float]) -> Result:
     return Result(scheme, ranges, x, view, _sentence(scheme, ranges, x))
 
 
-def _sentence(scheme: Scheme, ranges: dict[str, Range], x: np.ndarray) -> str:
+def _sentence(scheme: Scheme, ranges: dict[str, Range], x: tensors.Sample) -> str:
     sign = "signed" if scheme.signed else "unsigned"
     text = f"{tensors.many(scheme.bits, 'bit')} {sign} below 2^{scheme.threshold_exponent}: "
     text += f"{scheme.levels} levels, {scheme.step:g} apart. "
-    if not x.any():
+    if not x.v.any():
         return text + f"The {x.size:,} values are all zero: nothing is lost."
     ours = ranges[OURS].loss
     text += (

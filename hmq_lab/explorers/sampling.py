@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -13,7 +12,8 @@ import torch
 from hmq_lab.explorers import tensors
 from hmq_lab.explorers.controls import Choice, Real, Whole
 from hmq_lab.explorers.frame import Explorer
-from hmq_lab.gumbel import Cycles, gumbel_noise, relaxed_categorical
+from hmq_lab.explorers.modules import Module
+from hmq_lab.gumbel import Cycles, relaxed_categorical
 from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, PALE, RED
 
 MOST = 1000  # samples
@@ -81,19 +81,29 @@ def gumbel(logits=None, **initial) -> Explorer:
     low, high = min(-6.0, math.floor(given.min())), max(6.0, math.ceil(given.max()))
     controls = {
         "temperature": Real("temperature", 0.05, 20.0, 0.02, logarithmic=True),
-        "epoch": Real("along the schedule", 0.0, float(EPOCHS), 0.04),
+        "epoch": Real("epoch (schedule)", 0.0, float(EPOCHS), 0.04),
         "category": Choice("category", tuple(range(given.size)), tuple(f"{i + 1}" for i in range(given.size))),
         "logit": Real("its logit", low, high, 0.1),
         "samples": Whole("samples", 10, MOST, 10),
         "seed": Whole("seed of the noise", 0, 99),
     }
-    return Explorer(State(tuple(given)), compute, draw, move, controls, initial, height=4.2)
+    data = {"epochs": EPOCHS, "schedule": _schedule()}
+    fields = ("logits", "category", "temperature", "epoch", "samples", "seed")
+    module = Module("gumbel", "samples of Gumbel-Softmax", data, fields)
+    return Explorer(State(tuple(given)), compute, draw, move, controls, initial, 4.2, module)
 
 
-@functools.lru_cache(maxsize=8)
+def _schedule() -> dict[str, float]:
+    """The schedule in numbers: exp(-decay * round(step / update)) within a cycle, never below the floor."""
+    length = round(SCHEDULE.epochs * SCHEDULE.steps_per_epoch)
+    update = length / (5 * SCHEDULE.updates)
+    steps = SCHEDULE.steps_per_epoch
+    return {"steps": steps, "length": length, "update": update, "decay": SCHEDULE.rate, "floor": SCHEDULE.floor}
+
+
 def noise(seed: int, categories: int) -> torch.Tensor:
     """All the noise there is for a seed: fewer samples are the first of more."""
-    return gumbel_noise((MOST, categories), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.from_numpy(tensors.noise(seed, MOST * categories)).view(MOST, categories)
 
 
 def compute(state: State) -> Result:
@@ -103,7 +113,7 @@ def compute(state: State) -> Result:
     chosen = np.bincount(drawn.argmax(1), minlength=len(p)) / len(drawn)
     decided = float((drawn.max(1) > DECIDED).mean())
     text = (
-        f"At temperature {state.temperature:.3g}, {decided:.0%} of {len(drawn)} samples have an entry above {DECIDED}: "
+        f"At temperature {state.temperature:.3g}, {tensors.percent(decided)} of {len(drawn)} samples have an entry above {DECIDED}: "
         f"as good as one-hot. "
     )
     if len(p) <= 4:
@@ -112,14 +122,15 @@ def compute(state: State) -> Result:
     else:
         top = int(p.argmax())
         text += (
-            f"Category {top + 1}, the most probable of {len(p)} with {p[top]:.1%}, has the largest entry in "
-            f"{chosen[top]:.1%} of them, and {drawn[:, top].mean():.1%} of the mass on average."
+            f"Category {top + 1}, the most probable of {len(p)} with {tensors.percent(p[top], 1)}, has the largest entry in "
+            f"{tensors.percent(chosen[top], 1)} of them, and {tensors.percent(drawn[:, top].mean(), 1)} of the mass on "
+            f"average."
         )
     return Result(state, p, drawn, chosen, drawn.mean(0), decided, text)
 
 
 def _shares(values: np.ndarray) -> str:
-    words = [f"{v:.0%}" for v in values]
+    words = [tensors.percent(v) for v in values]
     return ", ".join(words[:-1]) + " and " + words[-1]
 
 

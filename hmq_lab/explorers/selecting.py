@@ -17,7 +17,8 @@ from hmq_lab import budget
 from hmq_lab.explorers import heat, tensors
 from hmq_lab.explorers.controls import Choice, Player
 from hmq_lab.explorers.frame import Explorer
-from hmq_lab.explorers.playback import Run, State, chosen, moment
+from hmq_lab.explorers.modules import Module
+from hmq_lab.explorers.playback import Run, State, chosen, moment, short
 from hmq_lab.plots import BLUE, INK, ORANGE, RED
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
@@ -32,6 +33,11 @@ class Search:
     run: Run
     label: str
     final: dict[str, tuple[int, int]]  # bits and exponent after the repair, by tensor; empty for an unfinished search
+
+    def data(self) -> dict:
+        """The search as a module of JavaScript takes it."""
+        final = {name: list(pair) for name, pair in self.final.items()}
+        return {"run": self.run.data(), "label": self.label, "final": final}
 
     @classmethod
     def of(cls, record: Record) -> Search:
@@ -85,14 +91,19 @@ def selection(record: Record, other: Record | None = None, **initial) -> Explore
             f"{runs[1].weights[0]}, ..."
         )
     steps = runs[0].steps + ((FIXED,) if all(search.final for search in searches) else ())
-    texts = [short(name) + ("" if name in weights else " (activation)") for name in names]
+    texts = [runs[0].text(name) for name in names]
     controls = {
         "step": Choice("step", steps, tuple(map(str, steps))),
         "layer": Choice("layer", names, tuple(texts), rows=4),
         "play": Player("play", 0, len(steps) - 1),
     }
     state = State(steps, max(weights, key=lambda name: runs[0].tensors[name]["size"]), steps[0])
-    return Explorer(state, lambda state: compute(state, searches, weights), draw, move, controls, initial, height=4.6)
+    data = {"searches": [search.data() for search in searches], "weights": list(weights), "steps": list(steps)}
+    data["stages"] = [list(stage) for stage in stages(weights)]
+    module = Module("selection", "selection of a search", data, ("layer", "step"))
+    return Explorer(
+        state, lambda state: compute(state, searches, weights), draw, move, controls, initial, 4.6, module
+    )
 
 
 def compute(state: State, searches: tuple[Search, ...], weights: tuple[str, ...]) -> Result:
@@ -130,8 +141,8 @@ def _sentence(result: Result, fixed: bool) -> str:
         space, (bits, exponent) = side.search.run.tensors[layer]["space"], side.choice
         share = side.table[space["bits"].index(bits)].sum()
         scheme = f"{tensors.many(bits, 'bit')} below 2^{exponent}"
-        searched = f"{share:.0%} probable{' at the end of the search' if fixed else ''}"
-        rates = f"rate of the network {side.rate:.2f}" + ("" if fixed else f", expected {side.expected_rate:.2f}")
+        searched = f"{tensors.percent(share)} probable{' at the end of the search' if fixed else ''}"
+        rates = f"compression of the network {side.rate:.2f}" + ("" if fixed else f", expected {side.expected_rate:.2f}")
         of = f" for {side.search.label}" if len(result.sides) > 1 else ""
         texts.append(f"{scheme}{of} ({searched}, {rates})")
     text += " and ".join(texts) + "."
@@ -139,7 +150,7 @@ def _sentence(result: Result, fixed: bool) -> str:
         sizes = np.array([run.tensors[name]["size"] for name in result.weights])
         same = ~result.differ
         share = sizes[same].sum() / sizes.sum()
-        text += f" The two agree in {same.sum()} of {len(same)} weights, {share:.0%} of their elements."
+        text += f" The two agree in {same.sum()} of {len(same)} weights, {tensors.percent(share)} of their elements."
     elif fixed:
         changed = (side.bits != run.selected[-1]).sum()
         text += f" The repair changed the bits of {changed} of {len(side.bits)} weights."
@@ -209,6 +220,7 @@ def _table(ax: Axes, side: Side) -> dict:
     artists["exponents"] = [ax.text(i + 0.5, -0.03, "-0", **below) for i in range(columns)]
     artists["title"] = ax.set_title("name", loc="left")
     ax.set_xlabel("\nM of the threshold $2^M$")
+    ax.invert_xaxis()  # larger thresholds at the right, as on the slider
     ax.set_ylabel("bits")
     return artists
 
@@ -250,10 +262,6 @@ def _move_table(layer: str, side: Side, artists: dict, two: bool) -> None:
     name = short(layer)
     name = name if len(name) < 25 else "…" + name[-23:]
     artists["title"].set_text(f"{name}: {side.search.label}" if two else f"{name}: probabilities (%)")
-
-
-def short(name: str) -> str:
-    return name.removesuffix(".weight")
 
 
 def stages(names: tuple[str, ...]) -> list[tuple[int, int, str]]:

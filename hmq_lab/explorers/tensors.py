@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 import seaborn as sns
 import torch
 
+from hmq_lab.explorers.modules import packed
 from hmq_lab.plots import PALE
 from hmq_lab.quantizer import threshold_exponent
 
-DRAWN = 50_000  # so many values are enough for a histogram
+MOST = 2**16  # so many distinct values are kept; of more, those that lie together are one group
 BITS = tuple(range(1, 9))
 SETTING = "a setting goes by its name, such as bits=3"
 
@@ -65,6 +67,53 @@ def window(x: np.ndarray) -> tuple[float, float]:
     return (-1.3 if x.min() < 0 else -0.4) * tight, 1.3 * tight
 
 
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The values of a tensor, ascending, in groups of equal ones; of a large tensor in groups of near ones.
+
+    Between the values of one group no scheme of 8 bits or less rounds or clips differently: what is computed from the
+    groups is exact, and takes as long for a large tensor as for a small one.
+    """
+
+    v: np.ndarray  # mean of each group
+    n: np.ndarray  # how many values it has
+    s: np.ndarray  # the sum of their squared distances to the mean
+    size: int
+    energy: float  # the sum of squares of all values; 1 for a tensor of zeros
+
+    @classmethod
+    def of(cls, x: np.ndarray | Sample) -> Sample:
+        """
+        >>> Sample.of(np.array([0.5, -1.0, 0.5])).n
+        array([1, 2])
+        """
+        if isinstance(x, Sample):
+            return x
+        v, n = np.unique(np.asarray(x, dtype=np.float64).ravel(), return_counts=True)
+        s = np.zeros(v.size)
+        if v.size > MOST:
+            # All borders between levels are multiples of this width; a value on one is a group of its own.
+            width = 2.0 ** (exponents(v)[0] - 16)
+            places = v / width
+            key = 2 * np.floor(places) + (places != np.floor(places))
+            first = np.flatnonzero(np.r_[True, np.diff(key) > 0])
+            counts = np.add.reduceat(n, first)
+            means = np.add.reduceat(n * v, first) / counts
+            s = np.add.reduceat(n * np.square(v - np.repeat(means, np.diff(np.r_[first, v.size]))), first)
+            v, n = means, counts
+        return cls(v, n, s, int(n.sum()), float((n * v * v + s).sum()) or 1.0)
+
+    @property
+    def signed(self) -> bool:
+        return bool(self.v[0] < 0)
+
+    def packed(self) -> dict:
+        """The sample as a module of JavaScript unpacks it."""
+        found = {"v": packed(self.v), "size": self.size, "energy": self.energy}
+        found |= {"n": packed(self.n)} if self.n.max() > 1 else {}
+        return found | ({"s": packed(self.s)} if self.s.any() else {})
+
+
 @dataclass(frozen=True)
 class Loss:
     """What a quantization loses: squared errors as shares of the tensor's sum of squares; values clipped, a count."""
@@ -78,7 +127,7 @@ class Loss:
         return self.rounding + self.clipping
 
 
-def loss(x: np.ndarray, step: float, ends: tuple[float, float]) -> Loss:
+def loss(x: np.ndarray | Sample, step: float, ends: tuple[float, float]) -> Loss:
     """Round x to multiples of step and clip to `ends`, in steps: the error within the ends, and beyond them.
 
     >>> loss(np.array([0.2, 0.9]), 0.5, (-2, 1))        # to 0 and to 0.5: 0.9 rounds to 1, beyond the last level
@@ -86,11 +135,12 @@ def loss(x: np.ndarray, step: float, ends: tuple[float, float]) -> Loss:
 
     A tensor of zeros loses nothing.
     """
-    codes = np.round(x / step)
+    x = Sample.of(x)
+    codes = np.round(x.v / step)
     beyond = (codes < ends[0]) | (codes > ends[1])
-    square = np.square(np.clip(codes, *ends) * step - x)
-    energy = np.square(x).sum() or 1.0
-    return Loss(square[~beyond].sum() / energy, square[beyond].sum() / energy, int(beyond.sum()))
+    square = x.n * np.square(np.clip(codes, *ends) * step - x.v) + x.s
+    parts = square[~beyond].sum() / x.energy, square[beyond].sum() / x.energy
+    return Loss(float(parts[0]), float(parts[1]), int(x.n[beyond].sum()))
 
 
 def staircase(step: float, ends: tuple[float, float], view: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -113,7 +163,27 @@ def many(count: int, word: str) -> str:
     return f"{count:,} {word}" + ("" if count == 1 else "s")
 
 
-def histogram(x: np.ndarray, ax, view: tuple[float, float]) -> None:
-    """The distribution of x; of every n-th value where there are very many."""
-    some = x[:: max(1, x.size // DRAWN)]
-    sns.histplot(some, bins=60, binrange=view, stat="percent", ax=ax, color=PALE, edgecolor="white", lw=0.3)
+def histogram(x: Sample, ax, view: tuple[float, float]) -> None:
+    """The distribution of the values."""
+    style = {"color": PALE, "edgecolor": "white", "lw": 0.3}
+    sns.histplot(x=x.v, weights=x.n, bins=60, binrange=view, stat="percent", ax=ax, **style)
+
+
+def percent(share: float, decimals: int = 0) -> str:
+    """A share as percent. It is rounded to 9 digits first, so that sums in any order agree.
+
+    >>> percent(0.125), percent(0.1254, 1)
+    ('12%', '12.5%')
+    """
+    return f"{100 * round(share, 9):.{decimals}f}%"
+
+
+@functools.lru_cache(maxsize=64)
+def noise(seed: int, count: int) -> np.ndarray:
+    """Standard Gumbel noise, -log(-log(U)): the same for a seed on every machine, and in the browser.
+
+    >>> noise(3, 2).shape, bool((noise(3, 2) == noise(3, 3)[:2]).all())
+    ((2,), True)
+    """
+    uniform = np.random.RandomState(seed).random_sample(count)
+    return -np.log(-np.log(np.where(uniform == 0, 2.0**-54, uniform)))

@@ -199,7 +199,7 @@ class Live:
 
     def _replace(self, explorer: Explorer) -> None:
         self.explorer = explorer
-        self._body.children = [self._words, explorer._box]
+        self._body.children = [self._words, explorer.widget]
 
     def _say(self, text: str) -> None:
         self._words.value = text and f'<div role="status" style="line-height:1.5">{text}</div>'
@@ -245,7 +245,7 @@ class Live:
         data = self._box._repr_mimebundle_() | {"text/plain": self.sentence}
         if self.explorer is None:
             return data, {}
-        data |= {"image/png": base64.b64encode(self.explorer._picture.png(9)).decode()}
+        data |= {"image/png": base64.b64encode(self.explorer.picture.png(9)).decode()}
         return data, {"image/png": {"alt": self.sentence}}
 
 
@@ -326,9 +326,7 @@ class Growing(Explorer):
     def __init__(self, now: Now, layer: str | None = None):
         self.now = now
         names, run = tuple(now.run.tables), now.run
-        texts = tuple(
-            n.removesuffix(".weight") + " (activation)" * (run.tensors[n]["kind"] == "activation") for n in names
-        )
+        texts = tuple(run.text(name) for name in names)
         first = max(run.weights or names, key=lambda name: run.tensors[name]["size"])
         state = playback.State(run.steps, first, run.steps[-1])
         controls = {"layer": Choice("layer", names, texts, rows=4)}
@@ -340,13 +338,13 @@ class Growing(Explorer):
         room, self.now = limits(self.now), now
         if limits(now) != room:  # axes stand still, so that little is painted again: now and then they must give
             fit(now, self.artists)
-            self._picture.settle()
+            self.picture.settle()
         self._show(playback.State(now.run.steps, self.state.layer, now.run.steps[-1]))
 
-    def _say(self, sentence: str) -> None:
+    @property
+    def live(self) -> str:
         """Nobody can listen to a sentence twice a second: while it grows by itself, `Live` tells the state alone."""
-        style = f'role="status" aria-live="{"off" if self.now.runs else "polite"}" style="line-height:1.5"'
-        self._text.value = f"<div {style}>{html.escape(sentence)}</div>"
+        return "off" if self.now.runs else "polite"
 
 
 def compute(state: playback.State, now: Now) -> Result:

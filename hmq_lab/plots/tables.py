@@ -44,6 +44,7 @@ def table(record: Record, ax: Axes, name: str | None = None, step: int | None = 
     b, t = _selected(percent)
     frame = ax.add_patch(Rectangle((t, b), 1, 1, fill=False, edgecolor=RED, lw=3, clip_on=False))
     ax.invert_yaxis()
+    ax.invert_xaxis()  # larger thresholds at the right
     ax.tick_params(axis="y", rotation=0)
     ax.set(xlabel="threshold", ylabel="bits", title=f"at step {steps[at]}; framed: the selection")
     return [ax.collections[0], frame]
