@@ -14,6 +14,7 @@ import ast
 import json
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 from html.parser import HTMLParser
@@ -173,12 +174,14 @@ def front(source: Path, notebooks: Path) -> str:
     first = ["install.md", "class.md", "glossary.md"]
     names = sorted(path.name for path in (source / "docs").glob("*.md"))
     ordered = [name for name in first if name in names] + [name for name in names if name not in first]
+    rooms = [room or "method" for room in ROOMS]
+    written = [room for room in rooms if (source / "api" / f"{room}.md").exists()]
     lists = {
         "LESSONS": rows,
         "STUDENT": [f"{name[:2]} {title} <notebooks/{name}>" for name, title in titles.items()],
         "SOLUTIONS": [f"{name[:2]} {title} <{SOLUTIONS}/{name}>" for name, title in titles.items()],
         "PAGES": ["explorers", "For those who teach <notebooks/README>", *(f"docs/{name[:-3]}" for name in ordered)],
-        "REFERENCE": [f"api/{name}" for room in ROOMS if (source / "api" / f"{name := room or 'method'}.md").exists()],
+        "REFERENCE": [f"api/{page}" for page in written],
     }
     text = (HERE / "index.md").read_text(encoding="utf-8")
     for word, lines in lists.items():
@@ -256,24 +259,23 @@ def fault_of_link(url: str, page: Path, read: dict[Path, Reader]) -> str | None:
 
 
 def build(folder: Path, root: Path = ROOT) -> int:
-    """Make the book in a folder, which is emptied before; the number of Sphinx's warnings."""
-    from sphinx.application import Sphinx
-
+    """Make the book in a folder, which is emptied before; the number of Sphinx's warnings, which it prints."""
     with tempfile.TemporaryDirectory() as place:
-        source = Path(place) / "source"
+        source, doctrees, warnings = (Path(place) / name for name in ("source", "doctrees", "warnings.txt"))
         source.mkdir()
         collect(source, root)
         if folder.exists():
             shutil.rmtree(folder)
-        app = Sphinx(source, source, folder, Path(place) / "doctrees", "html", status=None, parallel=2)
-        app.build()
+        options = ["-q", "-j", "2", "-d", str(doctrees), "-w", str(warnings)]
+        subprocess.run([sys.executable, "-m", "sphinx", *options, str(source), str(folder)], check=True)
+        count = len(re.findall("WARNING|ERROR", warnings.read_text(encoding="utf-8")))
     explorer_pages.write_static(folder / "explorers")
     # What Sphinx and its theme leave, and no reader's browser asks for.
     shutil.rmtree(folder / "_static" / "locales", ignore_errors=True)
     useless = [*folder.glob("_static/*.html"), *folder.glob("_static/**/*.map"), folder / ".buildinfo"]
     for path in useless:
         path.unlink(missing_ok=True)
-    return app._warncount
+    return count
 
 
 def main(arguments: list[str] | None = None) -> int:
