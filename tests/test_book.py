@@ -51,9 +51,9 @@ LONG_PLOT = "\n".join(["drawing, ax = plots.canvas()", *["ax.plot([1, 2])"] * 9]
 
 @pytest.fixture(scope="module")
 def book(make, tmp_path_factory):
-    """A book of one lesson in two editions, one page, and the reference of two modules."""
+    """A book of one lesson, two pages, and the reference of two modules."""
     root = tmp_path_factory.mktemp("repository")
-    for folder in ("notebooks/solutions", "docs", "hmq_lab/graph"):
+    for folder in ("notebooks", "docs", "hmq_lab/graph"):
         (root / folder).mkdir(parents=True)
     lesson = notebook(
         prose("# Two numbers\n\nThe step is $2t / 2^b$. See [what scheme means](../docs/glossary.md#scheme)."),
@@ -61,9 +61,7 @@ def book(make, tmp_path_factory):
         code(LONG_PLOT, FIGURE),
         prose("<details><summary>Hint</summary>\n\nHalve it.\n\n</details>"),
     )
-    solved = notebook(prose("# Two numbers\n\n[As it was](../00_two_numbers.ipynb)"))
     (root / "notebooks" / "00_two_numbers.ipynb").write_text(json.dumps(lesson), encoding="utf-8")
-    (root / "notebooks" / "solutions" / "00_two_numbers.ipynb").write_text(json.dumps(solved), encoding="utf-8")
     (root / "notebooks" / "README.md").write_text("# For those who teach\n\n[00](00_two_numbers.ipynb)\n")
     (root / "docs" / "glossary.md").write_text("# Glossary\n\n## Scheme\n\nBits and threshold.\n")
     (root / "docs" / "install.md").write_text("# Install\n\n`pip install`\n")
@@ -98,7 +96,7 @@ def test_a_hint_stays_folded(book):
 
 
 def test_a_long_plotting_cell_is_folded_and_a_short_one_is_not(make):
-    tags = [cell["metadata"].get("tags") for cell in make.lesson(notebook(code(LONG_PLOT), code("plots.x")), "")["cells"]]
+    tags = [cell["metadata"].get("tags") for cell in make.lesson(notebook(code(LONG_PLOT), code("plots.x")))["cells"]]
     assert tags == [["hide-input"], None]
 
 
@@ -129,7 +127,7 @@ def test_the_reference_shows_docstrings(book):
 
 def test_the_first_page_leads_everywhere(book):
     text = page(book, "index.html")
-    for place in ("notebooks/00_two_numbers.html", "notebooks/solutions/00_two_numbers.html", "docs/install.html"):
+    for place in ("notebooks/00_two_numbers.html", "docs/install.html", "docs/glossary.html"):
         assert f'href="{place}"' in text
 
 
@@ -211,6 +209,22 @@ def test_a_phone_shows_the_book_from_disk(book, chromium):
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390, place
     context.close()
     assert wrong == []
+
+
+@pytest.mark.browser
+def test_an_explorer_in_a_lesson_is_as_high_as_what_it_shows(book, chromium):
+    context = chromium.new_context(viewport={"width": 1200, "height": 800}, offline=True)
+    tab = context.new_page()
+    tab.goto((book / "notebooks" / "00_two_numbers.html").as_uri())
+    frame = tab.locator("iframe.explorer")
+    frame.scroll_into_view_if_needed()
+    inside = tab.frame_locator("iframe.explorer")
+    assert inside.get_by_label("bits").first.input_value() == "3"
+    # The style is set when the page inside has said its height.
+    tab.wait_for_function("document.querySelector('iframe.explorer').style.height != ''")
+    tab.wait_for_timeout(300)
+    assert inside.locator("html").evaluate("e => e.scrollHeight - e.clientHeight") <= 2
+    context.close()
 
 
 @pytest.mark.browser

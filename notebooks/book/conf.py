@@ -20,6 +20,9 @@ exclude_patterns = ["**/.ipynb_checkpoints", "docs/figures/**"]
 templates_path: list[str] = []
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
+html_js_files = ["book.js"]
+html_use_index = False
+html_domain_indices = False
 html_copy_source = False
 html_show_sourcelink = False
 

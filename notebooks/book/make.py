@@ -2,7 +2,8 @@
 
     python notebooks/book/make.py build/book       # what `make book` does; exit code 1 where a page has a fault
 
-No lesson is executed: the pages show what the notebooks hold, in both editions. The pages lie beside each other as the
+No lesson is executed: the pages show what the notebooks of the student edition hold, which has hints and solutions
+folded away. The pages lie beside each other as the
 files of the repository do, so that a link between two files is a link between two pages. Afterwards every page is read
 again: links, anchors, alternative texts, and that nothing is loaded from elsewhere.
 """
@@ -25,9 +26,13 @@ from hmq_lab.explorers import pages as explorer_pages
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-SOLUTIONS = "notebooks/solutions"
 LONG = 8  # lines: a cell that draws, and is longer, is folded
 STATE = {"bits", "exponent", "signed", "temperature", "mass", "step", "layer", "tensor"}  # of an explorer, in a link
+# In an explorer's page: tell the page around it how high it is (book.js listens).
+TELL_HEIGHT = """<script>
+new ResizeObserver(() => parent.postMessage({explorer: document.body.scrollHeight}, "*")).observe(document.body);
+</script>
+"""
 SEPARATE = {"explorers"}  # folders of pages that are whole by themselves, and not the theme's
 
 # Rooms of the package, in the order of the imports, as pages of the reference.
@@ -50,29 +55,23 @@ def lesson_titles(folder: Path) -> dict[str, str]:
 def collect(source: Path, root: Path = ROOT) -> None:
     """Write what Sphinx reads into a folder: pages, lessons, reference, settings."""
     notebooks = root / "notebooks"
-    for folder in ("notebooks", SOLUTIONS):
-        (source / folder).mkdir(parents=True, exist_ok=True)
-        for path in sorted((root / folder).glob("[0-9]*.ipynb")):
-            notebook = json.loads(path.read_text(encoding="utf-8"))
-            up = "../" * (folder.count("/") + 1)
-            (source / folder / path.name).write_text(json.dumps(lesson(notebook, up)), encoding="utf-8")
+    (source / "notebooks").mkdir()
+    for path in sorted(notebooks.glob("[0-9]*.ipynb")):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        (source / "notebooks" / path.name).write_text(json.dumps(lesson(notebook)), encoding="utf-8")
     shutil.copyfile(notebooks / "README.md", source / "notebooks" / "README.md")
     shutil.copytree(root / "docs", source / "docs", ignore=shutil.ignore_patterns("*.py", "*.pdf", "bench"))
     reference(source / "api", root / "hmq_lab")
     gallery(source / "explorers.md")
     (source / "_static").mkdir()
-    shutil.copyfile(HERE / "book.css", source / "_static" / "book.css")
+    for name in ("book.css", "book.js"):
+        shutil.copyfile(HERE / name, source / "_static" / name)
     shutil.copyfile(HERE / "conf.py", source / "conf.py")
     (source / "index.md").write_text(front(source, notebooks), encoding="utf-8")
 
 
-def lesson(notebook: dict, up: str) -> dict:
-    """A lesson as the book shows it: long plotting cells folded, explorers that work below their image.
-
-    Args:
-        notebook: the file's content.
-        up: the way from its page to the book's folder, such as "../".
-    """
+def lesson(notebook: dict) -> dict:
+    """A lesson as the book shows it: long plotting cells folded, explorers that work below their image."""
     cells = []
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
@@ -80,7 +79,7 @@ def lesson(notebook: dict, up: str) -> dict:
             cell["metadata"].setdefault("tags", []).append("hide-input")
         cells.append(cell)
         if cell["cell_type"] == "code":
-            cells += [frame(name, state, up) for name, state in explorers_in(text)]
+            cells += [frame(name, state) for name, state in explorers_in(text)]
     for number, cell in enumerate(cells):
         cell["id"] = f"cell-{number:02d}"
     return notebook | {"cells": cells}
@@ -110,10 +109,10 @@ def explorers_in(code: str) -> list[tuple[str, dict]]:
     return found
 
 
-def frame(name: str, state: dict, up: str) -> dict:
+def frame(name: str, state: dict) -> dict:
     """A cell that shows an explorer's page inside of the lesson."""
     title = explorer_pages.PAGES[name].title
-    place = f"{up}explorers/{name}.html"
+    place = f"../explorers/{name}.html"
     link = f"{place}#{urlencode(state)}" if state else place
     text = (
         f"**Move it here**, on the built-in network and recorded searches "
@@ -166,11 +165,7 @@ def reference(folder: Path, package: Path) -> None:
 def front(source: Path, notebooks: Path) -> str:
     """The first page: a row for each lesson, and what stands in the contents at the left."""
     titles = lesson_titles(notebooks)
-    rows = ["| lesson | with solutions |", "|---|---|"]
-    for name, title in titles.items():
-        rows.append(
-            f"| [{name[:2]} {title}](notebooks/{name}.ipynb) | [{name[:2]} solved]({SOLUTIONS}/{name}.ipynb) |"
-        )
+    rows = [f"* [{name[:2]} {title}](notebooks/{name}.ipynb)" for name, title in titles.items()]
     first = ["install.md", "class.md", "glossary.md"]
     names = sorted(path.name for path in (source / "docs").glob("*.md"))
     ordered = [name for name in first if name in names] + [name for name in names if name not in first]
@@ -179,7 +174,6 @@ def front(source: Path, notebooks: Path) -> str:
     lists = {
         "LESSONS": rows,
         "STUDENT": [f"{name[:2]} {title} <notebooks/{name}>" for name, title in titles.items()],
-        "SOLUTIONS": [f"{name[:2]} {title} <{SOLUTIONS}/{name}>" for name, title in titles.items()],
         "PAGES": ["explorers", "For those who teach <notebooks/README>", *(f"docs/{name[:-3]}" for name in ordered)],
         "REFERENCE": [f"api/{page}" for page in written],
     }
@@ -269,7 +263,9 @@ def build(folder: Path, root: Path = ROOT) -> int:
         options = ["-q", "-j", "2", "-d", str(doctrees), "-w", str(warnings)]
         subprocess.run([sys.executable, "-m", "sphinx", *options, str(source), str(folder)], check=True)
         count = len(re.findall("WARNING|ERROR", warnings.read_text(encoding="utf-8")))
-    explorer_pages.write_static(folder / "explorers")
+    for path in explorer_pages.write_static(folder / "explorers"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace("</body>", f"{TELL_HEIGHT}</body>"), encoding="utf-8")
     # What Sphinx and its theme leave, and no reader's browser asks for.
     shutil.rmtree(folder / "_static" / "locales", ignore_errors=True)
     useless = [*folder.glob("_static/*.html"), *folder.glob("_static/**/*.map"), folder / ".buildinfo"]
