@@ -250,9 +250,7 @@ def table(rows: dict[str, dict]) -> str:
         values = [rows[name][measured] for name in names]
         lines.append([measured, *("-" if value is None else f"{value:g}" for value in values)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines
-    )
+    return "\n".join("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def main() -> None:

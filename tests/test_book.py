@@ -96,7 +96,8 @@ def test_a_hint_stays_folded(book):
 
 
 def test_a_long_plotting_cell_is_folded_and_a_short_one_is_not(make):
-    tags = [cell["metadata"].get("tags") for cell in make.lesson(notebook(code(LONG_PLOT), code("plots.x")))["cells"]]
+    shown = make.lesson(notebook(code(LONG_PLOT), code("plots.x")))
+    tags = [cell["metadata"].get("tags") for cell in shown["cells"]]
     assert tags == [["hide-input"], None]
 
 
@@ -159,7 +160,11 @@ def broken(book, tmp_path):
         ('alt="A single', 'title="A single', "the image ../_images/"),
         ("../docs/glossary.html#scheme", "../docs/glossary.html#schema", "names no heading that is there"),
         ('href="../docs/install.html"', 'href="../docs/instal.html"', "the link ../docs/instal.html leads nowhere"),
-        ("../explorers/quantizer.html#", "../explorers/quantiser.html#", "quantiser.html#bits=3&exponent=-2 is missing"),
+        (
+            "../explorers/quantizer.html#",
+            "../explorers/quantiser.html#",
+            "quantiser.html#bits=3&exponent=-2 is missing",
+        ),
         ('src="../_static/documentation_options.js', 'src="//cdn.example/d.js', "loads //cdn.example/d.js"),
     ],
 )

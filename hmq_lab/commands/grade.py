@@ -203,7 +203,7 @@ def add(commands, formatter: type) -> None:
         "grade",
         help="run the submissions of a class and write a verdict for each exercise",
         formatter_class=formatter,
-        description="Runs the code of the notebooks: use it for people whom you trust, or on a machine without secrets.",
+        description="Runs the code of the notebooks: for people whom you trust, or on a machine without secrets.",
     )
     made.set_defaults(command=main)
     made.add_argument("folder", type=Path, metavar="FOLDER", help="of notebooks, or of a folder for each student")

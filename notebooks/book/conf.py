@@ -106,7 +106,8 @@ def as_plain_text(app, what, name, obj, options, lines):
 def not_ours(app, what, name, obj, skip, options):
     """Leave out of the reference what a class has from matplotlib or torch."""
     module = getattr(obj, "__module__", None) or ""
-    return True if skip or not module.startswith("hmq_lab") and callable(obj) else None
+    foreign = callable(obj) and not module.startswith("hmq_lab")
+    return True if skip or foreign else None
 
 
 def inline_formula(translator, node):
