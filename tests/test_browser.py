@@ -21,6 +21,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from hmq_lab.explorers import pages
 from hmq_lab.rivals import scores
 from hmq_lab.runs.live import Run
 
@@ -37,6 +38,7 @@ CELLS = {
     "replay": "explorers.replay(records.recorded('builtin-tiny_resnet8-w8-a8'))",
     "selection": "explorers.selection(*map(records.recorded, ('cifar10-resnet20-w16-a8', 'cifar10-resnet20-w8-a8')))",
 }
+MODULES = pages.STATIC  # explorers that compute and draw in the browser; the others have core widgets
 WORDS = ".widget-html [aria-live]"  # of a search that runs they are off
 READY = 150_000  # milliseconds until a kernel has imported everything, on a busy machine
 
@@ -193,6 +195,37 @@ def use(page, key="ArrowRight"):
     changed(before)
 
 
+def use_module(page, key="ArrowRight"):
+    """Move the first slider of a module by key, then by mouse: figure, words and readout follow both times."""
+    root = page.locator(".hmq")
+    root.locator("svg").first.wait_for()
+    slider, readout = root.locator("input[type=range]").first, root.locator("output").first
+
+    def shown():
+        return root.locator(".panels").inner_html(), root.locator(".said").inner_text(), readout.inner_text()
+
+    before = shown()
+    slider.focus()
+    page.keyboard.press(key)
+    moved = shown()
+    assert all(a != b for a, b in zip(before, moved, strict=True))
+    box = slider.bounding_box()
+    page.mouse.click(box["x"] + 0.8 * box["width"], box["y"] + box["height"] / 2)
+    assert all(a != b for a, b in zip(moved, shown(), strict=True))
+
+
+def look_module(page, name):
+    """Nothing sticks out of a page or over its neighbour, and every control and part of the figure has a name."""
+    root = page.locator(".hmq")
+    box = root.bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= page.viewport_size["width"]
+    for control in root.locator("input, select, button").all():
+        name_of = "e => (e.labels && e.labels.length ? e.labels[0].innerText : e.innerText).trim()"
+        assert control.evaluate(name_of)
+    assert all(part.get_attribute("aria-label") for part in root.locator("svg").all())
+    keep(page, name)
+
+
 def look(page, name):
     """Nothing is cut off or shrunk below what its text needs."""
     box = page.locator("img.widget-image").bounding_box()
@@ -208,17 +241,19 @@ def look(page, name):
 @pytest.mark.parametrize("name", CELLS)
 def test_an_explorer_in_jupyterlab(name, browser, lab):
     base, token = lab
+    is_module = name in MODULES
     with opened(browser, f"{base}/lab/workspaces/{name}/tree/{name}.ipynb?token={token}") as page:
         run(page)
-        use(page)
+        (use_module if is_module else use)(page)
         assert page.locator(".jp-RenderedImage").count() == 0  # of the same output, the widget is preferred
-        page.locator(".widget-html").last.scroll_into_view_if_needed()
+        page.locator(".hmq .said" if is_module else ".widget-html").last.scroll_into_view_if_needed()
         page.wait_for_timeout(500)
-        look(page, f"{name}-light")
+        (look_module if is_module else look)(page, f"{name}-light")
         page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
         page.wait_for_function("document.body.dataset.jpThemeLight == 'false'")
         page.wait_for_timeout(500)
-        look(page, f"{name}-dark")
+        (look_module if is_module else look)(page, f"{name}-dark")
+        assert not is_module or page.locator(".hmq.dark").count() == 1  # it takes the page's theme by itself
         assert page.locator("[data-mime-type='application/vnd.jupyter.stderr'], .jp-RenderedText pre").count() == 0
         page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
     ask(base, token)
@@ -379,8 +414,8 @@ def test_an_explorer_in_voila(browser, folder):
     alone = ("--Voila.ip=127.0.0.1", f"--VoilaConfiguration.extension_denylist={lacking}")
     with serving(folder, "voila", str(folder), *alone) as (base, token):
         with opened(browser, f"{base}/voila/render/quantizer.ipynb?token={token}") as page:
-            use(page)
-            look(page, "quantizer-voila")
+            use_module(page)
+            look_module(page, "quantizer-voila")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("notebook") is None, reason="Notebook 7 is not installed")
@@ -390,8 +425,8 @@ def test_an_explorer_in_notebook_7(browser, folder):
         own = "reading 'schema'"  # its settings registry, as soon as a page loads
         with opened(browser, f"{base}/notebooks/quantizer.ipynb?token={token}", own) as page:
             run(page)
-            use(page, "Shift+ArrowRight")  # the arrow alone is Notebook 7's own
-            look(page, "quantizer-notebook")
+            use_module(page)
+            look_module(page, "quantizer-notebook")
 
 
 ASK = """code => new Promise(done => {
@@ -409,7 +444,7 @@ def test_the_explorers_as_pages(browser, tmp_path):
     """From the front page to two explorers: each has a picture that moves, no code, and runs none from a visitor."""
     folder, stolen = tmp_path / "pages", tmp_path / "stolen"
     folder.mkdir()
-    with serving(folder, "hmq_lab.explorers.pages", str(folder), "--only", "quantizer", "gumbel") as (base, _):
+    with serving(folder, "hmq_lab.explorers.pages", str(folder), "--only", "quantizer", "placements") as (base, _):
         with opened(browser, f"{base}/") as page:
             pictures = page.locator("li img")
             assert pictures.count() == 2
@@ -418,15 +453,21 @@ def test_the_explorers_as_pages(browser, tmp_path):
             page.emulate_media(color_scheme="dark")
             page.reload()
             keep(page, "front-dark")
-            for title in ("Quantizer", "Gumbel-Softmax"):
+            for title in ("Quantizer", "Placements"):
                 page.get_by_role("link", name=title).click()
-                use(page)
+                if title == "Quantizer":  # needs no kernel
+                    use_module(page)
+                    look_module(page, f"page-{title}")
+                    page.get_by_role("link", name="All explorers").click()
+                    continue
+                page.locator(".widget-select select").select_option("layer3.0.conv2.weight")
+                page.locator(WORDS, has_text="layer3.0.conv2.weight").wait_for()
                 assert page.locator(".jp-CodeCell .jp-InputArea, .cm-content, .highlight").count() == 0
                 assert "import explorers" not in page.content()
                 look(page, f"page-{title}")
                 page.evaluate(ASK, f"open({str(stolen)!r}, 'w')")
                 page.get_by_role("link", name="All explorers").click()
-                page.wait_for_url(f"{base}/")
+                page.wait_for_url(f"{base}/*")
         log = (folder.with_name("pages-hmq_lab.explorers.pages") / "log").read_text()
         assert "execute_request" in log and not stolen.exists()  # it arrived, and was refused
         with pytest.raises(urllib.error.HTTPError) as refused:  # under another name than this machine's own

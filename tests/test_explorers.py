@@ -43,7 +43,7 @@ MOVES = {
     "surface": {"bits": 5, "exponent": -2},
     "gumbel": {"epoch": 2.0, "temperature": 0.1, "category": 1, "logit": 2.0, "samples": 40, "seed": 5},
     "bars": {"epoch": 6.0, "temperature": 5.0, "category": 7, "logit": -1.0, "samples": 100, "seed": 1},
-    "block": {"bits": 3, "exponent": -1, "mass": 0.4, "temperature": 0.6, "sample": 3},
+    "block": {"bits": 2, "exponent": -2, "mass": 0.4, "temperature": 0.6, "sample": 3},
     "replay": {"step": 324, "layer": "linear.weight", "play": 30},
 }
 

@@ -10,10 +10,12 @@ Each is a state, `compute(state, ...) -> result` of plain numbers, `draw` and `m
 core ipywidgets around it (`frame.py`). Where no kernel runs, the picture and its sentence stay.
 """
 
+from hmq_lab.explorers.choice import Selection
 from hmq_lab.explorers.error_surface import surface
 from hmq_lab.explorers.following import integers
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.mixing import block
+from hmq_lab.explorers.own_network import network
 from hmq_lab.explorers.placing import placements
 from hmq_lab.explorers.playback import replay
 from hmq_lab.explorers.playing import beat
@@ -24,11 +26,13 @@ from hmq_lab.explorers.watching import live
 
 __all__ = [
     "Explorer",
+    "Selection",
     "beat",
     "block",
     "gumbel",
     "integers",
     "live",
+    "network",
     "placements",
     "quantizer",
     "replay",

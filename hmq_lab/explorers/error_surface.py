@@ -53,7 +53,7 @@ class Result:
     sentence: str
 
 
-def surface(tensor=None, **initial) -> Explorer:
+def surface(tensor=None, *, exponents: tuple[int, ...] | None = None, **initial) -> Explorer:
     """Pick a bit-width and a threshold by hand on the map of what all of them lose.
 
     >>> explorers.surface(weight, bits=2)
@@ -61,25 +61,25 @@ def surface(tensor=None, **initial) -> Explorer:
     {1: -4, 2: -3, 3: -3, ...}
 
     tensor: as for `quantizer`; signed if one of its values is negative. initial: bits 1 to 8; exponent of the
-    threshold, eight of them from one octave above the tight one. Raises ValueError for a tensor that is empty or not
+    threshold, eight of them from one octave above the tight one; exponents: others, descending. Raises ValueError for a tensor that is empty or not
     finite, and for other values.
     """
-    x = tensors.Sample.of(tensors.values(tensors.layer() if tensor is None else tensor))
-    found = measured(x)
+    x = tensors.sample(tensor)
+    found = measured(x, exponents)
     controls = {
         "bits": Whole("bits", tensors.BITS[0], tensors.BITS[-1]),
         "exponent": powers("threshold", found.exponents),
     }
-    state = State(exponent=found.exponents[1])
+    state = State(exponent=found.exponents[min(1, len(found.exponents) - 1)])
     data = {"values": x.packed(), "exponents": list(found.exponents)}
     module = Module("surface", "error surface", data, tuple(controls))
     return Explorer(state, lambda state: compute(state, found), draw, move, controls, initial, module=module)
 
 
-def measured(x: np.ndarray | tensors.Sample) -> Surface:
-    """Quantize x with every bit-width and threshold."""
+def measured(x: np.ndarray | tensors.Sample, exponents: tuple[int, ...] | None = None) -> Surface:
+    """Quantize x with every bit-width and threshold; exponents: of the thresholds, descending."""
     x = tensors.Sample.of(x)
-    exponents, signed = tensors.exponents(x.v), x.signed
+    exponents, signed = exponents or tensors.exponents(x.v), x.signed
     schemes = [[Scheme(b, e, signed) for e in exponents] for b in tensors.BITS]
     losses = [[tensors.loss(x, s.step, s.integers) for s in row] for row in schemes]
     parts = (np.array([[getattr(one, part) for one in row] for row in losses]) for part in ("rounding", "clipping"))

@@ -86,12 +86,11 @@ def block(tensor=None, hmq: HMQ | None = None, *, space: SearchSpace | None = No
     quantized tensor over its sum of squares, through the expected step and threshold, straight-through.
     Raises ValueError for a tensor that is empty or not finite, and for other values. Source: HMQ, sections 3.2 to 3.4.
     """
-    values = tensors.values(tensors.layer() if tensor is None else tensor)
-    x = tensors.Sample.of(values)
+    x = tensors.sample(tensor)
     is_new = hmq is None
     if hmq is None:
         space = space or SearchSpace()
-        top = tensors.exponents(values)[0]
+        top = tensors.exponents(x.v)[0]
         hmq = HMQ(space, top, x.signed, generator=torch.Generator().manual_seed(0))
     elif not isinstance(hmq, HMQ):
         raise ValueError(f"hmq must be an HMQ block, got {type(hmq).__name__}")
@@ -112,7 +111,7 @@ def block(tensor=None, hmq: HMQ | None = None, *, space: SearchSpace | None = No
     }
     if bits != tuple(range(bits[0], bits[-1] + 1)):  # a slider over what there is, nothing between
         controls["bits"] = replace(powers("bits", bits), texts=tuple(map(str, bits)))
-    view, signed = tensors.window(values), hmq.signed
+    view, signed = tensors.window(x.v), hmq.signed
     if is_new and not initial:  # a new block is nearly hard: half of its mass is moved, so that there is a mixture
         few = min(bits, key=lambda b: abs(b - 3))
         state = replace(state, bits=few, exponent=exponents[min(1, len(exponents) - 1)]).change(mass=0.5)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import nn
 
 from hmq_lab import budget
 from hmq_lab.explorers import heat, tensors
@@ -63,7 +64,9 @@ class Run:
     @classmethod
     def of(cls, record: Record) -> Run:
         if not isinstance(record, Record):
-            raise ValueError(f"a record is needed, as `records.read` gives it, got {type(record).__name__}")
+            hint = f": {tensors.NETWORK}" if isinstance(record, nn.Module) else ""
+            what = type(record).__name__
+            raise ValueError(f"a record is needed, as `records.read` gives it, got {what}{hint}")
         found = record.of("tables")
         names = [t["name"] for t in record.tensors if all(t["name"] in e["tables"] for e in found)]
         if not found or not names:

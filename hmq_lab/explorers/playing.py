@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import ipywidgets as widgets
+from torch import nn
 
 from hmq_lab.explorers.controls import Choice, Switch, powers
 from hmq_lab.explorers.frame import Explorer
-from hmq_lab.explorers.tensors import many
+from hmq_lab.explorers.tensors import NETWORK, many
 from hmq_lab.plots import BLUE, GREEN, INK, PALE, RED
 from hmq_lab.plots.pareto import rate_and_accuracy, references
 from hmq_lab.rivals import game as rules
@@ -179,7 +180,9 @@ def beat(game: Game | None = None, layer: str | None = None, **options) -> Playi
     beside a game, and for a layer that it has not.
     """
     if game is not None and (options or not isinstance(game, Game)):
-        raise ValueError(f"beat takes a Game, or the options of game.shipped; got {game!r} and {options}")
+        hint = f": {NETWORK}" if isinstance(game, nn.Module) else ""
+        what = f"a {type(game).__name__}{hint}" if hint else f"{game!r} and {options}"
+        raise ValueError(f"beat takes a Game, or the options of game.shipped; got {what}")
     game = game or rules.shipped(**options)
     return Playing(game, game.arena.named(layer or max(game.arena.sizes, key=game.arena.sizes.get)))
 

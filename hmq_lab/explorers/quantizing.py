@@ -43,7 +43,7 @@ class Result:
     sentence: str
 
 
-def quantizer(tensor=None, **initial) -> Explorer:
+def quantizer(tensor=None, *, exponents: tuple[int, ...] | None = None, **initial) -> Explorer:
     """Move bits and threshold of a quantizer on a tensor's values; see its levels, and what it rounds and clips.
 
     >>> explorers.quantizer(model.conv1.weight, bits=2)
@@ -52,19 +52,18 @@ def quantizer(tensor=None, **initial) -> Explorer:
 
     tensor: torch tensor, parameter or array; by default a layer of the network that comes with the package. initial:
     bits 1 to 8; exponent of the threshold, eight of them from one octave above the tensor's tight one; signed, by
-    default if a value is negative; authors: show the range of the authors' code beside two's complement.
+    default if a value is negative; exponents: other thresholds to choose from, descending; authors: show the range of the authors' code beside two's complement.
     Raises ValueError for a tensor that is empty or not finite, and for other values. Source: HMQ, section 3.1.
     """
-    values = tensors.values(tensors.layer() if tensor is None else tensor)
-    exponents, view = tensors.exponents(values), tensors.window(values)
-    x = tensors.Sample.of(values)
+    x = tensors.sample(tensor)
+    exponents, view = exponents or tensors.exponents(x.v), tensors.window(x.v)
     controls = {
         "bits": Whole("bits", tensors.BITS[0], tensors.BITS[-1]),
         "exponent": powers("threshold", exponents),
         "signed": Switch("signed"),
         "authors": Switch("the authors' range, too"),
     }
-    state = State(exponent=exponents[1], signed=x.signed)
+    state = State(exponent=exponents[min(1, len(exponents) - 1)], signed=x.signed)
     module = Module("quantizer", "quantizer", {"values": x.packed(), "view": list(view)}, tuple(controls))
     return Explorer(state, lambda state: compute(state, x, view), draw, move, controls, initial, 4.2, module)
 

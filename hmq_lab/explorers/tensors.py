@@ -15,7 +15,13 @@ from hmq_lab.quantizer import threshold_exponent
 
 MOST = 2**16  # so many distinct values are kept; of more, those that lie together are one group
 BITS = tuple(range(1, 9))
+NETWORK = "explorers.network(model, batch) shows any tensor of it"
 SETTING = "a setting goes by its name, such as bits=3"
+
+
+def sample(tensor) -> Sample:
+    """The values of a tensor in groups; a sample stays as it is, None is a layer that comes with the package."""
+    return tensor if isinstance(tensor, Sample) else Sample.of(values(layer() if tensor is None else tensor))
 
 
 def values(tensor) -> np.ndarray:
@@ -26,6 +32,8 @@ def values(tensor) -> np.ndarray:
 
     Raises ValueError for what is empty, not finite, a single number or no array of real numbers.
     """
+    if isinstance(tensor, torch.nn.Module):
+        raise ValueError(f"a tensor is needed, got the network {type(tensor).__name__}: {NETWORK}")
     if isinstance(tensor, torch.Tensor):
         real = not (tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_sparse or tensor.is_meta)
         x = tensor.detach().to("cpu", torch.float64).numpy() if real else None

@@ -174,11 +174,16 @@ const MAPS = {
   vlag: "2369bd 678bbe 9baecb cfd4e0 faf5f4 e7c8c6 d39794 bf6765 a9373b",
 };
 
+const STOPS = Object.fromEntries(
+  Object.entries(MAPS).map(([name, hexes]) => {
+    const channels = (hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16));
+    return [name, hexes.split(" ").map(channels)];
+  }),
+);
+
 /** The colour at a share from 0 to 1 of a colour map. */
 export function colour(map, share) {
-  const stops = MAPS[map]
-    .split(" ")
-    .map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
+  const stops = STOPS[map];
   const place = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
   const low = Math.min(Math.floor(place), stops.length - 2);
   const mixed = stops[low].map((from, i) =>
@@ -528,9 +533,8 @@ function player(root, { label, low, high, milliseconds }, chosen) {
 /** Whether the page behind an element is dark: its first background that is not transparent says so. */
 function isDark(element) {
   for (let at = element; at; at = at.parentElement) {
-    const [r, g, b, alpha = 1] = getComputedStyle(at)
-      .backgroundColor.match(/[\d.]+/g)
-      .map(Number);
+    const numbers = getComputedStyle(at).backgroundColor.match(/[\d.]+/g); // none before it is in a page
+    const [r, g, b, alpha = 1] = (numbers ?? [0, 0, 0, 0]).map(Number);
     if (alpha > 0.5) return 0.3 * r + 0.59 * g + 0.11 * b < 128;
   }
   return matchMedia("(prefers-color-scheme: dark)").matches;
@@ -547,7 +551,8 @@ export function explorer(module) {
   function render({ model, el }) {
     const data = model.get("data");
     const given = module.prepare(data);
-    const root = make(el, "div", { class: "hmq" });
+    const root = make(el, "div", { class: "hmq", "data-lm-suppress-shortcuts": true }); // of JupyterLab
+    root.addEventListener("keydown", (event) => event.stopPropagation()); // a notebook has keys of its own
     make(root, "style", {}, STYLE);
     const form = make(root, "div", { class: "controls" });
     const figure = make(root, "div", {
@@ -625,9 +630,8 @@ export function opened(hash, view, given, controls, state) {
       if (values.length === state[name].length && values.every(Number.isFinite))
         state = { ...state, [name]: values };
     } else if (control?.options) {
-      const found = control.options.findIndex(
-        (option, i) => String(option) === text || control.texts[i] === text,
-      );
+      const byValue = control.options.findIndex((option) => String(option) === text);
+      const found = byValue >= 0 ? byValue : control.texts.indexOf(text);
       if (found >= 0) state = view.module.change(given, state, name, control.options[found]);
     } else if (control?.kind === "switch") {
       state = view.module.change(given, state, name, text === "true");
@@ -646,17 +650,23 @@ export function opened(hash, view, given, controls, state) {
   return state;
 }
 
+const PAUSE = 150; // milliseconds after a move, until the address follows: browsers limit how often it may
+
 /** Show an explorer in an element of a page. isLinked: its state is kept in the page's address. */
 export function mount(view, el, { data, state }, isLinked) {
   const [listeners, given, start] = [[], view.module.prepare(data), state];
   const values = { data, state };
   if (isLinked) values.state = opened(location.hash, view, given, data.controls, start);
+  const keep = () => history.replaceState(null, "", `#${linked(values.state, start)}`);
+  let waiting = 0;
   const model = {
     get: (name) => values[name],
     set: (name, value) => (values[name] = value),
     on: (_, listener) => listeners.push(listener),
-    save_changes: () =>
-      isLinked && history.replaceState(null, "", `#${linked(values.state, start)}`),
+    save_changes: () => {
+      clearTimeout(waiting);
+      if (isLinked) waiting = setTimeout(keep, PAUSE);
+    },
   };
   view.render({ model, el });
   addEventListener("hashchange", () => {
