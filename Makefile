@@ -14,16 +14,16 @@ DONE  := .venv/.done
 BEGUN := .venv/.begun
 
 .DEFAULT_GOAL := help
-.PHONY: help search figures lab explore book test lint style mutants notebooks handout constraints clean
+.PHONY: help search figures lab explore book test test-long lint style mutants notebooks handout constraints clean
 
 help: ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
 
 search: $(DONE) ## search the bits of a small network on the built-in pictures, into runs/builtin
 	$(SEARCH)
 
 figures: $(DONE) ## draw the figures of runs/builtin again
-	$(BIN)/hmq-lab figures runs/builtin
+	$(BIN)/hmq-lab figures runs/builtin --overwrite
 
 lab: $(DONE) ## open the first lesson in JupyterLab
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB)
@@ -39,6 +39,9 @@ test: lint ## check style, run the tests, then every lesson with few pictures
 	rm -rf runs/quick
 	$(BIN)/python notebooks/build.py --quick runs/quick
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --nbmake --nbmake-timeout=240 --timeout=600 -p no:cacheprovider runs/quick
+
+test-long: $(DONE) ## run the tests that take long: more damaged files
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m long
 
 lint: $(DONE) ## check style and types, in the notebooks style alone
 	$(BIN)/ruff check .

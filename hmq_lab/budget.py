@@ -1,48 +1,65 @@
-"""Sizes and rates: what a choice of bits costs, the loss term that pays for it, activation bits from a target."""
+"""What a choice of bits costs: sizes, compressions, the price of missing the target, the repair.
+
+>>> rate({"a": 8, "b": 2}, {"a": 100, "b": 300})  # a compression: 32 bits over the mean bits
+9.142857142857142
+"""
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
-from hmq_lab.block import SearchSpace
+from hmq_lab.block import HMQ, SearchSpace
 from hmq_lab.placement import Placement, blocks, placements
-from hmq_lab.quantizer import Scheme, check_bits
+from hmq_lab.quantizer import Scheme, check_bits, quantize
 
 FLOAT_BITS = 32
 
 
+# ------------------------------------------------------------------------------ the target
+
+
 @dataclass(frozen=True)
 class Target:
-    """What the search must reach: a compression rate of the weights, and one of the activations or their bit-width.
+    """What a search must reach: a compression of the weights, and bits for the activations.
 
-    >>> Target(weights=8)                          # 4 bits a weight on average; activations of 8 bits
+    >>> Target(weights=8)                          # 4 bits a weight on average
     Target(weights=8.0, activations=None, activation_bits=8)
     >>> Target(weights=14, activations=8).activation_bits is None
     True
 
-    weights: 32 bits over the mean bits of a quantized weight (WCR). activations: the largest float tensor over the
-    largest quantized one (ACR); the bits of each tensor follow from it, see `activation_bits`.
-    Raises ValueError naming the value and what is allowed.
+    Args:
+        weights: 32 bits over the mean bits of a quantized weight (the paper's WCR).
+        activations: the largest float tensor over the largest quantized one (ACR); the bits of
+            each tensor follow from it, see `activation_bits`.
+        activation_bits: the bits of every activation; 8 where neither is given.
+
+    Raises:
+        ValueError: names the value and what is allowed.
     """
 
     weights: float = 8.0
     activations: float | None = None
     activation_bits: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("weights", "activations"):
-            rate = getattr(self, name)
-            if rate is None and name == "activations":
+            value = getattr(self, name)
+            if value is None and name == "activations":
                 continue
-            if isinstance(rate, bool) or not isinstance(rate, numbers.Real) or not 1 <= rate <= FLOAT_BITS:
-                raise ValueError(f"a target rate lies between 1 and {FLOAT_BITS}, got {name}={rate!r}")
-            object.__setattr__(self, name, float(rate))
+            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if not is_number or not 1 <= value <= FLOAT_BITS:
+                raise ValueError(
+                    f"a target rate lies between 1 and {FLOAT_BITS}, got {name}={value!r}"
+                )
+            object.__setattr__(self, name, float(value))
+
         if self.activations is not None and self.activation_bits is not None:
             raise ValueError(
                 "a target names activations (a rate) or activation_bits, not both: "
@@ -54,23 +71,27 @@ class Target:
             object.__setattr__(self, "activation_bits", 8)
 
     def check_reachable(self, space: SearchSpace) -> None:
-        """Raise ValueError if no choice from the space reaches the rate of the weights."""
+        """Raise ValueError if no choice from the space reaches the compression of the weights."""
         largest = FLOAT_BITS / min(space.bits)
         if self.weights > largest:
-            said = f"a weight rate of {self.weights:g} cannot be reached with bits {space.bits}"
-            raise ValueError(f"{said}: the largest is {largest:g}")
+            raise ValueError(
+                f"a weight rate of {self.weights:g} cannot be reached with bits {space.bits}: "
+                f"the largest is {largest:g}"
+            )
 
     def reached(self, rates: Mapping[str, float]) -> bool:
-        """Whether the weights' rate of a selection is at or above the target's.
+        """Whether a selection's compression of the weights is at or above the target's.
 
-        The activations' rate is not compared: the paper's rule keeps 4 bits, so that above a rate of 8 it asks for ever
-        more tensors of 4 bits (32 makes all of ResNet-20's so) while the largest can shrink no further.
+        That of the activations is not compared. The paper's rule keeps 4 bits: above 8 it asks for
+        ever more tensors of 4 bits (32 makes all of ResNet-20's so), while the largest can shrink
+        no further.
         """
         return rates["weights"] >= self.weights
 
     def bits_of(self, activations: Mapping[str, int]) -> dict[str, int]:
-        """The bit-width of each activation tensor, given how many elements of one picture it has."""
-        if self.activation_bits is not None:
+        """The bit-width of each activation tensor, given its elements for one image."""
+        if self.activations is None:
+            assert self.activation_bits is not None
             return dict.fromkeys(activations, self.activation_bits)
         return activation_bits(activations, self.activations)
 
@@ -78,51 +99,71 @@ class Target:
 def activation_bits(sizes: Mapping[str, int], rate: float) -> dict[str, int]:
     """The paper's rule: bits = floor(32 * largest size / (rate * size)), kept within 4 and 8.
 
-    >>> activation_bits({"a": 16384, "b": 8192, "c": 4096}, rate=8)     # the three stages of ResNet-20
+    >>> activation_bits({"a": 16384, "b": 8192, "c": 4096}, rate=8)  # ResNet-20's three stages
     {'a': 4, 'b': 8, 'c': 8}
     >>> activation_bits({"a": 16384, "b": 8192, "c": 4096}, rate=32)
     {'a': 4, 'b': 4, 'c': 4}
 
-    sizes: elements of one picture. Only what stands in the way of the peak memory gets fewer bits, so "a rate of 8" is
-    far from "4-bit activations": look at the histogram. Source: the authors' code.
+    Args:
+        sizes: the elements of each activation for one image.
+        rate: the wanted compression of the activations.
+
+    Only what stands in the way of the peak memory gets fewer bits. So "a compression of 8" is far
+    from "4-bit activations": look at the histogram. Source: the authors' code.
     """
     largest = max(sizes.values(), default=1)
-    return {n: min(8, max(4, math.floor(FLOAT_BITS * largest / (rate * size)))) for n, size in sizes.items()}
+    bits = {}
+    for name, size in sizes.items():
+        wanted = math.floor(FLOAT_BITS * largest / (rate * size))
+        bits[name] = min(8, max(4, wanted))
+    return bits
+
+
+# ------------------------------------------------------------------------ sizes and compressions
 
 
 def weight_sizes(model: nn.Module) -> dict[str, int]:
     """Elements of each quantized weight of an attached network."""
-    return {p.name: p.size for p in placements(model) if p.quantized and p.kind == "weight"}
+    return _sizes(model, "weight")
 
 
 def activation_sizes(model: nn.Module) -> dict[str, int]:
-    """Elements, for one picture, of each quantized activation of an attached network."""
-    return {p.name: p.size for p in placements(model) if p.quantized and p.kind == "activation"}
+    """Elements, for one image, of each quantized activation of an attached network."""
+    return _sizes(model, "activation")
 
 
-def rate(bits: Mapping[str, float | Tensor], sizes: Mapping[str, int]):
-    """32 bits over the mean bits of an element: a tensor if the bits are.
+def _sizes(model: nn.Module, kind: str) -> dict[str, int]:
+    found = (place for place in placements(model) if place.quantized and place.kind == kind)
+    return {place.name: place.size for place in found}
+
+
+def rate(bits: Mapping[str, Any], sizes: Mapping[str, int]) -> Any:
+    """The compression: 32 bits over the mean bits of an element. A tensor if the bits are.
 
     >>> rate({"a": 8, "b": 2}, {"a": 100, "b": 300})
     9.142857142857142
     """
-    return FLOAT_BITS * sum(sizes.values()) / sum(bits[name] * size for name, size in sizes.items())
+    packed = sum(bits[name] * size for name, size in sizes.items())
+    return FLOAT_BITS * sum(sizes.values()) / packed
 
 
 def expected_rate(model: nn.Module) -> Tensor:
-    """The compression rate of the weights under the blocks' expected bits, differentiable."""
+    """The compression of the weights under the blocks' expected bits, differentiable."""
     found = blocks(model, "weight")
-    return rate({name: block.expected_bits() for name, block in found.items()}, weight_sizes(model))
+    expected = {name: block.expected_bits() for name, block in found.items()}
+    return rate(expected, weight_sizes(model))
 
 
 def hinge(rate: Tensor | float, target: float) -> Tensor | float:
-    """The loss term: ((target - rate) / target)^2 below the target, 0 above it.
+    """The price of missing the target: ((target - rate) / target)^2 below it, 0 above it.
 
     >>> hinge(4.0, 8.0), hinge(9.0, 8.0)
     (0.25, 0.0)
     """
     short = (target - rate) / target
-    return (short.clamp(min=0) if isinstance(short, Tensor) else max(short, 0.0)) ** 2
+    if isinstance(short, Tensor):
+        return short.clamp(min=0) ** 2
+    return max(short, 0.0) ** 2
 
 
 def weight_bits(model: nn.Module) -> dict[str, int]:
@@ -130,12 +171,21 @@ def weight_bits(model: nn.Module) -> dict[str, int]:
     return {name: block.scheme.bits for name, block in blocks(model, "weight").items()}
 
 
+def schemes(model: nn.Module) -> list[tuple[Placement, Scheme]]:
+    """Each quantized tensor with its scheme, weights first."""
+    found = blocks(model)
+    return [(place, found[place.name].scheme) for place in placements(model) if place.quantized]
+
+
 @dataclass(frozen=True)
 class Rates:
     """What a selection saves. Say which one you mean: they differ.
 
-    weights: the quantized tensors alone (the WCR of the paper). all_weights: with the weights left float.
-    checkpoint: with every parameter and buffer of the network. activations: the ACR.
+    Args:
+        weights: of the quantized weights alone (the paper's WCR).
+        all_weights: with the weights that stay float.
+        checkpoint: with every parameter and buffer of the network.
+        activations: of the largest activation (ACR).
     """
 
     weights: float
@@ -145,32 +195,58 @@ class Rates:
 
 
 def rates(model: nn.Module) -> Rates:
-    """The compression rates of an attached network's selection, as `Rates`.
+    """The compressions of an attached network's selection.
 
-    >>> rates(attach(model, SearchSpace(), sample)).weights       # before a search: everything at 8 bits
+    >>> rates(attach(model, SearchSpace(), sample)).weights       # before a search: all at 8 bits
     4.0
     """
     sizes, bits = weight_sizes(model), weight_bits(model)
     if not sizes:
-        raise ValueError("the network has no quantized weight, of a convolution or fully connected layer: no rate")
-    quantized, packed = sum(sizes.values()), sum(bits[name] * size for name, size in sizes.items())
-    floats = [p for p in placements(model) if p.kind == "parameter"]
-    float_weights = sum(p.size for p in floats if len(p.shape) > 1)
-    buffers = [b for name, b in model.named_buffers() if not name.startswith("hmq.") and "parametrizations" not in name]
-    rest = FLOAT_BITS * sum(p.size for p in floats) + sum(8 * b.element_size() * b.numel() for b in buffers)
-    peak = max((scheme.bits * place.size for place, scheme in schemes(model) if place.kind == "activation"), default=0)
+        raise ValueError(
+            "the network has no quantized weight, of a convolution or fully connected layer: no rate"
+        )
+    quantized = sum(sizes.values())
+    packed = sum(bits[name] * size for name, size in sizes.items())
+
+    # What is not quantized, in elements and in bits.
+    floats = [place for place in placements(model) if place.kind == "parameter"]
+    float_weights = sum(place.size for place in floats if len(place.shape) > 1)
+    buffer_bits = 0
+    for name, buffer in model.named_buffers():
+        of_block = name.startswith("hmq.") or "parametrizations" in name
+        if not of_block:
+            buffer_bits += 8 * buffer.element_size() * buffer.numel()
+    rest = FLOAT_BITS * sum(place.size for place in floats) + buffer_bits
+
+    # The largest activation, float and quantized.
     largest = max(activation_sizes(model).values(), default=0)
+    peak = 0
+    for place, scheme in schemes(model):
+        if place.kind == "activation":
+            peak = max(peak, scheme.bits * place.size)
+
+    float_bits = FLOAT_BITS * float_weights
     return Rates(
         weights=FLOAT_BITS * quantized / packed,
-        all_weights=FLOAT_BITS * (quantized + float_weights) / (packed + FLOAT_BITS * float_weights),
+        all_weights=(FLOAT_BITS * quantized + float_bits) / (packed + float_bits),
         checkpoint=(FLOAT_BITS * quantized + rest) / (packed + rest),
         activations=FLOAT_BITS * largest / peak if peak else 1.0,
     )
 
 
+# ------------------------------------------------------------------------------ the repair
+
+
 @dataclass(frozen=True)
 class Move:
-    """One step of `repair`: this weight goes from so many bits to so many others, giving up so much probability."""
+    """One step of `repair`: a weight goes from one bit-width to another.
+
+    Args:
+        name: of the weight.
+        before: its bits before the step.
+        after: its bits after the step.
+        probability: how much less probable the new bit-width is than the old one.
+    """
 
     name: str
     before: int
@@ -179,61 +255,146 @@ class Move:
 
 
 def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
-    """Fix every block's scheme: the selection, with bits taken from the weights where it misses the target rate.
+    """Fix every block's scheme: the selection, or fewer bits where it misses the target.
 
-    The loss acts on expected bits, so the most probable bits can miss the target. While they do, the weight and the
-    lower bit-width are taken that give up the least probability per bit gained,
+    >>> moves = repair(model, target=14.0)
+
+    The loss acts on expected bits, so the most probable bits can miss the target. While they do,
+    one weight goes down to one lower bit-width: the pair that gives up the least probability per
+    bit gained,
 
         (p(b) - p(b')) / min(size * (b - b'), bits still missing)
 
-    with p the marginal over bit-widths; of two as good the one that saves less. The threshold is the most probable one
-    given the bits. With `refill`, what is then saved beyond the target is given back by the same rule turned round: as
-    long as a weight can have more bits within the target, the one that gives up the least probability per bit gets
-    them. Returns the moves, in order. Raises ValueError if even the fewest bits miss the target.
-    The rule is ours; the paper has none.
+    with p the marginal over bit-widths. Of two as good, the one that saves less. The threshold is
+    the most probable one given the bits. The rule is ours; the paper has none.
+
+    Args:
+        model: an attached network.
+        target: the compression of the weights to reach.
+        refill: give what is saved beyond the target back, see `refilled`.
+
+    Returns:
+        The moves, in order.
+
+    Raises:
+        ValueError: even the fewest bits miss the target; nothing is changed then.
     """
     found, sizes = blocks(model, "weight"), weight_sizes(model)
-    marginals = {
-        name: dict(zip(block.bits.tolist(), block.probabilities().sum(1).tolist(), strict=True))
-        for name, block in found.items()
-    }
+    marginals = {name: _marginal(block) for name, block in found.items()}
     bits = {name: block.scheme.bits for name, block in found.items()}
+    allowed = FLOAT_BITS * sum(sizes.values()) / target
     moves = []
 
-    def changes(better) -> list[tuple[Move, int, float]]:
-        """Every change to a bit-width that is `better` than the present one, the bits it moves, the rate after it."""
-        return [
-            (Move(name, now, then, marginals[name][now] - marginals[name][then]), sizes[name] * abs(now - then),
-             rate(bits | {name: then}, sizes))
-            for name, now in bits.items() for then in marginals[name] if better(then, now)
-        ]  # fmt: skip
+    def move(name: str, after: int) -> Move:
+        p, before = marginals[name], bits[name]
+        return Move(name, before, after, p[before] - p[after])
 
-    def take(options: list[tuple[float, int, Move]]) -> None:
-        """The least probability per bit; of two as good, the change that moves fewer bits."""
-        move = min(options, key=lambda option: option[:2])[2]
-        moves.append(move)
-        bits[move.name] = move.after
-
+    # Bits are taken from one weight after the other until the target is reached.
     while rate(bits, sizes) < target:
-        missing = sum(bits[name] * size for name, size in sizes.items()) - FLOAT_BITS * sum(sizes.values()) / target
-        lower = [(move.probability / min(moved, missing), moved, move) for move, moved, _ in changes(operator.lt)]
-        if not lower:
-            raise ValueError(f"a weight rate of {target:g} cannot be reached: the largest is {rate(bits, sizes):g}")
-        take(lower)
-    while refill:
-        higher = [
-            (move.probability / moved, moved, move) for move, moved, after in changes(operator.gt) if after >= target
-        ]
-        if not higher:
-            break
-        take(higher)
-    moved = {move.name for move in moves}
+        missing = sum(bits[name] * size for name, size in sizes.items()) - allowed
+        options = []
+        for name, now in bits.items():
+            for lower in (b for b in marginals[name] if b < now):
+                saved = sizes[name] * (now - lower)
+                step = move(name, lower)
+                options.append((step.probability / min(saved, missing), saved, step))
+        if not options:
+            raise ValueError(
+                f"a weight rate of {target:g} cannot be reached: "
+                f"the largest is {rate(bits, sizes):g}"
+            )
+        _, _, step = min(options, key=lambda option: option[:2])
+        moves.append(step)
+        bits[step.name] = step.after
+    chosen = {name: block.select(bits[name]) for name, block in found.items()}
+
+    # What is saved beyond the target goes to the weights that gain most by it.
+    if refill:
+        for name, scheme in refilled(model, bits, target).items():
+            for higher in (b for b in marginals[name] if bits[name] < b <= scheme.bits):
+                moves.append(move(name, higher))
+                bits[name] = higher
+            chosen[name] = scheme
+
     for name, block in blocks(model).items():
-        block.fix(block.select(bits[name]) if name in moved else block.scheme)
+        changed = name in chosen and chosen[name].bits != block.scheme.bits
+        block.fix(chosen[name] if changed else block.scheme)
     return moves
 
 
-def schemes(model: nn.Module) -> list[tuple[Placement, Scheme]]:
-    """Each quantized tensor with its scheme, weights first."""
-    found = blocks(model)
-    return [(place, found[place.name].scheme) for place in placements(model) if place.quantized]
+def _marginal(block: HMQ) -> dict[int, float]:
+    """The probability of each bit-width, over all thresholds."""
+    probabilities = block.probabilities().sum(1).tolist()
+    return dict(zip(block.space.bits, probabilities, strict=True))
+
+
+def refilled(model: nn.Module, bits: Mapping[str, int], target: float) -> dict[str, Scheme]:
+    """Schemes with more bits, for the weights that gain most by what a selection saves too much.
+
+    >>> refilled(model, weight_bits(model), target=14.0)
+    {'layer1.0.conv1.weight': Scheme(bits=3, threshold_exponent=-1, signed=True)}
+
+    As long as one fits within the target, the weight whose quantization error falls most per bit
+    gets the next bit-width of its space:
+
+        (e(b) - e(b')) / (size * (b' - b)),    e(b) = min over thresholds of |w - Q(w)|^2 / |w|^2
+
+    Its threshold is the one of the smallest error. The logits cannot choose it: the search has
+    long left these bit-widths. The rule is ours; the paper has none.
+
+    Args:
+        model: an attached network.
+        bits: the bits of each weight.
+        target: the compression of the weights to stay above.
+
+    Returns:
+        The schemes of the weights that get more bits.
+    """
+    found, sizes = blocks(model, "weight"), weight_sizes(model)
+    bits = dict(bits)
+    given: dict[str, Scheme] = {}
+
+    @functools.cache
+    def fit(name: str, width: int) -> tuple[Scheme, float]:
+        return closest(found[name], original(model, name), width)
+
+    while True:
+        # The next bit-width of every weight that has room for it: what it gains, what it costs.
+        options = []
+        for name, now in bits.items():
+            higher = min((b for b in found[name].space.bits if b > now), default=None)
+            if higher is None or rate(bits | {name: higher}, sizes) < target:
+                continue
+            cost = sizes[name] * (higher - now)
+            gain = fit(name, now)[1] - fit(name, higher)[1]
+            options.append((gain / cost, -cost, name, higher))
+        if not options:
+            return given
+        _, _, name, higher = max(options, key=lambda option: option[:2])
+        bits[name] = higher
+        given[name] = fit(name, higher)[0]
+
+
+def closest(block: HMQ, weight: Tensor, bits: int) -> tuple[Scheme, float]:
+    """The scheme with so many bits, of a block's, that is closest to a weight.
+
+    Returns:
+        The scheme, and its relative error |w - Q(w)|^2 / |w|^2.
+    """
+    weight = weight.detach().double()
+    power = weight.square().sum().item() or 1.0
+    options = []
+    for exponent in block.exponents.tolist():
+        scheme = Scheme(bits, exponent, block.signed)
+        quantized = quantize(weight, scheme.step, scheme.threshold, block.signed)
+        error = (quantized - weight).square().sum().item()
+        options.append((error / power, scheme))
+    error, scheme = min(options, key=lambda option: option[0])
+    return scheme, error
+
+
+def original(model: nn.Module, name: str) -> Tensor:
+    """The float weight behind the block of that name."""
+    module, _, attribute = name.rpartition(".")
+    parametrizations: Any = model.get_submodule(module).parametrizations
+    return parametrizations[attribute].original

@@ -1,9 +1,11 @@
 """Sizes and rates against sums by hand; the hinge; the repair against brute force."""
 
+import copy
 import itertools
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -18,6 +20,7 @@ from hmq_lab.budget import (
     activation_sizes,
     expected_rate,
     hinge,
+    original,
     rate,
     rates,
     repair,
@@ -298,31 +301,68 @@ def test_repair_takes_the_least_probability_per_bit(seed, target):
         assert rate({**bits, last.name: last.before}, sizes) < target
 
 
+def error_by_hand(weight, bits, exponents):
+    """The smallest relative error of two's complement codes over the thresholds, and its threshold."""
+    w = weight.detach().double().numpy()
+    found = []
+    for exponent in exponents:
+        step = 2.0 ** (exponent - bits + 1)
+        codes = np.clip(np.rint(w / step), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        found.append((((codes * step - w) ** 2).sum() / (w**2).sum(), exponent))
+    return min(found, key=lambda pair: pair[0])
+
+
 @pytest.mark.parametrize("target", (4.0, 4.5, 6.0, 8.0, 12.0, 16.0))
 @pytest.mark.parametrize("seed", range(6))
-def test_refill_gives_back_the_least_probability_per_bit(seed, target):
-    model, plain = spread(tiny(), seed), spread(tiny(), seed)
-    p, sizes = marginals(model), weight_sizes(model)
+def test_refill_gives_the_next_bits_to_what_gains_most(seed, target):
+    torch.manual_seed(seed)
+    model = spread(tiny(), seed)
+    plain = copy.deepcopy(model)
+    sizes, start = weight_sizes(model), weight_bits(model)
+    kept = {n: b.scheme for n, b in blocks(model, "weight").items()}
     lowered = repair(plain, target)
+    found = blocks(plain, "weight")
+    floats = {n: original(plain, n) for n in sizes}
     bits, wanted = weight_bits(plain), []
     while True:  # brute force
         spare = 32 * 164 / target - sum(bits[n] * sizes[n] for n in bits)
-        price = {}
-        for n, b in itertools.product(bits, (2, 4, 8)):
-            moved = sizes[n] * (b - bits[n])
-            if 0 < moved <= spare:
-                price[n, b] = ((p[n][bits[n]] - p[n][b]) / moved, moved)
-        if not price:
+        gain = {}
+        for n, now in bits.items():
+            higher = {2: 4, 4: 8}.get(now)
+            if higher and sizes[n] * (higher - now) <= spare:
+                exponents = found[n].exponents.tolist()
+                fall = error_by_hand(floats[n], now, exponents)[0] - error_by_hand(floats[n], higher, exponents)[0]
+                gain[n, higher] = fall / (sizes[n] * (higher - now))
+        if not gain:
             break
-        name, more = min(price, key=price.get)
+        name, more = max(gain, key=gain.get)
         wanted.append((name, bits[name], more))
         bits[name] = more
     moves = repair(model, target, refill=True)
     assert moves[: len(lowered)] == lowered
-    assert [(m.name, m.before, m.after) for m in moves[len(lowered) :]] == wanted
+    assert sorted((m.name, m.before, m.after) for m in moves[len(lowered) :]) == sorted(wanted)
     assert weight_bits(model) == bits and target <= rates(model).weights <= rates(plain).weights
-    chosen = {n: b.select(bits[n]) for n, b in blocks(spread(tiny(), seed), "weight").items()}
-    assert {n: b.scheme for n, b in blocks(model, "weight").items()} == chosen
+    for n, block in blocks(model, "weight").items():
+        if bits[n] == start[n]:  # as the search left it
+            assert block.scheme == kept[n]
+        elif n in {name for name, *_ in wanted}:  # the search knows nothing of this row
+            exponents = block.exponents.tolist()
+            assert block.scheme.threshold_exponent == error_by_hand(floats[n], bits[n], exponents)[1]
+
+
+def test_refill_takes_no_octave_too_wide():
+    """A row that the search has left still says "the widest threshold", which wastes an octave or more."""
+    model = tiny()
+    choose(model, dict.fromkeys(CHOICE, 4))
+    block = blocks(model, "weight")["linear.weight"]
+    with torch.no_grad():
+        block.logits[-1] = torch.tensor([-30.0, -40.0, -50.0])
+    room_for_linear = 32 * 164 / (164 * 4 + 20 * 4)
+    (move,) = repair(model, room_for_linear, refill=True)
+    assert (move.name, move.before, move.after) == ("linear.weight", 4, 8)
+    largest = original(model, "linear.weight").abs().max()
+    assert block.scheme.threshold / 2 < largest <= block.scheme.threshold  # of 8 bits, none is wasted
+    assert block.scheme.threshold_exponent < block.exponents.max()
 
 
 def test_refill_where_nothing_is_to_spare_or_everything_is():

@@ -91,7 +91,7 @@ def test_a_search_from_a_folder_of_pictures(folder, tmp_path, capsys):
         (["--data", "CIFAR10"], "no data 'CIFAR10': did you mean cifar10?"),
         (["--data", "imagnet"], "did you mean imagenet?"),
         (["--picture-size", "0"], "--picture-size: must be a whole number from 1 on, got '0'"),
-        (["--picture-size", "64"], "the built-in pictures have 32 pixels a side, got 64"),
+        (["--picture-size", "64"], "the built-in images have 32 pixels a side, got 64"),
         (["--model", "resnet8", "--batch-size", "9000"], "batch_size must be at most the 8000 training pictures"),
         (["--no-such-option"], "unrecognized arguments"),
     ],
@@ -124,10 +124,10 @@ def test_folders_of_pictures_that_are_not_as_they_should_be(folder, tmp_path, ca
     for k in range(4, 30):
         for name in ("bright", "dark"):
             (root / "train" / name / f"{k}.png").unlink()
-    assert "has 8 training pictures, at least 10 are needed" in refused(capsys, out, root)
+    assert "has 8 training images, at least 10 are needed" in refused(capsys, out, root)
     broken = root / "train" / "dark" / "3.png"
     broken.write_bytes(broken.read_bytes()[:200])
-    assert f"{broken} cannot be read as a picture" in refused(capsys, out, root)
+    assert f"{broken} cannot be read as an image" in refused(capsys, out, root)
     shutil.rmtree(root / "test" / "dark")
     assert "must hold the same classes, they differ in ['dark']" in refused(capsys, out, root)
 
@@ -144,7 +144,7 @@ def test_a_broken_large_picture_is_one_line_though_another_process_reads_it(fold
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2 and done.stdout == "" and not (tmp_path / "out").exists()
-    assert done.stderr.startswith(f"hmq-lab: error: {broken} cannot be read as a picture")
+    assert done.stderr.startswith(f"hmq-lab: error: {broken} cannot be read as an image")
     assert done.stderr.count("\n") == 1
 
 

@@ -1,20 +1,39 @@
 """Files that are whole or not there."""
 
+import errno
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 
-from hmq_lab.data import files
-from hmq_lab.data.files import check_writable, digest, read_tensors, replacing, the_only, write_tensors
+from hmq_lab.data.files import (
+    check_fields,
+    check_readable,
+    check_target,
+    check_writable,
+    digest,
+    exclusive_lock,
+    locked,
+    read_json,
+    read_tensors,
+    remove_leftovers,
+    replacing,
+    write_tensors,
+)
 
 
 def tensors():
@@ -50,7 +69,6 @@ def test_a_file_takes_its_place_when_the_block_ends(tmp_path):
         temporary.write_text("two")
         assert path.read_text() == "one"
     assert path.read_text() == "two" and os.listdir(path.parent) == ["notes.txt"]
-    assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
 @pytest.mark.parametrize("error", (ValueError, OSError, KeyboardInterrupt, SystemExit))
@@ -95,25 +113,23 @@ def test_a_folder_is_tried_before_a_long_run(tmp_path):
     assert (tmp_path / "there" / "file").read_text() == "x"
 
 
-@pytest.mark.parametrize("lacks", [None, "locks"])
-def test_without_locks_nobody_is_kept_out(lacks, tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError("no locks here")
+@pytest.mark.parametrize("error", [OSError("no locks here"), NotImplementedError("no locks here")])
+def test_without_locks_nobody_is_kept_out(error, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise error
 
-    if lacks is None:
-        monkeypatch.setattr(files, "fcntl", None)
-    elif files.fcntl:
-        monkeypatch.setattr(files.fcntl, "flock", refuse)
-    with the_only(tmp_path / "new", "game"), the_only(tmp_path / "new", "game"):
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with locked(tmp_path), locked(tmp_path):
+        pass
+    with exclusive_lock(tmp_path / "new", "game"), exclusive_lock(tmp_path / "new", "game"):
         (tmp_path / "new" / "score").write_text("1")
     assert os.listdir(tmp_path / "new") == ["score"]
 
 
-@pytest.mark.skipif(files.fcntl is None, reason="this system has no such locks")
 def test_a_folder_is_held_by_one_process_alone_and_left_when_it_dies(tmp_path):
     folder = tmp_path / "new"
-    code = "import sys, pathlib; from hmq_lab.data.files import the_only\n"
-    code += "with the_only(pathlib.Path(sys.argv[1]), 'run'): "
+    code = "import sys, pathlib; from hmq_lab.data.files import exclusive_lock\n"
+    code += "with exclusive_lock(pathlib.Path(sys.argv[1]), 'run'): "
     holder = subprocess.Popen(
         [sys.executable, "-c", code + "print(flush=True); sys.stdin.read()", str(folder)],
         stdin=subprocess.PIPE,
@@ -121,19 +137,196 @@ def test_a_folder_is_held_by_one_process_alone_and_left_when_it_dies(tmp_path):
     )
     with holder:
         holder.stdout.readline()
-        with pytest.raises(BlockingIOError, match=f"another game writes to {folder}"), the_only(folder, "game"):
+        with pytest.raises(BlockingIOError, match=f"another game writes to {folder}"), exclusive_lock(folder, "game"):
             pass
         holder.kill()
-    with the_only(folder, "game"):
+    with exclusive_lock(folder, "game"):
         pass
     assert os.listdir(folder) == []  # it was there before, if empty
     folder.rmdir()
-    with the_only(folder / "deep", "game"):
+    with exclusive_lock(folder / "deep", "game"):
         pass
     assert os.listdir(tmp_path) == []  # nothing was put in
-    with the_only(folder, "game"):
+    with exclusive_lock(folder, "game"):
         (folder / "score").write_text("1")
     assert os.listdir(folder) == ["score"]
+
+
+def test_one_at_a_time(tmp_path):
+    """Four threads add 20 each to a number in a file; without the lock some additions are lost."""
+    file = tmp_path / "number"
+    file.write_text("0")
+
+    def add():
+        for _ in range(20):
+            with locked(tmp_path):
+                number = int(file.read_text())
+                time.sleep(0.001)
+                file.write_text(str(number + 1))
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert file.read_text() == "80"
+
+
+# ------------------------------------------------------------------------------------- what is in the way
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_files_get_the_mode_that_the_umask_asks_for(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        with replacing(tmp_path / "a.txt") as temporary:
+            temporary.write_text("x")
+        write_tensors(tmp_path / "w.safetensors", {"w": torch.ones(2)}, {})
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.txt", "w.safetensors")}
+    assert modes == {0o666 & ~mask}
+
+
+def test_a_symbolic_link_is_followed(tmp_path):
+    (tmp_path / "there").mkdir()
+    target, link, loose = tmp_path / "there" / "real.txt", tmp_path / "link.txt", tmp_path / "loose.txt"
+    target.write_text("old")
+    link.symlink_to(target)
+    loose.symlink_to("there/new.txt")
+    for path, text in ((link, "new"), (loose, "made")):
+        with replacing(path) as temporary:
+            temporary.write_text(text)
+        assert path.is_symlink() and path.read_text() == text
+    assert target.read_text() == "new" and (tmp_path / "there" / "new.txt").read_text() == "made"
+    assert sorted(os.listdir(tmp_path / "there")) == ["new.txt", "real.txt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_pipes_and_devices_are_neither_replaced_nor_opened(tmp_path):
+    pipe = tmp_path / "pipe.safetensors"
+    os.mkfifo(pipe)
+    for path, kind in ((pipe, r"a pipe \(FIFO\)"), ("/dev/null", "a device")):
+        with pytest.raises(OSError, match=f"cannot write {path}: it is {kind}, no ordinary file"), replacing(path):
+            pass
+        for read in (check_readable, read_tensors, read_json):
+            with pytest.raises(ValueError, match=f"{path} is {kind}, no ordinary file"):
+                read(path)
+    assert stat.S_ISFIFO(pipe.stat().st_mode) and os.listdir(tmp_path) == [pipe.name]
+    with pytest.raises(IsADirectoryError, match="as a file: it is a folder"):
+        check_target(tmp_path)
+    check_target(tmp_path / "new"), check_target(pipe / "below")
+
+
+@pytest.fixture
+def as_another_user():
+    """A folder for this test, which runs without the rights of root."""
+    folder = tempfile.mkdtemp()
+    os.chmod(folder, 0o777)
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    yield Path(folder)
+    if root:
+        os.seteuid(0)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_permission_denied_is_not_no_such_file(as_another_user):
+    path = as_another_user / "closed" / "w.safetensors"
+    write_tensors(path, {"w": torch.ones(2)}, {})
+    path.chmod(0o000)
+    for read in (check_readable, read_tensors, read_json):
+        with pytest.raises(PermissionError, match=f"cannot read {path}: Permission denied"):
+            read(path)
+    path.chmod(0o444)
+    with pytest.raises(PermissionError, match=f"cannot write {path}: Permission denied"), replacing(path):
+        pass
+    path.parent.chmod(0o000)
+    for read in (check_readable, read_tensors, read_json):
+        with pytest.raises(PermissionError, match=f"cannot read {path}: Permission denied"):
+            read(path)
+    path.parent.chmod(0o700)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
+def test_what_a_killed_writer_left_is_removed_by_the_next_start(tmp_path):
+    code = "import sys, time\nfrom hmq_lab.data.files import replacing\n"
+    code += "with replacing(sys.argv[1]) as temporary:\n"
+    code += "    temporary.write_text('half'); print(flush=True); time.sleep(60)\n"
+    path = tmp_path / "checkpoint.safetensors"
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        (left,) = os.listdir(tmp_path)
+        assert remove_leftovers(tmp_path) == [] and os.listdir(tmp_path) == [left]  # its writer lives
+        writer.kill()
+    assert os.listdir(tmp_path) == [left]
+    kept = [".checkpoint.safetensors.20241128", ".checkpoint.safetensors.backup", ".notes.abcdef1"]
+    for name in kept:  # hidden files of other programs
+        (tmp_path / name).write_text("mine")
+    with exclusive_lock(tmp_path, "search"):
+        assert left not in os.listdir(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(kept)
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
+        writer.stdout.readline()
+        writer.kill()
+    with replacing(tmp_path / "other.txt") as temporary:  # any next write in the folder
+        temporary.write_text("x")
+    assert sorted(os.listdir(tmp_path)) == sorted([*kept, "other.txt"])
+
+
+# ------------------------------------------------------------------------------------- JSON
+
+
+@pytest.mark.parametrize("content", ["[" * 200_000 + "]" * 200_000, '{"a":' * 200_000 + "0" + "}" * 200_000])
+def test_json_that_is_nested_too_deep_is_one_line(tmp_path, content):
+    path = tmp_path / "record.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=f"{path} cannot be read as JSON: it is nested too deep") as error:
+        read_json(path)
+    assert "\n" not in str(error.value)
+    save_file({"a": torch.ones(2)}, path, {"hmq_lab": '{"header": ' + content + "}"})
+    with pytest.raises(ValueError, match=f"{path} was altered"):
+        read_tensors(path)
+
+
+def test_json_files_that_are_none(tmp_path):
+    path = tmp_path / "a.json"
+    for content in (b"", b"{", b"\xff\xfe", b"1" * 10_000, b"{'a': 1}"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{path} is no JSON: "):
+            read_json(path)
+    with pytest.raises(FileNotFoundError, match=f"there is no record {tmp_path / 'none.json'}"):
+        read_json(tmp_path / "none.json", "record")
+    path.write_text('{"steps": 3, "since": 1, "state": "running"}')
+    fields = {"steps": int, "since": float, "state": str}
+    assert read_json(path, fields=fields) == {"steps": 3, "since": 1, "state": "running"}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ([1], r"it must hold a JSON object, got \[1\]"),
+        (None, "it must hold a JSON object, got None"),
+        ({}, "classes is missing"),
+        ({"classes": "10"}, "classes must be of type int, got '10'"),
+        ({"classes": True}, "classes must be of type int, got True"),
+        ({"classes": None}, "classes must be of type int, got None"),
+        ({"classes": 1.5}, "classes must be of type int, got 1.5"),
+        ({"classes": ["x" * 1000]}, r"classes must be of type int, got \['x{50,60}\.\.\."),
+    ],
+)
+def test_fields_of_a_wrong_type_are_named(tmp_path, content, says):
+    with pytest.raises(ValueError, match=f"a.json is not as hmq_lab writes it: {says}"):
+        check_fields(content, {"classes": int}, "a.json")
+    path = tmp_path / "w.safetensors"  # a forged header, with the SHA-256 that fits
+    metadata = json.dumps({"header": content, "sha256": digest(content, {"a": torch.ones(2)})})
+    save_file({"a": torch.ones(2)}, path, {"hmq_lab": metadata})
+    with pytest.raises(ValueError, match=f"{path} is not as hmq_lab writes it: {says}"):
+        read_tensors(path, fields={"classes": int})
 
 
 def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path, monkeypatch):
@@ -141,10 +334,10 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path, monkeypatch):
     write_tensors(path, {"w": torch.zeros(3)}, {})
 
     def full(*_):
-        raise SafetensorError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files, "save_file", full)
-    with pytest.raises(OSError, match=r"cannot write .*w.safetensors: No space left on device"):
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"cannot write .*w.safetensors: No space left on device; what was there before"):
         write_tensors(path, {"w": torch.ones(3)}, {})
     assert read_tensors(path)[0]["w"].tolist() == [0, 0, 0] and os.listdir(tmp_path) == [path.name]
 

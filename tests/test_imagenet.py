@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from hmq_lab import SearchSpace, Target, attach, budget, data, detach, models, recipes, search
+from hmq_lab import SearchSpace, Target, attach, budget, data, detach, models, search
 from hmq_lab.commands.main import main, parser
 from hmq_lab.models import norms, training
 from hmq_lab.models.weights import load_weights, read_metadata, save_weights
 from hmq_lab.runs import records
-from hmq_lab.settings import PRESETS, preset
+from hmq_lab.settings import POINTS, PRESETS, preset, recipe, recipe_names
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # of loaders
 
@@ -71,9 +71,9 @@ def imagenet(tmp_path_factory):
 
 @pytest.mark.parametrize("name", INVENTORY)
 def test_a_step_of_both_stages_of_each_preset(name, imagenet):
-    found = recipes.recipe(f"paper/{name}-w8-acr8")
+    found = recipe(f"paper/{name}-w8-acr8")
     pictures = data.load(found.data, root=imagenet, workers=0)
-    visible = {"network_rate": 0.01, "final_rate": 0.01, "weight_decay": 0.0}
+    visible = {"network_learning_rate": 0.01, "final_learning_rate": 0.01, "weight_decay": 0.0}
     settings = preset(found.settings, search_epochs=1, final_epochs=1, batch_size=2, log_every=1, **visible)
     torch.manual_seed(0)
     model = models.build(found.model, classes=len(pictures.classes)).train()
@@ -128,21 +128,21 @@ def test_a_name_says_the_target(settings, weights, activations):
     bits = activations if isinstance(activations, int) else None
     rate = activations if isinstance(activations, float) else None
     end = f"-a{bits}" if bits else f"-acr{rate}" if rate else ""
-    found = recipes.recipe(f"{settings}-w{weights}{end}")
+    found = recipe(f"{settings}-w{weights}{end}")
     assert found.target == Target(weights, rate, bits)
     assert (found.settings, preset(f"{settings}-w{weights}{end}")) == (settings, PRESETS[settings])
     network = settings.removeprefix("paper/")
     data = "imagenet" if network in INVENTORY else "cifar10" if settings == "quick/cifar10" else None
     assert (found.model, found.data) == (network if network in INVENTORY else None, data)
-    assert recipes.recipe(settings).target is None
+    assert recipe(settings).target is None
 
 
 def test_every_name_that_is_listed_holds():
-    assert set(recipes.POINTS) == set(INVENTORY)
-    for name in recipes.names():
-        found = recipes.recipe(name)
+    assert set(POINTS) == set(INVENTORY)
+    for name in recipe_names():
+        found = recipe(name)
         assert preset(name) == PRESETS[found.settings]
-    assert recipes.recipe("paper/mobilenet_v2-w8-a8").target == Target(8, activation_bits=8)
+    assert recipe("paper/mobilenet_v2-w8-a8").target == Target(8, activation_bits=8)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_the_page_on_imagenet_gives_commands_that_parse_and_the_inventory():
     text = "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", " ")
     commands = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("hmq-lab")]
     named = [parser().parse_args(command[1:]) for command in commands]
-    networks = {recipes.recipe(options.preset).model for options in named if getattr(options, "preset", None)}
+    networks = {recipe(options.preset).model for options in named if getattr(options, "preset", None)}
     assert networks >= set(INVENTORY)
     for name, (tensors, elements, _, four) in INVENTORY.items():
         assert f"| `paper/{name}` | {tensors} / {elements:,} | {four} |" in PAGE
@@ -289,7 +289,7 @@ def test_training_goes_on_from_weights_and_a_search_from_there_to_integers(folde
     five = str(tmp_path / "five.pth.safetensors")
     assert train(folder, tmp_path / "two.safetensors", "--weights", five) == 0
     said = capsys.readouterr()
-    assert "has 5 outputs and the model 2" in said.err and "on the test pictures" in said.out
+    assert "has 5 outputs and the model 2" in said.err and "on the test images" in said.out
     about = read_metadata(tmp_path / "two.safetensors")
     assert (about["normalize"], about["picture_size"]) == ("half", "40")
     assert train(folder, tmp_path / "three.safetensors", "--weights", five, "--outputs", "4,2") == 0

@@ -10,6 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "hmq_lab"
 ROOT = "root"
+FRONT_DOOR = "hmq_lab"  # hmq_lab/__init__.py
 
 # A room may import itself and the rooms before it.
 ORDER = [
@@ -50,8 +51,8 @@ THIRD_PARTY = {
         "tornado",
         "nbformat",
     },
-    "checks": {"torch", "numpy", "matplotlib", "seaborn", "IPython"},
-    "commands": {"torch", "numpy", "matplotlib", "nbformat", "nbclient"},
+    "checks": {"torch", "numpy", "matplotlib", "seaborn", "IPython", "ipywidgets"},
+    "commands": {"torch", "numpy", "matplotlib", "IPython", "onnxruntime"},
 }
 
 # Imports that still point down, with the reason. The list only ever shrinks: an entry that is no longer needed fails.
@@ -130,7 +131,8 @@ def downward() -> dict[tuple[str, str], Import]:
     """The imports of a later room by an earlier one."""
     wrong = {}
     for found in EVERY_IMPORT:
-        if found.target.split(".")[0] != "hmq_lab":
+        # The front door offers what the rooms hold; how little it loads is asserted below.
+        if found.importer == FRONT_DOOR or found.target.split(".")[0] != "hmq_lab":
             continue
         here, there = room_of(found.importer), room_of(found.target)
         if ORDER.index(there) > ORDER.index(here):

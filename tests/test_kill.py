@@ -11,16 +11,17 @@ import time
 import pytest
 import torch
 
-from hmq_lab import models, stages
+from hmq_lab import models
 from hmq_lab.budget import Target
 from hmq_lab.data.datasets import load
 from hmq_lab.data.files import write_tensors
-from hmq_lab.runs import records
+from hmq_lab.runs import checkpoints, records
+from hmq_lab.runs.runner import CHECKPOINT, RECORD, search
 from hmq_lab.settings import Settings
-from hmq_lab.stages import CHECKPOINT, RECORD, search
 
 SETTINGS = Settings(
-    search_epochs=3, final_epochs=3, batch_size=32, network_rate=1e-3, final_rate=1e-3, logit_rate=0.1, cycles=2,
+    search_epochs=3, final_epochs=3, batch_size=32, network_learning_rate=1e-3, final_learning_rate=1e-3,
+    logit_learning_rate=0.1, cycles=2,
     target_steps=2, calibration_pictures=32, compile="off", log_every=1, snapshots=4,
 )  # fmt: skip
 
@@ -37,7 +38,7 @@ def pictures():
 def run(data, out, slow_writing=False):
     torch.manual_seed(0)
     if slow_writing:  # long enough in the middle of a checkpoint that kills meet it there
-        stages.write_tensors = _write_slowly
+        checkpoints.write_tensors = _write_slowly
     model = models.build("tiny_resnet8", width=4)
     search(model, data, Target(weights=12), settings=SETTINGS, out=out, resume=True, progress=False)
 

@@ -4,6 +4,7 @@ import dataclasses
 import doctest
 import importlib
 import os
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -11,7 +12,6 @@ import torch
 from torch import nn
 
 from hmq_lab import data, models
-from hmq_lab.data import files
 from hmq_lab.data.files import read_tensors
 from hmq_lab.data.images import Pictures
 from hmq_lab.models import training
@@ -90,7 +90,7 @@ def test_unknown_names_are_answered_with_near_ones():
         models.build("resnet21")
     with pytest.raises(ValueError, match=r"no network 'qwxyz': there are tiny_resnet8, .* and torchvision's"):
         models.build("qwxyz")
-    with pytest.raises(ValueError, match="classes must be a whole number from 1, got 0"):
+    with pytest.raises(ValueError, match="classes must be a whole number from 1 to 100000, got 0"):
         models.build("resnet8", classes=0)
 
 
@@ -113,10 +113,10 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     save_weights(models.build("resnet8"), path)
     before = path.read_bytes()
 
-    def fail(tensors, file, metadata):
+    def fail(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(files, "save_file", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="no space"):
         save_weights(models.build("resnet8"), path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["net.safetensors"]
@@ -252,7 +252,7 @@ def test_senseless_training_is_refused(few):
     net = models.build("tiny_resnet8")
     with pytest.raises(ValueError, match="epochs must be 1 or more and learning_rate positive, got 0"):
         training.train(net, few, epochs=0)
-    with pytest.raises(ValueError, match="batch_size must be at most the 192 training pictures, got 500"):
+    with pytest.raises(ValueError, match="batch_size must be at most the 192 training images, got 500"):
         training.train(net, few, epochs=1, batch_size=500)
     with pytest.raises(FloatingPointError, match="the loss is nan in epoch 1: lower learning_rate"):
         training.train(net, few, epochs=1, learning_rate=1e30)

@@ -188,7 +188,7 @@ def test_a_run_in_hardware_mode_and_its_commands(run, tmp_path, capsys):
     arguments = ["export", str(run / "run"), str(tmp_path / "model.onnx"), "--data", str(run / "data"), "--check"]
     assert main(arguments) == 0
     assert "of 16 test pictures the logits of 0 differ" in capsys.readouterr().out
-    assert main([*arguments, "--json", "--pictures", "3"]) == 0
+    assert main([*arguments, "--json", "--pictures", "3", "--overwrite"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["pictures"], found["differ"], found["unexplained"], found["opset"]) == (3, 0, 0, 18)
 

@@ -319,7 +319,7 @@ def test_the_command_writes_figures_tables_and_a_page(found, drawings, tmp_path,
 def test_without_a_folder_it_takes_the_records_of_the_package(tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(paper, "write_paper", lambda found, folder: taken.append((list(found), folder)) or [])
-    assert main(["figures", "--all"]) == 0
+    assert main(["figures", "--all", "--overwrite"]) == 0
     ((names, folder),) = taken
     assert set(names) == set(records.names()) and folder.as_posix() == "docs/figures/paper"
 

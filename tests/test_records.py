@@ -236,7 +236,7 @@ def test_a_search_that_ended_short_of_its_target_says_so():
         return records.summary(Record({}, events=events, results=results)).splitlines()
 
     said = "the search ended at rate 4.10 after 24 steps; the repair chose the rest: search longer (more epochs, a "
-    assert summary(4.1)[2] == said + "smaller batch, or a higher logit_rate)"
+    assert summary(4.1)[2] == said + "smaller batch, or a higher logit_learning_rate)"
     assert len(summary(7.1)) == 3 and len(summary(7.19)) == 3
     for before in (7.3, 8.0, 12.0, None):  # from nine tenths of the target on, or before there was a repair
         assert len(summary(before)) == 2, before

@@ -19,18 +19,18 @@ import pytest
 import torch
 from PIL import Image
 
-from hmq_lab import SearchSpace, attach, models, stages
+from hmq_lab import SearchSpace, attach, models
 from hmq_lab.budget import Target
 from hmq_lab.commands.main import main
 from hmq_lab.data.datasets import load
 from hmq_lab.data.images import crop_flip, own
-from hmq_lab.loss import Loss
 from hmq_lab.models.training import evaluate
 from hmq_lab.placement import blocks, calibrate
 from hmq_lab.runs import processes as scale
-from hmq_lab.runs import records
+from hmq_lab.runs import records, runner
+from hmq_lab.runs.runner import CHECKPOINT, RECORD, search
 from hmq_lab.settings import Settings
-from hmq_lab.stages import CHECKPOINT, RECORD, search
+from hmq_lab.stages import Loss
 
 pytest.importorskip("accelerate")
 pytestmark = [
@@ -38,7 +38,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning"),
 ]
 SETTINGS = Settings(
-    search_epochs=2, final_epochs=1, batch_size=32, network_rate=1e-3, final_rate=1e-3, logit_rate=0.1, cycles=1,
+    search_epochs=2, final_epochs=1, batch_size=32, network_learning_rate=1e-3, final_learning_rate=1e-3,
+    logit_learning_rate=0.1, cycles=1,
     target_steps=1, calibration_pictures=64, compile="off", log_every=1, snapshots=2,
 )  # fmt: skip
 STEPS = 3 * 4
@@ -292,14 +293,14 @@ def command(tmp_path_factory):
 
 def told(arguments, die_at=None):
     """The exit code of a command and what it said; with die_at, the process is killed as that step begins."""
-    step = stages._Run.train_step
+    step = runner.ParallelSearch.step
 
     def dying(self, x, y):
-        if self.step == die_at:
+        if self.steps_done == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, x, y)
 
-    stages._Run.train_step = dying
+    runner.ParallelSearch.step = dying
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as error:
         code = main(arguments)
     return code, out.getvalue(), error.getvalue()
@@ -424,7 +425,7 @@ def test_parameters_that_a_step_does_not_reach_are_found():
     x, y = torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64)
     model = attach(Unused(), SearchSpace(), x).train()
     before, drawn = {n: b.clone() for n, b in model.named_buffers()}, torch.get_rng_state()
-    loss = Loss(model, 32.0, "float32")
+    loss = Loss(model, Settings())
     found = scale.not_reached(loss, x, y, 8.0)
     assert found == ["network.other.bias", "network.other.parametrizations.weight.original"]
     assert all(torch.equal(b, before[n]) for n, b in model.named_buffers())

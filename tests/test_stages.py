@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import signal
@@ -10,19 +11,20 @@ import pytest
 import torch
 from torch import nn
 
-from hmq_lab import SearchSpace, models
+from hmq_lab import SearchSpace, models, stages
 from hmq_lab.budget import Target
 from hmq_lab.data import files
 from hmq_lab.data.datasets import Data, load
-from hmq_lab.loss import class_scores
 from hmq_lab.placement import blocks
-from hmq_lab.runs import records
+from hmq_lab.runs import checkpoints, records, runner
+from hmq_lab.runs.runner import CHECKPOINT, NETWORK, RECORD, search
 from hmq_lab.settings import PRESETS, Settings, preset
-from hmq_lab.stages import CHECKPOINT, NETWORK, RECORD, search
+from hmq_lab.stages import class_scores
 
 SETTINGS = Settings(
-    search_epochs=2, final_epochs=2, batch_size=32, network_rate=1e-3, final_rate=1e-3, final_schedule="cosine",
-    logit_rate=0.1, cycles=2, target_steps=2, calibration_pictures=64, compile="off", log_every=1, snapshots=4,
+    search_epochs=2, final_epochs=2, batch_size=32, network_learning_rate=1e-3, final_learning_rate=1e-3,
+    final_schedule="cosine", logit_learning_rate=0.1, cycles=2, target_steps=2, calibration_pictures=64,
+    compile="off", log_every=1, snapshots=4,
 )  # fmt: skip
 STEPS = 5 * 4
 
@@ -225,9 +227,9 @@ def test_bad_input_is_refused_early(pictures):
 def test_the_paper_preset_is_the_papers():
     paper = PRESETS["paper"]
     assert (paper.search_epochs, paper.final_epochs, paper.batch_size, paper.gamma) == (30, 20, 256, 32)
-    assert (paper.network_rate, paper.logit_rate, paper.weight_decay) == (1e-5, 0.01, 1e-4)
+    assert (paper.network_learning_rate, paper.logit_learning_rate, paper.weight_decay) == (1e-5, 0.01, 1e-4)
     assert paper.cycle_steps(100) == 500
-    assert [round(paper.target_rate(i * 500, 100, 16.0), 6) for i in range(6)] == [4, 8, 12, 16, 16, 16]
+    assert [round(paper.target_at(i * 500, 100, 16.0), 6) for i in range(6)] == [4, 8, 12, 16, 16, 16]
     schedule = paper.temperature(100)
     assert schedule(0) == 1 and schedule(278) == 0.5 and schedule(499) == 0.5 and schedule(500) == 1
 
@@ -267,11 +269,11 @@ def test_a_folder_of_pictures_takes_no_run(pictures, tmp_path):
 
 @pytest.mark.parametrize(("rate", "steps", "told"), [(0.05, 10, True), (2.5, 10, False)])
 def test_too_few_steps_are_told_before_the_first(rate, steps, told, pictures, capsys):
-    settings = dataclasses.replace(SETTINGS, logit_rate=rate)
+    settings = dataclasses.replace(SETTINGS, logit_learning_rate=rate)
     assert settings.search_epochs * (len(pictures.train) // settings.batch_size) == steps
     run(pictures, settings=settings, progress=True)
     said = capsys.readouterr().err
-    assert (f"10 steps at a logit_rate of {rate} choose next to nothing" in said) == told
+    assert (f"10 steps at a logit_learning_rate of {rate} choose next to nothing" in said) == told
     assert ("next to nothing" in said) == told
 
 
@@ -297,13 +299,12 @@ def test_hardware_mode_names_what_integers_cannot_run_before_it_searches(picture
 def test_resuming_compiles_as_the_whole_run_did(pictures, tmp_path, monkeypatch):
     """The choice depends on the work of the whole run, and what is left of it is less."""
     from hmq_lab import _kernels as kernels
-    from hmq_lab import stages
 
     asked = []
     monkeypatch.setattr(kernels, "compiled", lambda enable: asked.append(enable) or contextlib.nullcontext())
     monkeypatch.setattr(kernels, "compiler_found", lambda: True)
     elements = sum(t["size"] for t in run(pictures, settings=SETTINGS).tensors if t["kind"] == "activation")
-    monkeypatch.setattr(stages, "WORTH_COMPILING", STEPS * SETTINGS.batch_size * elements)
+    monkeypatch.setattr(runner, "WORTH_COMPILING", STEPS * SETTINGS.batch_size * elements)
     auto = dataclasses.replace(SETTINGS, compile="auto")
 
     def interrupt(event):
@@ -341,3 +342,208 @@ def test_parts_of_a_step_are_a_whole_number(accumulate):
 def test_what_is_no_class_scores_is_named(output, said):
     with pytest.raises(ValueError, match=rf"class scores, \(pictures, classes\), got {said}"):
         class_scores(output)
+
+
+# ------------------------------------------------------------------------------------- the recipe
+
+
+RECIPE = dataclasses.replace(
+    SETTINGS, search_loss="distillation", final_loss="distillation", final_weights="float", renew_statistics=True,
+    refill=True, margin=0.03, final_learning_rate=3e-3,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recipe(pictures):
+    """An uninterrupted run with every lever of the recipe."""
+    return run(pictures, settings=RECIPE)
+
+
+@pytest.mark.parametrize("step", [4, 9, 10, 16])
+def test_a_killed_run_of_the_recipe_resumes_to_the_same_record(step, pictures, recipe, tmp_path):
+    def kill(event):
+        if event["kind"] == "step" and event["step"] == step:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(pictures, settings=RECIPE, out=tmp_path, on_event=kill)
+    assert content(run(pictures, settings=RECIPE, out=tmp_path, resume=True)) == content(recipe)
+
+
+@pytest.mark.parametrize("step", [7, 12])
+def test_an_interrupted_run_of_the_recipe_resumes_to_the_same_record(step, pictures, recipe, tmp_path):
+    def interrupt(event):
+        if event["kind"] == "step" and event["step"] == step:
+            signal.raise_signal(signal.SIGINT)
+
+    run(pictures, settings=RECIPE, out=tmp_path, on_event=interrupt)
+    assert content(run(pictures, settings=RECIPE, out=tmp_path, resume=True)) == content(recipe)
+
+
+def floats(model):
+    """An attached network's own parameters by their names before blocks were attached."""
+    named = ((n.replace("parametrizations.weight.original", "weight"), p) for n, p in model.named_parameters())
+    return {n: p.detach().clone() for n, p in named if not n.endswith("logits")}
+
+
+@pytest.mark.parametrize("start", ["searched", "float"])
+def test_stage_2_starts_from_the_weights_the_settings_name(start, pictures):
+    model = network()
+    given = {n: p.detach().clone() for n, p in model.named_parameters()}
+    after_search = {}
+
+    def look(event):
+        if event["kind"] == "epoch" and event["stage"] == 1:
+            after_search.update(floats(model))
+
+    frozen = dataclasses.replace(SETTINGS, final_learning_rate=0.0, weight_decay=0.0, final_weights=start)
+    run(pictures, model, settings=frozen, on_event=look)
+    expected = given if start == "float" else after_search
+    assert set(expected) == set(floats(model))
+    assert all(torch.equal(value, expected[name]) for name, value in floats(model).items())
+    assert not torch.equal(given["conv1.weight"], after_search["conv1.weight"])
+    assert any(t.scheme.bits < 8 for t in blocks(model, "weight").values())  # the schemes stay the search's
+
+
+def test_a_network_that_learns_from_itself_alone_needs_no_labels(pictures):
+    """Distillation looks at no label of a training image, in either stage; cross-entropy does."""
+    shifted = dataclasses.replace(pictures.train, labels=(pictures.train.labels + 1) % 10)
+    wrong = dataclasses.replace(pictures, train=shifted)
+
+    def losses(data, settings):
+        return [e["task_loss"] for e in run(data, settings=settings).of("step")]
+
+    assert losses(wrong, RECIPE) == losses(pictures, RECIPE)
+    first = dataclasses.replace(RECIPE, search_loss="cross-entropy", final_loss="distillation")
+    assert losses(wrong, first)[:10] != losses(pictures, first)[:10]
+    last = dataclasses.replace(RECIPE, search_epochs=0, final_loss="cross-entropy")
+    assert losses(wrong, last) != losses(pictures, last)
+
+
+class NoNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 8, 3, 2), nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.linear(torch.relu(self.conv(x)).mean((2, 3)))
+
+
+def test_the_teacher_is_the_float_network(pictures):
+    """At 16 bits, without batch norm, both compute nearly the same: the first loss is next to nothing."""
+    torch.manual_seed(0)
+    settings = dataclasses.replace(RECIPE, search_epochs=0)
+    options = {"space": SearchSpace((16,)), "target": Target(weights=2, activation_bits=16), "settings": settings}
+    first = run(pictures, NoNorm(), **options).of("step")[0]
+    assert abs(first["task_loss"]) < 1e-5
+    options["settings"] = dataclasses.replace(settings, final_loss="cross-entropy")
+    assert run(pictures, NoNorm(), **options).of("step")[0]["task_loss"] > 1
+
+
+def test_renewed_statistics_are_means_over_batches():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=0.2), nn.Dropout(0.5))
+    unreached = nn.BatchNorm2d(4)
+    unreached.running_mean.fill_(7)
+    model.append(nn.Identity())
+    model[3].aside = unreached
+    model[2].eval()
+    batches = [torch.randn(8, 3, 6, 6) * k for k in (1, 2, 3)]
+    stages.renew_statistics(model, batches)
+    inputs = [model[0](x).detach().double().numpy() for x in batches]
+    mean = sum(x.mean((0, 2, 3)) for x in inputs) / 3
+    variance = sum(x.var((0, 2, 3), ddof=1) for x in inputs) / 3
+    assert model[1].running_mean.tolist() == pytest.approx(mean.tolist(), abs=1e-5)
+    assert model[1].running_var.tolist() == pytest.approx(variance.tolist(), rel=1e-4)
+    assert model[1].momentum == 0.2 and model[1].training and not model[2].training
+    assert unreached.running_mean.tolist() == [7] * 4 and unreached.momentum == 0.1
+
+
+def test_renewed_statistics_fit_the_selection(pictures):
+    """After stage 1 and before a step of stage 2, batch norm's statistics fit the schemes and float weights."""
+    model = network()
+    settings = dataclasses.replace(RECIPE, final_epochs=0)
+    run(pictures, model, settings=settings)
+    found = {n: b.clone() for n, b in model.named_buffers() if "running" in n}
+    count = 64 // 32
+    batches = [x for x, _ in itertools.islice(pictures.train.batches(32, seed=0), count)]
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.momentum = None
+        norm.reset_running_stats()
+    model.train()
+    with torch.no_grad():
+        for x in batches:
+            model(x)
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            assert torch.allclose(buffer, found[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_a_checkpoint_from_before_a_setting_is_of_its_default(tmp_path):
+    wanted = {"seed": 0, "settings": dataclasses.asdict(SETTINGS)}
+    older = {"seed": 0, "settings": {k: v for k, v in wanted["settings"].items() if not k.startswith("final_")}}
+    older["settings"] |= {"final_epochs": 2, "final_learning_rate": 1e-3, "final_schedule": "cosine"}
+    assert len(older["settings"]) == len(wanted["settings"]) - 2
+    checkpoints.check_same(wanted, older, tmp_path)
+    wanted["settings"]["final_loss"] = "distillation"
+    with pytest.raises(ValueError, match=r"settings.final_loss: cross-entropy there, distillation here"):
+        checkpoints.check_same(wanted, older, tmp_path)
+
+
+def test_the_papers_presets_use_no_lever_of_ours():
+    for name in ("paper", "paper/mobilenet_v1", "paper/mobilenet_v2", "paper/resnet50", "paper/efficientnet_b0"):
+        paper = PRESETS[name]
+        assert paper.search_loss == paper.final_loss == "cross-entropy"
+        assert paper.final_weights == "searched" and paper.final_schedule == "constant"
+        assert not paper.refill and not paper.renew_statistics and paper.margin == 0
+
+
+def test_bad_levers_are_refused():
+    with pytest.raises(ValueError, match=r"final_loss must be one of .*got 'kl'"):
+        Settings(final_loss="kl")
+    with pytest.raises(ValueError, match=r"final_weights must be one of .*got 'best'"):
+        Settings(final_weights="best")
+    for value in (0, -1, math.inf, "4"):
+        with pytest.raises(ValueError, match="distillation_temperature must be a number above 0"):
+            Settings(distillation_temperature=value)
+
+
+# ------------------------------------------------------------------------------------- faults that once went unnoticed
+
+
+def test_weight_decay_spares_the_logits(pictures):
+    """A block with one scheme has a gradient of exactly zero: only decay could move its logit."""
+    model = network()
+
+    def mark(event):
+        if event["kind"] == "step" and event["step"] == 0:
+            with torch.no_grad():
+                for block in blocks(model).values():
+                    block.logits.fill_(5)
+
+    settings = dataclasses.replace(SETTINGS, weight_decay=10.0)
+    run(pictures, model, space=SearchSpace((8,), 1), target=Target(weights=4), settings=settings, on_event=mark)
+    assert all(block.logits.eq(5).all() for block in blocks(model).values())
+    plain = network()
+    options = {"space": SearchSpace((8,), 1), "target": Target(weights=4)}
+    run(pictures, plain, settings=dataclasses.replace(SETTINGS, weight_decay=0.0), **options)
+    assert floats(model)["conv1.weight"].norm() < floats(plain)["conv1.weight"].norm()
+
+
+@pytest.mark.filterwarnings("ignore:.*zero everywhere")
+def test_of_equally_good_epochs_the_last_is_kept(pictures):
+    """The head says the same of every image, so that all epochs are equal; the count of batches tells them apart."""
+    model = network()
+    nn.init.zeros_(model.linear.weight)
+    nn.init.zeros_(model.linear.bias)
+    still = dataclasses.replace(SETTINGS, search_epochs=0, final_epochs=3, final_learning_rate=0.0)
+    record = run(pictures, model, settings=still, target=Target(weights=4))
+    assert len({e["validation_accuracy"] for e in record.of("epoch")}) == 1
+    assert model.bn1.num_batches_tracked == 3 * 5
+
+
+def test_the_search_aims_beyond_the_target_by_the_margin(pictures):
+    settings = dataclasses.replace(SETTINGS, margin=0.25)
+    last = [e for e in run(pictures, settings=settings).of("step") if e["stage"] == 1][-1]
+    assert last["target_rate"] == pytest.approx(12 * 1.25)
+    assert last["hinge"] == pytest.approx((max(0, 15 - last["expected_rate"]) / 15) ** 2, rel=1e-4)

@@ -17,8 +17,8 @@ from hmq_lab.budget import Target
 from hmq_lab.commands import main as cli
 from hmq_lab.commands.main import main
 from hmq_lab.runs import records
+from hmq_lab.runs.runner import CHECKPOINT, RECORD
 from hmq_lab.runs.sweep import SHEET, plan, sweep, table
-from hmq_lab.stages import CHECKPOINT, RECORD
 
 NAMES = ["pictures-tiny_resnet8-w8-a8", "pictures-tiny_resnet8-w8-a8-s1", "pictures-tiny_resnet8-w12-a8",
          "pictures-tiny_resnet8-w12-a8-s1"]  # fmt: skip

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from hmq_lab import graph, plots
+from hmq_lab import plots
 from hmq_lab.checks.frame import Fault, Verdict, call, check, compare, points
+from hmq_lab.graph import tracing
 from hmq_lab.network import Placement
 
 
@@ -26,7 +27,7 @@ def upright(answer) -> Verdict:
         return verdict
     try:
         with torch.no_grad():
-            run = graph.run(graph.trace(_Calling(answer), training=False))
+            run = tracing.run(tracing.trace(_Calling(answer), training=False))
             again = compare(lambda x: run(_Calling(answer), x), _upright, _pictures(), UPRIGHT_FAULTS, tolerance=1e-6)
     except ValueError as error:
         reason = str(error.__cause__ or error).splitlines()[0]

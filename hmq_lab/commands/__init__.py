@@ -1,1 +1,1 @@
-"""The command line: `hmq-lab search`, `train`, `figures`, `sweep`, `pack`, `export`, `bench` and more."""
+"""The command line: `hmq-lab search`, `train`, `figures`, `sweep`, `pack`, `export` and more."""

@@ -1,9 +1,32 @@
-"""Data sets: the built-in images, CIFAR10, ImageNet and folders; files without pickle.
+"""Data sets: built-in images, CIFAR10, ImageNet, folders, torch data sets; files without pickle.
 
 >>> from hmq_lab import data
 >>> data.load("builtin").train
+Pictures(mean=(0.5, 0.5, 0.5), std=(0.28, 0.28, 0.28), augmentation='crop_flip')
 """
 
-from hmq_lab.data.datasets import STATISTICS, Data, Folder, Pictures, load
+from hmq_lab.data.datasets import (
+    CIFAR10,
+    NAMES,
+    STATISTICS,
+    Data,
+    Folder,
+    Items,
+    Pictures,
+    Split,
+    load,
+    sizes,
+)
 
-__all__ = ["STATISTICS", "Data", "Folder", "Pictures", "load"]
+__all__ = [
+    "CIFAR10",
+    "NAMES",
+    "STATISTICS",
+    "Data",
+    "Folder",
+    "Items",
+    "Pictures",
+    "Split",
+    "load",
+    "sizes",
+]

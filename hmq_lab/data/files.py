@@ -1,173 +1,252 @@
-"""Files that are whole or not there: written beside their place and moved into it, with a SHA-256 of what they hold."""
+"""Tensors and JSON in files without pickle: written whole, with a SHA-256, checked when read.
+
+>>> import tempfile
+>>> path = Path(tempfile.mkdtemp()) / "w.safetensors"
+>>> sha256 = write_tensors(path, {"w": torch.zeros(3)}, {"model": "resnet8"})
+>>> read_tensors(path)
+({'w': tensor([0., 0., 0.])}, {'model': 'resnet8'})
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
-try:
-    import fcntl
-except ImportError:
-    fcntl = None
+from hmq_lab.data.atomic import (
+    check_readable,
+    check_target,
+    check_writable,
+    remove_leftovers,
+    replacing,
+)
+from hmq_lab.data.locks import exclusive_lock, locked
 
+__all__ = [
+    "LARGEST",
+    "METADATA",
+    "alone",
+    "check_fields",
+    "check_image_shape",
+    "check_readable",
+    "check_target",
+    "check_writable",
+    "digest",
+    "exclusive_lock",
+    "locked",
+    "read_json",
+    "read_tensors",
+    "remove_leftovers",
+    "replacing",
+    "the_only",
+    "write_tensors",
+]
+
+LARGEST = 4096  # pixels a side, and channels, that an image may have
 METADATA = "hmq_lab"  # the one entry of a file's metadata
+alone, the_only = locked, exclusive_lock  # the names of before, for modules that still use them
 
 
-@contextmanager
-def replacing(path: Path):
-    """A temporary path in the same folder that takes `path`'s place when the block ends without an error.
+def digest(header: Mapping[Any, Any], tensors: Mapping[str, Tensor] | None = None) -> str:
+    """The SHA-256 of a header and of tensors, by name, dtype, shape and bytes.
 
-    >>> with replacing(Path("notes.txt")) as temporary: temporary.write_text("all or nothing")
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+
+    Args:
+        header: anything that JSON can say.
+        tensors: named tensors of any dtype and device.
+
+    Raises:
+        ValueError: the header is nested too deep to be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o644)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def alone(folder: Path):
-    """One at a time among all processes and threads that ask for this folder; the others wait.
-
-    >>> with alone(folder): write(change(read(folder / "scores.json")))
-
-    Leaves a file .lock. Where the system has no such locks (Windows), nobody waits.
-    """
-    with (Path(folder) / ".lock").open("wb") as file:
-        if fcntl:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def the_only(folder: Path, what: str):
-    """Nobody else may do so in this folder meanwhile, in whichever process: BlockingIOError says `what` goes on there.
-
-    >>> with the_only(Path("runs/mine"), "search"): write(checkpoint)
-
-    Makes the folder, and takes it away again if nothing was put in. The system lets go when its processes end, however
-    they end. Where it has no such locks (Windows, some network drives), nobody is kept out.
-    """
-    folder = Path(folder)
-    made = [p for p in (folder, *folder.parents) if not p.exists()]
-    with ExitStack() as held:
-        while True:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                handle = os.open(folder, os.O_RDONLY) if fcntl else None
-            except OSError as error:
-                raise type(error)(f"cannot write to the folder {folder}: {error.strerror or error}") from error
-            if handle is None:
-                break
-            held.callback(os.close, handle)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BlockingIOError(f"another {what} writes to {folder}: wait for it, or take another") from error
-            except OSError:  # a drive without locks
-                break
-            if folder.exists() and os.path.samestat(os.fstat(handle), folder.stat()):
-                break  # and not one that was taken away meanwhile
-        try:
-            check_writable(folder)
-            yield
-        finally:
-            with suppress(OSError):  # not empty
-                for p in made:
-                    p.rmdir()
-
-
-def digest(header: dict, tensors: Mapping[str, Tensor] | None = None) -> str:
-    """SHA-256 of a header (what JSON can say) and of tensors, by name, dtype, shape and bytes."""
-    header = json.loads(json.dumps(header))  # as it will be read: the keys of JSON are strings
-    h = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+        # As it will be read: the keys of JSON are strings.
+        header = json.loads(json.dumps(header))
+        text = json.dumps(header, sort_keys=True)
+    except RecursionError as error:
+        raise ValueError("the header is nested too deep for JSON") from error
+    # Every tensor with its name, so that none can take the place of another.
+    found = hashlib.sha256(text.encode())
     for name, tensor in sorted((tensors or {}).items()):
-        h.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        h.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return h.hexdigest()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(flat.view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict) -> str:
-    """A safetensors file with a header (any JSON) and the SHA-256 of both, which it returns, in its metadata.
+def write_tensors(
+    path: str | os.PathLike, tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+) -> str:
+    """Write a safetensors file with a header; return the SHA-256 of both, which the file holds.
 
-    >>> write_tensors("w.safetensors", {"w": torch.zeros(3)}, {"model": "resnet8"})
+    >>> write_tensors("w.safetensors", {"w": torch.zeros(3)}, {"seed": 0})  # doctest: +SKIP
     '0e2d...'
+
+    Args:
+        path: the file, which is replaced when the new one is whole.
+        tensors: named tensors; they may share memory.
+        header: anything that JSON can say.
+
+    Raises:
+        OSError: the file cannot be written. What was there before is whole.
     """
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    sha = digest(header, tensors)
-    # One entry: safetensors writes several in an order that changes, and equal content shall make equal bytes.
-    metadata = {METADATA: json.dumps({"header": header, "sha256": sha})}
-    with replacing(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata)
-        except SafetensorError as error:  # a full disk
-            whole = "; what was there before is whole" if Path(path).exists() else ""
-            raise OSError(f"cannot write {path}: {error}{whole}") from error
-    return sha
+    # Tensors may share memory, and safetensors writes none twice.
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    sha256 = digest(header, copies)
+    # One entry: safetensors writes several in an order that changes, and equal content shall make
+    # equal bytes.
+    metadata = {METADATA: json.dumps({"header": header, "sha256": sha256})}
+    # Whole in memory, then whole on the disk.
+    content = save(copies, metadata)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        if error.errno is None:  # a message of our own
+            raise
+        whole = "; what was there before is whole" if Path(path).exists() else ""
+        raise type(error)(f"cannot write {path}: {error.strerror}{whole}") from error
+    return sha256
 
 
-def read_tensors(path: Path, others: bool = False) -> tuple[dict[str, Tensor], dict]:
+def read_tensors(
+    path: str | os.PathLike, others: bool = False, fields: Mapping[str, type] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the header of a file of `write_tensors`.
 
-    others: also safetensors files that we did not write; they state no SHA-256, and their metadata, a dict of strings,
-    stand for the header. Raises FileNotFoundError, or ValueError naming a file that is truncated, altered or, without
-    `others`, none of ours.
+    Args:
+        path: the file.
+        others: also read safetensors files that hmq_lab did not write. They state no SHA-256, and
+            their metadata, a dict of strings, stand for the header.
+        fields: what the header must hold, as for `check_fields`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PermissionError: it must not be read.
+        ValueError: the file is truncated, altered, without a field that it must have or, without
+            `others`, not written by hmq_lab; the message names it.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
+    # safetensors checks the header against the size of the file.
+    path = check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # it has no iterator of its own
-    except (SafetensorError, OSError) as error:
+            tensors = {
+                name: file.get_tensor(name) for name in file.keys()
+            }  # it has no iterator of its own
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is no whole safetensors file: {error}") from error
+
+    # A file of another program has metadata of its own, or none.
     if METADATA not in metadata:
         if others:
             return tensors, metadata
-        raise ValueError(f"{path} was not written by hmq_lab: its metadata holds {sorted(metadata)}")
+        raise ValueError(
+            f"{path} was not written by hmq_lab: its metadata holds {sorted(metadata)}"
+        )
+
+    # Ours states the SHA-256 of all it holds.
     try:
         said = json.loads(metadata[METADATA])
-        header, sha = said["header"], said["sha256"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} was altered: its metadata are not what hmq_lab writes: {error!r}") from error
-    if digest(header, tensors) != sha:
+        header, sha256 = said["header"], said["sha256"]
+        found = digest(header, tensors)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} was altered: its metadata are not what hmq_lab writes: {error!r}"
+        ) from error
+    if found != sha256:
         raise ValueError(f"{path} was altered: its content does not have the SHA-256 it states")
+    check_fields(header, {}, path)
+    check_fields(header, fields or {}, path)
     return tensors, header
 
 
-def check_writable(folder: Path) -> None:
-    """Raise PermissionError, NotADirectoryError or the like, naming the folder, unless files can be made in it.
+def read_json(
+    path: str | os.PathLike, what: str = "file", fields: Mapping[str, type] | None = None
+) -> Any:
+    """The content of a JSON file.
 
-    >>> check_writable("runs/new")      # leaves nothing behind, not even the folder
+    Args:
+        path: the file.
+        what: the word for it in messages, such as "record".
+        fields: what the JSON object must hold, as for `check_fields`; None takes any JSON.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PermissionError: it must not be read.
+        ValueError: it is no JSON, it is nested too deep, or a field is missing; the message names
+            the file.
     """
-    folder = Path(folder)
-    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    # A pipe would be waited for without end.
+    path = check_readable(path, what)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise type(error)(f"cannot write to the folder {folder}: {error.strerror or error}") from error
-    finally:
-        for made in missing:
-            if made.is_dir():
-                made.rmdir()
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError(f"{path} cannot be read as JSON: it is nested too deep") from error
+    except ValueError as error:  # no JSON, no UTF-8, a number of ten thousand digits
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if fields is not None:
+        check_fields(content, fields, path)
+    return content
+
+
+def check_fields(content: object, fields: Mapping[str, type], path: str | os.PathLike) -> None:
+    """Raise a ValueError that names the file, unless it holds a JSON object with these fields.
+
+    >>> check_fields({"classes": "ten"}, {"classes": int}, "net.safetensors")
+    Traceback (most recent call last):
+    ValueError: net.safetensors is not as hmq_lab writes it: classes must be of type int, got 'ten'
+
+    Args:
+        content: what was read.
+        fields: the name of each field and the type that it must have. A bool is no int here, an int
+            is a float.
+        path: the file, for the message.
+    """
+    # A list or a number is no header.
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} is not as hmq_lab writes it: it must hold a JSON object, got {_short(content)}"
+        )
+    for name, kind in fields.items():
+        if name not in content:
+            raise ValueError(f"{path} is not as hmq_lab writes it: {name} is missing")
+        value = content[name]
+        # A bool is an int in Python, and no number here.
+        fits = isinstance(value, (int, float) if kind is float else kind)
+        if not fits or (isinstance(value, bool) and kind is not bool):
+            said = f"{name} must be of type {kind.__name__}, got {_short(value)}"
+            raise ValueError(f"{path} is not as hmq_lab writes it: {said}")
+
+
+def check_image_shape(shape: object, path: str | os.PathLike) -> None:
+    """Raise a ValueError that names the file, unless this is the shape of an image (C, H, W).
+
+    >>> check_image_shape([3, 10**6, 10**6], "net.safetensors")
+    Traceback (most recent call last):
+    ValueError: net.safetensors is not as hmq_lab writes it: the shape of an image must be ...
+
+    A file of others could ask for terabytes.
+    """
+    fits = isinstance(shape, list) and len(shape) == 3
+    if not fits or not all(type(n) is int and 1 <= n <= LARGEST for n in shape):  # type: ignore[union-attr,attr-defined]
+        said = f"the shape of an image must be 3 whole numbers from 1 to {LARGEST}"
+        raise ValueError(f"{path} is not as hmq_lab writes it: {said}, got {_short(shape)}")
+
+
+def _short(value: object, most: int = 60) -> str:
+    """A value for a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except RecursionError:
+        text = f"a {type(value).__name__} that is nested too deep"
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -1,4 +1,4 @@
-"""Two kinds of split, pictures in memory and pictures in files, with one way to go through them.
+"""Splits of a data set, in memory, in files or your own, and one way to go through them.
 
 >>> import torch
 >>> from hmq_lab.data.images import Pictures
@@ -9,37 +9,124 @@
 (4, 3, 32, 32) tensor([4, 9, 6, 7])
 (4, 3, 32, 32) tensor([5, 2, 3, 1])
 (2, 3, 32, 32) tensor([0, 8])
+>>> x, y = split[7]  # a split is a torch Dataset: an image and its label
+>>> x.shape, y
+(torch.Size([3, 32, 32]), 7)
 
-Going through has no state: batch k of epoch e follows from (seed, e, k). A run that was interrupted goes on with
-`start=k`, sees what it would have seen, and reads nothing twice.
+Going through has no state: batch k of epoch e follows from (seed, e, k). A run that was interrupted
+goes on with `start=k`, gets the batches that it would have got, and reads nothing twice.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import warnings
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
-from hmq_lab.seeds import generator
+from hmq_lab.data.augmentation import crop_flip, grey, middle, normalize, random_part
+from hmq_lab.data.reading import MODES, read
+from hmq_lab.seeds import generator, stable_hash
+
+__all__ = [
+    "Batches",
+    "Folder",
+    "Items",
+    "Pictures",
+    "Split",
+    "crop_flip",
+    "middle",
+    "normalize",
+    "own",
+    "plan",
+    "random_part",
+    "read",
+]
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True, eq=False)
-class Pictures:
-    """Small pictures of one size, all in memory.
+class Split(Dataset[tuple[Tensor, int]]):
+    """A torch Dataset of images, float32 (C, H, W), with labels; it also gives batches."""
 
-    images: uint8 (N, 3, H, W), on any device. labels: int64 (N,). mean, std: per channel, of values from 0 to 1.
-    augmentation: "crop_flip" (4 pixels of black around, a random window, a random mirror), "crop" or None.
-    Raises ValueError where these do not fit together.
+    channels: int
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def subset(self, indices: Sequence[int] | Tensor) -> Split:
+        """Some of the images, in the order of the indices: `split.subset(range(1000))`."""
+        raise NotImplementedError
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same images held on a device, where they are held at all: else the split itself."""
+        return self
+
+    def with_channels(self, channels: int) -> Split:
+        """The same images in grey (1) or in RGB (3). ValueError for other numbers of channels."""
+        if channels == self.channels:
+            return self
+        raise ValueError(f"images of {self.channels} channels cannot be brought to {channels}")
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        start: int = 0,
+        augment: bool = False,
+        device: torch.device | str = "cpu",
+        drop_last: bool = False,
+        part: tuple[int, int] = (0, 1),
+    ) -> Batches:
+        """Pairs of normalized images, float32 (B, C, H, W), and labels, int64 (B,), on `device`.
+
+        Args:
+            batch_size: images in a batch.
+            seed: None goes through in order; a number shuffles, each epoch in its own order.
+            epoch: its number.
+            start: the first batch wanted, from 0.
+            augment: vary the images, which needs a seed.
+            device: where the batches are wanted.
+            drop_last: leave out a last batch that is not full.
+            part: (r, n) gives the r-th of n parts of every batch, as it is in the full one; empty
+                parts are left out.
+
+        Raises:
+            ValueError: at the call, for arguments that make no sense; on the way, naming a file
+                that cannot be read.
+        """
+        raise NotImplementedError
+
+    def _number(self, index: int) -> int:
+        """The index from 0 on; IndexError ends a loop over the split."""
+        number = int(index)
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"index must be from 0 to {len(self) - 1}, got {index}")
+        return number % len(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures(Split):
+    """Small images of one size, all in memory.
+
+    Args:
+        images: uint8 (N, C, H, W), on any device; C is 3 for RGB, 1 for grey.
+        labels: int64 (N,).
+        mean, std: a number for each channel, of values from 0 to 1.
+        augmentation: "crop_flip" (4 pixels of black around, a random window, a random mirror),
+            "crop" or None.
+
+    Raises:
+        ValueError: these do not fit together.
     """
 
     images: Tensor = field(repr=False)
@@ -48,62 +135,108 @@ class Pictures:
     std: tuple[float, ...]
     augmentation: str | None = "crop_flip"
 
-    def __post_init__(self):
-        if self.images.dtype != torch.uint8 or self.images.dim() != 4 or self.images.shape[1] != 3:
-            raise ValueError(f"images must be uint8 (N, 3, H, W), got {self.images.dtype} {tuple(self.images.shape)}")
+    def __post_init__(self) -> None:
+        # Images of bytes, with a mean and a deviation for each channel.
+        shape = tuple(self.images.shape)
+        if self.images.dtype != torch.uint8 or len(shape) != 4:
+            raise ValueError(f"images must be uint8 (N, C, H, W), got {self.images.dtype} {shape}")
+        if not len(self.mean) == len(self.std) == shape[1]:
+            said = f"{shape[1]} channels, mean {len(self.mean)} numbers and std {len(self.std)}"
+            raise ValueError(f"mean and std must have a number for each channel, got {said}")
+        # A label for each image.
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            raise ValueError(
-                f"labels must be int64 ({len(self.images)},), got {self.labels.dtype} {tuple(self.labels.shape)}"
-            )
+            said = f"{self.labels.dtype} {tuple(self.labels.shape)}"
+            raise ValueError(f"labels must be int64 ({len(self.images)},), got {said}")
         if self.augmentation not in ("crop_flip", "crop", None):
-            raise ValueError(f"augmentation must be 'crop_flip', 'crop' or None, got {self.augmentation!r}")
+            raise ValueError(
+                f"augmentation must be 'crop_flip', 'crop' or None, got {self.augmentation!r}"
+            )
+
+    @property
+    def channels(self) -> int:  # type: ignore[override]
+        """Channels of an image: 3 for RGB, 1 for grey."""
+        return self.images.shape[1]
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        number = self._number(index)
+        return normalize(self.images[number], self.mean, self.std), int(self.labels[number])
+
     def subset(self, indices: Sequence[int] | Tensor) -> Pictures:
-        """Some of the pictures, in the order asked for: `split.subset(range(1000))`."""
-        indices = torch.as_tensor(indices, dtype=torch.long)
-        return replace(self, images=self.images[indices], labels=self.labels[indices])
+        """Some of the images, in the order of the indices: `split.subset(range(1000))`."""
+        chosen = torch.as_tensor(indices, dtype=torch.long)
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen])
 
     def to(self, device: torch.device | str) -> Pictures:
-        """The same pictures held on another device: batches are then cut out, varied and normalized there."""
+        """The same images held on another device, where batches are then made."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
-    def batches(
-        self, batch_size: int, *, seed=None, epoch=0, start=0, augment=False, device="cpu", drop_last=False, part=(0, 1)
-    ) -> Batches:
-        """Pairs of normalized pictures, float32 (B, 3, H, W), and labels, int64 (B,), on `device`.
+    def with_channels(self, channels: int) -> Pictures:
+        """The same images in grey (1) or in RGB (3). ValueError for other numbers of channels."""
+        if channels == self.channels:
+            return self
+        images = _with_channels(self.images, channels)
+        return replace(
+            self, images=images, mean=_spread(self.mean, channels), std=_spread(self.std, channels)
+        )
 
-        seed: None goes through in order; a number shuffles, every epoch anew. start: the first batch wanted, from 0.
-        augment: vary the pictures, which needs a seed. drop_last: leave out a last batch that is not full.
-        part: (r, n) gives the r-th of n parts of every batch, as it is in the whole (see `own`); no empty ones.
-        Raises ValueError at the call, before the first batch is asked for.
-        """
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        start: int = 0,
+        augment: bool = False,
+        device: torch.device | str = "cpu",
+        drop_last: bool = False,
+        part: tuple[int, int] = (0, 1),
+    ) -> Batches:
+        """Pairs of normalized images and labels: see `Split.batches`."""
+        # The arguments are checked here, before the first batch is asked for.
         parts = plan(len(self), batch_size, seed, epoch, start, augment, drop_last)
 
         def go() -> Batches:
             for k, whole in enumerate(parts, start):
+                # The own part of the full batch.
                 rows, count = own(len(whole), part), len(whole)
                 indices = whole[rows].to(self.images.device)
                 if len(indices) == 0:
                     continue
+                # Varied as in the full batch, so that processes see what one would see.
                 x = self.images[indices].to(device)
                 if augment and self.augmentation:
-                    flip = self.augmentation == "crop_flip"
-                    x = crop_flip(x, generator(seed, "augment", epoch, k), flip=flip, rows=rows, count=count)
-                yield normalize(x, self.mean, self.std), self.labels[indices.to(self.labels.device)].to(device)
+                    assert seed is not None  # `plan` has refused it
+                    rng, flip = (
+                        generator(seed, "augment", epoch, k),
+                        self.augmentation == "crop_flip",
+                    )
+                    x = crop_flip(x, rng, flip=flip, rows=rows, count=count)
+                yield (
+                    normalize(x, self.mean, self.std),
+                    self.labels[indices.to(self.labels.device)].to(device),
+                )
 
         return go()
 
 
 @dataclass(frozen=True, eq=False)
-class Folder:
-    """Large pictures, in files, read when their batch is asked for by `workers` processes (0: by this one).
+class Folder(Split):
+    """Large images in files, read by `workers` processes when their batch is asked for.
 
-    files: one for each label. size: pixels of the square given out. resize: the shorter side in evaluation, before the
-    middle is cut out. Augmented, a random part of the picture is brought to `size` and mirrored half of the time, after
-    the Inception networks (Szegedy et al., Going deeper with convolutions, section 6).
+    Augmented, a random part of the image is brought to `size` and mirrored half of the time: see
+    `random_part`.
+
+    Args:
+        files: one for each label.
+        labels: int64 (N,).
+        mean, std: a number for each channel, of values from 0 to 1.
+        size: pixels a side of the square given out.
+        resize: pixels of the shorter side in evaluation, before the middle is cut out.
+        workers: processes that read images.
+        channels: 3 for RGB, 1 for grey.
     """
 
     files: tuple[str, ...] = field(repr=False)
@@ -113,68 +246,187 @@ class Folder:
     size: int = 224
     resize: int = 256
     workers: int = min(8, os.cpu_count() or 1)
+    channels: int = 3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 1 <= self.size <= self.resize:
-            raise ValueError(f"size must be from 1 to resize, got size {self.size}, resize {self.resize}")
+            raise ValueError(
+                f"size must be from 1 to resize, got size {self.size}, resize {self.resize}"
+            )
+        if self.channels not in MODES:
+            raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def subset(self, indices: Sequence[int] | Tensor) -> Folder:
-        """Some of the pictures, in the order asked for."""
-        indices = torch.as_tensor(indices, dtype=torch.long)
-        return replace(self, files=tuple(self.files[i] for i in indices.tolist()), labels=self.labels[indices])
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        number = self._number(index)
+        view = _Views(self.files, self.size, self.resize, None, None, self.channels)[number]
+        if isinstance(view, str):
+            raise ValueError(view)
+        return normalize(view, self.mean, self.std), int(self.labels[number])
 
-    def to(self, device: torch.device | str) -> Folder:
-        """Itself: pictures in files go to a device batch by batch."""
-        return self
+    def subset(self, indices: Sequence[int] | Tensor) -> Folder:
+        """Some of the images, in the order of the indices."""
+        chosen = torch.as_tensor(indices, dtype=torch.long)
+        return replace(
+            self, files=tuple(self.files[i] for i in chosen.tolist()), labels=self.labels[chosen]
+        )
+
+    def with_channels(self, channels: int) -> Folder:
+        """The same images in grey (1) or in RGB (3). ValueError for other numbers of channels."""
+        if channels == self.channels:
+            return self
+        if channels not in MODES:
+            raise ValueError(f"images of {self.channels} channels cannot be brought to {channels}")
+        mean, std = _spread(self.mean, channels), _spread(self.std, channels)
+        return replace(self, channels=channels, mean=mean, std=std)
 
     def batches(
-        self, batch_size: int, *, seed=None, epoch=0, start=0, augment=False, device="cpu", drop_last=False, part=(0, 1)
+        self,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        start: int = 0,
+        augment: bool = False,
+        device: torch.device | str = "cpu",
+        drop_last: bool = False,
+        part: tuple[int, int] = (0, 1),
     ) -> Batches:
-        """As `Pictures.batches`. Raises ValueError naming the file when a picture cannot be read."""
-        parts = [p[own(len(p), part)] for p in plan(len(self), batch_size, seed, epoch, start, augment, drop_last)]
-        parts = [p for p in parts if len(p)]
-        views = _Views(self.files, self.size, self.resize, ("augment", epoch) if augment else None, seed)
-        loader = torch.utils.data.DataLoader(
-            views,
-            batch_sampler=[part.tolist() for part in parts],
-            num_workers=min(self.workers, len(parts)),
-            collate_fn=_together,
-            pin_memory=torch.device(device).type == "cuda",
-            generator=torch.Generator(),  # or it would draw from the global numbers, and looking would change a run
-        )
+        """Pairs of normalized images and labels: see `Split.batches`."""
+        parts = _parts(len(self), batch_size, seed, epoch, start, augment, drop_last, part)
+        labels = ("augment", epoch) if augment else None
+        views = _Views(self.files, self.size, self.resize, labels, seed, self.channels)
+        loader = _loader(views, parts, self.workers, _together, device)
 
         def go() -> Batches:
             for x, indices in zip(loader, parts, strict=True):
                 if isinstance(x, str):
                     raise ValueError(x)
-                x = x.to(device, non_blocking=True)  # uint8 until here: a quarter of the bytes between processes
-                yield normalize(x, self.mean, self.std), self.labels[indices].to(device)
+                # uint8 until here: a quarter of the bytes between processes.
+                moved = x.to(device, non_blocking=True)
+                yield normalize(moved, self.mean, self.std), self.labels[indices].to(device)
 
         return go()
 
 
-def plan(count, batch_size, seed=None, epoch=0, start=0, augment=False, drop_last=False) -> list[Tensor]:
-    """The pictures of every batch of an epoch, from batch `start` on.
+@dataclass(frozen=True, eq=False)
+class Items(Split):
+    """A torch data set of your own. Its items are (image, label), as the network takes them.
+
+    Random transforms draw from the seed, the epoch and the number of the item: a run with the same
+    seed is the same run, also when it was interrupted.
+
+    Args:
+        items: any map-style torch Dataset of pairs, a float Tensor (C, H, W) and a whole number.
+        workers: processes that make the items (0: this one).
+        collate: what makes a batch of a list of items.
+
+    Raises:
+        TypeError: the first item is none of that kind; the message says what to add.
+    """
+
+    items: Dataset[Any] = field(repr=False)
+    workers: int = 0
+    collate: Callable[[list[Any]], Any] = field(default=default_collate, repr=False)
+
+    def __post_init__(self) -> None:
+        if not (hasattr(self.items, "__len__") and hasattr(self.items, "__getitem__")):
+            raise TypeError(
+                f"a data set needs a length and items by number, got {type(self.items).__name__}"
+            )
+        if len(self):
+            _check_item(self._first())
+
+    @property
+    def channels(self) -> int:  # type: ignore[override]
+        """Channels of the first image."""
+        return self._first()[0].shape[0]
+
+    def _first(self) -> Any:
+        """The first item; looking at it changes no random numbers."""
+        with _random_numbers(0):
+            return self.items[0]
+
+    def __len__(self) -> int:
+        return len(self.items)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        x, y = self.items[self._number(index)]
+        return x.float(), int(y)
+
+    def subset(self, indices: Sequence[int] | Tensor) -> Items:
+        """Some of the items, in the order of the indices."""
+        chosen = torch.as_tensor(indices, dtype=torch.long).tolist()
+        return replace(self, items=Subset(self.items, chosen))
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        start: int = 0,
+        augment: bool = False,
+        device: torch.device | str = "cpu",
+        drop_last: bool = False,
+        part: tuple[int, int] = (0, 1),
+    ) -> Batches:
+        """Pairs of images and labels: see `Split.batches`. The data set decides how items vary."""
+        parts = _parts(len(self), batch_size, seed, epoch, start, augment, drop_last, part)
+        # Each item draws its own random numbers, whoever makes it.
+        seeded = _Seeded(self.items, seed or 0, epoch)
+        loader = _loader(seeded, parts, self.workers, self.collate, device)
+
+        def go() -> Batches:
+            for x, y in loader:
+                yield x.float().to(device, non_blocking=True), y.long().to(device)
+
+        return go()
+
+
+def plan(
+    count: int,
+    batch_size: int,
+    seed: int | None = None,
+    epoch: int = 0,
+    start: int = 0,
+    augment: bool = False,
+    drop_last: bool = False,
+) -> list[Tensor]:
+    """The images of every batch of an epoch, from batch `start` on.
 
     >>> plan(5, 2), plan(5, 2, seed=0, start=2)
     ([tensor([0, 1]), tensor([2, 3]), tensor([4])], [tensor([3])])
+
+    Args:
+        count: images there are. The others are those of `Split.batches`.
+
+    Raises:
+        ValueError: naming the argument that makes no sense.
     """
+    # Arguments that make no sense.
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     if augment and seed is None:
-        raise ValueError("augment=True needs a seed: random pictures have to come from somewhere")
-    order = torch.arange(count) if seed is None else torch.randperm(count, generator=generator(seed, "order", epoch))
-    parts = [part for part in order.split(batch_size) if len(part) >= (batch_size if drop_last else 1)]
+        raise ValueError("augment=True needs a seed: random images have to come from somewhere")
+    order = (
+        torch.arange(count)
+        if seed is None
+        else torch.randperm(count, generator=generator(seed, "order", epoch))
+    )
+    least = batch_size if drop_last else 1
+    parts = [part for part in order.split(batch_size) if len(part) >= least]
     if not 0 <= start <= len(parts):
-        raise ValueError(f"start must be from 0 to {len(parts)}, the batches of an epoch, got {start}")
+        raise ValueError(
+            f"start must be from 0 to {len(parts)}, the batches of an epoch, got {start}"
+        )
     return parts[start:]
 
 
 def own(count: int, part: tuple[int, int]) -> slice:
-    """Which pictures of a batch of `count` are the r-th of n parts: in a row, as equally many as can be.
+    """Which images of a batch of `count` are the r-th of n parts, of nearly equal sizes.
 
     >>> [own(7, (r, 3)) for r in range(3)]
     [slice(0, 2, None), slice(2, 4, None), slice(4, 7, None)]
@@ -185,87 +437,70 @@ def own(count: int, part: tuple[int, int]) -> slice:
     return slice(count * r // n, count * (r + 1) // n)
 
 
-def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 0 to 255 -> float32 (value / 255 - mean) / std, channel by channel.
-
-    >>> normalize(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8), (0.5,) * 3, (0.25,) * 3).flatten()
-    tensor([2., 2., 2.])
-    """
-    mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (mean, std))
-    return images.float().div_(255).sub_(mean).div_(std)
+def _parts(count, batch_size, seed, epoch, start, augment, drop_last, part) -> list[Tensor]:
+    """The batches of `plan`, of each the own part, without empty ones."""
+    # Several processes each take a part of every batch.
+    whole = plan(count, batch_size, seed, epoch, start, augment, drop_last)
+    mine = [batch[own(len(batch), part)] for batch in whole]
+    return [batch for batch in mine if len(batch)]
 
 
-def crop_flip(
-    images: Tensor,
-    rng: torch.Generator,
-    padding: int = 4,
-    flip: bool = True,
-    rows: slice = slice(None),
-    count: int | None = None,
-) -> Tensor:
-    """Every picture moved by up to `padding` pixels, and mirrored half of the time; the whole batch in one gather.
-
-    images: (B, C, H, W) of any type and device; rng: a CPU generator, so every device gives the same pictures.
-    rows, count: the images are these of a batch of so many, and vary as they do in it.
-    Returns (B, C, H, W). Source: He et al., Deep Residual Learning, section 4.2.
-    """
-    (b, _, h, w), device = images.shape, images.device
-    count = b if count is None else count
-    down = torch.randint(2 * padding + 1, (count, 1), generator=rng)[rows].to(device)
-    right = torch.randint(2 * padding + 1, (count, 1), generator=rng)[rows].to(device)
-    lines, columns = (shift + torch.arange(n, device=device) for shift, n in ((down, h), (right, w)))  # (B, H), (B, W)
-    if flip:
-        mirrored = (torch.rand(count, 1, generator=rng) < 0.5)[rows].to(device)
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    padded = F.pad(images, (padding,) * 4)
-    picture = torch.arange(b, device=device)[:, None, None]
-    moved = padded[picture, :, lines[:, :, None], columns[:, None, :]]  # (B, H, W, C)
-    return moved.permute(0, 3, 1, 2)
+def _loader(
+    views: Dataset[Any], parts: list[Tensor], workers: int, collate, device
+) -> DataLoader[Any]:
+    """A torch loader of these batches."""
+    return DataLoader(
+        views,
+        batch_sampler=[part.tolist() for part in parts],
+        num_workers=min(workers, len(parts)),
+        collate_fn=collate,
+        pin_memory=torch.device(device).type == "cuda",
+        # Without a generator of its own it would draw from the global numbers, and looking would
+        # change a run.
+        generator=torch.Generator(),
+    )
 
 
-def read(file: str | os.PathLike) -> Image.Image:
-    """A picture as RGB. Raises ValueError naming a file that is none."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what can be read is read; warnings of PIL do not say of which file
-            with Image.open(file) as picture:
-                return picture.convert("RGB")
-    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error and more for broken files
-        raise ValueError(f"{file} cannot be read as a picture: {error}") from error
+def _with_channels(images: Tensor, channels: int) -> Tensor:
+    """uint8 (N, C, H, W) in grey or RGB."""
+    if (images.shape[1], channels) == (3, 1):
+        return grey(images)
+    if (images.shape[1], channels) == (1, 3):
+        return images.expand(-1, 3, -1, -1).contiguous()
+    raise ValueError(f"images of {images.shape[1]} channels cannot be brought to {channels}")
 
 
-def middle(picture: Image.Image, size: int, resize: int) -> Image.Image:
-    """The shorter side brought to `resize`, then the `size` x `size` pixels in the middle."""
-    w, h = picture.size
-    short = min(w, h)
-    w, h = int(resize * w / short), int(resize * h / short)
-    left, top = round((w - size) / 2), round((h - size) / 2)
-    return picture.resize((w, h), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+def _spread(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """The mean of the channels' numbers, for each channel."""
+    return (sum(values) / len(values),) * channels
 
 
-def random_part(picture: Image.Image, size: int, rng: torch.Generator) -> Image.Image:
-    """8 to 100 % of the picture's area, 3:4 to 4:3 in shape, somewhere, brought to `size` x `size`; mirrored or not."""
-    w, h = picture.size
-    for area, shape, x, y in torch.rand(10, 4, generator=rng).tolist():
-        area = (0.08 + 0.92 * area) * w * h
-        shape = (3 / 4) ** (1 - 2 * shape)  # uniform in the logarithm
-        width, height = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
-        if 0 < width <= w and 0 < height <= h:
-            left, top = int(x * (w - width + 1)), int(y * (h - height + 1))
-            break
-    else:  # a very long picture: its middle
-        width, height = min(w, h * 4 // 3), min(h, w * 4 // 3)
-        left, top = (w - width) // 2, (h - height) // 2
-    part = picture.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + width, top + height))
-    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if torch.rand((), generator=rng) < 0.5 else part
+def _check_item(item: object) -> None:
+    """Raise a TypeError that says what is wrong with an item of a data set, and what to do."""
+    # A pair of an image and a label.
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise TypeError(
+            f"items of a data set must be pairs (image, label), got {type(item).__name__}"
+        )
+    x, y = item
+    # Transforms are the user's: bytes could mean any range.
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() != 3:
+        said = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        how = (
+            "give the data set a transform such as torchvision.transforms.ToTensor(), with "
+            "Normalize behind it"
+        )
+        raise TypeError(f"images must be float tensors (C, H, W), got {said}: {how}")
+    if isinstance(y, Tensor) and y.dim():
+        raise TypeError(f"labels must be whole numbers, got a tensor {tuple(y.shape)}")
 
 
 @dataclass(frozen=True)
-class _Views(torch.utils.data.Dataset):
-    """What a worker process does: file -> uint8 (3, size, size). Each picture has random numbers of its own.
+class _Views(Dataset[Any]):
+    """What a worker process does: file -> uint8 (C, size, size), with own random numbers.
 
-    For a picture that cannot be read it gives the reason, a string: an exception would come out of the worker with a
-    traceback in its message.
+    For an image that cannot be read it gives the reason, a string: an exception would come out of
+    the worker with a traceback in its message.
     """
 
     files: tuple[str, ...]
@@ -273,22 +508,62 @@ class _Views(torch.utils.data.Dataset):
     resize: int
     labels: tuple[str | int, ...] | None  # of the generator; None: no augmentation
     seed: int | None
+    channels: int = 3
 
     def __getitem__(self, index: int) -> Tensor | str:
+        # A reason instead of an exception, for the main process to raise.
         try:
-            picture = read(self.files[index])
+            image = read(self.files[index], self.channels)
         except ValueError as error:
             return str(error)
-        if self.labels is None:
-            picture = middle(picture, self.size, self.resize)
+        # The middle in evaluation, a random part in training.
+        if self.labels is None or self.seed is None:
+            view = middle(image, self.size, self.resize)
         else:
-            picture = random_part(picture, self.size, generator(self.seed, *self.labels, index))
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+            view = random_part(image, self.size, generator(self.seed, *self.labels, index))
+        # Grey images have no axis of channels in Pillow.
+        pixels = np.array(view).reshape(self.size, self.size, self.channels)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def __len__(self) -> int:
         return len(self.files)
 
 
 def _together(views: list[Tensor | str]) -> Tensor | str:
-    """uint8 (B, 3, size, size), or why one of the pictures could not be read."""
-    return next((view for view in views if isinstance(view, str)), None) or torch.stack(views)
+    """uint8 (B, C, size, size), or why one of the images could not be read."""
+    for view in views:
+        if isinstance(view, str):
+            return view
+    return torch.stack([view for view in views if isinstance(view, Tensor)])
+
+
+@dataclass(frozen=True)
+class _Seeded(Dataset[Any]):
+    """Items of a data set, each made with random numbers of its own: of torch, NumPy and Python."""
+
+    items: Dataset[Any]
+    seed: int
+    epoch: int
+
+    def __getitem__(self, index: int) -> Any:
+        with _random_numbers(stable_hash(self.seed, "item", self.epoch, index)):
+            return self.items[index]
+
+    def __len__(self) -> int:
+        return len(self.items)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _random_numbers(seed: int) -> Iterator[None]:
+    """Seed the global random numbers inside this context; afterwards they are as before."""
+    # The three kinds of numbers that transforms draw from.
+    before, before_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(before_numpy)  # noqa: NPY002

@@ -23,13 +23,14 @@ from torch import Tensor, nn
 
 from hmq_lab import budget, models
 from hmq_lab.block import SearchSpace
-from hmq_lab.data.files import read_tensors, write_tensors
+from hmq_lab.data.files import check_fields, check_image_shape, read_tensors, write_tensors
 from hmq_lab.network import blocks, placements
 from hmq_lab.placement import detach
 from hmq_lab.quantizer import Scheme, codes
 from hmq_lab.runs.loading import build, fresh
 
 FORMAT = "hmq_lab packed 1"
+FIELDS = {"model": str, "classes": int, "picture": list, "hardware": bool, "weights": str, "activations": str}
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,9 @@ def unpack(path: Path | str, network: nn.Module | None = None) -> nn.Module:
     tensors, header = read_tensors(path)
     if header.get("format") != FORMAT:
         raise ValueError(f"{path} holds no packed network: its format is {header.get('format')!r}, not {FORMAT!r}")
+    check_fields(header, FIELDS, path)
+    check_image_shape(header["picture"], path)
+    check_fields({name: t.dim() for name, t in tensors.items()}, {"weights": int, "floats": int}, path)
     weights = {_full(name): scheme for name, scheme in _schemes(header["weights"]).items()}
     schemes, bits = weights | _schemes(header["activations"]), {scheme.bits for scheme in weights.values()}
     largest = {name: scheme.threshold_exponent for name, scheme in schemes.items()}

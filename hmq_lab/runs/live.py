@@ -34,8 +34,8 @@ from hmq_lab.data.files import alone, check_writable, replacing, the_only
 from hmq_lab.models.weights import SHIPPED
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
+from hmq_lab.runs.runner import CHECKPOINT, NETWORK, RECORD
 from hmq_lab.settings import Settings, preset, preset_for
-from hmq_lab.stages import CHECKPOINT, NETWORK, RECORD
 
 SEARCH, STATUS, WISH, EVENTS, TENSORS, LOG = (
     "search.json", "status.json", "wish", "events.jsonl", "tensors.json", "log.txt",

@@ -22,15 +22,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from hmq_lab import data, models, stages
+from hmq_lab import data, models
 from hmq_lab.block import SearchSpace
 from hmq_lab.budget import Target
 from hmq_lab.data.files import read_tensors, replacing
 from hmq_lab.models.weights import load_weights, read_metadata
 from hmq_lab.network import blocks
-from hmq_lab.runs import live, records
+from hmq_lab.runs import live, records, runner
 from hmq_lab.runs.live import Run, Status
-from hmq_lab.settings import Settings
+from hmq_lab.settings import Settings, complete
 
 LOOK = 0.2  # seconds between two looks at the wish
 
@@ -41,7 +41,7 @@ class Worker:
     def __init__(self, out: Path):
         self.out, self.run = out, Run(out)
         self.job = self.run.arguments
-        self.settings = Settings(**self.job["settings"])
+        self.settings = Settings(**complete(self.job["settings"]))
         self.status = Status("starting", pid=os.getpid(), born=live.born(os.getpid()) or "")
         self.signalled = False  # from outside, when no search listens
         self.asked = False  # this search was asked to stop, because of a wish
@@ -113,7 +113,7 @@ class Worker:
         job, self.model = self.job, self.network(len(pictures.classes))
         self.begin_events()
         try:
-            return stages.search(
+            return runner.search(
                 self.model, pictures, Target(**job["target"]), space=SearchSpace(**job["space"]),
                 settings=self.settings, hardware=job["hardware"], seed=job["seed"], name=job["name"] or job["model"],
                 device=job["device"], out=self.out, resume=True, progress=False, on_event=self.write_event,
@@ -149,7 +149,7 @@ class Worker:
 
     def begin_events(self) -> None:
         """The file holds what the checkpoint does: a search that was killed does the steps after that again."""
-        saved, path = self.out / stages.CHECKPOINT, self.out / live.EVENTS
+        saved, path = self.out / runner.CHECKPOINT, self.out / live.EVENTS
         known = read_tensors(saved)[1]["events"] if saved.exists() else []
         text = "".join(_line(event) for event in known)
         if not path.exists() or path.read_text(encoding="utf-8") != text:

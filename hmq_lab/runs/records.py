@@ -16,6 +16,7 @@ from torch import nn
 from hmq_lab import budget
 from hmq_lab.data.files import digest, replacing
 from hmq_lab.placement import placements
+from hmq_lab.settings import complete
 
 SCHEMA = 1
 RECORDED = Path(__file__).parent / "recorded"
@@ -141,6 +142,8 @@ def read(path: Path) -> Record:
     sha = content.pop("sha256", None)
     if sha != digest({key: value for key, value in content.items() if key != "timing"}):
         raise ValueError(f"{path} was altered: its content does not have the SHA-256 it states")
+    if "settings" in content["header"]:  # as this version names them
+        content["header"]["settings"] = complete(content["header"]["settings"])
     return Record(**{key: content[key] for key in parts})
 
 
@@ -253,7 +256,7 @@ def summary(record: Record) -> str:
         steps = record.of("repair")[0]["step"]
         lines.append(
             f"the search ended at rate {before:.2f} after {steps:,} steps; the repair chose the rest: search longer "
-            "(more epochs, a smaller batch, or a higher logit_rate)"
+            "(more epochs, a smaller batch, or a higher logit_learning_rate)"
         )
     if "test" in accuracy:
         change = accuracy["test"] - accuracy["float_test"]

@@ -19,7 +19,7 @@ from hmq_lab.budget import Target
 from hmq_lab.data.files import replacing
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
-from hmq_lab.stages import RECORD
+from hmq_lab.runs.runner import RECORD
 
 SHEET = "sweep.json"
 GOOD = ("complete", "recorded")  # the status of a run that leaves nothing to do

@@ -310,7 +310,7 @@ checks.hinge(hinge)
 schedules = {
     "cycles": {"cycles": 4},  # the paper's way: the temperature falls, and starts again
     "one decay": {"cycles": 1},
-    "constant": {"cycles": 1, "temperature_rate": 1e-9},
+    "constant": {"cycles": 1, "temperature_decay": 1e-9},
 }
 
 
@@ -319,8 +319,8 @@ def hmq(target, seed, schedule="cycles"):
         "quick/builtin",
         search_epochs=epochs,
         final_epochs=0,
-        network_rate=0.0,
-        logit_rate=logit_rate,
+        network_learning_rate=0.0,
+        logit_learning_rate=logit_rate,
         target_steps=1,
         augment=False,
         compile="off",

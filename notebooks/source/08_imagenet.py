@@ -35,10 +35,10 @@ from collections import Counter
 import numpy as np
 import torch
 
-from hmq_lab import SearchSpace, Target, attach, budget, checks, explorers, models, placements, plots, recipes
+from hmq_lab import SearchSpace, Target, attach, budget, checks, explorers, models, placements, plots
 from hmq_lab.plots import comparison, published
 from hmq_lab.runs import records
-from hmq_lab.settings import PRESETS
+from hmq_lab.settings import IMAGENET, POINTS, PRESETS
 
 torch.manual_seed(seed)
 sample = torch.rand(1, 3, pixels, pixels)
@@ -75,8 +75,8 @@ for name, network in networks.items():
 print(f"{'':24s}{'epochs':>9s}{'batch':>7s}{'network rate':>14s}{'logit rate':>12s}{'gamma':>7s}   published near")
 for name in names:
     s = PRESETS[f"paper/{name}"]
-    numbers = f"{s.batch_size:7d}{s.network_rate:14.0e}{s.logit_rate:12.3f}{s.gamma:7.0f}"
-    print(f"paper/{name:18s}{s.search_epochs:4d} + {s.final_epochs}{numbers}   {', '.join(recipes.POINTS[name])}")
+    numbers = f"{s.batch_size:7d}{s.network_learning_rate:14.0e}{s.logit_learning_rate:12.3f}{s.gamma:7.0f}"
+    print(f"paper/{name:18s}{s.search_epochs:4d} + {s.final_epochs}{numbers}   {', '.join(POINTS[name])}")
 
 # %% [markdown]
 # ## Where the elements are
@@ -423,7 +423,7 @@ for name in names:
 large = {
     name: record
     for name, record in records.matching(
-        model=lambda model: model in recipes.IMAGENET, data=lambda data: data not in comparison.ELSEWHERE
+        model=lambda model: model in IMAGENET, data=lambda data: data not in comparison.ELSEWHERE
     ).items()
     if record.results.get("status") == "complete"
 }
