@@ -4,6 +4,7 @@ PYTHON ?= python3
 SEARCH ?= $(BIN)/hmq-lab search --out runs/builtin --overwrite
 UV     := uv==0.13.9
 EXTRAS := lab,export,scale,test,book
+TORCH ?=# which build of PyTorch: TORCH=cpu is a tenth of the download on Linux, where there is no GPU
 LAB ?=# what JupyterLab gets beside, such as LAB=--allow-root where you are root
 PORT := 8866# of the explorers
 WORKERS ?= 2# processes that test side by side, of one thread and up to 4 GB each
@@ -13,7 +14,7 @@ DONE  := .venv/.done
 BEGUN := .venv/.begun
 
 .DEFAULT_GOAL := help
-.PHONY: help search figures lab explore book test test-long lint notebooks constraints clean
+.PHONY: help search figures lab explore book test test-long lint style mutants notebooks handout constraints clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
@@ -30,7 +31,7 @@ lab: $(DONE) ## open the first lesson in JupyterLab
 explore: $(DONE) ## the explorers as web pages, without code, on this machine alone
 	$(BIN)/python -m hmq_lab.explorers.pages runs/explore --port $(PORT)
 
-book: $(DONE) ## the lessons and explorers as pages that open from disk, in build/book; links and pictures checked
+book: $(DONE) ## lessons, explorers and reference as pages that open from disk, in build/book; every link is checked
 	$(BIN)/python notebooks/book/make.py build/book
 
 test: lint ## check style, run the tests, then every lesson with few pictures
@@ -42,13 +43,26 @@ test: lint ## check style, run the tests, then every lesson with few pictures
 test-long: $(DONE) ## run the tests that take long: more damaged files
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m long
 
-lint: $(DONE) ## check style alone, in the notebooks too
+lint: $(DONE) ## check style and types, in the notebooks style alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+style: $(DONE) ## measure how the package reads: tokens in a statement, comments, docstrings, errors of mypy
+	$(BIN)/python tests/measure_style.py --mypy
+
+# Hours for the whole method: name one of its files, MUTANTS='hmq_lab.budget.*'.
+mutants: $(DONE) ## change the method line by line and list the changes that no test notices
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mutants]"
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children $(WORKERS) $(MUTANTS)
+	$(BIN)/mutmut results
 
 # The notebooks are written by this: their sources are in notebooks/source. A second run changes nothing but times.
 notebooks: $(DONE) ## make both editions of every lesson from its source, executed in full
 	$(BIN)/python notebooks/build.py
+
+handout: $(DONE) ## the lessons for a class, without solutions and outputs, in build/handout
+	$(BIN)/python notebooks/build.py --handout build/handout
 
 # One resolution for every supported Python and system. It keeps the versions that still do; UPGRADE=--upgrade takes the
 # newest. An uv that is there is enough: constraints that no longer fit pyproject.toml keep .venv from being finished.
@@ -57,12 +71,13 @@ constraints: $(if $(wildcard $(BIN)/uv),,$(DONE)) ## write constraints.txt again
 	  --custom-compile-command "make constraints" --quiet --output-file constraints.txt
 
 clean: ## remove caches and what a build left; .venv and runs stay
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist mutants *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find hmq_lab tests notebooks -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
 
 # The only rule that installs. Its stamp is written last; an attempt that was cut off is thrown away and begun again.
 # uv takes a fifth of pip's time; where it cannot be had or fails, pip installs the same versions.
 INSTALL = -c constraints.txt -e ".[$(EXTRAS)]"
+BUILD = $(if $(strip $(TORCH)),--torch-backend $(strip $(TORCH)))
 
 $(DONE): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo \
@@ -71,7 +86,7 @@ $(DONE): pyproject.toml constraints.txt
 	@mkdir -p .venv && touch $(BEGUN)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV) \
-	  && $(BIN)/uv pip install --python $(BIN)/python $(INSTALL) \
+	  && $(BIN)/uv pip install --python $(BIN)/python $(BUILD) $(INSTALL) \
 	  || { echo "uv did not install: pip does, which takes minutes"; \
 	       $(BIN)/python -m pip install --disable-pip-version-check $(INSTALL); }
 	@mv $(BEGUN) $(DONE)

@@ -3,12 +3,15 @@
     python notebooks/build.py                       # all of them, in full: what `make notebooks` does
     python notebooks/build.py 01 05                 # those whose names begin so
     python notebooks/build.py --quick DIR           # not executed, with the parameters of the quick profile: for tests
+    python notebooks/build.py --handout DIR         # for a class: exercises open, hints, no solutions and no outputs
 
 A source is a Python file in jupytext's percent format, `notebooks/source/NN_name.py`. The tags of its cells:
 
-    parameters   the sizes and the seed; its metadata `quick` says what the quick profile puts in their place
+    parameters   the sizes and the seed; its metadata `quick` says what the quick profile puts in their place, and
+                 `hmq-lab grade` in the place of those of a hand-out
     stub         an exercise as the student finds it
-    solution     what the edition with solutions has in its place; the student edition folds it away below the check
+    solution     what the edition with solutions has in its place; the student edition folds it away below the check,
+                 the hand-out has none
     hint         a Markdown cell, folded away in the student edition, left out of the other
 """
 
@@ -29,10 +32,12 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from PIL import Image
 
+from hmq_lab.commands.grade_worker import QUICK
 from hmq_lab.data.files import replacing
 
 HERE = Path(__file__).parent
 EDITIONS = {"student": HERE, "solutions": HERE / "solutions"}
+HANDOUT = "handout"  # an edition that is made for a class and not kept here
 AT_ONCE = 2  # kernels; each may need 2 GB
 WIDGET = "application/vnd.jupyter.widget-view+json"
 LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
@@ -52,19 +57,23 @@ def sources(prefixes: list[str]) -> list[Path]:
 
 
 def edition(source: Path, which: str, quick: bool = False) -> NotebookNode:
-    """A lesson as students get it, or with the solutions in the place of the stubs; not executed."""
+    """A lesson, not executed: as students get it, with the solutions in the place of the stubs, or as a hand-out."""
     written = jupytext.read(source, fmt="py:percent")
     cells, folded = [], []
     for cell in written.cells:
         tags = cell.metadata.get("tags", [])
+        if which == HANDOUT and "solution" in tags:
+            continue
         if which == "student" and "solution" in tags:
             folded.append(fold("Solution", f"```python\n{cell.source}\n```"))
-        elif which == "student" and "hint" in tags:
+        elif which != "solutions" and "hint" in tags:
             folded.append(fold("Hint", cell.source))
         elif which == "solutions" and ("stub" in tags or "hint" in tags):
             continue
         else:
             cells.append(fresh(cell))
+            if which == HANDOUT and "quick" in cell.metadata:
+                cells[-1].metadata[QUICK] = cell.metadata["quick"]
             if "check" in tags:
                 cells += [new_markdown_cell(text) for text in folded]
                 folded = []
@@ -155,7 +164,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("lessons", nargs="*", help="how their names begin; all by default")
     parser.add_argument("--quick", type=Path, metavar="DIR", help="write both editions there, quick and not executed")
+    parser.add_argument("--handout", type=Path, metavar="DIR", help="write the edition for a class there, not executed")
     options = parser.parse_args()
+    if options.handout is not None:
+        for source in sources(options.lessons):
+            write(edition(source, HANDOUT), options.handout / f"{source.stem}.ipynb")
+        return
     both = [(source, which) for source in sources(options.lessons) for which in EDITIONS]
     if options.quick is not None:
         for source, which in both:

@@ -7,12 +7,23 @@ import sys
 import warnings
 from typing import Any
 
-from hmq_lab.commands import figures, hardware, measure, placements, search, sweep, train
+from hmq_lab.commands import (
+    figures,
+    grade,
+    hardware,
+    lab,
+    lessons,
+    measure,
+    placements,
+    search,
+    sweep,
+    train,
+)
 from hmq_lab.commands.frame import BadInput, Help, Parser
 from hmq_lab.runs.processes import ProcessLost, is_main
 
 # Each adds its command, in this order; `sweep` takes the options of `search`.
-GROUPS = (figures, placements, train, measure, hardware)
+GROUPS = (figures, placements, train, measure, hardware, lessons, lab, grade)
 
 
 def main(arguments: list[str] | None = None) -> int:
