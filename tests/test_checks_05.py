@@ -38,7 +38,8 @@ def by_numpy(probabilities, bits, exponents, signed):
 
 def by_block(probabilities, bits, exponents, signed):
     """The library's own samples, noise-free: temperature 1 and Gumbel noise of zeros."""
-    block = HMQ(SearchSpace(tuple(bits.tolist()), len(exponents)), int(exponents[0]), signed)
+    widths = tuple(int(b) for b in bits)
+    block = HMQ(SearchSpace(widths, len(exponents)), int(exponents[0]), signed)
     block.logits.data = probabilities.log().float()
     block.noise = lambda samples: torch.zeros(samples, *probabilities.shape)
     step, threshold = block.sample(1)
