@@ -32,8 +32,8 @@ def test_a_stub_is_no_attempt(name):
 
 
 def by_numpy(probabilities, bits, exponents, signed):
-    p, b, e = probabilities.numpy(), bits.numpy()[:, None], exponents.numpy()[None, :]
-    return float(np.sum(p * np.ldexp(1.0, e - b + signed))), float(p.sum(0) @ np.ldexp(1.0, exponents.numpy()))
+    p, b, e = probabilities.numpy(), bits.int().numpy()[:, None], exponents.int().numpy()[None, :]
+    return float(np.sum(p * np.ldexp(1.0, e - b + signed))), float(p.sum(0) @ np.ldexp(1.0, exponents.int().numpy()))
 
 
 def by_block(probabilities, bits, exponents, signed):

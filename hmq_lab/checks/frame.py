@@ -378,8 +378,11 @@ def apart(given: float, right: float) -> tuple[str, str]:
     >>> apart(-2.77556e-16, 0.325564), apart(2.060001, 2.06)
     (('0', '0.3256'), ('2.060001', '2.06'))
     """
-    if abs(given) < 1e-12 * max(1.0, abs(right)) and right != 0:
+    # What rounding left of a zero is shown as 0.
+    if abs(given) < 1e-12 < abs(right):
         given = 0.0
+    if abs(right) < 1e-12 < abs(given):
+        right = 0.0
     for digits in (4, 6, 7, 9, 12, 17):
         pair = f"{given:.{digits}g}", f"{right:.{digits}g}"
         if pair[0] != pair[1]:

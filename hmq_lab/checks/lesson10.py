@@ -378,6 +378,8 @@ def pack(answer) -> Verdict:
 
 def _listed(given):
     """Return the bytes as numbers, not rounded: 1.5 is no byte."""
+    if isinstance(given, bytes | bytearray):
+        return list(given)
     return array(given).tolist() if hasattr(given, "__iter__") else given
 
 
