@@ -143,7 +143,7 @@ def spread_sentences(found: Mapping[str, Mapping[int, tuple[float, float]]]) -> 
     """Return, for each tensor, noise against signal with one sample, and what more samples gain.
 
     >>> spread_sentences({"weight: by channels": {1: (4.0, 1.0), 4: (2.0, 1.0)}})[0]
-    'weight: with one shared sample the noise is 4.0 times the signal. With 4 samples it is 2.0 \
+    'Weight: with one shared sample the noise is 4.0 times the signal. With 4 samples it is 2.0 \
 times smaller; 4 independent gradients would make it 2.0 times smaller.'
     """
     said = []
@@ -151,8 +151,9 @@ times smaller; 4 independent gradients would make it 2.0 times smaller.'
         noise, signal = rows[1]
         most = max(rows)
         gain = noise / rows[most][0]
+        tensor = name.partition(":")[0].capitalize()
         said.append(
-            f"{name.split(':')[0]}: with one shared sample the noise is {noise / signal:.1f} "
+            f"{tensor}: with one shared sample the noise is {noise / signal:.1f} "
             f"times the signal. With {most} samples it is {gain:.1f} times smaller; {most} "
             f"independent gradients would make it {math.sqrt(most):.1f} times smaller."
         )
