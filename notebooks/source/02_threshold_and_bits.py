@@ -235,7 +235,9 @@ plots.show(figures.two_histograms(weight, activation, names))
 equal = []
 for bits in (1, 2, 3, 4):
     unsigned, signed = Scheme(bits, 1, signed=False), Scheme(bits, 1, signed=True)
-    lost = [100 * sum(errors(activation, bits, s.threshold, s.signed)) for s in (unsigned, signed)]
+    lost = [
+        100 * sum(errors(activation, bits, s.threshold, s.signed)) for s in (unsigned, signed)
+    ]
     wider = Scheme(bits + 1, 1, signed=True)
     narrow = quantize(activation, unsigned.step, unsigned.threshold, False)
     same = narrow == quantize(activation, wider.step, wider.threshold, True)
@@ -281,7 +283,9 @@ def search(x, bits):
 found = {name: [search(x, bits) for bits in bit_widths] for name, x in samples.items()}
 plots.show(figures.distributions(bit_widths, found))
 gauss, laplace = found["Gaussian"][3][0], found["Laplace"][3][0]
-tails.result("Laplace" if laplace > gauss else "Gaussian" if gauss > laplace else "both the same")
+tails.result(
+    "Laplace" if laplace > gauss else "Gaussian" if gauss > laplace else "both the same"
+)
 # %% [markdown]
 # Ten decibels are a factor of ten in the squared error, three a factor of two. How much a power of
 # two costs depends on where the best threshold happens to lie between two powers.
@@ -297,7 +301,9 @@ tails.result("Laplace" if laplace > gauss else "Gaussian" if gauss > laplace els
 #
 # *Predict:* is the threshold with the least error the one with the best accuracy?
 # %%
-least_is_best = predict("least-is-best", "for every tensor", "for some tensors", "for no tensor")
+least_is_best = predict(
+    "least-is-best", "for every tensor", "for some tensors", "for no tensor"
+)
 # %%
 validation = data.load("builtin").validation.subset(range(images))
 whole = evaluate(network, validation)

@@ -281,7 +281,9 @@ def descend(threshold, bits, free):
 
 free = descend(0.5, bits=3, free=True)
 levels = np.log2(2 * free[1] / free[0])
-print(f"step {free[0][0]:.4f} -> {free[0][-1]:.4f}, threshold {free[1][0]:.3f} -> {free[1][-1]:.3f}")
+print(
+    f"step {free[0][0]:.4f} -> {free[0][-1]:.4f}, threshold {free[1][0]:.3f} -> {free[1][-1]:.3f}"
+)
 print(f"bits, log2(2 threshold / step): {levels[0]:.1f} -> {levels[-1]:.1f}")
 print(f"error {free[2][0]:.2%} -> {free[2][-1]:.4%}")
 grown = levels[-1] - levels[0]
@@ -369,7 +371,9 @@ last = visited[-100:]
 jump = (math.floor(number.item() / 0.25) + 0.5) * 0.25
 print(f"x is {number.item():.3f}; the nearest jump of Q is at {jump:.3f}")
 print("the last ten values of Q:", [round(v, 2) for v in visited[-10:]])
-print(f"levels in the last 100 iterations: {sorted(set(last))}, their mean {np.mean(last):.3f}")
+print(
+    f"levels in the last 100 iterations: {sorted(set(last))}, their mean {np.mean(last):.3f}"
+)
 ends_where.result(f"where Q(x) = {last[0]:g}" if len(set(last)) == 1 else "it never rests")
 
 
@@ -398,7 +402,16 @@ def kept(bits, exponent, strict):
     return (r > low) & (r < high) if strict else (r >= low) & (r <= high)
 
 
-exponents = {8: -1, 7: -1, 6: -1, 5: -2, 4: -2, 3: -2, 2: -2, 1: -3}  # the best ones, lesson 02
+exponents = {
+    8: -1,
+    7: -1,
+    6: -1,
+    5: -2,
+    4: -2,
+    3: -2,
+    2: -2,
+    1: -3,
+}  # the best ones, lesson 02
 shares = {}
 for bits, exponent in exponents.items():
     rules = [kept(bits, exponent, strict).float().mean().item() for strict in (False, True)]

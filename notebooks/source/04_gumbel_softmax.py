@@ -220,7 +220,10 @@ checks.expected_gradient(expected_gradient)
 
 # %%
 least_bias = predict(
-    "least-bias", "at the lowest temperature", "between the two ends", "at the highest temperature"
+    "least-bias",
+    "at the lowest temperature",
+    "between the two ends",
+    "at the highest temperature",
 )
 
 # %%
@@ -241,7 +244,9 @@ def quantization_error(step, threshold):
 losses = quantization_error(step_sizes, thresholds)  # (12,)
 logits = torch.zeros(12, dtype=torch.float64, requires_grad=True)
 exact = torch.autograd.grad(torch.softmax(logits, 0) @ losses, logits)[0]
-noise = gumbel_noise((samples, 12), generator=generator(seed, "gradients"), dtype=torch.float64)
+noise = gumbel_noise(
+    (samples, 12), generator=generator(seed, "gradients"), dtype=torch.float64
+)
 print(f"losses from {losses.min():.3f} to {losses.max():.3f}")
 print(f"exact gradient of length {exact.norm():.3f}")
 
@@ -264,7 +269,9 @@ def bias_and_noise(loss, temperature):
 temperatures = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 losses_of = {
     "mixed losses": lambda z: z @ losses,
-    "mixed parameters, as in HMQ": lambda z: quantization_error(z @ step_sizes, z @ thresholds),
+    "mixed parameters, as in HMQ": lambda z: quantization_error(
+        z @ step_sizes, z @ thresholds
+    ),
 }
 
 # %%

@@ -149,7 +149,9 @@ more_levels.result("both the same" if same else max(counts, key=counts.get))
 
 # %%
 batch = 16384 * 64 * 4 / 2**20
-print(f"a batch of 64: {batch:.0f} MiB for one copy, {64 * batch:.0f} MiB for one of each scheme")
+print(
+    f"a batch of 64: {batch:.0f} MiB for one copy, {64 * batch:.0f} MiB for one of each scheme"
+)
 
 # %% [markdown]
 # ## Exercise 2 · Expected step and threshold (medium, 8 minutes)
@@ -210,7 +212,9 @@ def accuracy(weights):
 def best_scheme(w, bits):
     top = threshold_exponent(w.abs().max().item())
     schemes = [Scheme(bits, top - octave, True) for octave in range(8)]
-    return min(schemes, key=lambda s: (quantize(w, s.step, s.threshold, True) - w).square().sum())
+    return min(
+        schemes, key=lambda s: (quantize(w, s.step, s.threshold, True) - w).square().sum()
+    )
 
 
 eight = {name: best_scheme(w, 8) for name, w in weights.items()}
@@ -305,7 +309,9 @@ def spread(block, loss, count, samples):
     found = []
     for number in range(draws):
         block.resample(generator(seed, "spread", samples, number))
-        step, threshold = (v.repeat_interleave(count // samples) for v in block.sample(samples))
+        step, threshold = (
+            v.repeat_interleave(count // samples) for v in block.sample(samples)
+        )
         found.append(torch.autograd.grad(loss(step, threshold), block.logits)[0].flatten())
     found = torch.stack(found)
     mean = found.mean(0)
@@ -357,7 +363,9 @@ _, threshold = block.sample(1)
 gradient = torch.autograd.grad(-threshold.sum(), block.logits)[0]  # the loss is -threshold
 above = 2.0 ** block.exponents.double() > threshold.item()
 agree = ((gradient < 0) == above).all()
-plots.show(figures.logit_gradient(gradient, block.exponents.tolist(), "loss: minus the threshold"))
+plots.show(
+    figures.logit_gradient(gradient, block.exponents.tolist(), "loss: minus the threshold")
+)
 raised.result("those with a threshold above the expected one" if agree else "others")
 
 # %% [markdown]

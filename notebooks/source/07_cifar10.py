@@ -372,7 +372,12 @@ longer.result(f"one of stage {1 if np.median(ratios) > 1 else 2}")
 # %%
 def own_or_recorded():
     if weights:
-        own = {"model": "resnet20", "data": "cifar10", "weights": weights, "normalize": normalize}
+        own = {
+            "model": "resnet20",
+            "data": "cifar10",
+            "weights": weights,
+            "normalize": normalize,
+        }
         return explorers.live(out, **own, target=close, seed=seed)
     print("No search was started: `weights` in the parameters names no file.")
     print("Below is the record at the same target.")

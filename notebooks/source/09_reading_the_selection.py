@@ -48,12 +48,18 @@ found = complete(data="cifar10", model="resnet20")
 plain = {}
 for name, record in found.items():
     eight = record.header["target"]["activation_bits"] == 8
-    if eight and not record.header.get("hardware_mode") and 1 in record.header["space"]["bits"]:
+    if (
+        eight
+        and not record.header.get("hardware_mode")
+        and 1 in record.header["space"]["bits"]
+    ):
         plain[name] = record
 first = next(iter(plain.values()))
 names = [t["name"].removesuffix(".weight") for t in figures.weights(first)]
 sizes = [t["size"] for t in figures.weights(first)]
-print(f"{len(found)} searches of ResNet-20 on CIFAR10; {len(plain)} differ by target and seed alone")
+print(
+    f"{len(found)} searches of ResNet-20 on CIFAR10; {len(plain)} differ by target and seed alone"
+)
 
 # %% [markdown]
 # `bits(record)` gives what the search chose: the bits *before* the repair, which gives small tensors
@@ -275,7 +281,9 @@ for least in (8, 4, 3, 2):
     shares[least] = np.dot(held, sizes) / sum(sizes)
     said = ", ".join(name for name, keeps in zip(names, held) if keeps) or "none"
     said = said if held.sum() <= 8 else f"{held.sum()} tensors"
-    print(f"at least {least} bits in all searches: {shares[least]:6.1%} of the weights: {said}")
+    print(
+        f"at least {least} bits in all searches: {shares[least]:6.1%} of the weights: {said}"
+    )
 held_share.result(f"{100 * shares[8]:.1f} %")
 
 # %% [markdown]
@@ -314,7 +322,11 @@ rises = alone(loss, small, space)  # by tensor and bits
 asked = 3  # bits
 chosen = {t["name"]: t["bits_before_repair"] for t in figures.weights(recorded)}
 measures = {"elements": [small[name] for name in chosen]}
-measures["error"], measures["rise of the loss"], measures["rise per 1,000 elements"] = [], [], []
+measures["error"], measures["rise of the loss"], measures["rise per 1,000 elements"] = (
+    [],
+    [],
+    [],
+)
 for name in chosen:
     layer = network.get_submodule(name.removesuffix(".weight"))
     squares = layer.parametrizations.weight.original.detach().double().square().sum().item()

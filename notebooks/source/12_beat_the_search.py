@@ -186,7 +186,9 @@ operations = []
 for name, bits in (("8 bits early", early), ("5 bits late", late), ("4 bits", four)):
     o = arena.evaluate(arena.fitting(bits))
     operations.append(o.bit_operations)
-    numbers = f"{o.weight_bytes:9,.0f} bytes{o.bit_operations / 1e6:7.1f} million bit operations"
+    numbers = (
+        f"{o.weight_bytes:9,.0f} bytes{o.bit_operations / 1e6:7.1f} million bit operations"
+    )
     print(f"{name:14s}compression {o.rate:5.2f}{numbers}")
 same_operations.result("yes" if operations[0] == operations[1] else "no")
 
