@@ -4,7 +4,8 @@
 how far a reader came.
 """
 
-from hmq_lab.checks.frame import REGISTERED, Verdict
+from hmq_lab.checks.frame import REGISTERED as REGISTERED
+from hmq_lab.checks.frame import Verdict
 from hmq_lab.checks.lesson00 import largest, mean_bits
 from hmq_lab.checks.lesson01 import released, rescale, step, to_codes
 from hmq_lab.checks.lesson02 import best_exponent, error_parts, fewest_bits
@@ -19,11 +20,12 @@ from hmq_lab.checks.lesson10 import accumulator_bits, aligned_sum, pack, requant
 from hmq_lab.checks.lesson11 import best_rate, pareto, recount, wcr
 from hmq_lab.checks.lesson12 import beats, bit_operations, cheapest_bit
 from hmq_lab.checks.lesson13 import largest_exponent, share, upright
-from hmq_lab.checks.predict import Prediction, predictions, progress_table
+from hmq_lab.checks.predict import Prediction as Prediction
+from hmq_lab.checks.predict import predictions as predictions
+from hmq_lab.checks.predict import progress_table as progress_table
 
+# The checks, and what they return.
 __all__ = [
-    "REGISTERED",
-    "Prediction",
     "Verdict",
     "accumulator_bits",
     "activation_bits",
@@ -57,8 +59,6 @@ __all__ = [
     "pack",
     "pareto",
     "peak_bytes",
-    "predictions",
-    "progress_table",
     "rank_correlation",
     "recount",
     "regret",

@@ -101,7 +101,7 @@ two_slopes = predict("two-slopes", "1 and 1", "1 and 0", "0 and 0")
 
 # %%
 def slopes(x, step, threshold, signed):
-    """The derivatives of Q by x, step and threshold: each element gets its own of all three."""
+    """The derivatives of Q by x, step and threshold, for each element of x."""
     parts = [x.clone(), torch.full_like(x, step), torch.full_like(x, threshold)]
     for part in parts:
         part.requires_grad_()
@@ -262,7 +262,7 @@ free_levels = predict("free-levels", "it grows", "it stays", "it falls")
 
 # %%
 def descend(threshold, bits, free):
-    """Learn the threshold, and the step, too, if it is free: both and the error, by iteration."""
+    """Learn the threshold, and the step if it is free; give both and the error."""
     logs = torch.tensor([math.log2(threshold / 2 ** (bits - 1)), math.log2(threshold)])
     logs.requires_grad_()
     optimizer = torch.optim.Adam([logs], lr=0.05)
@@ -279,11 +279,11 @@ def descend(threshold, bits, free):
     return np.array(path).T
 
 
+# %%
 free = descend(0.5, bits=3, free=True)
 levels = np.log2(2 * free[1] / free[0])
-print(
-    f"step {free[0][0]:.4f} -> {free[0][-1]:.4f}, threshold {free[1][0]:.3f} -> {free[1][-1]:.3f}"
-)
+print(f"step {free[0][0]:.4f} -> {free[0][-1]:.4f}")
+print(f"threshold {free[1][0]:.3f} -> {free[1][-1]:.3f}")
 print(f"bits, log2(2 threshold / step): {levels[0]:.1f} -> {levels[-1]:.1f}")
 print(f"error {free[2][0]:.2%} -> {free[2][-1]:.4%}")
 grown = levels[-1] - levels[0]
@@ -402,6 +402,7 @@ def kept(bits, exponent, strict):
     return (r > low) & (r < high) if strict else (r >= low) & (r <= high)
 
 
+# %%
 exponents = {
     8: -1,
     7: -1,
@@ -474,6 +475,7 @@ def train(strict):
     return losses, moved, 100 * right.float().mean().item()
 
 
+# %%
 for parameter in network.parameters():
     parameter.requires_grad_(False)
 runs = {"inclusive": train(strict=False), "strict": train(strict=True)}

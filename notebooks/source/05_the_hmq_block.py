@@ -223,7 +223,7 @@ two = {name: best_scheme(w, 2) for name, w in weights.items()}
 
 # %%
 def mixed_parameters(mass):
-    """Every weight with the expected step and threshold, `mass` of the probability on 2 bits."""
+    """Every weight with the expected step and threshold, `mass` being on 2 bits."""
     result = {}
     for name, w in weights.items():
         a, b = eight[name], two[name]

@@ -16,7 +16,7 @@
 # * tell the expected compression from the actual one, and say what the repair does about the gap.
 
 # %% tags=["parameters"] quick={"widths": [2, 8], "targets": [8.0], "images": 64, "epochs": 4, "seeds": 1, "first": 3}
-# Parameters: widths, targets and seeds are yours to change. There are len(widths) ** 8 choices.
+# Parameters: all of them are yours to change. There are len(widths) ** 8 choices.
 widths = (2, 4, 8)
 targets = (6.0, 8.0, 12.0)
 target = 8.0  # one of them
@@ -46,6 +46,8 @@ from hmq_lab.settings import preset
 
 predict = checks.predictions("06")
 builtin = data.load("builtin")
+
+# %%
 few = data.Data(
     builtin.name,
     builtin.classes,
@@ -331,6 +333,7 @@ common = {
 }
 
 
+# %%
 def hmq(target, seed, schedule="cycles"):
     settings = preset("quick/builtin", **common, **schedules[schedule])
     options = {"space": space, "settings": settings, "name": "tiny_resnet8", "progress": False}

@@ -23,7 +23,7 @@
 close = 16.0
 beside = 8.0
 seed = 0
-# For your own search: the file of a trained ResNet-20. With it, the last section starts a search.
+# For your own search: the file of a trained ResNet-20. The last section then starts it.
 weights = ""
 normalize = None  # the statistics these weights were trained with; None: as their file says
 out = "../runs/cifar10-own"  # where that search keeps its state and its record

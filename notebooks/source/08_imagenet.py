@@ -46,6 +46,8 @@ from hmq_lab.runs import records
 from hmq_lab.settings import PRESETS
 
 predict = checks.predictions("08")
+
+# %%
 torch.manual_seed(seed)
 sample = torch.rand(1, 3, pixels, pixels)
 networks = {}
@@ -356,7 +358,8 @@ for rate in (4.0, 8.0, 16.0, 32.0):
 above_16 = predict("above-16", low=0, high=4)
 
 # %%
-head = f"{'float MB':>9s}{'compr.':>8s}{'batch norm, biases MB':>23s}{'folded':>8s}{'compr. then':>13s}"
+head = f"{'float MB':>9s}{'compr.':>8s}{'batch norm, biases':>20s}"
+head += f"{'folded':>8s}{'compr. then':>13s}"
 print(f"{'':18s}{head}")
 needed = []
 for name, network in networks.items():
@@ -368,9 +371,8 @@ for name, network in networks.items():
     folded = 4e-6 * (left_float - means)  # one of four is left: a bias
     then = 4e-6 * count / (room - folded) if folded < room else math.inf
     needed.append(4e-6 * count / room)
-    print(
-        f"{name:18s}{4e-6 * count:9.1f}{needed[-1]:8.1f}{stored:23.2f}{folded:8.2f}{then:13.1f}"
-    )
+    numbers = f"{4e-6 * count:9.1f}{needed[-1]:8.1f}{stored:20.2f}"
+    print(f"{name:18s}{numbers}{folded:8.2f}{then:13.1f}")
 above_16.result(sum(compression > 16 for compression in needed))
 
 # %% [markdown]
@@ -384,9 +386,8 @@ above_16.result(sum(compression > 16 for compression in needed))
 best_published = predict("best-published", *names)
 
 # %%
-print(
-    f"{'within ' + f'{room:g} MB of weights':22s}{'compr.':>7s}{'MB':>7s}{'top-1 %':>9s}   source"
-)
+within = f"within {room:g} MB of weights"
+print(f"{within:22s}{'compr.':>7s}{'MB':>7s}{'top-1 %':>9s}   source")
 best = {}
 for name in names:
     # The authors' last layer of ResNet-50 stays float; it takes room all the same.

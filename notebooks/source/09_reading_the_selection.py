@@ -15,7 +15,7 @@
 # * set a selection beside each layer's error and rise of the loss, and read their disagreement.
 
 # %% tags=["parameters"] quick={"images": 64, "shuffles": 200, "seed": 3}
-# Parameters: how many images the sensitivities are measured on, and how often a list is shuffled.
+# Parameters: images that the sensitivities are measured on, and shuffles of a list.
 images = 512
 shuffles = 2000
 seed = 0
@@ -38,6 +38,8 @@ from hmq_lab.runs import records
 
 predict = checks.predictions("09")
 
+# %%
+
 
 def complete(**header):
     found = records.matching(**header)
@@ -57,9 +59,8 @@ for name, record in found.items():
 first = next(iter(plain.values()))
 names = [t["name"].removesuffix(".weight") for t in figures.weights(first)]
 sizes = [t["size"] for t in figures.weights(first)]
-print(
-    f"{len(found)} searches of ResNet-20 on CIFAR10; {len(plain)} differ by target and seed alone"
-)
+print(f"{len(found)} searches of ResNet-20 on CIFAR10")
+print(f"{len(plain)} of them differ by target and seed alone")
 
 # %% [markdown]
 # `bits(record)` gives what the search chose: the bits *before* the repair, which gives small tensors

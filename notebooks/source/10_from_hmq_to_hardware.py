@@ -45,6 +45,7 @@ from hmq_lab.rivals.landscape import best_schemes
 from hmq_lab.runs import records
 
 predict = checks.predictions("10")
+# %%
 builtin = data.load("builtin")
 test = builtin.test.subset(range(images))
 x, y = next(test.batches(images))

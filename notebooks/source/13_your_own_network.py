@@ -45,6 +45,7 @@ from hmq_lab.runs import records
 from hmq_lab.settings import preset
 
 predict = checks.predictions("13")
+# %%
 keep = tempfile.TemporaryDirectory()  # removed at the end of the lesson
 home = Path(keep.name)
 
@@ -160,6 +161,7 @@ class Counting(Deciding):
         return self.conv(x).mean((2, 3))
 
 
+# %%
 sample = next(own.train.batches(64, seed=seed))[0]
 named = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)))
 refused(attach, Deciding(), SearchSpace(), sample)
@@ -230,6 +232,7 @@ class Own(nn.Module):
         return self.head(self.pool(x).flatten(1))
 
 
+# %%
 torch.manual_seed(seed)
 network = Own()
 options = {"epochs": epochs, "learning_rate": 0.05, "batch_size": 32, "seed": seed}

@@ -170,9 +170,7 @@ def arrival_sentence(
     return f"Tied, {'; '.join(told)}."
 
 
-def how_many_arrive(
-    tied: Mapping[tuple[int, float], np.ndarray], best: Mapping[int, float]
-) -> str:
+def how_many_arrive(tied: Mapping[tuple[int, float], np.ndarray], best: Mapping[int, float]) -> str:
     """Return which descents end within a quarter of an octave of the best threshold.
 
     Returns:

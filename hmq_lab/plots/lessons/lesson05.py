@@ -174,9 +174,7 @@ def logit_gradient(gradient: Tensor, exponents: Sequence[int], title: str) -> pl
     style = {"cmap": "vlag", "vmin": -reach, "vmax": reach, "linewidths": 0.5}
     bar = {"label": "gradient"}
     rows = range(1, len(gradient) + 1)
-    sns.heatmap(
-        gradient.numpy(), ax=ax, xticklabels=names, yticklabels=rows, cbar_kws=bar, **style
-    )
+    sns.heatmap(gradient.numpy(), ax=ax, xticklabels=names, yticklabels=rows, cbar_kws=bar, **style)
     ax.invert_yaxis()
     ax.set(xlabel="threshold", ylabel="bits", title=title)
     row, column = divmod(int(gradient.argmin()), gradient.shape[1])

@@ -217,9 +217,7 @@ def schedules(
 
 def own_accuracies(records: Mapping[str, Sequence[Record]]) -> dict[str, list[float]]:
     """Return the test accuracies of searches with their own thresholds, by schedule."""
-    return {
-        name: [r.results["accuracy"]["test"] for r in found] for name, found in records.items()
-    }
+    return {name: [r.results["accuracy"]["test"] for r in found] for name, found in records.items()}
 
 
 def schedule_sentence(lost: Mapping[str, Sequence[float]]) -> str:
