@@ -19,8 +19,8 @@
 # Every lesson goes the same way. *Predict* what a cell will show, run it (Shift+Enter), and read
 # the sentence below the figure. An explorer is a figure with sliders. An exercise has a stub for
 # you to fill in, and a check that tells you what it found. Hint and solution are folded away
-# below the check. The first code cell holds the sizes and the seed. Change them, and everything
-# below follows. No lesson needs a network connection or a GPU.
+# below the check. The first cell of Python holds the sizes and the seed. Change them, and
+# everything below follows. No lesson needs a network connection or a GPU.
 #
 # A prediction is one click. It is kept in the folder `.hmq_lab` beside the notebook, and you see
 # it again beside the result. Once the result was shown, the prediction cannot be changed. Delete
@@ -112,8 +112,8 @@ print(scheme.values)
 largest_level.result(f"{scheme.values[-1]:g}")
 
 # %% [markdown]
-# The largest level is one step *below* the threshold. This is two's complement, the integers
-# that hardware has. Lesson 01 explains it.
+# The lowest level is -t, and the largest is one step *below* t. The integers of hardware have such
+# a range, too: it is called **two's complement**.
 #
 # ## Exercise 1 · The largest value (easy, 3 minutes)
 #
@@ -228,7 +228,7 @@ _ = detach(network)
 # ## A search
 #
 # The **compression** of a network is 32 over the mean bits of a weight, because a float weight
-# has 32 bits. A search gets a compression as its **target**. It has two stages:
+# has 32 bits. A search gets a compression as its **target**. It has two **stages**:
 #
 # 1. Stage 1 trains weights and probabilities together. The loss is the loss of the task, plus a
 #    term that grows while the *expected* compression is below the target.

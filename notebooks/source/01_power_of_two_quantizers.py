@@ -91,7 +91,7 @@ checks.step(step)
 # %% [markdown]
 # ## Two's complement
 #
-# Hardware does not store -0.75. It stores an integer, the **code**: the value is the code times the
+# Hardware does not store -0.75. It stores integers, the **codes**: a value is its code times the
 # step. With a sign, codes go from $-2^{b-1}$ to $2^{b-1} - 1$; without one, from 0 to $2^b - 1$.
 # The code of a value $x$ is
 #

@@ -146,7 +146,7 @@ higher_threshold.result("8 bits" if eight > two else "2 bits" if two > eight els
 # %% [markdown]
 # Read a column from below. Right of the circles the step is coarse, and more bits help a lot. Far to
 # the left nearly everything is clipped, and more bits do not help at all. So bits and threshold must
-# be searched *together*. That is why an HMQ block has one logit for every pair of the two.
+# be searched *together*. That is why an HMQ block has a probability for every pair of the two.
 #
 # A threshold is **tight** if it is the smallest power of two that no magnitude exceeds.
 #
@@ -364,7 +364,7 @@ explorers.surface(weight)
 #
 # ## To talk about
 #
-# * Your calibration images have one very bright one among them. What does it do to a threshold
+# * One of the images that you choose thresholds on is very bright. What does it do to a threshold
 #   taken from the maximum, and to one of least error?
 # * Which other measure could replace the squared error, so that it tells more about accuracy? What
 #   would it cost?

@@ -403,16 +403,8 @@ def kept(bits, exponent, strict):
 
 
 # %%
-exponents = {
-    8: -1,
-    7: -1,
-    6: -1,
-    5: -2,
-    4: -2,
-    3: -2,
-    2: -2,
-    1: -3,
-}  # the best ones, lesson 02
+# The best ones, lesson 02.
+exponents = {8: -1, 7: -1, 6: -1, 5: -2, 4: -2, 3: -2, 2: -2, 1: -3}
 shares = {}
 for bits, exponent in exponents.items():
     rules = [kept(bits, exponent, strict).float().mean().item() for strict in (False, True)]

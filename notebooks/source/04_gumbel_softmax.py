@@ -162,7 +162,8 @@ checks.relaxed_sample(relaxed_sample)
 #   its mean go?
 # * *category* 3, *its logit* to 6, *temperature* 5: category 3 is nearly certain. How far from its
 #   corner are the samples?
-# * *along the schedule* from 0 to 10: the paper's temperature. Where does the histogram jump back?
+# * *along the schedule* from 0 to 10: the **schedule** says how the temperature changes during a
+#   search, here the paper's. Where does the histogram jump back?
 
 # %%
 explorers.gumbel(temperature=0.5)
@@ -298,7 +299,7 @@ print("\n".join(figures.cosines(rows, exact)))
 # ## Schedules
 #
 # At a high temperature a search compares many schemes at once. At a low one it sees what a hard
-# choice does. A **schedule** says how the temperature changes during a search. The paper's falls
+# choice does. The paper's schedule falls
 # from 1 to a floor of 0.5 and starts again every five epochs:
 #
 # $$\tau_i = \max\left(0.5,\ e^{-0.01\,\operatorname{round}(i / n)}\right)$$

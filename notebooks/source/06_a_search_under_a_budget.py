@@ -115,8 +115,8 @@ dearest = max(sizes, key=lambda name: costs[name][min(widths)])
 largest_costs.result("yes" if dearest == largest else "no")
 
 # %% [markdown]
-# Size and sensitivity are two different things. Lower the bits of a tensor that is large *and*
-# whose loss rises little.
+# How large a tensor is, and how much its bits matter, are two different things. Lower the bits of
+# a tensor that is large *and* whose loss rises little.
 #
 # ## The truth, by trying everything
 #
@@ -376,8 +376,7 @@ hmq_finds.result(figures.how_often(hmq_ranks[target]))
 # The costs differ, too. A search goes through the images `epochs` times, forward and backward,
 # however many tensors and widths there are. The rivals' runs, in the table above, grow with both.
 #
-# (The learning rate of the logits matters. With the preset's 0.05 instead of `logit_rate`, 240
-# steps are not enough to move the probability away from 8 bits. Try it, and look at the next
+# (The learning rate of the logits matters. With 0.05 instead of `logit_rate`, 240 steps are not enough to move the probability away from 8 bits. Try it, and look at the next
 # figure.)
 #
 # ## Expected and actual
@@ -470,8 +469,9 @@ unseen_order = sorted(rows, key=lambda name: test_loss(rows[name]))
 same_order.result("the same order" if seen_order == unseen_order else "another order")
 
 # %% [markdown]
-# In a real search the weights learn together with the bits, and fine-tuning follows. Then the loss
-# of the chosen bits falls. No rival above can use this.
+# In a real search the weights learn together with the bits, and **fine-tuning**
+# follows: training with the schemes fixed. Then the loss of the chosen bits falls. No rival above
+# can use this.
 #
 # ## Explorer: two searches, step by step
 #

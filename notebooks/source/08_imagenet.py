@@ -105,8 +105,9 @@ for name in names:
 # %% [markdown]
 # ## Where the elements are
 #
-# The MobileNets and EfficientNet have a depthwise convolution in every block: about a third of their
-# tensors.
+# A **depthwise** convolution has one filter for each channel; a **pointwise** one is a 1x1
+# convolution over all channels. The MobileNets and EfficientNet have a depthwise convolution in
+# every block: about a third of their tensors.
 #
 # *Predict:* what share of the *elements* of MobileNetV2 is in depthwise convolutions, in percent?
 
@@ -376,8 +377,9 @@ for name, network in networks.items():
 above_16.result(sum(compression > 16 for compression in needed))
 
 # %% [markdown]
-# What stays float is small beside float weights, and a good part beside quantized ones. Folding batch
-# norm into the weights (lesson 10) leaves one number for each channel.
+# What stays float is small beside float weights, and a good part beside quantized ones. **Folding**
+# moves a batch norm into the weights and bias of the layer before it (lesson 10); one number for
+# each channel is left.
 #
 # *Predict:* which network has the best published accuracy within this room, counting its weights
 # alone?

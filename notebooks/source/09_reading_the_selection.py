@@ -376,8 +376,7 @@ programme_agrees.result(f"{100 * same['rise']:.0f} %")
 #
 # ## Depthwise against pointwise
 #
-# A **depthwise** convolution has one filter for each channel; a **pointwise** one is a 1x1
-# convolution over all channels. The paper's figure 5: in MobileNets, pointwise convolutions need
+# The paper's figure 5: in MobileNets, pointwise convolutions need
 # fewer bits than depthwise ones.
 #
 # *Predict:* which of the two kinds holds more of the weights?

@@ -489,7 +489,9 @@ else:
 #
 # ## What it costs
 #
-# Fewer bits are fewer bytes, always. Whether they are also fewer cycles depends on the machine. `costs`
+# Fewer bits are fewer bytes, always. They are fewer **bit operations**, too: a weight of $w$ bits
+# times an input of $i$ bits takes $w \cdot i$ products of single bits. Whether they are also fewer
+# cycles depends on the machine. `costs`
 # counts exactly what can be counted, and applies it to a *model* of an accelerator: multipliers made of
 # 2-bit cells (Bit Fusion, ISCA 2018), memory that moves a number of bits a cycle, energies from a
 # published table at 45 nm (Horowitz, ISSCC 2014).

@@ -170,8 +170,8 @@ fitted_is_best.result("yes" if found[exponents.index(fitted)].accuracy == highes
 # ## Bytes and bit operations
 #
 # The compression counts the bytes that are stored. The work of a multiplier is another matter. A
-# weight of $w$ bits times an input of $i$ bits takes $w \cdot i$ products of single bits, the **bit
-# operations**.
+# weight of $w$ bits times an input of $i$ bits takes $w \cdot i$ products of single bits, its bit
+# operations.
 #
 # *Predict:* two choices have the same compression. Do they have the same bit operations?
 
