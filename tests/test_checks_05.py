@@ -115,7 +115,7 @@ def test_first_logit_accepts(answer):
     ("answer", "phrase"),
     [
         (lambda others, probability: np.log(probability * others.numel() / (1 - probability)), "released code"),
-        (lambda others, probability: by_odds(others, 1 - probability), "upside down"),
+        (lambda others, probability: by_odds(others, 1 - probability), "inverted"),
         (lambda others, probability: np.log(probability / (1 - probability)), "others' sum is missing"),
         (lambda others, probability: np.log(probability * np.exp(others.numpy()).sum()), "1 - p is missing"),
         (lambda others, probability: np.exp(by_odds(others, probability)), "logarithm is missing"),
@@ -231,10 +231,10 @@ def numpy_gradient(formula):
     [
         (numpy_gradient(lambda p, v, m, tau: p * v / tau), "means are missing"),
         (numpy_gradient(lambda p, v, m, tau: p * (v - m)), "temperature is missing"),
-        (numpy_gradient(lambda p, v, m, tau: p * (v - m) * tau), "upside down"),
+        (numpy_gradient(lambda p, v, m, tau: p * (v - m) * tau), "inverted"),
         (numpy_gradient(lambda p, v, m, tau: (v - m) / tau), "missing as a factor"),
         (numpy_gradient(lambda p, v, m, tau: p * (v - v.mean()) / tau), "plain mean"),
-        (numpy_gradient(lambda p, v, m, tau: p * (m - v) / tau), "turned round"),
+        (numpy_gradient(lambda p, v, m, tau: p * (m - v) / tau), "reversed"),
         (lambda sample, steps, thresholds, d_step, d_threshold, temperature: by_jacobian(
             sample, steps, thresholds, d_step, 0.0, temperature), "threshold is left out"),
         (lambda sample, steps, thresholds, d_step, d_threshold, temperature: by_jacobian(

@@ -169,8 +169,8 @@ def ruled(make, low=4, high=8):
     (ruled(lambda n, r: np.floor(32 / r) + 0 * n), "each tensor's own 32 bits"),
     (ruled(lambda n, r: np.floor(32 * n.sum() / (r * n))), "all of them together"),
     (ruled(lambda n, r: np.floor(32 * n[0] / (r * n))), "not by the first"),
-    (ruled(lambda n, r: np.floor(32 * n.max() * r / n)), "rate is upside down"),
-    (ruled(lambda n, r: np.floor(32 * n / (r * n.max()))), "sizes are upside down"),
+    (ruled(lambda n, r: np.floor(32 * n.max() * r / n)), "rate is inverted"),
+    (ruled(lambda n, r: np.floor(32 * n / (r * n.max()))), "sizes are inverted"),
 ])  # fmt: skip
 def test_wrong_activation_bits(answer, says):
     judged(checks.activation_bits, answer, says)

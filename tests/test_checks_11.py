@@ -38,7 +38,7 @@ def test_right_rates(answer):
 @pytest.mark.parametrize("answer, says", [
     (lambda sizes, bits: 32 * len(bits) / sum(bits), "counts tensors"),
     (lambda sizes, bits: 32 / wcr_by_loop(sizes, bits), "mean bits of a weight"),
-    (lambda sizes, bits: 1 / wcr_by_loop(sizes, bits), "upside down"),
+    (lambda sizes, bits: 1 / wcr_by_loop(sizes, bits), "inverted"),
     (lambda sizes, bits: sum(n * 32 / b for n, b in zip(sizes, bits, strict=True)) / sum(sizes), "tensors' own rates"),
     (lambda sizes, bits: sum(32 / b for b in bits) / len(bits), "plain mean"),
     (lambda sizes, bits: wcr_by_loop(sizes, bits) / 4, "not 8"),
@@ -85,7 +85,7 @@ def chosen(test, pick=max, column=0):
     (chosen(lambda row, every, points: row[1] >= every[:, 1].max() - points), "highest accuracy of the list"),
     (chosen(lambda row, every, points: row[1] >= every[:, 2].max() - points), "best float network of the list"),
     (chosen(lambda row, every, points: row[2] - row[1] < points), "<=, not <"),
-    (chosen(lambda row, every, points: row[1] - row[2] <= points), "sign is turned round"),
+    (chosen(lambda row, every, points: row[1] - row[2] <= points), "sign is reversed"),
     (chosen(lambda row, every, points: abs(row[1] - row[2]) <= points), "no absolute value"),
     (chosen(lambda row, every, points: 1 - row[1] / row[2] <= points / 100), "not a share"),
     (chosen(lambda row, every, points: row[2] - row[1] <= points, min), "the highest was asked for"),
@@ -161,7 +161,7 @@ def test_right_recounts(answer):
     (lambda rate, quantized, left_float: quantized / (quantized / rate + left_float), "add them above"),
     (lambda rate, quantized, left_float: rate * (1 + left_float / quantized), "add them below"),
     (lambda rate, quantized, left_float: wcr_by_loop([quantized, left_float], [32 / rate, 8]), "8-bit ones"),
-    (lambda rate, quantized, left_float: np.average([1 / rate, 1], weights=[quantized, left_float]), "upside down"),
+    (lambda rate, quantized, left_float: np.average([1 / rate, 1], weights=[quantized, left_float]), "inverted"),
 ])  # fmt: skip
 def test_wrong_recounts(answer, says):
     judged(checks.recount, answer, says)

@@ -86,7 +86,7 @@ def mean_bits(answer) -> Verdict:
 
     faults.add("That is the sum of all bits: divide it by the number of weights.", used)
 
-    @faults.says("That is the compression rate. It is 32 over the mean; the mean is asked for.")
+    @faults.says("That is the compression. It is 32 over the mean; the mean is asked for.")
     def _(bits, sizes):
         return 32 * sum(sizes) / used(bits, sizes)
 
@@ -104,7 +104,7 @@ def mean_bits(answer) -> Verdict:
     def _(bits, sizes):
         return round(used(bits, sizes) / sum(sizes))
 
-    @faults.says("That is the other way round: bits over weights.")
+    @faults.says("That is reversed: bits over weights.")
     def _(bits, sizes):
         return sum(sizes) / used(bits, sizes)
 

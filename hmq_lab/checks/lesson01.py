@@ -47,7 +47,7 @@ def step(answer) -> Verdict:
     def _(bits, threshold, signed):
         return threshold * (1 + signed) / (2**bits - 1)
 
-    @faults.says("You gave signed the unsigned step and the other way round.")
+    @faults.says("You gave signed the unsigned step and reversed.")
     def _(bits, threshold, signed):
         return threshold / 2 ** (bits - (not signed))
 
@@ -59,7 +59,7 @@ def step(answer) -> Verdict:
     def _(bits, threshold, signed):
         return 1 / 2 ** (bits - signed)
 
-    @faults.says("That is upside down: the step is the range by the number of levels.")
+    @faults.says("That is inverted: the step is the range by the number of levels.")
     def _(bits, threshold, signed):
         return 2 ** (bits - signed) / threshold
 

@@ -98,7 +98,7 @@ def error_parts(answer) -> Verdict:
     faults = Faults()
 
     faults.add(
-        "The two are the other way round: rounding comes first.",
+        "The two are reversed: rounding comes first.",
         mistaken(lambda q, *_: parts(q)[::-1]),
     )
 

@@ -74,7 +74,7 @@ def gradient_x(answer) -> Verdict:
     )
 
     faults.add(
-        "It is inside and outside the other way round.",
+        "It is inside and outside reversed.",
         _inside(lambda x, r, lo, hi, step: (r < lo) | (r > hi)),
     )
 
@@ -116,7 +116,7 @@ def gradient_step(answer) -> Verdict:
     )
 
     faults.add(
-        "Inside, the sign is the other way round: it is r - x / step.",
+        "Inside, the sign is reversed: it is r - x / step.",
         middle(lambda r, u, step: u - r),
     )
 
@@ -219,7 +219,7 @@ def gradient_tied(answer) -> Verdict:
     )
 
     faults.add(
-        "dstep/dthreshold is upside down: it is step / threshold.", mixed(lambda t, s, k: t + s / k)
+        "dstep/dthreshold is inverted: it is step / threshold.", mixed(lambda t, s, k: t + s / k)
     )
 
     faults.add(

@@ -56,7 +56,7 @@ def gumbel_max(answer) -> Verdict:
     )
 
     faults.add(
-        "The sign of your noise is turned round: it is -log(-log(u)).",
+        "The sign of your noise is reversed: it is -log(-log(u)).",
         picks(lambda p, u: p.log() + (-u.log()).log()),
     )
 
@@ -114,7 +114,7 @@ def relaxed_sample(answer) -> Verdict:
     faults = Faults()
 
     faults.add(
-        "Your temperature is upside down: divide by it, so that a low one pushes a sample into a "
+        "Your temperature is inverted: divide by it, so that a low one pushes a sample into a "
         "corner.",
         softmax(lambda l, g, tau: (l + g) * tau),
     )
@@ -208,7 +208,7 @@ def expected_gradient(answer) -> Verdict:
     )
 
     faults.add(
-        "The sign is turned round: the gradient points uphill, and descent subtracts it.",
+        "The sign is reversed: the gradient points uphill, and descent subtracts it.",
         of(lambda p, L: p * ((p * L).sum() - L)),
     )
 

@@ -160,7 +160,7 @@ def first_logit(answer) -> Verdict:
     )
 
     faults.add(
-        "The fraction is upside down: p / (1 - p).",
+        "The fraction is inverted: p / (1 - p).",
         of(lambda o, p: math.log((1 - p) / p * o.exp().sum().item())),
     )
 
@@ -339,7 +339,7 @@ def logit_gradient(answer) -> Verdict:
     )
 
     faults.add(
-        "The temperature is upside down: divide by it.", of(lambda p, v, m, tau: p * (v - m) * tau)
+        "The temperature is inverted: divide by it.", of(lambda p, v, m, tau: p * (v - m) * tau)
     )
 
     faults.add(
@@ -353,7 +353,7 @@ def logit_gradient(answer) -> Verdict:
     )
 
     faults.add(
-        "The sign is turned round: the gradient points uphill.",
+        "The sign is reversed: the gradient points uphill.",
         of(lambda p, v, m, tau: p * (m - v) / tau),
     )
 

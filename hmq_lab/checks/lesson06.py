@@ -24,7 +24,7 @@ def hinge(answer) -> Verdict:
     faults = Faults()
 
     @faults.says(
-        "Above the target it must be 0: a rate that is higher than asked for costs nothing."
+        "Above the target it must be 0: a compression that is higher than asked for costs nothing."
     )
     def _(rate, target):
         return ((target - rate) / target) ** 2
@@ -33,9 +33,7 @@ def hinge(answer) -> Verdict:
     def _(rate, target):
         return max((target - rate) / target, 0)
 
-    @faults.says(
-        "That punishes the rates above the target and not those below: the other way round."
-    )
+    @faults.says("That punishes the compressions above the target and not those below: reversed.")
     def _(rate, target):
         return max((rate - target) / target, 0) ** 2
 
@@ -47,7 +45,8 @@ def hinge(answer) -> Verdict:
         return max(target - rate, 0) ** 2
 
     @faults.says(
-        "That is relative to the rate. Divide by the target: near a rate of 0 the term must not "
+        "That is relative to the compression. Divide by the target: near a compression of 0 the "
+        "term must not "
         "explode."
     )
     def _(rate, target):
@@ -78,9 +77,11 @@ def _hinges(cases, wanted, given) -> plots.Drawing:
         along, [float(given[i]) for _, i in at], color=plots.BLUE, marker="o", lw=1.6, label="yours"
     )
     ax.axvline(TARGET, color=plots.INK, ls="--", label="target")
-    ax.set(xlabel="rate", ylabel="hinge")
+    ax.set(xlabel="compression", ylabel="hinge")
     ax.legend(frameon=False)
-    drawing.sentence = f"Your hinge over the rate beside the right one, for a target of {TARGET:g}."
+    drawing.sentence = (
+        f"Your hinge over the compression beside the right one, for a target of {TARGET:g}."
+    )
     return drawing
 
 
@@ -124,16 +125,17 @@ def regret(answer) -> Verdict:
     def _(losses, rates, chosen, target):
         return losses[chosen] - min(losses)
 
-    @faults.says("The sign is turned round: a regret is never negative.")
+    @faults.says("The sign is reversed: a regret is never negative.")
     def _(losses, rates, chosen, target):
         return min(fit(losses, rates, target)) - losses[chosen]
 
-    @faults.says("A choice whose rate is exactly the target reaches it: >=, not >.")
+    @faults.says("A choice whose compression is exactly the target reaches it: >=, not >.")
     def _(losses, rates, chosen, target):
         return losses[chosen] - min(fit(losses, rates, np.nextafter(target, 99)))
 
     @faults.says(
-        "That compares with the choices below the target. A higher rate is a smaller network: "
+        "That compares with the choices below the target. A higher compression is a smaller "
+        "network: "
         "rates >= target."
     )
     def _(losses, rates, chosen, target):
@@ -215,18 +217,19 @@ def best_bits(answer) -> Verdict:
     )
 
     faults.add(
-        "That reaches the target counted over tensors: a weight rate counts weights, so multiply "
+        "That reaches the target counted over tensors: a compression of the weights counts "
+        "weights, so multiply "
         "bits by sizes.",
         _fault(counted=lambda sizes: np.ones_like(sizes)),
     )
 
     faults.add(
-        "The sign of the target is turned round: rate >= target.",
+        "The sign of the target is reversed: rate >= target.",
         _fault(lambda rate, target: rate <= target),
     )
 
     faults.add(
-        "A rate equal to the target reaches it: >=, not >.",
+        "A compression equal to the target reaches it: >=, not >.",
         _fault(lambda rate, target: rate > target),
     )
 
@@ -269,7 +272,7 @@ def _listed(bits) -> list:
 
 
 def _table(costs, sizes, counted=np.asarray):
-    """Of every choice its bits (N, T), its sum of costs (N,), its rate (N,)."""
+    """Of every choice its bits (N, T), its sum of costs (N,), its compression (N,)."""
     grid = np.meshgrid(*[np.array(list(row)) for row in costs], indexing="ij")
     bits = np.stack([g.ravel() for g in grid], 1)
     cost = sum(

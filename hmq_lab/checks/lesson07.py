@@ -1,4 +1,5 @@
-"""Lesson 07, CIFAR10: two rates from the same tables, how many 1-bit weights a target needs, what
+"""Lesson 07, CIFAR10: two compressions from the same tables, how many 1-bit weights a target needs,
+what
 a test can say.
 """
 
@@ -44,17 +45,18 @@ def both_rates(answer) -> Verdict:
     faults = Faults()
 
     faults.add(
-        "The two are in the wrong order: first the expected rate, then the actual one.",
+        "The two are in the wrong order: first the expected compression, then the actual one.",
         _two(swap=True),
     )
 
     faults.add(
-        "Both rates count weights, not tensors: multiply the bits of a tensor by its size.",
+        "Both compressions count weights, not tensors: multiply the bits of a tensor by its size.",
         _two(counted=np.ones_like),
     )
 
     faults.add(
-        "The actual rate takes the most probable *bits*: sum over the thresholds before you look "
+        "The actual compression takes the most probable *bits*: sum over the thresholds before "
+        "you look "
         "for the largest. The most probable cell may have other bits.",
         _two(choose=lambda table, bits: bits[np.unravel_index(table.argmax(), table.shape)[0]]),
     )
@@ -65,21 +67,25 @@ def both_rates(answer) -> Verdict:
     )
 
     faults.add(
-        "The expected rate is 32 over the mean bits. You averaged 32 / bits, which is larger.",
+        "The expected compression is 32 over the mean bits. You averaged 32 / bits, which is "
+        "larger.",
         _two(expect=lambda tables, bits, n: tables.sum(2) @ (32 / bits) @ n / n.sum()),
     )
 
-    faults.add("That is bits over 32; a rate is 32 over bits.", _two(turned=True))
+    faults.add("That is bits over 32; a compression is 32 over bits.", _two(turned=True))
 
-    faults.add("Those are mean bits; the rate is 32 over them.", _two(scale=None))
+    faults.add("Those are mean bits; the compression is 32 over them.", _two(scale=None))
 
     faults.add(
-        "Both are the expected rate: the actual one takes for each tensor its most probable bits "
+        "Both are the expected compression: the actual one takes for each tensor its most "
+        "probable bits "
         "alone.",
         _two(choose=lambda table, bits: table.sum(1) @ bits),
     )
 
-    draw = points("expected rate + actual rate", lambda case: f"{len(case['sizes'])} weights")
+    draw = points(
+        "expected compression + actual compression", lambda case: f"{len(case['sizes'])} weights"
+    )
     return compare(answer, _both_rates, RATES, faults, tolerance=1e-6, draw=draw)
 
 
@@ -122,7 +128,7 @@ def one_bit_share(answer) -> Verdict:
     cases = [{"target": t} for t in (4.0, 8.0, 16.0, 17.3, 19.5, 24.0, 32.0)]
     faults = Faults()
 
-    @faults.says("Up to a rate of 16 no weight needs 1 bit: a share is never negative.")
+    @faults.says("Up to a compression of 16 no weight needs 1 bit: a share is never negative.")
     def _(target):
         return 2 - 32 / target
 
@@ -131,7 +137,8 @@ def one_bit_share(answer) -> Verdict:
         return min(1.0, 32 / target - 1)
 
     @faults.says(
-        "The *bits* of the two parts average, not their rates: the mean must come down to 32 / "
+        "The *bits* of the two parts average, not their compressions: the mean must come down to "
+        "32 / "
         "target."
     )
     def _(target):
@@ -194,21 +201,20 @@ def standard_error(answer) -> Verdict:
         return math.sqrt(_variance(accuracy, pictures)) / 100
 
     @faults.says(
-        "That is the spread of a single picture, right or wrong: the mean of many has a smaller "
-        "one."
+        "That is the spread of a single image, right or wrong: the mean of many has a smaller one."
     )
     def _(accuracy, pictures):
         return math.sqrt(accuracy * (100 - accuracy))
 
     @faults.says(
-        "The spread falls with the square root of the number of pictures: the division belongs "
+        "The spread falls with the square root of the number of images: the division belongs "
         "under the root."
     )
     def _(accuracy, pictures):
         return math.sqrt(accuracy * (100 - accuracy)) / pictures
 
     @faults.says(
-        "That estimates the spread from the pictures, over n - 1. Here it is known: accuracy x "
+        "That estimates the spread from the images, over n - 1. Here it is known: accuracy x "
         "(100 - accuracy), over n."
     )
     def _(accuracy, pictures):
@@ -241,7 +247,7 @@ def _variance(accuracy: float, pictures: int) -> float:
 
 
 def _standard_error(accuracy: float, pictures: int) -> float:
-    """From the pictures: so many hundreds and zeros, their standard deviation, over the root of
+    """From the images: so many hundreds and zeros, their standard deviation, over the root of
     their number.
     """
     right = accuracy * pictures / 100

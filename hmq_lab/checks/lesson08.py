@@ -1,4 +1,5 @@
-"""Lesson 08, ImageNet: weights of an inverted residual, the rate of the rest, activation bits,
+"""Lesson 08, ImageNet: weights of an inverted residual, the compression of the rest, activation
+bits,
 peak memory.
 """
 
@@ -138,12 +139,15 @@ def rest_rate(answer) -> Verdict:
 
     faults = Faults()
 
-    @faults.says("That is the rate you were given: the kept weights take more or less than it.")
+    @faults.says(
+        "That is the compression you were given: the kept weights take more or less than it."
+    )
     def _(rate, **_):
         return rate
 
     @faults.says(
-        "Where the weights that are kept take all the room, or more, no rate will do: return "
+        "Where the weights that are kept take all the room, or more, no compression will do: "
+        "return "
         "infinity."
     )
     def _(rate, elements, kept, bits):
@@ -159,7 +163,7 @@ def rest_rate(answer) -> Verdict:
         guarded(lambda **case: 32 * case["elements"] / left(**case)),
     )
 
-    @faults.says("Those are the mean bits of the other weights; the rate is 32 over them.")
+    @faults.says("Those are the mean bits of the other weights; the compression is 32 over them.")
     def _(rate, elements, kept, bits):
         return max(0, left(rate, elements, kept, bits)) / (elements - kept)
 
@@ -198,7 +202,7 @@ def _rates(cases, wanted, given) -> plots.Drawing:
         return min(top, max(0.0, value)) if not math.isnan(value) else 0.0
 
     draw = points(
-        f"rate of the others\n(infinite: {top:.0f})",
+        f"compression of the others\n(infinite: {top:.0f})",
         lambda case: f"{case['kept']:,} at {case['bits']}",
     )
     return draw(cases, [low(w) for w in wanted], [low(g) for g in given])
@@ -256,7 +260,8 @@ def activation_bits(answer) -> Verdict:
     faults.add("No tensor has fewer than 4 bits.", rule(low=1))
 
     @faults.says(
-        "That divides each tensor's own 32 bits by the rate. Only what is large must shrink: "
+        "That divides each tensor's own 32 bits by the compression. Only what is large must "
+        "shrink: "
         "compare with the largest tensor."
     )
     def _(sizes, rate):
@@ -273,17 +278,17 @@ def activation_bits(answer) -> Verdict:
         rule(reference=lambda sizes: sizes[0]),
     )
 
-    @faults.says("The rate is upside down: a higher rate leaves less room.")
+    @faults.says("The compression is inverted: a higher compression leaves less room.")
     def _(sizes, rate):
         return [min(8, max(4, math.floor(32 * max(sizes) * rate / size))) for size in sizes]
 
-    @faults.says("The sizes are upside down: the larger a tensor, the fewer bits.")
+    @faults.says("The sizes are inverted: the larger a tensor, the fewer bits.")
     def _(sizes, rate):
         return [min(8, max(4, math.floor(32 * size / (rate * max(sizes))))) for size in sizes]
 
     draw = points(
         "bits, all tensors together",
-        lambda case: f"{len(case['sizes'])} tensors, rate {case['rate']:g}",
+        lambda case: f"{len(case['sizes'])} tensors, compression {case['rate']:g}",
     )
     return compare(answer, _activation_bits, SIZES, faults, draw=draw)
 

@@ -134,7 +134,7 @@ def rank_correlation(answer) -> Verdict:
         _of_ranks(lambda x: np.unique(x, return_inverse=True)[1]),
     )
 
-    @faults.says("The sign is turned round: the same order is +1.")
+    @faults.says("The sign is reversed: the same order is +1.")
     def _(one, two):
         return -_pearson(_ranks(one), _ranks(two))
 

@@ -170,7 +170,7 @@ def aligned_sum(answer) -> Verdict:
     def _(a, a_exponent, b, b_exponent):
         return a.double() * 2.0**a_exponent + b.double() * 2.0**b_exponent
 
-    @faults.says("The sign of b is turned round: the sum is asked for.")
+    @faults.says("The sign of b is reversed: the sum is asked for.")
     def _(a, a_exponent, b, b_exponent):
         return 2 * np.array(_times(a, a_exponent - min(a_exponent, b_exponent))) - np.array(
             _aligned(a, a_exponent, b, b_exponent)
@@ -240,7 +240,7 @@ def accumulator_bits(answer) -> Verdict:
     faults.add("The bias is missing.", reach(lambda w, b, x: extremes(w, 0 * b, x)))
 
     faults.add(
-        "That holds sum |w| * largest + |b|. But no picture makes the negative weights count as "
+        "That holds sum |w| * largest + |b|. But no image makes the negative weights count as "
         "positive ones: take the positive and the negative weights apart.",
         reach(lambda w, b, x: (-1, (abs(w).sum(1) * x + abs(b)).max())),
     )
@@ -267,7 +267,7 @@ def accumulator_bits(answer) -> Verdict:
     )
 
     faults.add(
-        "You looked at the picture where all inputs are the largest: zeros where a weight is "
+        "You looked at the image where all inputs are the largest: zeros where a weight is "
         "positive, and the largest where it is negative, make the smallest sum.",
         reach(lambda w, b, x: ((w.sum(1) * x + b).min(), (w.sum(1) * x + b).max())),
     )
@@ -330,7 +330,7 @@ def pack(answer) -> Verdict:
     def _(codes, bits):
         return bytes_of(stream(codes, bits))
 
-    faults.add("The bits of each code are turned round: its lowest bit comes first.", mirrored)
+    faults.add("The bits of each code are reversed: its lowest bit comes first.", mirrored)
 
     @faults.says("The codes come in the wrong order: the first one goes first.")
     def _(codes, bits):

@@ -1,4 +1,5 @@
-"""Lesson 11, the paper's figures and tables: a rate, a rate counted again, a fair comparison, a
+"""Lesson 11, the paper's figures and tables: a compression, a compression counted again, a fair
+comparison, a
 Pareto front.
 """
 
@@ -37,20 +38,21 @@ def wcr(answer) -> Verdict:
     def _(sizes, bits):
         return 32 / np.mean(bits)
 
-    faults.add("Those are the mean bits of a weight; the rate is 32 over them.", _mean_bits)
+    faults.add("Those are the mean bits of a weight; the compression is 32 over them.", _mean_bits)
 
-    @faults.says("That is upside down: the float size over the quantized one.")
+    @faults.says("That is inverted: the float size over the quantized one.")
     def _(sizes, bits):
         return _mean_bits(sizes, bits) / 32
 
     @faults.says(
-        "That is the mean of the tensors' own rates. Add up the bits of all weights first, and "
+        "That is the mean of the tensors' own compressions. Add up the bits of all weights first, "
+        "and "
         "divide once."
     )
     def _(sizes, bits):
         return np.average(32 / np.array(bits), weights=sizes)
 
-    @faults.says("That is the plain mean of the tensors' rates.")
+    @faults.says("That is the plain mean of the tensors' compressions.")
     def _(sizes, bits):
         return np.mean(32 / np.array(bits))
 
@@ -62,7 +64,7 @@ def wcr(answer) -> Verdict:
     def _(sizes, bits):
         return 16 / _mean_bits(sizes, bits)
 
-    draw = points("rate of the weights", lambda case: f"{len(case['sizes'])} tensors")
+    draw = points("compression of the weights", lambda case: f"{len(case['sizes'])} tensors")
     return compare(answer, _wcr, LAYERS, faults, tolerance=1e-6, draw=draw)
 
 
@@ -95,7 +97,7 @@ def recount(answer) -> Verdict:
     """
     faults = Faults()
 
-    @faults.says("That is the rate you were given: the float weights are not counted yet.")
+    @faults.says("That is the compression you were given: the float weights are not counted yet.")
     def _(rate, quantized, left_float):
         return rate
 
@@ -121,18 +123,19 @@ def recount(answer) -> Verdict:
     def _(rate, quantized, left_float):
         return (quantized + left_float) / (quantized / rate + left_float / 4)
 
-    @faults.says("That is upside down: the float size over the new size.")
+    @faults.says("That is inverted: the float size over the new size.")
     def _(rate, quantized, left_float):
         return (quantized / rate + left_float) / (quantized + left_float)
 
     draw = points(
-        "rate over all weights", lambda case: f"{case['rate']:g}, {case['left_float']:,} float"
+        "compression over all weights",
+        lambda case: f"{case['rate']:g}, {case['left_float']:,} float",
     )
     return compare(answer, _recount, COUNTS, faults, tolerance=1e-6, draw=draw)
 
 
 def _recount(rate, quantized, left_float) -> float:
-    """As one more tensor of 32 bits beside those of 32 / rate."""
+    """As one more tensor of 32 bits beside those of 32 / compression."""
     bits = Fraction(32) / Fraction(rate)
     return float(32 * (quantized + left_float) / (quantized * bits + left_float * 32))
 
@@ -194,7 +197,7 @@ def best_rate(answer) -> Verdict:
     )
 
     faults.add(
-        "The sign is turned round: float accuracy minus quantized accuracy is what was lost.",
+        "The sign is reversed: float accuracy minus quantized accuracy is what was lost.",
         fault(lambda rate, accuracy, own, results, points: accuracy - own <= points),
     )
 
@@ -208,21 +211,25 @@ def best_rate(answer) -> Verdict:
         fault(lambda rate, accuracy, own, results, points: 100 * (own - accuracy) / own <= points),
     )
 
-    faults.add("That is the lowest rate that fits; the highest was asked for.", fault(within, min))
+    faults.add(
+        "That is the lowest compression that fits; the highest was asked for.", fault(within, min)
+    )
 
-    faults.add("That is an accuracy; a rate was asked for.", fault(within, of=1))
+    faults.add("That is an accuracy; a compression was asked for.", fault(within, of=1))
 
     faults.add(
-        "That ignores what was lost: the rate must be of a result that fits.",
+        "That ignores what was lost: the compression must be of a result that fits.",
         fault(lambda *_: True),
     )
 
-    draw = points("rate", lambda case: f"{len(case['results'])} results, {case['points']:g} points")
+    draw = points(
+        "compression", lambda case: f"{len(case['results'])} results, {case['points']:g} points"
+    )
     return compare(answer, _best_rate, RESULTS, faults, tolerance=1e-9, draw=draw)
 
 
 def _best_rate(results, points) -> float:
-    """From the highest rate downwards, the first that fits."""
+    """From the highest compression downwards, the first that fits."""
     for rate, accuracy, own in sorted(results, reverse=True):
         if not accuracy + points < own:
             return rate
@@ -286,13 +293,14 @@ def pareto(answer) -> Verdict:
     )
 
     faults.add(
-        "That is the front towards low rates. A higher rate is a smaller network: more of both "
+        "That is the front towards low compressions. A higher compression is a smaller network: "
+        "more of both "
         "is better.",
         fault(lambda o, p: o[0] <= p[0] and o[1] >= p[1] and (o != p)),
     )
 
     @faults.says(
-        "That finds the highest accuracy alone; a lower one at a higher rate may lie on the "
+        "That finds the highest accuracy alone; a lower one at a higher compression may lie on the "
         "front, too."
     )
     def _(points):
@@ -319,7 +327,7 @@ def pareto(answer) -> Verdict:
 
 
 def _pareto(points) -> np.ndarray:
-    """From the highest rate downwards: on the front is what is higher than all before it."""
+    """From the highest compression downwards: on the front is what is higher than all before it."""
     on, best = np.zeros(len(points), bool), -np.inf
     for rate in sorted({r for r, _ in points}, reverse=True):
         highest = max(a for r, a in points if r == rate)
@@ -339,7 +347,7 @@ def _cloud(cases, wanted, given) -> plots.Drawing:
     ax.plot(rates, accuracies, "o", color=plots.PALE, ms=7, label="points")
     ax.plot(rates[wanted[at]], accuracies[wanted[at]], label="on the front", **ring)
     ax.plot(rates[yours], accuracies[yours], "x", color=plots.BLUE, ms=7, mew=2, label="yours")
-    ax.set(xlabel="rate", ylabel="accuracy (%)")
+    ax.set(xlabel="compression", ylabel="accuracy (%)")
     ax.legend(frameon=False)
     right = int(wanted[at].sum())
     named = int(yours.sum())

@@ -46,15 +46,17 @@ def beats(answer) -> Verdict:
     def _(mine, other):
         return mine[0] > other[0] or mine[1] > other[1]
 
-    @faults.says("That looks at the accuracy alone; the rate counts, too.")
+    @faults.says("That looks at the accuracy alone; the compression counts, too.")
     def _(mine, other):
         return mine[1] > other[1]
 
-    @faults.says("That looks at the rate alone; the accuracy counts, too.")
+    @faults.says("That looks at the compression alone; the accuracy counts, too.")
     def _(mine, other):
         return mine[0] > other[0]
 
-    @faults.says("The rate is turned round: a higher rate is a smaller network, and better.")
+    @faults.says(
+        "The compression is reversed: a higher compression is a smaller network, and better."
+    )
     def _(mine, other):
         return mine != other and mine[0] <= other[0] and (mine[1] >= other[1])
 

@@ -51,9 +51,7 @@ def upright(answer) -> Verdict:
     return Verdict(True, f"{verdict.message[:-1]}, and torch.fx can follow it.", verdict.drawing)
 
 
-BRANCH = (
-    "An `if` or a loop over pictures asks for values that are not there when a network is read."
-)
+BRANCH = "An `if` or a loop over images asks for values that are not there when a network is read."
 PLACEHOLDER = (
     "When a network is read, x and its sizes are placeholders without values. `len`, NumPy, an "
     "assignment to a part "
@@ -95,7 +93,7 @@ def _pictures() -> list[dict]:
 
 
 def _upright(x: torch.Tensor) -> np.ndarray:
-    """Picture by picture, as a loop does it."""
+    """Image by image, as a loop does it."""
     return np.stack([-picture if picture.mean() < 0 else picture for picture in x.numpy()])
 
 
@@ -107,7 +105,7 @@ UPRIGHT_FAULTS = Faults()
 
 
 @UPRIGHT_FAULTS.says(
-    "That lets the mean of the whole batch decide: each picture has to decide for itself."
+    "That lets the mean of the whole batch decide: each image has to decide for itself."
 )
 def _(x):
     return _where(x, x.mean() < 0)
@@ -119,32 +117,32 @@ def _(x):
 
 
 @UPRIGHT_FAULTS.says(
-    "That takes the magnitude of each value; the picture is to be negated as a whole."
+    "That takes the magnitude of each value; the image is to be negated as a whole."
 )
 def _(x):
     return x.abs()
 
 
 @UPRIGHT_FAULTS.says(
-    "That multiplies by the sign of the mean, which is 0 for a mean of 0: such a picture is lost."
+    "That multiplies by the sign of the mean, which is 0 for a mean of 0: such an image is lost."
 )
 def _(x):
     return x * x.mean((1, 2, 3), keepdim=True).sign()
 
 
 @UPRIGHT_FAULTS.says(
-    "That decides for each channel: keep one mean for a picture, over channels, rows and columns."
+    "That decides for each channel: keep one mean for an image, over channels, rows and columns."
 )
 def _(x):
     return _where(x, x.mean((2, 3), keepdim=True) < 0)
 
 
-@UPRIGHT_FAULTS.says("That negates every picture.")
+@UPRIGHT_FAULTS.says("That negates every image.")
 def _(x):
     return -x
 
 
-@UPRIGHT_FAULTS.says("That gives the pictures back as they came.")
+@UPRIGHT_FAULTS.says("That gives the images back as they came.")
 def _(x):
     return x
 
@@ -155,7 +153,7 @@ def _(x):
 
 
 def _means(cases, wanted, given) -> plots.Drawing:
-    """The mean of every picture before and after."""
+    """The mean of every image before and after."""
     drawing, ax = plots.canvas(height=3.0)
     before = np.concatenate([case["x"].mean((1, 2, 3)).numpy() for case in cases])
     after = np.concatenate([np.asarray(w).mean((1, 2, 3)) for w in wanted])
@@ -163,10 +161,10 @@ def _means(cases, wanted, given) -> plots.Drawing:
     ax.plot(before, "_", color=plots.ORANGE, ms=14, mew=2, label="before")
     ax.plot(after, "o", color=plots.INK, ms=11, mfc="none", mew=2, label="right")
     ax.plot(yours, "x", color=plots.BLUE, ms=7, mew=2, label="yours")
-    ax.set(xlabel="picture", ylabel="mean of the picture", xticks=range(len(before)))
+    ax.set(xlabel="image", ylabel="mean of the image", xticks=range(len(before)))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     drawing.sentence = (
-        f"The means of {len(before)} pictures: before, as they should be, and as you make them."
+        f"The means of {len(before)} images: before, as they should be, and as you make them."
     )
     return drawing
 

@@ -1,4 +1,4 @@
-"""Figures of lesson 05: two kinds of mixture, mixture against selection, samples, logits' gradient."""
+"""Figures of lesson 05: mixtures, mixture against selection, samples, the logits' gradient."""
 
 from __future__ import annotations
 

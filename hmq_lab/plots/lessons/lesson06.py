@@ -1,4 +1,4 @@
-"""Figures of lesson 06: sizes, costs, the landscape of all choices, HMQ and its rivals, schedules."""
+"""Figures of lesson 06: sizes, costs, the landscape of choices, HMQ and rivals, schedules."""
 
 from __future__ import annotations
 

@@ -293,7 +293,7 @@ def what_costs_more(found: Mapping[str, Record], plain: Mapping[str, Record]) ->
 
 
 def one_bit_lines(found: Mapping[str, Record]) -> list[str]:
-    """Return for each search the share of weights with 1 bit, the least share, and where they are."""
+    """Return for each search the share of weights with 1 bit, the least share, and where."""
     lines = []
     for record in found.values():
         ones = [t for t in tensors(record) if t["bits"] == 1]
