@@ -31,7 +31,7 @@ def test_right_hinges(answer):
     (lambda rate, target: np.clip(1 - rate / target, 0, None), "is squared"),
     (lambda rate, target: np.clip(rate / target - 1, 0, None) ** 2, "reversed"),
     (lambda rate, target: np.clip(target - rate, 0, None) ** 2, "relative to the target"),
-    (lambda rate, target: np.clip(target / rate - 1, 0, None) ** 2, "relative to the rate"),
+    (lambda rate, target: np.clip(target / rate - 1, 0, None) ** 2, "relative to the compression"),
     (lambda rate, target: np.clip(target - rate, 0, None) ** 2 / target, "before squaring"),
 ])  # fmt: skip
 def test_wrong_hinges(answer, says):
