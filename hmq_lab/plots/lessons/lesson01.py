@@ -85,7 +85,7 @@ def level_sentence(shares: Mapping[int, float]) -> str:
     Args:
         shares: error with one level more over error without it, by bits.
     """
-    told = []
+    told: list[str] = []
     for bits, share in shares.items():
         told.append(f"{100 * (1 - share):.0f} % {'of the error ' if not told else ''}with {bits} ")
         told[-1] += "bit" if bits == 1 else "bits"

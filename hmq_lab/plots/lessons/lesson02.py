@@ -93,8 +93,7 @@ def two_errors(
     values = [100 * lost for lost in powers.values()]
     ax.plot(at, values, "o", color=plots.INK, label="powers of two")
     ax.axvline(largest, color=plots.INK, lw=1)
-    place = {"xytext": (4, 0), "textcoords": "offset points"}
-    ax.annotate("largest weight", (largest, 0.08), **place)
+    ax.annotate("largest weight", (largest, 0.08), (4, 0), textcoords="offset points")
     ax.set(xscale="log", yscale="log", ylim=(0.05, 500))
     ax.set(xlabel="threshold", ylabel="lost of the sum of squares (%)")
     ax.set_xticks(at, [f"$2^{{{e}}}$" for e in powers])
@@ -308,8 +307,10 @@ def rank_sentence(pairs: Mapping[str, tuple[float, float]]) -> str:
     Args:
         pairs: by tensor (lost, accuracy).
     """
-    ranks = [np.argsort(np.argsort([pair[k] for pair in pairs.values()])) for k in (0, 1)]
-    correlation = float(np.corrcoef(*ranks)[0, 1])
+    lost = [pair[0] for pair in pairs.values()]
+    accuracy = [pair[1] for pair in pairs.values()]
+    ranks = np.argsort(np.argsort([lost, accuracy], axis=1), axis=1).astype(float)
+    correlation = float(np.corrcoef(ranks)[0, 1])
     start = f"The rank correlation of error and accuracy over the tensors is {correlation:+.2f}"
     if correlation < -0.6:
         return f"{start}: here the tensors that lose most do hurt most."

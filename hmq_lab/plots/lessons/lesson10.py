@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import seaborn as sns
 from torch import Tensor
 
 from hmq_lab import plots
@@ -34,8 +33,17 @@ def channels(before: Tensor, after: Tensor, name: str) -> plots.Drawing:
     titles = ("before folding", "after folding")
     for ax, weight, title in zip(axes, (before, after), titles, strict=True):
         values = [w.flatten().numpy() for w in weight]
-        style = {"color": plots.PALE, "linecolor": plots.INK, "fliersize": 2}
-        sns.boxplot(values, ax=ax, **style)
+        line = {"color": plots.INK}
+        style = {"boxprops": {"facecolor": plots.PALE}, "medianprops": line}
+        dots = {"marker": ".", "markersize": 3, "markeredgecolor": plots.INK}
+        ax.boxplot(
+            values,
+            positions=range(len(values)),
+            widths=0.7,
+            patch_artist=True,
+            flierprops=dots,
+            **style,
+        )
         limit = reach(weight).max()
         ax.axhspan(-limit / 8, limit / 8, color=plots.ORANGE, alpha=0.3, lw=0)
         ax.set(title=f"{name}, {title}", xlabel="output channel", ylabel="weights")
