@@ -121,9 +121,9 @@ def regrets(
             ax.plot(at, rivals[target][name], label=name if first else None, **look)
         # The seeds stand beside each other, so that equal ones do not hide one another.
         found = hmq[target]
-        at = place - 0.3 + 0.06 * np.arange(len(found))
+        beside = place - 0.3 + 0.06 * np.arange(len(found))
         ring = {"color": plots.BLUE, "ms": 9, "mfc": "none", "mew": 2, "ls": "none"}
-        ax.plot(at, found, "o", label="HMQ, each seed" if first else None, **ring)
+        ax.plot(beside, found, "o", label="HMQ, each seed" if first else None, **ring)
         label = "half of all choices are worse" if first else None
         ax.plot([place - 0.38, place + 0.38], [half[target]] * 2, color=plots.PALE, label=label)
     ax.set_yscale("symlog", linthresh=0.01)
@@ -195,11 +195,13 @@ def schedules(
     left.set(xlabel="training step", ylabel="temperature τ", ylim=(0, 1.1))
     left.legend(frameon=False, loc="lower left")
     accuracies = own_accuracies(records)
-    told = ((middle, lost, "regret of the bits"),)
-    told += ((right, accuracies, "test accuracy, own thresholds (%)"),)
-    for ax, values, label in told:
-        names = [name for name in values for _ in values[name]]
-        numbers = [value for found in values.values() for value in found]
+    panels = (
+        (middle, dict(lost), "regret of the bits"),
+        (right, accuracies, "test accuracy, own thresholds (%)"),
+    )
+    for ax, numbers_of, label in panels:
+        names = [name for name in numbers_of for _ in numbers_of[name]]
+        numbers = [number for row in numbers_of.values() for number in row]
         palette = [colour for colour, _ in looks]
         options = {"hue": names, "palette": palette, "size": 8, "legend": False}
         sns.swarmplot(x=names, y=numbers, ax=ax, **options)

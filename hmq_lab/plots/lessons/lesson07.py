@@ -100,10 +100,10 @@ def expected_and_actual(found: Mapping[str, Record]) -> plots.Drawing:
     right.set_xticks(range(3), ["expected", "selected", "repaired"])
     right.set(ylabel="over the target (%)", xlim=(-0.3, 2.3))
     drawing.legend(loc="outside right center", frameon=False, fontsize=9)
-    first, last = gap_ends(found)
+    early, late = gap_ends(found)
     drawing.sentence = (
-        f"After the first epoch the actual compression is up to {first:.0f} % off the expected "
-        f"one, at the end of stage 1 up to {last:.1f} %. The repair brings every search to at most "
+        f"After the first epoch the actual compression is up to {early:.0f} % off the expected "
+        f"one, at the end of stage 1 up to {late:.1f} %. The repair brings every search to at most "
         f"{max(over):.1f} % above its target."
     )
     return drawing
@@ -139,7 +139,8 @@ def repair_gives_to(found: Mapping[str, Record]) -> str:
 
     The mean size of the raised tensors is compared with the mean size of all tensors.
     """
-    raised, every = [], []
+    raised: list[int] = []
+    every: list[int] = []
     for record in found.values():
         sizes = {t["name"]: t["size"] for t in tensors(record)}
         every += sizes.values()

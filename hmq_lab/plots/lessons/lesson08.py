@@ -97,8 +97,8 @@ def activation_bits(sizes: Mapping[str, Mapping[str, int]], acr: float) -> plots
         ax.axhline(4 * size.max() / acr, color=plots.INK, ls="--", lw=1)
         ax.set(title=name, xlabel="activation, in order", yscale="log")
     axes[0].set_ylabel("elements of an image")
-    entries = (("o", plots.BLUE, "8 bits"), ("s", plots.ORANGE, "fewer"))
-    entries += (("--", plots.INK, "room for 8 bits"),)
+    entries = [("o", plots.BLUE, "8 bits"), ("s", plots.ORANGE, "fewer")]
+    entries.append(("--", plots.INK, "room for 8 bits"))
     lines = [axes[0].plot([], [], look, color=c, label=text)[0] for look, c, text in entries]
     drawing.legend(handles=lines, ncols=3, loc="outside upper left", frameon=False)
     told = "; ".join(

@@ -67,7 +67,8 @@ def parts_and_sizes(found: Mapping[str, Record]) -> plots.Drawing:
     left.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.1, 1), **style)
     right.legend(**style)
     by_part = ", ".join(
-        f"{part} {m:.1f}" for part, m in zip(order, part_means(mean, parts, order), strict=True)
+        f"{part} {m:.1f}"
+        for part, m in zip(order, part_means(mean.tolist(), parts, order), strict=True)
     )
     told = "; ".join(
         f"{size:,}: {mean[places[0]]:.1f} for the first, {mean[places[-1]]:.1f} for the last"

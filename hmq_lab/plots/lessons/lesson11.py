@@ -22,17 +22,23 @@ def beside_published(ours: Sequence[Value], theirs: Sequence[Value]) -> list[str
             to the best of them.
     """
     best = max(v.accuracy for v in theirs)
-    rates = [v.wcr for v in theirs]
+    rates = [compression(v) for v in theirs]
     losses = [v.accuracy - best for v in theirs]
     lines = [f"{'record':34s}{'compr.':>7s}{'ours':>8s}{'published':>11s}   points"]
     for v in ours:
         if v.data != "cifar10" or v.activation_bits != 8:
             continue
         # A straight line between two published points.
-        there = np.interp(v.wcr, rates, losses)
-        told = f"{there:+.2f}" if rates[0] <= v.wcr <= rates[-1] else "none"
+        there = np.interp(compression(v), rates, losses)
+        within = rates[0] <= compression(v) <= rates[-1]
+        told = f"{there:+.2f}" if within else "none"
         lines.append(f"{v.run:34s}{v.wcr:7.2f}{v.distance:+8.2f}{told:>11s}")
     return lines
+
+
+def compression(value: Value) -> float:
+    """Return the compression of the weights of a value, 0 where it is not known."""
+    return value.wcr or 0.0
 
 
 def front(values: Sequence[Value]) -> plots.Drawing:
@@ -72,6 +78,6 @@ def loses_most(values: Sequence[Value]) -> str:
     """
     losses = {}
     for network in dict.fromkeys(v.network for v in values):
-        own = sorted((v for v in values if v.network == network), key=lambda v: v.wcr)
+        own = sorted((v for v in values if v.network == network), key=compression)
         losses[network] = own[0].accuracy - own[-1].accuracy
     return max(losses, key=losses.__getitem__)
