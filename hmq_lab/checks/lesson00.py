@@ -23,7 +23,10 @@ def largest(answer) -> Verdict:
     >>> checks.largest(lambda bits, threshold: threshold - 2 * threshold / 2**bits).passed
     True
     """
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"bits": b, "threshold": t} for t in (1.0, 0.25, 8.0) for b in (3, 1, 2, 4, 8)]
+
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says("That is the threshold: two's complement ends one step below it.")
@@ -76,6 +79,7 @@ def mean_bits(answer) -> Verdict:
     def used(bits, sizes):
         return sum(b * n for b, n in zip(bits, sizes, strict=True))
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says(

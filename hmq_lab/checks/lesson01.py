@@ -24,12 +24,15 @@ def step(answer) -> Verdict:
 
     Source: HMQ, section 3: 2t / 2^b signed, t / 2^b unsigned.
     """
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {"bits": b, "threshold": t, "signed": s}
         for t in (1.0, 0.25)
         for b in (1, 2, 3, 8)
         for s in SIGNS
     ]
+
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says("That is the unsigned step: a signed range is twice as long.")
@@ -81,6 +84,8 @@ def to_codes(answer) -> Verdict:
     False
     """
     half_up = _rounding(lambda u: np.floor(u + 0.5))
+
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add("You round down: round to the nearest integer.", _rounding(np.floor))
@@ -157,6 +162,8 @@ def released(answer) -> Verdict:
         return lo + (lo < 0), hi + 1
 
     right = ends(mirrored)
+
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -216,11 +223,15 @@ def rescale(answer) -> Verdict:
         for rest in (2**39, 2**39 + 1)
         for sign in (1, -1)
     ]
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         *sorted(small, key=lambda case: abs(case["accumulator"])),
         {"accumulator": 5, "places": 0},
         *large,
     ]
+
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says("A shift alone rounds down: look at the bits that were shifted out.")
@@ -304,6 +315,8 @@ def _staircases() -> list[dict]:
         (-1.5, 2),
         (-3.0, 1),
     ]
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {"x": torch.tensor([v]), "bits": b, "threshold": 1.0, "signed": s}
         for v, b in single

@@ -54,6 +54,7 @@ def error_parts(answer) -> Verdict:
     over all of x's size.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(x, bits, threshold, signed):
         return parts(quantized(x, bits, threshold, signed))
 
@@ -95,6 +96,7 @@ def error_parts(answer) -> Verdict:
         "Divide both by all values."
     )
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -152,6 +154,8 @@ def error_parts(answer) -> Verdict:
         ([0.8, -0.2], 2, False),
         ([-1.5], 2, True),
     ]
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"x": torch.tensor(v), "bits": b, "threshold": 1.0, "signed": s} for v, b, s in hand]
     for bits, threshold, signed in (
         (1, 0.5, True),
@@ -175,6 +179,8 @@ def best_exponent(answer) -> Verdict:
     False
     """
     oracle = _chosen(_squares)
+
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -227,6 +233,8 @@ def best_exponent(answer) -> Verdict:
 
     samples = [(torch.tensor([0.3, -0.2, 0.1]), True), (torch.tensor([0.9, 0.2, 0.0]), False)]
     samples += [(_sample(400, s), s) for s in (True, False)]
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {"x": x, "bits": b, "signed": s, "exponents": EXPONENTS}
         for x, s in samples
@@ -260,6 +268,8 @@ def fewest_bits(answer) -> Verdict:
         return found
 
     oracle = search()
+
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says(
@@ -324,6 +334,8 @@ def fewest_bits(answer) -> Verdict:
         "signed": True,
         "exponents": EXPONENTS[1:],
     }
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         equal,
         *(

@@ -22,6 +22,7 @@ def gradient_x(answer) -> Verdict:
     The oracle is autograd on a composition in which only the rounding has a derivative of its own:
     1.
     """
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says(
@@ -107,6 +108,8 @@ def gradient_step(answer) -> Verdict:
         return torch.where(r >= hi, -1.0, inside)
 
     right = middle(lambda r, u, step: r - u)
+
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -176,6 +179,7 @@ def gradient_tied(answer) -> Verdict:
     step = 2t / 2^b signed, t / 2^b unsigned, as for every scheme of b bits.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(x, bits, threshold, signed):
         t = torch.full_like(x, threshold, requires_grad=True)
         composition(x, t / 2 ** (bits - signed), t, signed).sum().backward()
@@ -201,6 +205,7 @@ def gradient_tied(answer) -> Verdict:
         on_threshold, on_step, _ = pieces(x, bits, threshold, signed)
         return on_threshold + on_step / 2 ** (bits - (not signed))
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -237,6 +242,7 @@ def gradient_tied(answer) -> Verdict:
         other_sign,
     )
 
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {"x": torch.tensor([v], dtype=torch.float64), "bits": b, "threshold": 1.0, "signed": s}
         for v, b in ((0.3, 2), (2.0, 2), (-2.0, 2), (0.3, 1))
@@ -306,6 +312,8 @@ def _cases() -> list[dict]:
     with real bounds.
     """
     single = [(0.2, 0.25), (0.6, 0.5), (0.9, 0.5), (2.0, 0.5), (-0.9, 0.5), (-2.0, 0.5)]
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {"x": torch.tensor([v], dtype=torch.float64), "step": d, "threshold": 1.0, "signed": s}
         for v, d in single

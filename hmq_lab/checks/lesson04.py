@@ -32,12 +32,14 @@ def gumbel_max(answer) -> Verdict:
     first one wins.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(probabilities, uniform):
         return (-np.log(uniform.numpy()) / probabilities.numpy()).argmin(1)
 
     def picks(score):
         return lambda probabilities, uniform: score(probabilities, uniform).argmax(1)
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -79,6 +81,8 @@ def gumbel_max(answer) -> Verdict:
     )
 
     generator = torch.Generator().manual_seed(4)
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = []
     for p, samples in (
         ((0.7, 0.3), 1),
@@ -102,6 +106,7 @@ def relaxed_sample(answer) -> Verdict:
     The oracle has no softmax: it raises p e^g to the power 1 / temperature and divides by the sum.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(logits, noise, temperature):
         weight = (np.exp(logits.numpy()) * np.exp(noise.numpy())) ** (1 / temperature)
         return weight / weight.sum(1, keepdims=True)
@@ -111,6 +116,7 @@ def relaxed_sample(answer) -> Verdict:
             score(logits, noise, temperature), axis
         )
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -162,6 +168,8 @@ def relaxed_sample(answer) -> Verdict:
     )
 
     generator = torch.Generator().manual_seed(5)
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = []
     for logits, samples, temperature in (
         ((0.0, 0.0), 1, 1.0),
@@ -191,6 +199,7 @@ def expected_gradient(answer) -> Verdict:
     The oracle is autograd.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(logits, losses):
         logits.requires_grad_()
         (torch.softmax(logits, 0) * losses).sum().backward()
@@ -199,6 +208,7 @@ def expected_gradient(answer) -> Verdict:
     def of(formula):
         return lambda logits, losses: formula(torch.softmax(logits, 0), losses)
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -232,6 +242,7 @@ def expected_gradient(answer) -> Verdict:
 
     faults.add("The losses are left out.", of(lambda p, L: p))
 
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {
             "logits": torch.tensor(l, dtype=torch.float64),
@@ -262,6 +273,7 @@ def cycle_temperature(answer) -> Verdict:
     def count(i, n):  # round(i / (n / UPDATES)), in integers
         return (2 * UPDATES * i + n) // (2 * n)
 
+    # What is right, computed in another way than an answer would.
     def oracle(step, steps_per_epoch):
         return max(
             FLOOR, math.exp(-RATE * count(step % (EPOCHS * steps_per_epoch), steps_per_epoch))
@@ -270,6 +282,7 @@ def cycle_temperature(answer) -> Verdict:
     def of(formula):
         return lambda step, steps_per_epoch: formula(step, steps_per_epoch)
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -325,6 +338,8 @@ def cycle_temperature(answer) -> Verdict:
     small += [(step, 40) for step in (1, 3, 10, 35, 50, 205)]
     small += [(step, 391) for step in (15, 100, 391, 900, 2000)]
     long = [(step, 125) for step in range(0, 2 * EPOCHS * 125 + 126, 9)]
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"step": step, "steps_per_epoch": n} for step, n in small + long]
     return compare(answer, oracle, cases, faults, tolerance=1e-9, draw=_over_epochs)
 

@@ -28,6 +28,7 @@ def expected_parameters(answer) -> Verdict:
     probabilities (B, T), bits (B,), exponents (T,). The oracle goes through the schemes one by one.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(probabilities, bits, exponents, signed):
         step = threshold = 0.0
         for row, b in enumerate(bits.tolist()):
@@ -45,6 +46,7 @@ def expected_parameters(answer) -> Verdict:
 
         return pair
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -107,6 +109,8 @@ def expected_parameters(answer) -> Verdict:
             (-1, -2, -3),
         ),
     ]
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {
             "probabilities": torch.tensor(p, dtype=torch.float64),
@@ -138,6 +142,7 @@ def first_logit(answer) -> Verdict:
     The oracle finds it by bisection.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(others, probability):
         low, high = -50.0, 50.0
         for _ in range(80):
@@ -151,6 +156,7 @@ def first_logit(answer) -> Verdict:
     def of(formula):
         return lambda others, probability: formula(others, probability)
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -194,6 +200,7 @@ def first_logit(answer) -> Verdict:
         of(lambda o, p: math.log(p)),
     )
 
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {"others": torch.tensor(others, dtype=torch.float64), "probability": p}
         for others, p in (
@@ -222,6 +229,7 @@ def selection(answer) -> Verdict:
     The oracle compares sums and entries one by one. The cases have no ties.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(probabilities):
         table = probabilities.tolist()
         sums = [sum(row) for row in table]
@@ -237,6 +245,7 @@ def selection(answer) -> Verdict:
     def mean_row(p):
         return round(float((p.sum(1) * torch.arange(len(p))).sum()))
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -305,6 +314,7 @@ def logit_gradient(answer) -> Verdict:
     The oracle is autograd.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(sample, steps, thresholds, d_step, d_threshold, temperature):
         logits = (temperature * sample.log()).requires_grad_()
         p = torch.softmax(logits.flatten() / temperature, 0).view_as(logits)
@@ -325,6 +335,7 @@ def logit_gradient(answer) -> Verdict:
     def without(name):
         return lambda **case: of(lambda p, v, m, tau: p * (v - m) / tau)(**{**case, name: 0.0})
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -373,6 +384,8 @@ def logit_gradient(answer) -> Verdict:
     )
 
     generator = torch.Generator().manual_seed(7)
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = []
     for bits, exponents, d_step, d_threshold, temperature in (
         ((1, 2), (0,), 1.0, 0.0, 1.0),

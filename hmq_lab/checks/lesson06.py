@@ -20,7 +20,10 @@ def hinge(answer) -> Verdict:
     >>> checks.hinge(lambda rate, target: max((target - rate) / target, 0) ** 2).passed
     True
     """
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"rate": float(r), "target": t} for t in (8.0, 4.0, 16.0) for r in RATES]
+
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says(
@@ -116,6 +119,7 @@ def regret(answer) -> Verdict:
     def fit(losses, rates, target):
         return np.array(losses)[np.array(rates) >= target]
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says(
@@ -209,6 +213,7 @@ def best_bits(answer) -> Verdict:
 
     >>> checks.best_bits(lambda costs, sizes, target: ...).passed        # lesson 06 has a solution
     """
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(

@@ -42,6 +42,7 @@ def both_rates(answer) -> Verdict:
 
     >>> checks.both_rates(lambda tables, bits, sizes: ...).passed        # lesson 07 has a solution
     """
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -125,7 +126,10 @@ def one_bit_share(answer) -> Verdict:
     >>> checks.one_bit_share(lambda target: max(0.0, 2 - 32 / target)).passed
     True
     """
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"target": t} for t in (4.0, 8.0, 16.0, 17.3, 19.5, 24.0, 32.0)]
+
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says("Up to a compression of 16 no weight needs 1 bit: a share is never negative.")
@@ -189,7 +193,11 @@ def standard_error(answer) -> Verdict:
         (99.86, 5000),
         (10, 400),
     )
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"accuracy": float(a), "pictures": n} for a, n in counted]
+
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says("That is the variance: take its square root.")

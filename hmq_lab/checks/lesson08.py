@@ -56,6 +56,7 @@ def inverted(answer) -> Verdict:
             inputs * outputs,
         )
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add("With an expansion of 1 there is no first layer: 0 weights.", always)
@@ -137,6 +138,7 @@ def rest_rate(answer) -> Verdict:
     def guarded(made):
         return lambda **case: made(**case) if left(**case) > 0 else math.inf
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says(
@@ -240,6 +242,7 @@ def activation_bits(answer) -> Verdict:
             min(high, max(low, whole(32 * reference(sizes) / (rate * size)))) for size in sizes
         ]
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -331,6 +334,7 @@ def peak_bytes(answer) -> Verdict:
     def two_largest(sizes, bits):
         return sum(sorted(n * b for n, b in zip(sizes, bits, strict=True))[-2:]) / 8
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(

@@ -39,6 +39,7 @@ def agreement(answer) -> Verdict:
     def same(one, two):
         return np.array(one) == np.array(two)
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says("That counts tensors; count weights: each tensor by its size.")
@@ -100,6 +101,7 @@ def rank_correlation(answer) -> Verdict:
     >>> checks.rank_correlation(lambda one, two: spearmanr(one, two).statistic).passed
     True
     """
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says(
@@ -184,6 +186,7 @@ def kept(answer) -> Verdict:
     >>> checks.kept(lambda selections, least: [b >= least for b in selections[0]]).passed
     False
     """
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says("In *every* selection, not in any: one search that gave the bits up is enough.")

@@ -27,6 +27,8 @@ def requantize(answer) -> Verdict:
     """
     near = 2**58
     large = torch.tensor([near + d for d in (-(2**50), 2**50, 2**50 + 1)] + [2**51 + 2**50 - 1])
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {"sums": torch.tensor([n]), "places": k, "low": -8, "high": 7}
         for k in (1, 2)
@@ -45,6 +47,7 @@ def requantize(answer) -> Verdict:
 
         return codes
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -103,6 +106,7 @@ def aligned_sum(answer) -> Verdict:
 
     The integers a stand for a * 2^a_exponent, b for b * 2^b_exponent.
     """
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {"a": torch.tensor([1]), "a_exponent": 0, "b": torch.tensor([1]), "b_exponent": -1},
         {"a": torch.tensor([1]), "a_exponent": -3, "b": torch.tensor([1]), "b_exponent": -1},
@@ -131,6 +135,7 @@ def aligned_sum(answer) -> Verdict:
             for m, n in zip(a, b, strict=True)
         ]
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -191,6 +196,8 @@ def accumulator_bits(answer) -> Verdict:
     The accumulator is in two's complement.
     """
     generator = np.random.default_rng(0)
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {"weight": torch.tensor([[1]]), "bias": torch.tensor([0]), "largest": 127},
         {"weight": torch.tensor([[1]]), "bias": torch.tensor([1]), "largest": 127},
@@ -224,6 +231,7 @@ def accumulator_bits(answer) -> Verdict:
     def extremes(w, b, x):
         return (np.minimum(w, 0).sum(1) * x + b).min(), (np.maximum(w, 0).sum(1) * x + b).max()
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says("A bit is missing: two's complement needs one for the sign.")
@@ -294,6 +302,7 @@ def pack(answer) -> Verdict:
     codes: a list. Two's complement, the first code in the lowest bits of the first byte; zeros fill
     the last byte.
     """
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {"codes": [1, 0, 0, 0], "bits": 2},
         {"codes": [0, 0, 0, 1], "bits": 2},
@@ -324,6 +333,7 @@ def pack(answer) -> Verdict:
     def mirrored(codes, bits):
         return bytes_of(stream(codes, bits), last_first=True)
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says("The first code belongs into the lowest bits: yours stands in the highest.")

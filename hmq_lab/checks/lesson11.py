@@ -29,6 +29,7 @@ def wcr(answer) -> Verdict:
     >>> checks.wcr(lambda sizes, bits: 32 / max(bits)).passed
     False
     """
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says(
@@ -95,6 +96,7 @@ def recount(answer) -> Verdict:
     ...     (quantized + left_float) / (quantized / rate + left_float)).passed
     True
     """
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says("That is the compression you were given: the float weights are not counted yet.")
@@ -170,6 +172,7 @@ def best_rate(answer) -> Verdict:
     def within(rate, accuracy, own, results, points):
         return own - accuracy <= points
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
@@ -268,6 +271,7 @@ def pareto(answer) -> Verdict:
     def fault(beats, keep=False):
         return lambda points: [any(beats(o, p) for o in points) == keep for p in points]
 
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says("Those are the points that are beaten: turn True and False round.")

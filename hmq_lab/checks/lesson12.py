@@ -27,6 +27,7 @@ def beats(answer) -> Verdict:
     >>> checks.beats(lambda mine, other: mine > other).passed
     False
     """
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says("Two equal choices do not beat each other: one of the two numbers must be better.")
@@ -68,6 +69,7 @@ def beats(answer) -> Verdict:
     def _(mine, other):
         return sum(mine) > sum(other)
 
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"mine": mine, "other": other} for mine, other in PAIRS]
     draw = points("beats (1: yes)", lambda case: "{:g}, {:g} %".format(*case["mine"]))
     return compare(answer, _beats, cases, faults, draw=draw)
@@ -98,6 +100,7 @@ def cheapest_bit(answer) -> Verdict:
     >>> checks.cheapest_bit(lambda changes, sizes: changes.index(min(changes))).passed
     False
     """
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says(
@@ -169,6 +172,7 @@ def bit_operations(answer) -> Verdict:
     ...     m * w * i for m, w, i in zip(macs, weight_bits, input_bits))).passed
     True
     """
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says(

@@ -210,6 +210,7 @@ def share(answer) -> Verdict:
     >>> checks.share(lambda places: 0.9).passed
     False
     """
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says("That counts tensors; a tensor of 400 numbers counts 400 times.")
@@ -250,6 +251,8 @@ def share(answer) -> Verdict:
         )
 
     draw = points("share of the parameters", lambda case: f"{len(case['places'])} tensors")
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"places": places} for places in NETWORKS]
     return compare(
         answer, lambda places: float(_share(places)), cases, faults, tolerance=1e-9, draw=draw
@@ -285,6 +288,7 @@ def largest_exponent(answer) -> Verdict:
     >>> checks.largest_exponent(lambda maxima: 0).passed
     False
     """
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         [1.5],
         [1.0],
@@ -295,6 +299,8 @@ def largest_exponent(answer) -> Verdict:
         [0.3, 0.2, 0.25],
         [3.0, 5.0, 4.6],
     ]
+
+    # Typical mistakes, the likeliest first.
     faults = Faults()
 
     @faults.says("That starts from 0: the first batch's maximum is where theta begins.")

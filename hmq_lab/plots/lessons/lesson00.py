@@ -25,12 +25,16 @@ def error_by_threshold(
     drawing, ax = plots.canvas(height=3.2)
     ax.plot(exponents, errors, color=plots.BLUE, marker="o", label=f"{bits} bits")
     ax.axvline(math.log2(largest), color=plots.INK, ls="--", label="the largest weight")
+    # Axes and legend.
     ax.set(xlabel="M of the threshold $2^M$", ylabel="root mean square error")
+    # Axes and legend.
     ax.set(xticks=list(exponents), ylim=(0, None))
     ax.legend(frameon=False)
     least = min(errors)
     best = exponents[list(errors).index(least)]
     side = "below" if 2.0**best < largest else "above"
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"The largest weight of this layer has the magnitude {largest:.2f}. With {bits} bits the "
         f"error is smallest with the threshold 2^{best} = {2.0**best:g}, which is {side} the "
@@ -51,8 +55,11 @@ def bits_and_elements(record: Record) -> plots.Drawing:
     left.barh(names, [t["bits"] for t in weights], color=plots.BLUE)
     right.barh(names, [t["size"] for t in weights], color=plots.ORANGE, hatch="///", ec="white")
     left.invert_yaxis()
+    # Axes and legend.
     left.set(xlabel="bits", xlim=(0, 8.4), title="bits after the search")
     right.set(xlabel="elements", title="elements of the tensor")
+
+    # What the figure shows, with its numbers.
     drawing.sentence = kept_sentence(weights)
     return drawing
 

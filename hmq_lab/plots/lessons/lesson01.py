@@ -20,9 +20,12 @@ def rounding_bias(dropped: Sequence[int], bias: Mapping[str, Sequence[float]]) -
     looks = zip(plots.COLOURS, plots.MARKERS, (":", "--", "-"), strict=False)
     for (name, errors), (colour, marker, line) in zip(bias.items(), looks, strict=True):
         ax.plot(dropped, errors, color=colour, marker=marker, ls=line, label=name)
+    # Axes and legend.
     ax.set(xlabel="bits dropped from 8-bit pixels", ylabel="mean error (steps)")
     ax.legend(frameon=False)
     worst = max(abs(error) for error in bias["half to even"])
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"With {dropped[0]} bit dropped, the mean error of rounding a half up is "
         f"{bias['half up'][0]:+.2f} steps, and that of rounding down is {bias['down'][0]:+.2f}. "
@@ -67,6 +70,8 @@ def two_ranges(widths: Sequence[int] = (1, 2, 3, 4)) -> plots.Drawing:
     handles = axes[0].get_legend_handles_labels()
     drawing.legend(*handles, loc="outside upper center", ncols=2, frameon=False)
     numbers = ", ".join(str(counts[bits, False]) for bits in widths)
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"Signed, the released range is the mirror image of two's complement: "
         f"{counts[max(widths), True]} levels with {max(widths)} bits, and with 1 bit the two "

@@ -94,12 +94,16 @@ def two_errors(
     ax.plot(at, values, "o", color=plots.INK, label="powers of two")
     ax.axvline(largest, color=plots.INK, lw=1)
     ax.annotate("largest weight", (largest, 0.08), (4, 0), textcoords="offset points")
+    # Axes and legend.
     ax.set(xscale="log", yscale="log", ylim=(0.05, 500))
+    # Axes and legend.
     ax.set(xlabel="threshold", ylabel="lost of the sum of squares (%)")
     ax.set_xticks(at, [f"$2^{{{e}}}$" for e in powers])
     ax.minorticks_off()
     ax.legend(frameon=False, ncols=4, loc="upper left")
     best = thresholds[int(total.argmin())]
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"With {bits} bits the threshold {best:.2f} loses least, {100 * total.min():.1f} % of the "
         f"sum of squares. It is {best / largest:.0%} of the largest weight. Below it clipping is "
@@ -141,6 +145,8 @@ def surfaces(tables: Mapping[str, Surface]) -> plots.Drawing:
         f"{counted(table.best(8) - table.best(1), 'octave')} ({name})"
         for name, table in tables.items()
     ]
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         "Lost share of the sum of squares (%), by bits and threshold. Circles mark the best "
         f"threshold of each bit-width. From 8 bits to 1 bit it falls by {listed(fallen)}."
@@ -178,12 +184,15 @@ def two_histograms(weight: Tensor, activation: Tensor, names: tuple[str, str]) -
     sns.histplot(weight.flatten().numpy(), ax=left, color=plots.BLUE, **style)
     positive = activation[activation > 0].numpy()
     sns.histplot(positive, ax=right, color=plots.ORANGE, **style)
+    # Axes and legend.
     left.set(xlabel="weight", ylabel="weights (%)")
     right.set(xlabel="activation", ylabel="values above 0 (%)")
     left.set_title(names[0], loc="left")
     right.set_title(f"{names[1]}, without its zeros", loc="left")
     zeros = (activation == 0).float().mean()
     spread = weight.std() / weight.abs().max()
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"The weights lie around 0; their standard deviation, {weight.std():.3f}, is {spread:.0%} "
         f"of the largest weight. {zeros:.0%} of the activation's values are exactly 0, a level "
@@ -208,6 +217,7 @@ def distributions(
         style = {"color": colour, "marker": marker, "ls": line, "ms": 5, "label": name}
         left.plot(widths, [row[0] for row in rows], **style)
         right.plot(widths, [price_of_power(row) for row in rows], **style)
+    # Axes and legend.
     left.set(xlabel="bits", ylabel="best threshold (standard deviations)", yscale="log")
     left.set_yticks((0.5, 1, 2, 4, 8), ["0.5", "1", "2", "4", "8"])
     left.minorticks_off()
@@ -216,6 +226,8 @@ def distributions(
     right.set(ylabel="error of the best power of two,\ndecibels above that of the best")
     at = list(widths).index(4)
     told = ", ".join(f"{rows[at][0]:.1f} for {name}" for name, rows in found.items())
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"With 4 bits the best threshold in standard deviations is {told}. {price_sentence(found)}"
     )
@@ -269,6 +281,8 @@ def accuracy_over_error(
         ax.set_ylabel("accuracy (%)")
     handles = axes[0, 0].get_legend_handles_labels()
     drawing.legend(*handles, loc="outside upper center", ncols=5, frameon=False)
+
+    # What the figure shows, with its numbers.
     drawing.sentence = f"Dotted, the float network's {whole:.1f} %. {agreement_sentence(trials)}"
     return drawing
 

@@ -27,6 +27,7 @@ def staircase_and_slopes(
     drawing, (left, right) = plots.canvas(1, 2, height=3.4)
     left.plot(x, x, color=plots.INK, lw=1, ls=":", label="x")
     left.plot(x, stairs, color=plots.BLUE, lw=2, label="Q(x)")
+    # Axes and legend.
     left.set(xlabel="x", ylabel="Q(x)")
     left.legend(frameon=False)
     near = narrow.clamp(max=3)
@@ -36,6 +37,8 @@ def staircase_and_slopes(
     right.set(xlabel="x", ylabel="slope", ylim=(-0.1, 4.6))
     right.legend(frameon=False, loc="upper center")
     agree = ((wide - straight).abs() < 1e-6).float().mean()
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"Moved by 0.01, the slope is 0 at {(narrow == 0).float().mean():.0%} of the points; the "
         "others are at the jumps. Moved by one step, it is 1 inside the range and 0 outside. The "
@@ -67,6 +70,7 @@ def derivatives(
     left.plot(x, gaps, color=plots.BLUE, lw=2, label="true derivative: r inside")
     line = {"color": plots.ORANGE, "ls": "--", "lw": 1.6}
     left.plot(x, straight, label="straight-through: r - x / step", **line)
+    # Axes and legend.
     left.set(xlabel="x", ylabel="dQ/dstep", ylim=(-4.6, 5.6))
     left.legend(frameon=False, loc="upper left")
     most, least = true[within].abs().max(), straight[within].abs().max()
@@ -76,6 +80,8 @@ def derivatives(
     right.plot(x, straight, label="straight-through", **line)
     right.set(xlabel="x", ylabel="dQ/dthreshold", ylim=(-1.5, 2))
     right.legend(frameon=False, loc="upper left")
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         "By the threshold the two agree. By the step they agree outside the range. Inside, the "
         f"true derivative is r, here up to {most:.0f}, and straight-through gives r - x / step, "
@@ -95,6 +101,7 @@ def slopes_of_error(steps: Tensor, true: np.ndarray, straight: np.ndarray) -> pl
     drawing, ax = plots.canvas(height=3.4)
     ax.plot(steps, 100 * true, color=plots.BLUE, marker="o", ms=4, label="true, over 4 %")
     ax.plot(steps, 100 * straight, color=plots.ORANGE, ls="--", label="straight-through")
+    # Axes and legend.
     ax.set(xscale="log", yscale="log", xlabel="step")
     ax.set(ylabel="change of the error (% of the squares)\nfor a relative change of the step")
     exponents = range(-7, -1)
@@ -103,6 +110,8 @@ def slopes_of_error(steps: Tensor, true: np.ndarray, straight: np.ndarray) -> pl
     ax.legend(frameon=False)
     fine, coarse = ratios(steps, true, straight)
     same = np.mean(np.sign(straight) == np.sign(true))
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"For steps up to 2^-5 straight-through is {fine:.2f} times the true slope in the median, "
         f"from 2^-3 on {coarse:.2f} times. Both have the same sign at {same:.0%} of the steps."
@@ -136,6 +145,7 @@ def descents(
     """
     drawing, (left, right) = plots.canvas(1, 2, height=3.6)
     left.plot(levels, color=plots.BLUE)
+    # Axes and legend.
     left.set(xlabel="iteration", ylabel="bits, log2(2 threshold / step)")
     left.set_title("step and threshold free", loc="left")
     looks = {2: (plots.ORANGE, "--", "o"), 4: (plots.GREEN, "-", "s")}
@@ -154,6 +164,8 @@ def descents(
     right.minorticks_off()
     right.set_title("the step tied to the threshold", loc="left")
     right.legend(frameon=False, loc="lower right")
+
+    # What the figure shows, with its numbers.
     drawing.sentence = f"Free: from {levels[0]:.1f} to {levels[-1]:.1f} bits. "
     drawing.sentence += arrival_sentence(tied, best)
     return drawing
@@ -210,6 +222,7 @@ def one_bit_training(
     strict = [100 * b for _, b in shares.values()]
     left.plot(bits, inclusive, color=plots.BLUE, marker="o", label="inclusive")
     left.plot(bits, strict, color=plots.RED, marker="x", ls="--", label="strict")
+    # Axes and legend.
     left.set(xlabel="bits", ylabel="weights with a gradient (%)", ylim=(-5, 105))
     left.legend(frameon=False, loc="lower right")
     right.plot(runs["inclusive"][0], color=plots.BLUE, label="inclusive")
@@ -223,6 +236,8 @@ def one_bit_training(
             f"{count:,} test images are right"
         )
     steps = len(runs["strict"][0])
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"With 1 bit, {shares[1][0]:.0%} of the weights have a gradient under the inclusive rule "
         f"and {shares[1][1]:.0%} under the strict one. After {steps} training steps, "

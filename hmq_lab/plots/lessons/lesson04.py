@@ -29,10 +29,13 @@ def draws(p: Tensor, share: Tensor, count: int) -> plots.Drawing:
     ax.bar(at, p, 0.7, color=plots.PALE, label="probability")
     label = "share of the draws ± 2 standard errors"
     ax.errorbar(at, share, 2 * error, fmt="o", color=plots.BLUE, capsize=5, label=label)
+    # Axes and legend.
     ax.set(xlabel="category", xticks=at, ylabel="share")
     ax.legend(frameon=False)
     far = ((share - p).abs() / error).max().item()
     shares = ", ".join(f"{s:.1%}" for s in share)
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"In {count:,} draws the categories win {shares}. The largest distance from a probability "
         f"is {far:.1f} standard errors."
@@ -67,6 +70,8 @@ def triangles(p: Tensor, samples: Mapping[float, Tensor]) -> plots.Drawing:
         told.append(f"{hard:.0%} at τ = {temperature:g}")
     handles = axes[0].get_legend_handles_labels()
     drawing.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         "Share of the samples with an entry above 0.95, which are nearly hard choices: "
         f"{', '.join(told)}."
@@ -97,6 +102,8 @@ def bias_and_noise(
         ax.minorticks_off()
     axes[0].set_ylabel("of the exact gradient")
     axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+    # What the figure shows, with its numbers.
     drawing.sentence = bias_sentence(temperatures, found)
     return drawing
 
@@ -140,11 +147,14 @@ def schedules(shown: Mapping[str, Callable], per_epoch: int, epochs: int = 15) -
     for (name, schedule), (colour, line, width) in zip(shown.items(), looks, strict=True):
         values = [schedule(int(i)) for i in at]
         ax.plot(at / per_epoch, values, color=colour, ls=line, lw=width, label=name)
+    # Axes and legend.
     ax.set(xlabel="epoch", ylabel="temperature τ", ylim=(0, 1.05))
     ax.legend(frameon=False, ncols=3, loc="lower left")
     paper = list(shown.values())[-1]
     first = [paper(i) for i in range(5 * per_epoch)]
     floor = first.index(min(first)) / per_epoch
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"The cycles fall to their floor of {min(first):g} within {floor:.2f} epochs, stay there, "
         "and begin again at epoch 5."
@@ -166,6 +176,7 @@ def restarts(landscape: Tensor, ends: Mapping[str, Tensor]) -> plots.Drawing:
     ring = {"mfc": "none", "mew": 2, "ls": "none"}
     left.plot(0, landscape[0], "s", color=plots.RED, ms=12, label="start", **ring)
     left.plot(best, landscape[best], "D", color=plots.GREEN, ms=13, label="best", **ring)
+    # Axes and legend.
     left.set(xlabel="threshold", ylabel="error of the hard choice")
     left.set_xticks(range(len(landscape)), names)
     left.invert_xaxis()  # larger thresholds to the right
@@ -185,6 +196,8 @@ def restarts(landscape: Tensor, ends: Mapping[str, Tensor]) -> plots.Drawing:
     right.set_title("in brackets: share of the runs that found the best")
     right.invert_yaxis()
     right.legend(frameon=False, loc="lower left", bbox_to_anchor=(1, 0))
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         "Mean error ± 2 standard errors, and the share of runs that found the best threshold: "
         f"{'; '.join(told)}."

@@ -38,6 +38,8 @@ def mixtures(
         ax.legend(frameon=False, loc="upper left")
     axes[0].set_ylabel("Q(x)")
     told = " and ".join(f"{name} give {count} levels" for name, count in counts.items())
+
+    # What the figure shows, with its numbers.
     drawing.sentence = f"The mixed step is {step:g} and the mixed threshold {threshold:g}: {told}."
     return drawing
 
@@ -61,10 +63,13 @@ def mixture_and_selection(
     ax.plot(percent, outputs, color=plots.GREEN, marker="D", ls=":", label="mixed outputs")
     jump = [hard[0], hard[0], hard[-1], hard[-1]]
     ax.plot([0, 50, 50, 100], jump, color=plots.ORANGE, ls="--", lw=2.5, label="the selection")
+    # Axes and legend.
     ax.set(xlabel="mass on 2 bits (%)", ylabel=f"accuracy (%) on {count:,} images")
     ax.legend(frameon=False)
     gaps = [s - h for s, h in zip(soft, hard, strict=True)]
     wide = max(range(len(gaps)), key=lambda i: abs(gaps[i]))
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"8 bits have {soft[0]:.1f} %, 2 bits {soft[-1]:.1f} %. The widest gap is with "
         f"{masses[wide]:.0%} of the mass on 2 bits: the block has {soft[wide]:.1f} % there, the "
@@ -135,6 +140,8 @@ def spreads(found: Mapping[str, Mapping[int, tuple[float, float]]], draws: int) 
             f"{noise[-1]:.2g} with {numbers[-1]}"
         )
     axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+    # What the figure shows, with its numbers.
     drawing.sentence = f"Gradient of the logits over {draws} draws of the noise; {'; '.join(told)}."
     return drawing
 
@@ -176,8 +183,11 @@ def logit_gradient(gradient: Tensor, exponents: Sequence[int], title: str) -> pl
     rows = range(1, len(gradient) + 1)
     sns.heatmap(gradient.numpy(), ax=ax, xticklabels=names, yticklabels=rows, cbar_kws=bar, **style)
     ax.invert_yaxis()
+    # Axes and legend.
     ax.set(xlabel="threshold", ylabel="bits", title=title)
     row, column = divmod(int(gradient.argmin()), gradient.shape[1])
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"Descent raises most the logit of {row + 1} bits below 2^{exponents[column]}; the "
         f"largest gradient has the magnitude {reach:.2g}."

@@ -22,8 +22,11 @@ def shares(sizes: Mapping[str, int]) -> plots.Drawing:
     drawing, ax = plots.canvas(height=2.8)
     ax.barh(short(sizes), share, color=plots.BLUE)
     ax.invert_yaxis()
+    # Axes and legend.
     ax.set(xlabel="share of the weights (%)")
     largest = max(sizes, key=sizes.__getitem__)
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"{largest} holds {share.max():.0f} % of the {sum(sizes.values()):,} weights."
     )
@@ -48,9 +51,12 @@ def costs(
     options = {"annot": True, "fmt": ".3f", "cmap": "cividis", "cbar_kws": bar}
     with np.errstate(all="ignore"):
         sns.heatmap(values, ax=ax, xticklabels=widths, yticklabels=short(sizes), **options)
+    # Axes and legend.
     ax.set(xlabel="bits of this tensor")
     worst = max(sizes, key=lambda name: table[name][fewest])
     largest = max(sizes, key=sizes.__getitem__)
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"With {max(widths)} bits everywhere the loss is {base:.3f}. {fewest} bits for {worst} "
         f"alone add {table[worst][fewest]:.3f}, the most; for the largest tensor alone, {largest}, "
@@ -84,12 +90,15 @@ def landscape(
     ax.axvline(target, color=plots.INK, ls="--", label="target")
     star = {"ms": 14, "color": plots.RED, "ls": "none"}
     ax.plot(at, best_loss, "*", label="the optimum within the budget", **star)
+    # Axes and legend.
     ax.set(xlabel="compression of the weights", ylabel="loss", xscale="log", yscale="log")
     ticks = [4, 5, 6, 8, 10, 12, 16]
     ax.set_xticks(ticks, [str(t) for t in ticks])
     ax.minorticks_off()
     ax.legend(frameon=False)
     chosen = ", ".join(f"{n} {b}" for n, b in zip(short(best), best.values(), strict=True))
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"Of {len(losses):,} choices {within.sum():,} reach the target. The best of them has the "
         f"loss {best_loss:.3f} ({chosen}); half of them have more than "
@@ -137,6 +146,8 @@ def regrets(
             f"at the target {target:g}, HMQ's regret is {min(found):.3f} to {max(found):.3f} and "
             f"the least of the rivals', {least}, is {rivals[target][least]:.3f}"
         )
+
+    # What the figure shows, with its numbers.
     drawing.sentence = "; ".join(told).replace("at", "At", 1) + "."
     return drawing
 
@@ -192,6 +203,7 @@ def schedules(
         at = [e["step"] for e in steps]
         values = [e["temperature"] for e in steps]
         left.plot(at, values, color=colour, ls=line, label=name, lw=2)
+    # Axes and legend.
     left.set(xlabel="training step", ylabel="temperature τ", ylim=(0, 1.1))
     left.legend(frameon=False, loc="lower left")
     accuracies = own_accuracies(records)
@@ -212,6 +224,8 @@ def schedules(
         span = f"{np.mean(own):.1f} % ({min(own):.1f} to {max(own):.1f})"
         said.append(f"{name} {np.mean(lost[name]):.3f} and {span}")
     seeds = counted(len(next(iter(lost.values()))), "seed")
+
+    # What the figure shows, with its numbers.
     drawing.sentence = f"Mean regret, and test accuracy with its range, of {seeds}: "
     drawing.sentence += "; ".join(said) + "."
     return drawing

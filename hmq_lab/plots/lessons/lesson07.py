@@ -94,6 +94,7 @@ def expected_and_actual(found: Mapping[str, Record]) -> plots.Drawing:
         right.plot(range(3), [100 * (end / target - 1) for end in ends], **look(number))
         over.append(100 * (record.results["rates"]["weights"] / target - 1))
     left.axhline(0, color=plots.INK, lw=1)
+    # Axes and legend.
     left.set(xlabel="after epoch of stage 1", ylabel="actual over expected (%)")
     left.set_xticks(range(1, 1 + max(len(epoch_gaps(r)) for r in found.values())))
     right.axhline(0, color=plots.INK, lw=1)
@@ -101,6 +102,8 @@ def expected_and_actual(found: Mapping[str, Record]) -> plots.Drawing:
     right.set(ylabel="over the target (%)", xlim=(-0.3, 2.3))
     drawing.legend(loc="outside right center", frameon=False, fontsize=9)
     early, late = gap_ends(found)
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"After the first epoch the actual compression is up to {early:.0f} % off the expected "
         f"one, at the end of stage 1 up to {late:.1f} %. The repair brings every search to at most "
@@ -168,9 +171,12 @@ def stage_two(found: Mapping[str, Record]) -> plots.Drawing:
         ax.plot(range(1, len(first) + 1), first, **hollow)
     level = record.results["accuracy"]["float_validation"]
     ax.axhline(level, color=plots.INK, ls="--", label="float network")
+    # Axes and legend.
     ax.set(xlabel="after epoch (hollow: of stage 1)", ylabel="validation accuracy (%)")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
     back, share = given_back(found)
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         "Compared with the repaired selection at the end of stage 1, stage 2 gains "
         f"{min(back):.1f} to {max(back):.1f} points of validation accuracy. That is "
@@ -215,10 +221,13 @@ def accuracy_over_compression(
     for value in floats:
         label = "float network" if value == floats[0] else None
         ax.axhline(value, color=plots.INK, ls="--", label=label)
+    # Axes and legend.
     ax.set(xlabel="compression of the weights (32 / mean bits)", ylabel="test accuracy (%)")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     change = changes(plain)
     low, high = min(change), max(change)
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"With 8-bit activations the test accuracy changes by {change[low]:+.2f} points at a "
         f"compression of {low:.2f} and by {change[high]:+.2f} at {high:.2f}. The bars are one "
@@ -335,8 +344,11 @@ def thresholds_by_bits(found: Mapping[str, Record]) -> plots.Drawing:
     columns = range(1, 1 + max(by_bits))
     sns.heatmap(counts, ax=ax, xticklabels=columns, cbar_kws=bar, **style)
     ax.tick_params(axis="y", rotation=0)
+    # Axes and legend.
     ax.set(xlabel="selected bits", ylabel="octaves below the\nhighest threshold")
     told = ", ".join(f"{np.mean(v):.1f} with {b}" for b, v in by_bits.items())
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"The {counts.sum()} weight tensors of {len(found)} searches: how far their thresholds are "
         "below the highest one that a search could choose. On average, in octaves by bits: "

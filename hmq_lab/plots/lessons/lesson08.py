@@ -74,6 +74,8 @@ def shares(found: Mapping[str, tuple[list[float], list[float]]]) -> plots.Drawin
         for name, (tensors, elements) in found.items()
         if tensors[0]
     ]
+
+    # What the figure shows, with its numbers.
     drawing.sentence = f"Depthwise convolutions hold: {'; '.join(told)}."
     return drawing
 
@@ -104,6 +106,8 @@ def activation_bits(sizes: Mapping[str, Mapping[str, int]], acr: float) -> plots
     told = "; ".join(
         f"{name} {bit_counts(budget.activation_bits(own, acr))}" for name, own in sizes.items()
     )
+
+    # What the figure shows, with its numbers.
     drawing.sentence = f"Activations at an ACR of {acr:g}: {told}."
     return drawing
 
@@ -154,10 +158,13 @@ def acr_curves(sizes: Mapping[str, Mapping[str, int]], targets: Sequence[int]) -
         ends[name] = max(actual)
     right.plot(targets, targets, color=plots.INK, ls="--", lw=1)
     right.text(20, 21, "target", rotation=30, ha="center", fontsize=9)
+    # Axes and legend.
     left.set(xlabel="target ACR", ylabel="activations below 8 bits (%)")
     right.set(xlabel="target ACR", ylabel="actual ACR", ylim=(0, 33))
     left.legend(frameon=False)
     told = ", ".join(f"{end:.1f} for {name}" for name, end in ends.items())
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"The largest actual ACR of each network is {told}. Above it a higher target only takes "
         "bits from more and more activations."
@@ -213,12 +220,15 @@ def bits_by_size(record: Record) -> plots.Drawing:
         bits = np.array([t["bits_before_repair"] for t in group]) + 0.08 * (number - 1)
         left.plot([t["size"] for t in group], bits, label=wanted, **look)
         right.plot([found.index(t) for t in group], bits, **look)
+    # Axes and legend.
     left.set(xscale="log", xlabel="elements", ylabel="bits, as searched")
     left.set(ylim=(0.5, 8.6), yticks=range(1, 9))
     right.set(xlabel="place in the network")
     drawing.legend(ncols=len(KINDS), loc="outside upper left", frameon=False)
     means = ", ".join(f"{wanted} {mean_bits(g):.1f}" for wanted, g in groups.items() if g)
     name = f"{record.header['model']}, {records.label(record)}"
+
+    # What the figure shows, with its numbers.
     drawing.sentence = f"{name}: mean bits of a tensor before the repair: {means}. "
     drawing.sentence += same_size_sentence(groups)
     return drawing

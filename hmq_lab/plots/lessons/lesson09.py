@@ -74,6 +74,8 @@ def parts_and_sizes(found: Mapping[str, Record]) -> plots.Drawing:
         f"{size:,}: {mean[places[0]]:.1f} for the first, {mean[places[-1]]:.1f} for the last"
         for size, places in groups.items()
     )
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"Mean bits over the searches: {by_part}. Among tensors of one size, in elements: {told}."
     )
@@ -131,6 +133,8 @@ def correlations(found: Mapping[str, Record]) -> plots.Drawing:
     sns.heatmap(table, ax=ax, cbar_kws=bar, linewidths=0.5, **names, **style)
     ax.tick_params(axis="x", rotation=20)
     off = table[~np.eye(len(labels), dtype=bool)]
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         "The order of the bits over the weight tensors, every search against every other: the "
         f"rank correlations are {off.min():.2f} to {off.max():.2f}."
@@ -162,6 +166,8 @@ def sensitivities(
         ax.set_xlim(2 * min(0, *values) - 0.004, 2 * max(values))
     axes[0].set_ylabel("selected bits")
     told = ", ".join(f"{c:+.2f} with {what}" for what, c in measured(chosen, measures).items())
+
+    # What the figure shows, with its numbers.
     drawing.sentence = f"The selected bits of {len(chosen)} tensors: rank correlation {told}."
     return drawing
 
@@ -250,6 +256,7 @@ def kinds(record: Record, seed: int) -> plots.Drawing:
         style = {"ls": "none", "color": colour, "marker": marker, "ms": 5, "alpha": 0.8}
         left.plot(places, values, label=f"{half} half", **style)
     left.set_xticks(range(len(order)), order)
+    # Axes and legend.
     left.set(xlabel="", ylabel="selected bits", ylim=(0.5, 8.5))
     left.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     share = kind_shares(record)
@@ -260,6 +267,8 @@ def kinds(record: Record, seed: int) -> plots.Drawing:
         mean = np.mean([b for b, k in zip(bits(record), of, strict=True) if k == o])
         told.append(f"{o} {mean:.1f} ({share[o]:.1%} of the weights)")
     name = f"{record.header['model']}, {records.label(record)}"
+
+    # What the figure shows, with its numbers.
     drawing.sentence = f"{name}: mean bits of the tensors: {', '.join(told)}."
     return drawing
 

@@ -50,6 +50,8 @@ def channels(before: Tensor, after: Tensor, name: str) -> plots.Drawing:
         ticks = range(0, len(weight), max(1, len(weight) // 8))
         ax.set_xticks(ticks, ticks)
     inside = int((reach(after) < limit / 8).sum())
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"In {name} the largest channel reaches {spread(before):.1f} times as far as the smallest "
         f"before folding, and {spread(after):.3g} times after it. The band is an eighth of the "
@@ -80,6 +82,8 @@ def accumulators(
     ax.set(ylabel="bits of the sum", ylim=(10, 34))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     beyond = [name for name, bits in zip(names, seen, strict=True) if bits > 16]
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"The sums need {min(seen)} to {max(seen)} bits on these images, and at most {max(bound)} "
         f"on any image. More than 16 are needed in {listed(beyond, 'no layer')}."
@@ -110,6 +114,8 @@ def faults(shares: Mapping[str, Sequence[float]], tensors: Sequence[str]) -> plo
     for name, share in shares.items():
         first = next((t for t, s in zip(tensors, share, strict=True) if s), "no tensor")
         told.append(f"{name} at {first}")
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"The first tensor with a wrong code: {', '.join(told)}. From there the difference "
         "spreads to the logits."

@@ -57,10 +57,13 @@ def front(values: Sequence[Value]) -> plots.Drawing:
         ax.plot([v.wcr for v in own], [v.accuracy for v in own], **style)
     line = {"where": "pre", "color": plots.ORANGE, "lw": 1.2, "label": "front"}
     ax.step([v.wcr for v in on], [v.accuracy for v in on], **line)
+    # Axes and legend.
     ax.set(xlabel="compression of the weights (WCR)", ylabel="test accuracy (%)")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     counts = Counter(v.method for v in on)
     said = listed(f"{count} of {method}" for method, count in counts.items())
+
+    # What the figure shows, with its numbers.
     drawing.sentence = f"On the front of the {len(values)} published values: {said}."
     return drawing
 

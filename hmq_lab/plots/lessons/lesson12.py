@@ -28,6 +28,8 @@ def references(arena: Arena, target: float, fine_tuned: float) -> plots.Drawing:
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     same, hmq = arena.references["uniform 4"], arena.hmq
     assert hmq is not None
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"4 bits everywhere: {same.accuracy:.1f} % at a compression of {same.rate:.2f}. HMQ's "
         f"selection: {hmq.accuracy:.1f} % at {hmq.rate:.2f}. Fine-tuned, in its record, it has "
@@ -57,11 +59,14 @@ def one_bit(hint: Hint, sizes: Mapping[str, int], compression: float) -> plots.D
         left.barh(at + shift, change, 0.4, **style)
         right.barh(at + shift, 1000 * change / np.array(list(sizes.values())), 0.4, **style)
     left.set_yticks(at, [name.removesuffix(".weight") for name in layers])
+    # Axes and legend.
     left.set(xlabel="change of the loss")
     left.invert_yaxis()
     right.set(xlabel="change of the loss for 1,000 bits saved or spent")
     right.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     worst = max(hint.less, key=hint.less.__getitem__)
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"At a compression of {compression:.2f}, one bit less costs most in {worst} "
         f"({hint.less[worst]:+.3f}). {hint.sentence}"
@@ -104,9 +109,12 @@ def thresholds(
     at = accuracies[list(exponents).index(fitted)]
     ring = {"ms": 12, "mfc": "none", "mec": plots.RED, "mew": 2, "ls": "none"}
     ax.plot(fitted, at, "s", label="least squared error", **ring)
+    # Axes and legend.
     ax.set(xlabel=f"M of the threshold $2^M$ of {layer}", ylabel="held images right (%)")
     ax.legend(frameon=False)
     best = int(np.argmax(accuracies))
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"The least squared error is at 2^{fitted}, with {at:.1f} % right. The highest accuracy, "
         f"{accuracies[best]:.1f} %, is at 2^{exponents[best]}. The compression is "

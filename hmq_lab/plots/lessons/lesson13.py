@@ -26,12 +26,15 @@ def running_maxima(
     exponents = range(4)
     for exponent in exponents:
         ax.axhline(2.0**exponent, color=plots.INK, lw=0.8, ls="--")
+    # Axes and legend.
     ax.set(xlabel="batches of 32 images", ylabel="running maximum", yscale="log")
     ax.set_yticks([2.0**e for e in exponents], [f"$2^{e}$" for e in exponents])
     ax.minorticks_off()
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     moved = crossing(theta)
     above = [name for name in theta if largest[name] > 2.0 ** exponent_of(theta[name][-1])]
+
+    # What the figure shows, with its numbers.
     drawing.sentence = (
         f"The running maxima of {len(theta)} activations over {counts[-1]} batches; broken lines "
         f"are powers of two. The threshold changes on the way for {len(moved)} of them "
