@@ -64,10 +64,10 @@ def test_right_answers_for_the_mean_bits(answer):
 @pytest.mark.parametrize("answer, says", [
     (lambda bits, sizes: sum(bits) / len(bits), "counts tensors, not weights"),
     (lambda bits, sizes: np.dot(bits, sizes), "divide it by the number of weights"),
-    (lambda bits, sizes: 32 / by_loop(bits, sizes), "compression rate"),
+    (lambda bits, sizes: 32 / by_loop(bits, sizes), "compression"),
     (lambda bits, sizes: np.multiply(bits, sizes).mean(), "not of tensors"),
     (lambda bits, sizes: int(by_loop(bits, sizes)), "rounded down"),
-    (lambda bits, sizes: np.sum(sizes) / np.dot(bits, sizes), "other way round"),
+    (lambda bits, sizes: np.sum(sizes) / np.dot(bits, sizes), "reversed"),
 ])  # fmt: skip
 def test_wrong_answers_for_the_mean_bits(answer, says):
     verdict = checks.mean_bits(answer)

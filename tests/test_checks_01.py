@@ -61,10 +61,10 @@ def test_step_accepts(answer):
         (lambda bits, threshold, signed: threshold * 2**-bits, "unsigned step"),
         (lambda bits, threshold, signed: threshold * 2 ** (1 - bits), "signed step"),
         (lambda bits, threshold, signed: (2 if signed else 1) * threshold / (2**bits - 1), "gaps"),
-        (lambda bits, threshold, signed: (1 if signed else 2) * threshold / 2**bits, "other way round"),
+        (lambda bits, threshold, signed: (1 if signed else 2) * threshold / 2**bits, "reversed"),
         (lambda bits, threshold, signed: (2 if signed else 1) / 2**bits, "threshold is missing"),
         (lambda bits, threshold, signed: (2 * threshold if signed else threshold) / bits, "2^b levels"),
-        (lambda bits, threshold, signed: 2**bits / ((2 if signed else 1) * threshold), "upside down"),
+        (lambda bits, threshold, signed: 2**bits / ((2 if signed else 1) * threshold), "inverted"),
         (lambda bits, threshold, signed: 7.0, "you gave 7"),
     ],
 )

@@ -101,7 +101,7 @@ def own_mean(part):
 @pytest.mark.parametrize(
     ("answer", "phrase"),
     [
-        (lambda **case: parts_with_torch(**case)[::-1], "other way round"),
+        (lambda **case: parts_with_torch(**case)[::-1], "reversed"),
         (wrong_parts(reduce=torch.sum), "These are sums"),
         (wrong_parts(reduce=own_mean), "own group"),
         (wrong_parts(cost=torch.abs), "magnitudes"),

@@ -148,7 +148,7 @@ def upper(step, threshold):
             ),
             "real numbers",
         ),
-        (lambda **case: ~regions(**case)[3], "other way round"),
+        (lambda **case: ~regions(**case)[3], "reversed"),
         (lambda x, step, threshold, signed: 1.0, "the shape ()"),
     ],
 )
@@ -207,7 +207,7 @@ def strict_step(x, step, threshold, signed):
     ("answer", "phrase"),
     [
         (numpy_step(lambda r, u, s: r), "true derivative inside"),
-        (numpy_step(lambda r, u, s: u - r), "other way round"),
+        (numpy_step(lambda r, u, s: u - r), "reversed"),
         (numpy_step(lambda r, u, s: (r - u) * s), "the error Q(x) - x"),
         (numpy_step(above=0.0), "which falls as the step grows"),
         (numpy_step(above=1.0), "-1, not 1"),
@@ -286,7 +286,7 @@ def true_slope(x, bits, threshold, signed):
         (numpy_tied(lambda t, s, k: t), "The step moves with the threshold"),
         (numpy_tied(lambda t, s, k: k * s), "add dQ/dthreshold"),
         (numpy_tied(lambda t, s, k: t + s), "has to be multiplied"),
-        (numpy_tied(lambda t, s, k: t + s / k), "upside down"),
+        (numpy_tied(lambda t, s, k: t + s / k), "inverted"),
         (numpy_tied(lambda t, s, k: t - s * k), "subtract"),
         (true_slope, "true derivative"),
         (

@@ -67,7 +67,7 @@ def numpy_pick(score):
         (numpy_pick(lambda p, u: p + 0 * u), "no noise"),
         (numpy_pick(lambda p, u: p - np.log(-np.log(u))), "to p"),
         (numpy_pick(lambda p, u: np.log(p) - np.log(u)), "exponential"),
-        (numpy_pick(lambda p, u: np.log(p) + np.log(-np.log(u))), "turned round"),
+        (numpy_pick(lambda p, u: np.log(p) + np.log(-np.log(u))), "reversed"),
         (numpy_pick(lambda p, u: np.log(p) + u), "uniform numbers themselves"),
         (lambda probabilities, uniform: by_numpy(1 / probabilities, 0 * uniform + 0.5) * 0, "For probabilities"),
         (lambda probabilities, uniform: probabilities, "shape"),
@@ -118,7 +118,7 @@ def soft(score, axis=1):
 @pytest.mark.parametrize(
     ("answer", "phrase"),
     [
-        (soft(lambda l, g, tau: (l + g) * tau), "upside down"),
+        (soft(lambda l, g, tau: (l + g) * tau), "inverted"),
         (soft(lambda l, g, tau: l / tau + g), "noise is not divided"),
         (soft(lambda l, g, tau: l + g / tau), "logits are not divided"),
         (soft(lambda l, g, tau: l + g), "does nothing"),
@@ -174,7 +174,7 @@ def numpy_gradient(formula):
     ("answer", "phrase"),
     [
         (numpy_gradient(lambda p, loss: p * loss), "expectation is missing"),
-        (numpy_gradient(lambda p, loss: -p * (loss - p @ loss)), "turned round"),
+        (numpy_gradient(lambda p, loss: -p * (loss - p @ loss)), "reversed"),
         (numpy_gradient(lambda p, loss: loss - p @ loss), "p_k is missing"),
         (numpy_gradient(lambda p, loss: p * (loss - loss.mean())), "plain mean"),
         (numpy_gradient(lambda p, loss: p * (1 - p) * loss), "diagonal alone"),

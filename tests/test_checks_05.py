@@ -32,13 +32,14 @@ def test_a_stub_is_no_attempt(name):
 
 
 def by_numpy(probabilities, bits, exponents, signed):
-    p, b, e = probabilities.numpy(), bits.numpy()[:, None], exponents.numpy()[None, :]
-    return float(np.sum(p * np.ldexp(1.0, e - b + signed))), float(p.sum(0) @ np.ldexp(1.0, exponents.numpy()))
+    p, b, e = probabilities.numpy(), bits.int().numpy()[:, None], exponents.int().numpy()[None, :]
+    return float(np.sum(p * np.ldexp(1.0, e - b + signed))), float(p.sum(0) @ np.ldexp(1.0, exponents.int().numpy()))
 
 
 def by_block(probabilities, bits, exponents, signed):
     """The library's own samples, noise-free: temperature 1 and Gumbel noise of zeros."""
-    block = HMQ(SearchSpace(tuple(bits.tolist()), len(exponents)), int(exponents[0]), signed)
+    widths = tuple(int(b) for b in bits)
+    block = HMQ(SearchSpace(widths, len(exponents)), int(exponents[0]), signed)
     block.logits.data = probabilities.log().float()
     block.noise = lambda samples: torch.zeros(samples, *probabilities.shape)
     step, threshold = block.sample(1)
@@ -114,7 +115,7 @@ def test_first_logit_accepts(answer):
     ("answer", "phrase"),
     [
         (lambda others, probability: np.log(probability * others.numel() / (1 - probability)), "released code"),
-        (lambda others, probability: by_odds(others, 1 - probability), "upside down"),
+        (lambda others, probability: by_odds(others, 1 - probability), "inverted"),
         (lambda others, probability: np.log(probability / (1 - probability)), "others' sum is missing"),
         (lambda others, probability: np.log(probability * np.exp(others.numpy()).sum()), "1 - p is missing"),
         (lambda others, probability: np.exp(by_odds(others, probability)), "logarithm is missing"),
@@ -230,10 +231,10 @@ def numpy_gradient(formula):
     [
         (numpy_gradient(lambda p, v, m, tau: p * v / tau), "means are missing"),
         (numpy_gradient(lambda p, v, m, tau: p * (v - m)), "temperature is missing"),
-        (numpy_gradient(lambda p, v, m, tau: p * (v - m) * tau), "upside down"),
+        (numpy_gradient(lambda p, v, m, tau: p * (v - m) * tau), "inverted"),
         (numpy_gradient(lambda p, v, m, tau: (v - m) / tau), "missing as a factor"),
         (numpy_gradient(lambda p, v, m, tau: p * (v - v.mean()) / tau), "plain mean"),
-        (numpy_gradient(lambda p, v, m, tau: p * (m - v) / tau), "turned round"),
+        (numpy_gradient(lambda p, v, m, tau: p * (m - v) / tau), "reversed"),
         (lambda sample, steps, thresholds, d_step, d_threshold, temperature: by_jacobian(
             sample, steps, thresholds, d_step, 0.0, temperature), "threshold is left out"),
         (lambda sample, steps, thresholds, d_step, d_threshold, temperature: by_jacobian(

@@ -105,7 +105,7 @@ def unguarded(rate, elements, kept, bits):
 
 
 @pytest.mark.parametrize("answer, says", [
-    (lambda rate, elements, kept, bits: rate, "the rate you were given"),
+    (lambda rate, elements, kept, bits: rate, "the compression you were given"),
     (unguarded, "return infinity"),
     (lambda rate, elements, kept, bits: rest_by_bits(rate, elements, kept, bits) * elements / (elements - kept),
      "for the other weights alone"),
@@ -169,8 +169,8 @@ def ruled(make, low=4, high=8):
     (ruled(lambda n, r: np.floor(32 / r) + 0 * n), "each tensor's own 32 bits"),
     (ruled(lambda n, r: np.floor(32 * n.sum() / (r * n))), "all of them together"),
     (ruled(lambda n, r: np.floor(32 * n[0] / (r * n))), "not by the first"),
-    (ruled(lambda n, r: np.floor(32 * n.max() * r / n)), "rate is upside down"),
-    (ruled(lambda n, r: np.floor(32 * n / (r * n.max()))), "sizes are upside down"),
+    (ruled(lambda n, r: np.floor(32 * n.max() * r / n)), "compression is inverted"),
+    (ruled(lambda n, r: np.floor(32 * n / (r * n.max()))), "sizes are inverted"),
 ])  # fmt: skip
 def test_wrong_activation_bits(answer, says):
     judged(checks.activation_bits, answer, says)

@@ -79,7 +79,7 @@ def formula(one, two):
     (formula, "without ties only"),
     (of("min"), "lowest of their ranks"),
     (of("dense"), "numbered the different bit-widths"),
-    (lambda one, two: -by_sorting(one, two), "sign is turned round"),
+    (lambda one, two: -by_sorting(one, two), "sign is reversed"),
     (lambda one, two: np.corrcoef([np.argsort(x, kind="stable") for x in (one, two)])[0, 1], "argsort once"),
 ])  # fmt: skip
 def test_wrong_rank_correlations(answer, says):

@@ -148,7 +148,7 @@ def test_aligned_sum_accepts(answer):
             "not by k",
         ),
         (lambda a, a_exponent, b, b_exponent: a * 2.0**a_exponent + b * 2.0**b_exponent, "the values"),
-        (lambda a, a_exponent, b, b_exponent: sum_with_torch(a, a_exponent, -b, b_exponent), "turned round"),
+        (lambda a, a_exponent, b, b_exponent: sum_with_torch(a, a_exponent, -b, b_exponent), "reversed"),
         (
             lambda a, a_exponent, b, b_exponent: [n << (a_exponent - b_exponent) for n in a.tolist()],
             "negative shift count",
@@ -269,7 +269,7 @@ def test_pack_accepts(answer):
         (lambda codes, bits: np.packbits((np.array(codes)[:, None] >> np.arange(bits)[::-1] & 1).astype(np.uint8)),
          "yours stands in the highest"),
         (lambda codes, bits: np.packbits((np.array(codes)[:, None] >> np.arange(bits)[::-1] & 1).astype(np.uint8),
-                                         bitorder="little"), "turned round"),
+                                         bitorder="little"), "reversed"),
         (lambda codes, bits: pack_by_text(codes[::-1], bits), "wrong order"),
         (lambda codes, bits: [c % 256 for c in codes], "a byte for each code"),
         (lambda codes, bits: [b for i in range(0, len(codes), 8 // bits)

@@ -80,7 +80,7 @@ def by_numpy(x):
         (lambda x: torch.sign(x.mean((1, 2, 3), keepdim=True)) * x, "which is 0 for a mean of 0"),
         (lambda x: torch.where(x.mean((2, 3), keepdim=True) < 0, -x, x), "for each channel"),
         (lambda x: torch.where(x.mean((1, 2, 3), keepdim=True) > 0, x, -x), "negates a mean of 0"),
-        (torch.neg, "negates every picture"),
+        (torch.neg, "negates every image"),
         (lambda x: x + 0, "as they came"),
         (lambda x: x.mean((1, 2, 3)), "has the shape"),
         (lambda x: None, "returns nothing"),

@@ -9,9 +9,9 @@ import functools
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -95,11 +95,8 @@ def figure(title: str, mosaic: list[list], height: float, ratios=None, shared=()
     return decorate
 
 
-def canvas(
-    rows: int = 1, columns: int = 1, height: float = 3.6, **options
-) -> tuple[Drawing, np.ndarray | Axes]:
-    """An empty drawing in the style of all figures, and its axes: for a figure that only one lesson
-    has.
+def canvas(rows: int = 1, columns: int = 1, height: float = 3.6, **options) -> tuple[Drawing, Any]:
+    """An empty drawing in the style of all figures, and its axes: for a figure that only one lesson has.
 
     >>> drawing, (left, right) = canvas(1, 2)
     >>> left.plot([0, 1], [0, 1])
