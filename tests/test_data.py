@@ -249,7 +249,9 @@ def test_folders_that_are_not_as_they_should_be(tmp_path):
     with pytest.raises(ValueError, match="has 6 training images, at least 10 are needed"):
         data.load(root, picture_size=24, workers=0)
     for size in (0, -3, 2.5, "24", 10**9):
-        with pytest.raises(ValueError, match=f"picture_size must be a whole number of pixels from 1 to 4096, got {size!r}"):
+        with pytest.raises(
+            ValueError, match=f"picture_size must be a whole number of pixels from 1 to 4096, got {size!r}"
+        ):
             data.load(root, picture_size=size)
     with pytest.raises(ValueError, match=r"picture_size is for images in files: the built-in images .* got 64"):
         data.load("builtin", picture_size=64)

@@ -84,7 +84,10 @@ def test_names_that_the_network_has_itself_stay():
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ({"generator": {"a": torch.ones(1)}, "epoch": 3}, r"its keys are 'generator', 'epoch': save the part that is the"),
+        (
+            {"generator": {"a": torch.ones(1)}, "epoch": 3},
+            r"its keys are 'generator', 'epoch': save the part that is the",
+        ),
         ({"a": torch.ones(1), "epoch": 3}, r"other things beside named tensors, 'epoch' \(int\)"),
         ({"state_dict": {"a": 3}}, "no named tensors, also not under state_dict"),
         ({}, "no named tensors but an empty mapping"),
@@ -104,13 +107,22 @@ def test_other_contents_are_refused_with_the_keys_and_what_to_do(tmp_path, conte
 def test_files_that_are_no_tensors_are_one_line(tmp_path):
     path, net = tmp_path / "a.pkl", network()
     arrays = {key: t.numpy() for key, t in net.state_dict().items()}
-    for content in (pickle.dumps(arrays), pickle.dumps(np.ones(3)), b"", b"no tensors here", b"\x80\x02", b"PK\x03\x04"):
+    for content in (
+        pickle.dumps(arrays),
+        pickle.dumps(np.ones(3)),
+        b"",
+        b"no tensors here",
+        b"\x80\x02",
+        b"PK\x03\x04",
+    ):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"a\.pkl cannot be read") as error:
             load_weights(net, path)
         assert "\n" not in str(error.value)
     torch.jit.save(torch.jit.trace(nn.Linear(2, 2), torch.ones(1, 2)), path)
-    with pytest.raises(ValueError, match="cannot be read: it is a TorchScript program, not a file of tensors: torch.save"):
+    with pytest.raises(
+        ValueError, match="cannot be read: it is a TorchScript program, not a file of tensors: torch.save"
+    ):
         load_weights(net, path)
 
 
@@ -223,7 +235,9 @@ def test_a_network_with_named_outputs_is_evaluated_as_it_is_trained():
     few = data.Data("few", full.classes, "builtin", *(s.subset(range(64)) for s in (full.train, full.test, full.test)))
     several = Several()
     history = training.train(several, few, epochs=1, batch_size=16)
-    assert history[0]["accuracy"] == training.evaluate(several.net, few.validation) == training.evaluate(several, few.test)
+    assert (
+        history[0]["accuracy"] == training.evaluate(several.net, few.validation) == training.evaluate(several, few.test)
+    )
     with pytest.raises(ValueError, match=r"must return class scores"):
         training.evaluate(Lists(), few.test)
 

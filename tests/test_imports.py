@@ -56,13 +56,7 @@ THIRD_PARTY = {
 }
 
 # Imports that still point down, with the reason. The list only ever shrinks: an entry that is no longer needed fails.
-KNOWN_DOWNWARD: dict[tuple[str, str], str] = {
-    ("hmq_lab.placement", "hmq_lab.hardware.folding"): "attach(hardware=True) folds batch norms",
-    ("hmq_lab.models.norms", "hmq_lab.hardware.folding"): "freezes the norms that folding names",
-    ("hmq_lab.hardware.costs", "hmq_lab.runs.records"): "the columns of a table",
-    ("hmq_lab.hardware.integer", "hmq_lab.runs.records"): "the columns of a table",
-    ("hmq_lab.hardware.packing", "hmq_lab.runs.loading"): "a packed file names its network",
-}
+KNOWN_DOWNWARD: dict[tuple[str, str], str] = {}
 KNOWN_LIBRARIES: dict[tuple[str, str], str] = {}
 
 

@@ -86,7 +86,9 @@ def test_no_command_writes_over_the_files_of_a_run(place, capsys):
             assert f"{network} is what this command reads (hw): choose another file" in said
     for more in ([], ["--overwrite"]):
         assert "is a file of the run in" in refused(place, capsys, "pack", "hw", "other/network.safetensors", *more)
-        assert "must end in .onnx, got hw/record.json" in refused(place, capsys, "export", "hw", "hw/record.json", *more)
+        assert "must end in .onnx, got hw/record.json" in refused(
+            place, capsys, "export", "hw", "hw/record.json", *more
+        )
         assert "must end in .safetensors" in refused(place, capsys, "pack", "hw", "hw/record.json", *more)
         assert "--figure must end in .png, .svg or .pdf" in refused(
             place, capsys, "costs", "hw", "--figure", "hw/record.json", *more

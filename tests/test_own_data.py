@@ -164,13 +164,17 @@ def test_data_for_a_network_has_the_channels_that_it_takes():
     with pytest.raises(ValueError, match="takes images of 4 channels, the data builtin has 3: give the first layer 3"):
         full.for_network(network(channels=4, classes=10))
     own = Data.of(*[digits(channels=3)] * 3, classes=2)
-    with pytest.raises(ValueError, match="takes images of 1 channels, the data own has 3: give the first layer 3 inputs"):
+    with pytest.raises(
+        ValueError, match="takes images of 1 channels, the data own has 3: give the first layer 3 inputs"
+    ):
         own.for_network(network())
 
 
 def test_training_takes_the_channels_that_the_network_expects():
     net, full = network(classes=10), data.load("builtin")
-    small = Data(full.name, full.classes, full.normalize, *(s.subset(range(40)) for s in (full.train, full.test, full.test)))
+    small = Data(
+        full.name, full.classes, full.normalize, *(s.subset(range(40)) for s in (full.train, full.test, full.test))
+    )
     assert len(training.train(net, small, epochs=1, batch_size=20)) == 1
     assert 0 <= training.evaluate(net, small.for_network(net).test) <= 100
 

@@ -219,8 +219,13 @@ def test_figure_3_draws_every_value_where_it_belongs(found, drawings):
         theirs = select(data="cifar10", activation_bits=bits, method="HMQ")
         assert points(ax) == mine | {(v.wcr, round(v.accuracy - best, 4)) for v in theirs}
     sentence = drawings["figure_3_cifar10"].sentence
-    assert "ours, ResNet-20, 4 + 4 epochs (4 runs) from 91.60 % at 10.51 (-0.13 to its float network) to 90.40 % at 17.31" in sentence
-    assert "ours, hardware mode, ResNet-20, 4 + 4 epochs 91.30 % at 8.01" in sentence and sentence.endswith("not the same.")
+    assert (
+        "ours, ResNet-20, 4 + 4 epochs (4 runs) from 91.60 % at 10.51 (-0.13 to its float network) to 90.40 % at 17.31"
+        in sentence
+    )
+    assert "ours, hardware mode, ResNet-20, 4 + 4 epochs 91.30 % at 8.01" in sentence and sentence.endswith(
+        "not the same."
+    )
 
 
 def test_figure_3_without_records_of_ours():

@@ -249,7 +249,9 @@ def test_grey_images_for_a_network_with_one_channel(tmp_path, size):
     full, same_y = next(colour.test.batches(100))
     assert x.shape[1] == 1 and torch.equal(y, same_y)
     torch.testing.assert_close(x.expand(-1, 3, -1, -1), full)  # grey as RGB has three equal channels
-    assert one.with_channels(3).test.channels == 3 and torch.equal(next(one.with_channels(3).test.batches(100))[0], full)
+    assert one.with_channels(3).test.channels == 3 and torch.equal(
+        next(one.with_channels(3).test.batches(100))[0], full
+    )
     assert torch.equal(one.test[3][0], x[3]) and one.test[3][1] == y[3]
     for split in (one.train, colour.train):
         with pytest.raises(ValueError, match=r"images of . channels cannot be brought to 2"):

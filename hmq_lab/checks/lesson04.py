@@ -47,13 +47,10 @@ def gumbel_max(answer) -> Verdict:
         picks(lambda p, u: p.expand_as(u)),
     )
 
-    faults.add(
-        "You add the noise to p: it is added to log p.", picks(lambda p, u: p - (-u.log()).log())
-    )
+    faults.add("You add the noise to p: it is added to log p.", picks(lambda p, u: p - (-u.log()).log()))
 
     faults.add(
-        "Your noise is -log(u), which is exponential: Gumbel noise takes the logarithm twice, "
-        "-log(-log(u)).",
+        "Your noise is -log(u), which is exponential: Gumbel noise takes the logarithm twice, -log(-log(u)).",
         picks(lambda p, u: p.log() - u.log()),
     )
 
@@ -76,9 +73,7 @@ def gumbel_max(answer) -> Verdict:
     def _(probabilities, uniform):
         return (probabilities.log() - (-uniform.log()).log()).argmin(1)
 
-    faults.add(
-        "p is left out of your answer: every category wins equally often.", picks(lambda p, u: u)
-    )
+    faults.add("p is left out of your answer: every category wins equally often.", picks(lambda p, u: u))
 
     generator = torch.Generator().manual_seed(4)
 
@@ -112,16 +107,13 @@ def relaxed_sample(answer) -> Verdict:
         return weight / weight.sum(1, keepdims=True)
 
     def softmax(score, axis=1):
-        return lambda logits, noise, temperature: torch.softmax(
-            score(logits, noise, temperature), axis
-        )
+        return lambda logits, noise, temperature: torch.softmax(score(logits, noise, temperature), axis)
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
     faults.add(
-        "Your temperature is inverted: divide by it, so that a low one pushes a sample into a "
-        "corner.",
+        "Your temperature is inverted: divide by it, so that a low one pushes a sample into a corner.",
         softmax(lambda l, g, tau: (l + g) * tau),
     )
 
@@ -140,9 +132,7 @@ def relaxed_sample(answer) -> Verdict:
         softmax(lambda l, g, tau: l + g),
     )
 
-    faults.add(
-        "There is no noise in your answer.", softmax(lambda l, g, tau: (l / tau).expand_as(g))
-    )
+    faults.add("There is no noise in your answer.", softmax(lambda l, g, tau: (l / tau).expand_as(g)))
 
     faults.add(
         "You subtract the noise: it is added to the logits.",
@@ -178,11 +168,7 @@ def relaxed_sample(answer) -> Verdict:
         ((0.5, -0.5, 0.0), 3, 4.0),
         ((2.0, 0.0, 1.0, -3.0), 60, 0.3),
     ):
-        noise = (
-            -torch.empty(samples, len(logits), dtype=torch.float64)
-            .exponential_(generator=generator)
-            .log()
-        )
+        noise = -torch.empty(samples, len(logits), dtype=torch.float64).exponential_(generator=generator).log()
         logits = torch.tensor(logits, dtype=torch.float64)
         cases.append({"logits": logits, "noise": noise, "temperature": temperature})
     return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=_largest)
@@ -212,8 +198,7 @@ def expected_gradient(answer) -> Verdict:
     faults = Faults()
 
     faults.add(
-        "The expectation is missing: a logit gets p_k (loss_k - expected loss), and these sum to "
-        "zero.",
+        "The expectation is missing: a logit gets p_k (loss_k - expected loss), and these sum to zero.",
         of(lambda p, L: p * L),
     )
 
@@ -230,8 +215,7 @@ def expected_gradient(answer) -> Verdict:
     )
 
     faults.add(
-        "That is the diagonal alone, p_k (1 - p_k) loss_k: raising a logit also lowers all other "
-        "probabilities.",
+        "That is the diagonal alone, p_k (1 - p_k) loss_k: raising a logit also lowers all other probabilities.",
         of(lambda p, L: p * (1 - p) * L),
     )
 
@@ -275,9 +259,7 @@ def cycle_temperature(answer) -> Verdict:
 
     # What is right, computed in another way than an answer would.
     def oracle(step, steps_per_epoch):
-        return max(
-            FLOOR, math.exp(-RATE * count(step % (EPOCHS * steps_per_epoch), steps_per_epoch))
-        )
+        return max(FLOOR, math.exp(-RATE * count(step % (EPOCHS * steps_per_epoch), steps_per_epoch)))
 
     def of(formula):
         return lambda step, steps_per_epoch: formula(step, steps_per_epoch)
@@ -296,8 +278,7 @@ def cycle_temperature(answer) -> Verdict:
     )
 
     faults.add(
-        "You take the smaller of floor and decay: a floor is what it does not fall below, so "
-        "take the larger.",
+        "You take the smaller of floor and decay: a floor is what it does not fall below, so take the larger.",
         of(lambda i, n: min(FLOOR, math.exp(-RATE * count(i % (EPOCHS * n), n)))),
     )
 
@@ -307,14 +288,12 @@ def cycle_temperature(answer) -> Verdict:
     )
 
     faults.add(
-        "You decay at every step: there are 25 updates an epoch, so it is round(i / n) that "
-        "counts.",
+        "You decay at every step: there are 25 updates an epoch, so it is round(i / n) that counts.",
         of(lambda i, n: max(FLOOR, math.exp(-RATE * (i % (EPOCHS * n))))),
     )
 
     faults.add(
-        "You drop a part of n: with 391 steps an epoch, n is 391 / 25 = 15.64 and not 15. Divide "
-        "with /, not with //.",
+        "You drop a part of n: with 391 steps an epoch, n is 391 / 25 = 15.64 and not 15. Divide with /, not with //.",
         of(lambda i, n: max(FLOOR, math.exp(-RATE * round(i % (EPOCHS * n) / (n // UPDATES))))),
     )
 
@@ -379,12 +358,8 @@ def _largest(cases, wanted, given) -> plots.Drawing:
     drawing, ax = plots.canvas(height=3.2)
     ax.plot([0, 1], [0, 1], color=plots.PALE, lw=3)
     ax.plot(right, yours, "o", color=plots.BLUE, ms=6)
-    ax.set(
-        xlabel="largest entry of the right sample", ylabel="of yours", title="on the line: the same"
-    )
-    drawing.sentence = (
-        f"The largest entries of {len(right)} samples, the right ones from {right.min():.2f} on."
-    )
+    ax.set(xlabel="largest entry of the right sample", ylabel="of yours", title="on the line: the same")
+    drawing.sentence = f"The largest entries of {len(right)} samples, the right ones from {right.min():.2f} on."
     return drawing
 
 
@@ -397,7 +372,5 @@ def _over_epochs(cases, wanted, given) -> plots.Drawing:
     ax.plot(epochs, [float(given[i]) for i in at], color=plots.BLUE, lw=1.6, label="yours")
     ax.set(xlabel="epoch", ylabel="temperature τ", title=f"{longest} steps an epoch")
     ax.legend(frameon=False)
-    drawing.sentence = (
-        f"Your temperature over {epochs[-1]:.0f} epochs of {longest} steps, beside the right one."
-    )
+    drawing.sentence = f"Your temperature over {epochs[-1]:.0f} epochs of {longest} steps, beside the right one."
     return drawing

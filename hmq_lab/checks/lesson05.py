@@ -55,8 +55,7 @@ def expected_parameters(answer) -> Verdict:
     )
 
     faults.add(
-        "You multiply two means: bits and threshold are drawn together, so average the step of "
-        "each pair.",
+        "You multiply two means: bits and threshold are drawn together, so average the step of each pair.",
         of(lambda p, b, t, s, sign: ((p * t).sum() * (p / 2 ** (b - sign)).sum(), (p * t).sum())),
     )
 
@@ -76,8 +75,7 @@ def expected_parameters(answer) -> Verdict:
     )
 
     faults.add(
-        "You divide by the number of gaps, 2^b - 1: with two's complement the range 2t, or t, "
-        "has 2^b steps.",
+        "You divide by the number of gaps, 2^b - 1: with two's complement the range 2t, or t, has 2^b steps.",
         of(lambda p, b, t, s, sign: ((p * t * (1 + sign) / (2**b - 1)).sum(), (p * t).sum())),
     )
 
@@ -93,9 +91,7 @@ def expected_parameters(answer) -> Verdict:
 
     faults.add(
         "That is the most probable pair: every pair counts, with its probability.",
-        of(
-            lambda p, b, t, s, sign: (s.flatten()[p.argmax()], t.expand_as(p).flatten()[p.argmax()])
-        ),
+        of(lambda p, b, t, s, sign: (s.flatten()[p.argmax()], t.expand_as(p).flatten()[p.argmax()])),
     )
 
     tables = [
@@ -126,9 +122,7 @@ def expected_parameters(answer) -> Verdict:
         rows, columns = case["probabilities"].shape
         return f"{rows} x {columns}, {'signed' if case['signed'] else 'unsigned'}"
 
-    return compare(
-        answer, oracle, cases, faults, tolerance=1e-6, draw=points("step + threshold", label)
-    )
+    return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=points("step + threshold", label))
 
 
 @check
@@ -147,9 +141,7 @@ def first_logit(answer) -> Verdict:
         low, high = -50.0, 50.0
         for _ in range(80):
             middle = (low + high) / 2
-            p = torch.softmax(torch.cat((torch.tensor([middle], dtype=torch.float64), others)), 0)[
-                0
-            ]
+            p = torch.softmax(torch.cat((torch.tensor([middle], dtype=torch.float64), others)), 0)[0]
             low, high = (middle, high) if p < probability else (low, middle)
         return low
 
@@ -160,8 +152,7 @@ def first_logit(answer) -> Verdict:
     faults = Faults()
 
     faults.add(
-        "You take the other logits to be 0, as the released code does: their exponentials have "
-        "to be summed.",
+        "You take the other logits to be 0, as the released code does: their exponentials have to be summed.",
         of(lambda o, p: math.log(p * len(o) / (1 - p))),
     )
 
@@ -249,8 +240,7 @@ def selection(answer) -> Verdict:
     faults = Faults()
 
     faults.add(
-        "That is the most probable pair: first add up each row, and take the row with the "
-        "largest sum.",
+        "That is the most probable pair: first add up each row, and take the row with the largest sum.",
         joint,
     )
 
@@ -295,8 +285,7 @@ def selection(answer) -> Verdict:
         )
     ]
     tables += [
-        torch.softmax(2 * torch.randn(64, generator=generator, dtype=torch.float64), 0).view(8, 8)
-        for _ in range(8)
+        torch.softmax(2 * torch.randn(64, generator=generator, dtype=torch.float64), 0).view(8, 8) for _ in range(8)
     ]
     return compare(answer, oracle, [{"probabilities": t} for t in tables], faults, draw=_table)
 
@@ -339,8 +328,7 @@ def logit_gradient(answer) -> Verdict:
     faults = Faults()
 
     faults.add(
-        "The means are missing: what counts is how far a scheme's step and threshold are from "
-        "the expected ones.",
+        "The means are missing: what counts is how far a scheme's step and threshold are from the expected ones.",
         of(lambda p, v, m, tau: p * v / tau),
     )
 
@@ -349,9 +337,7 @@ def logit_gradient(answer) -> Verdict:
         of(lambda p, v, m, tau: p * (v - m)),
     )
 
-    faults.add(
-        "The temperature is inverted: divide by it.", of(lambda p, v, m, tau: p * (v - m) * tau)
-    )
+    faults.add("The temperature is inverted: divide by it.", of(lambda p, v, m, tau: p * (v - m) * tau))
 
     faults.add(
         "The sample is missing as a factor: a scheme that has no weight in it gets no gradient.",
@@ -373,13 +359,10 @@ def logit_gradient(answer) -> Verdict:
         without("d_threshold"),
     )
 
-    faults.add(
-        "The step is left out: the loss depends on the expected step too.", without("d_step")
-    )
+    faults.add("The step is left out: the loss depends on the expected step too.", without("d_step"))
 
     faults.add(
-        "That is the diagonal alone, p (1 - p): raising one logit lowers the weight of all other "
-        "schemes.",
+        "That is the diagonal alone, p (1 - p): raising one logit lowers the weight of all other schemes.",
         of(lambda p, v, m, tau: p * (1 - p) * v / tau),
     )
 
@@ -431,12 +414,8 @@ def _table(cases, wanted, given) -> plots.Drawing:
     }
     sns.heatmap(100 * table, ax=ax, linewidths=0.5, **style)
     (row, column), (r, c) = wanted[at], _plain(given[at])
-    ax.add_patch(
-        Rectangle((column, row), 1, 1, fill=False, ec=plots.RED, lw=3, clip_on=False, label="right")
-    )
-    ax.plot(
-        c + 0.8, r + 0.25, "X", ms=13, color=plots.BLUE, mec="white", clip_on=False, label="yours"
-    )
+    ax.add_patch(Rectangle((column, row), 1, 1, fill=False, ec=plots.RED, lw=3, clip_on=False, label="right"))
+    ax.plot(c + 0.8, r + 0.25, "X", ms=13, color=plots.BLUE, mec="white", clip_on=False, label="yours")
     ax.set(xlabel="column: threshold", ylabel="row: bits")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     size = f"{table.shape[0]} x {table.shape[1]}"
@@ -466,7 +445,5 @@ def _heat(cases, wanted, given) -> plots.Drawing:
             title=f"gradient of the logits: {title}",
         )
     most = np.abs(yours).max()
-    drawing.sentence = (
-        f"The right gradient of 64 logits, at most {reach:.2g}, and yours, at most {most:.2g}."
-    )
+    drawing.sentence = f"The right gradient of 64 logits, at most {reach:.2g}, and yours, at most {most:.2g}."
     return drawing

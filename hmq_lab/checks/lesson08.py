@@ -62,8 +62,7 @@ def inverted(answer) -> Verdict:
     faults.add("With an expansion of 1 there is no first layer: 0 weights.", always)
 
     faults.add(
-        "That is a full convolution in the middle. A depthwise one has a single filter for each "
-        "channel.",
+        "That is a full convolution in the middle. A depthwise one has a single filter for each channel.",
         block(depthwise=lambda h, k: h * h * k * k),
     )
 
@@ -88,9 +87,7 @@ def inverted(answer) -> Verdict:
 
     faults.add(
         "These convolutions have no biases: batch norm follows each of them.",
-        block(
-            lambda i, h, k: (i + 1) * h, lambda h, k: h * (k * k + 1), lambda h, o, k: (h + 1) * o
-        ),
+        block(lambda i, h, k: (i + 1) * h, lambda h, k: h * (k * k + 1), lambda h, o, k: (h + 1) * o),
     )
 
     draw = points(
@@ -141,27 +138,18 @@ def rest_rate(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
-    @faults.says(
-        "That is the compression you were given: the kept weights take more or less than it."
-    )
+    @faults.says("That is the compression you were given: the kept weights take more or less than it.")
     def _(rate, **_):
         return rate
 
-    @faults.says(
-        "Where the weights that are kept take all the room, or more, no compression will do: "
-        "return "
-        "infinity."
-    )
+    @faults.says("Where the weights that are kept take all the room, or more, no compression will do: return infinity.")
     def _(rate, elements, kept, bits):
         return (
-            32 * (elements - kept) / left(rate, elements, kept, bits)
-            if left(rate, elements, kept, bits)
-            else math.inf
+            32 * (elements - kept) / left(rate, elements, kept, bits) if left(rate, elements, kept, bits) else math.inf
         )
 
     faults.add(
-        "The room is what is left, but it is for the other weights alone: above, too, take the "
-        "kept ones away.",
+        "The room is what is left, but it is for the other weights alone: above, too, take the kept ones away.",
         guarded(lambda **case: 32 * case["elements"] / left(**case)),
     )
 
@@ -170,8 +158,7 @@ def rest_rate(answer) -> Verdict:
         return max(0, left(rate, elements, kept, bits)) / (elements - kept)
 
     @faults.says(
-        "Rates do not average like that. Count the bits that all weights may take, then those of "
-        "the kept ones."
+        "Rates do not average like that. Count the bits that all weights may take, then those of the kept ones."
     )
     def _(rate, elements, kept, bits):
         return (rate * elements - kept * 32 / bits) / (elements - kept)
@@ -238,16 +225,12 @@ def activation_bits(answer) -> Verdict:
     """
 
     def rule(whole=math.floor, low=4, high=8, reference=max):
-        return lambda sizes, rate: [
-            min(high, max(low, whole(32 * reference(sizes) / (rate * size)))) for size in sizes
-        ]
+        return lambda sizes, rate: [min(high, max(low, whole(32 * reference(sizes) / (rate * size)))) for size in sizes]
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
-    faults.add(
-        "Round down: half a bit too many is more memory than the target allows.", rule(whole=round)
-    )
+    faults.add("Round down: half a bit too many is more memory than the target allows.", rule(whole=round))
 
     faults.add(
         "Round down, not up: one bit too many is more memory than the target allows.",
@@ -270,9 +253,7 @@ def activation_bits(answer) -> Verdict:
     def _(sizes, rate):
         return [min(8, max(4, math.floor(32 / rate)))] * len(sizes)
 
-    faults.add(
-        "The room is set by the largest tensor, not by all of them together.", rule(reference=sum)
-    )
+    faults.add("The room is set by the largest tensor, not by all of them together.", rule(reference=sum))
 
     faults.add("The room is set by the largest tensor, not by their mean.", rule(reference=np.mean))
 
@@ -338,29 +319,23 @@ def peak_bytes(answer) -> Verdict:
     faults = Faults()
 
     faults.add(
-        "That is the largest tensor alone. While a layer runs, its input and output are both "
-        "there.",
+        "That is the largest tensor alone. While a layer runs, its input and output are both there.",
         spans(1),
     )
 
     faults.add("Those are bits; a byte has 8 of them.", spans(2, unit=1))
 
     faults.add(
-        "That keeps three tensors at a time. In a chain, what came before a layer's input is "
-        "needed no more.",
+        "That keeps three tensors at a time. In a chain, what came before a layer's input is needed no more.",
         spans(3),
     )
 
-    @faults.says(
-        "That keeps every tensor to the end. Only the input and the output of the layer that "
-        "runs are needed."
-    )
+    @faults.says("That keeps every tensor to the end. Only the input and the output of the layer that runs are needed.")
     def _(sizes, bits):
         return np.dot(sizes, bits) / 8
 
     faults.add(
-        "The two largest tensors need not be there at the same time: take neighbours, output k "
-        "is input k + 1.",
+        "The two largest tensors need not be there at the same time: take neighbours, output k is input k + 1.",
         two_largest,
     )
 
@@ -368,10 +343,7 @@ def peak_bytes(answer) -> Verdict:
 
     faults.add("That takes every tensor for a float one.", spans(2, width=32))
 
-    @faults.says(
-        "First bytes, then the largest: the pair with the most elements need not be that with "
-        "the most bytes."
-    )
+    @faults.says("First bytes, then the largest: the pair with the most elements need not be that with the most bytes.")
     def _(sizes, bits):
         return (lambda k: (sizes[k] * bits[k] + sizes[k + 1] * bits[k + 1]) / 8)(
             int(np.argmax(np.add(sizes[:-1], sizes[1:])))

@@ -86,10 +86,7 @@ ORDERS = [
     {"one": [2, 3, 8], "two": [1, 2, 3]},  # the same order, not on a line
     {"one": [2, 2, 8], "two": [2, 4, 8]},
     {"one": [8, 3, 3, 2, 2, 1, 8], "two": [8, 4, 2, 2, 2, 2, 8]},
-    *[
-        {key: _pair(seed, count)[key] for key in ("one", "two")}
-        for seed, count in ((4, 6), (5, 9), (6, 20))
-    ],
+    *[{key: _pair(seed, count)[key] for key in ("one", "two")} for seed, count in ((4, 6), (5, 9), (6, 20))],
 ]
 
 
@@ -118,21 +115,18 @@ def rank_correlation(answer) -> Verdict:
     )
 
     @faults.says(
-        "The formula with 6 * sum d^2 holds without ties only. The plain way always does: "
-        "correlate the ranks."
+        "The formula with 6 * sum d^2 holds without ties only. The plain way always does: correlate the ranks."
     )
     def _(one, two):
         return 1 - 6 * np.square(_ranks(one) - _ranks(two)).sum() / (len(one) ** 3 - len(one))
 
     faults.add(
-        "All equal bits have the lowest of their ranks in your answer; take the mean of their "
-        "ranks.",
+        "All equal bits have the lowest of their ranks in your answer; take the mean of their ranks.",
         _of_ranks(lambda x: [sum(b < a for b in x) for a in x]),
     )
 
     faults.add(
-        "You numbered the different bit-widths. A rank says how many are below: equal bits share "
-        "the mean rank.",
+        "You numbered the different bit-widths. A rank says how many are below: equal bits share the mean rank.",
         _of_ranks(lambda x: np.unique(x, return_inverse=True)[1]),
     )
 
@@ -217,9 +211,7 @@ def kept(answer) -> Verdict:
     def _(selections, least):
         return [set(bits) == {least} for bits in zip(*selections, strict=True)]
 
-    draw = points(
-        "tensors kept", lambda case: f"{len(case['selections'])} searches, {case['least']} bits"
-    )
+    draw = points("tensors kept", lambda case: f"{len(case['selections'])} searches, {case['least']} bits")
     return compare(answer, _kept, SELECTIONS, faults, draw=draw)
 
 

@@ -33,8 +33,7 @@ def wcr(answer) -> Verdict:
     faults = Faults()
 
     @faults.says(
-        "That counts tensors: a tensor of 36,864 weights must weigh more than one of 432. "
-        "Multiply bits by sizes."
+        "That counts tensors: a tensor of 36,864 weights must weigh more than one of 432. Multiply bits by sizes."
     )
     def _(sizes, bits):
         return 32 / np.mean(bits)
@@ -46,9 +45,7 @@ def wcr(answer) -> Verdict:
         return _mean_bits(sizes, bits) / 32
 
     @faults.says(
-        "That is the mean of the tensors' own compressions. Add up the bits of all weights first, "
-        "and "
-        "divide once."
+        "That is the mean of the tensors' own compressions. Add up the bits of all weights first, and divide once."
     )
     def _(sizes, bits):
         return np.average(32 / np.array(bits), weights=sizes)
@@ -107,21 +104,15 @@ def recount(answer) -> Verdict:
     def _(rate, quantized, left_float):
         return (rate * quantized + left_float) / (quantized + left_float)
 
-    @faults.says(
-        "The float weights are in the size now, but not among all weights: add them above, too."
-    )
+    @faults.says("The float weights are in the size now, but not among all weights: add them above, too.")
     def _(rate, quantized, left_float):
         return quantized / (quantized / rate + left_float)
 
-    @faults.says(
-        "The float weights are among the weights now, but take no room: add them below, too."
-    )
+    @faults.says("The float weights are among the weights now, but take no room: add them below, too.")
     def _(rate, quantized, left_float):
         return (quantized + left_float) / (quantized / rate)
 
-    @faults.says(
-        "That takes the weights that were left float for 8-bit ones. They have 32 bits, as before."
-    )
+    @faults.says("That takes the weights that were left float for 8-bit ones. They have 32 bits, as before.")
     def _(rate, quantized, left_float):
         return (quantized + left_float) / (quantized / rate + left_float / 4)
 
@@ -176,22 +167,13 @@ def best_rate(answer) -> Verdict:
     faults = Faults()
 
     faults.add(
-        "That compares with the highest accuracy of the list: each result has a float network of "
-        "its own.",
-        fault(
-            lambda rate, accuracy, own, results, points: (
-                max((a for _, a, _ in results)) - accuracy <= points
-            )
-        ),
+        "That compares with the highest accuracy of the list: each result has a float network of its own.",
+        fault(lambda rate, accuracy, own, results, points: max((a for _, a, _ in results)) - accuracy <= points),
     )
 
     faults.add(
         "That compares with the best float network of the list: each result has one of its own.",
-        fault(
-            lambda rate, accuracy, own, results, points: (
-                max((f for *_, f in results)) - accuracy <= points
-            )
-        ),
+        fault(lambda rate, accuracy, own, results, points: max((f for *_, f in results)) - accuracy <= points),
     )
 
     faults.add(
@@ -214,9 +196,7 @@ def best_rate(answer) -> Verdict:
         fault(lambda rate, accuracy, own, results, points: 100 * (own - accuracy) / own <= points),
     )
 
-    faults.add(
-        "That is the lowest compression that fits; the highest was asked for.", fault(within, min)
-    )
+    faults.add("That is the lowest compression that fits; the highest was asked for.", fault(within, min))
 
     faults.add("That is an accuracy; a compression was asked for.", fault(within, of=1))
 
@@ -225,9 +205,7 @@ def best_rate(answer) -> Verdict:
         fault(lambda *_: True),
     )
 
-    draw = points(
-        "compression", lambda case: f"{len(case['results'])} results, {case['points']:g} points"
-    )
+    draw = points("compression", lambda case: f"{len(case['results'])} results, {case['points']:g} points")
     return compare(answer, _best_rate, RESULTS, faults, tolerance=1e-9, draw=draw)
 
 
@@ -279,20 +257,17 @@ def pareto(answer) -> Verdict:
         return ~_pareto(points)
 
     faults.add(
-        "To be beaten it is enough to be lower in one and equal in the other: >= in both, and "
-        "not the same point.",
+        "To be beaten it is enough to be lower in one and equal in the other: >= in both, and not the same point.",
         fault(lambda o, p: o[0] > p[0] and o[1] > p[1]),
     )
 
     faults.add(
-        "Every point is at least as good as itself, and so beats itself there: leave out equal "
-        "points.",
+        "Every point is at least as good as itself, and so beats itself there: leave out equal points.",
         fault(lambda o, p: o[0] >= p[0] and o[1] >= p[1]),
     )
 
     faults.add(
-        "A point is beaten by one that is as good in both and better in one; better in one of "
-        "them alone does not.",
+        "A point is beaten by one that is as good in both and better in one; better in one of them alone does not.",
         fault(lambda o, p: o[0] > p[0] or o[1] > p[1]),
     )
 
@@ -304,30 +279,20 @@ def pareto(answer) -> Verdict:
     )
 
     @faults.says(
-        "That finds the highest accuracy alone; a lower one at a higher compression may lie on the "
-        "front, too."
+        "That finds the highest accuracy alone; a lower one at a higher compression may lie on the front, too."
     )
     def _(points):
         return [a == max((b for _, b in points)) for _, a in points]
 
     @faults.says("Two equal points do not beat each other: both lie on the front, or neither.")
     def _(points):
-        return [
-            on and p not in points[:i] for i, (on, p) in enumerate(pairs(_pareto(points), points))
-        ]
+        return [on and p not in points[:i] for i, (on, p) in enumerate(pairs(_pareto(points), points))]
 
-    @faults.says(
-        "That compares each point with the next one of the list alone; compare it with all."
-    )
+    @faults.says("That compares each point with the next one of the list alone; compare it with all.")
     def _(points):
-        return [
-            not (n[0] >= p[0] and n[1] >= p[1] and (n != p))
-            for p, n in pairs(points, [*points[1:], points[-1]])
-        ]
+        return [not (n[0] >= p[0] and n[1] >= p[1] and (n != p)) for p, n in pairs(points, [*points[1:], points[-1]])]
 
-    return compare(
-        answer, _pareto, CLOUDS, faults, draw=_cloud, right="Right, for all {count} sets of points."
-    )
+    return compare(answer, _pareto, CLOUDS, faults, draw=_cloud, right="Right, for all {count} sets of points.")
 
 
 def _pareto(points) -> np.ndarray:

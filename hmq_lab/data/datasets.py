@@ -160,10 +160,7 @@ class Data:
         try:
             changed = self.with_channels(wanted)
         except ValueError as error:
-            said = (
-                f"the network takes images of {wanted} channels, the data {self.name} has "
-                f"{channels}"
-            )
+            said = f"the network takes images of {wanted} channels, the data {self.name} has {channels}"
             raise ValueError(f"{said}: give the first layer {channels} inputs") from error
         return changed if _runs(model, changed.train) else self
 
@@ -290,17 +287,12 @@ def _check_options(normalize: str | None, picture_size: int | None) -> None:
     if picture_size is None:
         return
     if not isinstance(picture_size, numbers.Integral) or not 1 <= picture_size <= LARGEST:
-        raise ValueError(
-            f"picture_size must be a whole number of pixels from 1 to {LARGEST}, got "
-            f"{picture_size!r}"
-        )
+        raise ValueError(f"picture_size must be a whole number of pixels from 1 to {LARGEST}, got {picture_size!r}")
 
 
 def _check_no_size(picture_size: int | None, what: str) -> None:
     if picture_size is not None:
-        raise ValueError(
-            f"picture_size is for images in files: {what} have 32 pixels a side, got {picture_size}"
-        )
+        raise ValueError(f"picture_size is for images in files: {what} have 32 pixels a side, got {picture_size}")
 
 
 def _find(source: str | os.PathLike, root: Path, download: bool) -> Path:
@@ -311,10 +303,7 @@ def _find(source: str | os.PathLike, root: Path, download: bool) -> Path:
     if source == "imagenet":
         place = root / "imagenet"
         if not place.is_dir():
-            said = (
-                f"no folder {place}: put train/ and val/ into it, or pass the folder it is in "
-                f"(root, --root)"
-            )
+            said = f"no folder {place}: put train/ and val/ into it, or pass the folder it is in (root, --root)"
             raise FileNotFoundError(said)
         return place
     # A folder of images, by its path or in the root.
@@ -336,9 +325,7 @@ def _builtin(normalize: str, validation: int) -> Data:
     return Data("builtin", builtin.CLASSES, normalize, train, held, test)
 
 
-@functools.lru_cache(
-    maxsize=8
-)  # drawing takes a second or two, and a notebook loads more than once
+@functools.lru_cache(maxsize=8)  # drawing takes a second or two, and a notebook loads more than once
 def _drawn(count: int, stream: str) -> tuple[Tensor, Tensor]:
     images, labels = builtin.make(count, stream=stream)
     return torch.from_numpy(images), torch.from_numpy(labels)
@@ -363,20 +350,12 @@ def _in_memory_or_not(
             options = sizes(picture_size or 224)
             if workers is not None:
                 options["workers"] = workers
-            return {
-                name: Folder(files, labels, mean, std, **options)
-                for name, (files, labels) in splits.items()
-            }
-        splits = {
-            name: (folders.decode(files, pixels), labels)
-            for name, (files, labels) in splits.items()
-        }
+            return {name: Folder(files, labels, mean, std, **options) for name, (files, labels) in splits.items()}
+        splits = {name: (folders.decode(files, pixels), labels) for name, (files, labels) in splits.items()}
     return {name: Pictures(*folders.by_content(*both), mean, std) for name, both in splits.items()}
 
 
-def _cut(
-    train: Split, classes: Sequence[str], name: str, validation: int | None, place: Path
-) -> tuple[Split, Split]:
+def _cut(train: Split, classes: Sequence[str], name: str, validation: int | None, place: Path) -> tuple[Split, Split]:
     """The training set without the images that are set aside for validation, and these."""
     labels = train.labels  # type: ignore[attr-defined]
     # As many as were asked for.
@@ -385,8 +364,7 @@ def _cut(
         return train.subset(rest), train.subset(held)
     if len(train) < 10:
         raise ValueError(
-            f"{place} has {len(train)} training images, at least 10 are needed: a tenth is set "
-            f"aside for validation"
+            f"{place} has {len(train)} training images, at least 10 are needed: a tenth is set aside for validation"
         )
     # Else a tenth, and of CIFAR10 what is usual.
     count = 5000 if name == "cifar10" and len(train) == 50_000 else min(10_000, len(train) // 10)
@@ -418,16 +396,12 @@ def _split(part: Dataset[Any] | DataLoader[Any]) -> Split:
         return Items(part)
     # An order of its own would be lost without a word.
     if not isinstance(part.sampler, SequentialSampler | RandomSampler):
-        said = (
-            f"the order of a loader is not used, and this one has a {type(part.sampler).__name__}"
-        )
+        said = f"the order of a loader is not used, and this one has a {type(part.sampler).__name__}"
         warnings.warn(f"{said}: pass a data set whose items occur as often as wanted", stacklevel=3)
     return Items(part.dataset, part.num_workers, part.collate_fn)
 
 
-def _names_of(
-    classes: Sequence[str] | int | None, train: Dataset[Any] | DataLoader[Any]
-) -> tuple[str, ...]:
+def _names_of(classes: Sequence[str] | int | None, train: Dataset[Any] | DataLoader[Any]) -> tuple[str, ...]:
     """The names of the classes, as given or as the data set has them."""
     # Their number is enough.
     if isinstance(classes, int):
@@ -439,7 +413,5 @@ def _names_of(
         found = getattr(holder, "classes", None)
         holder = holder.dataset if isinstance(holder, Subset) else None
     if found is None:
-        raise ValueError(
-            "the data set has no attribute classes: say classes=10, or the names of the classes"
-        )
+        raise ValueError("the data set has no attribute classes: say classes=10, or the names of the classes")
     return tuple(map(str, found))

@@ -103,7 +103,7 @@ def layer_of(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether a module is one of torch's layers, or the reader's own subclass of a convolution, linear or norm layer."""
+    """Whether a module is one of torch's layers, or an own subclass of a convolution, linear or norm."""
     source = type(module).__module__
     return isinstance(module, LAYERS) or (source.startswith("torch.nn.") and source not in CONTAINERS)
 

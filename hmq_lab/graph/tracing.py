@@ -5,9 +5,10 @@
 >>> torch.equal(function(model, sample)[0], model(sample))
 True
 
-`torch.export` runs the forward pass once on tensors without values and writes down the aten operations that PyTorch
-really carries out: in which order, on which tensors, with which sizes. So operations in place, shared tensors, `no_grad`
-and arguments by name are what they are. What cannot be written down is refused here, with the line of the model's code.
+`torch.export` runs the forward pass once on tensors without values, and writes down the aten operations
+that PyTorch really carries out: in which order, on which tensors, with which sizes. So operations in
+place, shared tensors, `no_grad` and arguments by name are what they are. What cannot be written down is
+refused here, with the line of the model's code.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,7 +24,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
@@ -249,7 +250,10 @@ def _own_functions_refused() -> Iterator[None]:
 
 def _random_state() -> tuple:
     """Where Python's and NumPy's random numbers stand."""
-    _, keys, position, *_ = np.random.get_state()
+    numpy = sys.modules.get("numpy")  # if it is not loaded it draws nothing
+    if numpy is None:
+        return (random.getstate(),)
+    _, keys, position, *_ = numpy.random.get_state()
     return random.getstate(), keys.tobytes(), position
 
 

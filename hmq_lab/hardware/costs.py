@@ -14,9 +14,9 @@ from torch import fx, nn
 
 from hmq_lab.block import HMQ
 from hmq_lab.budget import FLOAT_BITS
+from hmq_lab.data.tables import columns
 from hmq_lab.graph.operations import aten
 from hmq_lab.network import attribute_of, blocks, check_attached
-from hmq_lab.runs.records import columns
 
 WIDTHS = (2, 4, 8, 16)  # that Bit Fusion's units come in
 

@@ -16,11 +16,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from hmq_lab.data.tables import columns
 from hmq_lab.graph.tracing import in_mode
 from hmq_lab.hardware.arithmetic import FLOAT32_EXACT, check_int32
 from hmq_lab.hardware.lowering import lower
 from hmq_lab.hardware.program import Instruction
-from hmq_lab.runs.records import columns
 
 
 class IntegerNetwork:

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from hmq_lab import budget, models
 from hmq_lab.block import SearchSpace
 from hmq_lab.data.files import check_fields, check_image_shape, read_tensors, write_tensors
+from hmq_lab.models.rebuilding import build, fresh
 from hmq_lab.network import blocks, placements
 from hmq_lab.placement import detach
 from hmq_lab.quantizer import Scheme, codes
-from hmq_lab.runs.loading import build, fresh
 
 FORMAT = "hmq_lab packed 1"
 FIELDS = {"model": str, "classes": int, "picture": list, "hardware": bool, "weights": str, "activations": str}

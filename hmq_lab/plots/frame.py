@@ -70,9 +70,7 @@ def figure(title: str, mosaic: list[list], height: float, ratios=None, shared=()
                 # The network's name, where a record has one.
                 drawing.suptitle(heading, x=0.01, ha="left", fontsize=12, fontweight="bold")
                 axes = drawing.subplot_mosaic(mosaic, height_ratios=ratios)
-                above = [
-                    (axes[panel], axes[column[-1]]) for column in shared for panel in column[:-1]
-                ]
+                above = [(axes[panel], axes[column[-1]]) for column in shared for panel in column[:-1]]
                 for ax, lowest in above:
                     ax.sharex(lowest)
                 for panel, ax in axes.items():
@@ -133,9 +131,7 @@ def save(drawing: Drawing, path: Path) -> Path:
     """Write a drawing, its sentence as the file's title; the suffix, one of FORMATS, says how."""
     kind = path.suffix[1:]
     with replacing(path) as temporary, mpl.rc_context(STYLE):
-        drawing.savefig(
-            temporary, format=kind, metadata={"Title": drawing.sentence} | FORMATS[kind]
-        )
+        drawing.savefig(temporary, format=kind, metadata={"Title": drawing.sentence} | FORMATS[kind])
     return path
 
 
@@ -164,9 +160,7 @@ def finished(ax: Axes, artists: list[Artist], title: str = "", legend: bool = Tr
     if title:
         ax.set_title(title, loc="left", pad=6 + LINE * lines)
     if not artists:
-        return [
-            ax.text(0.5, 0.5, "not in this record", transform=ax.transAxes, ha="center", color=INK)
-        ]
+        return [ax.text(0.5, 0.5, "not in this record", transform=ax.transAxes, ha="center", color=INK)]
     return artists
 
 

@@ -82,11 +82,7 @@ def roofline(source: Costs) -> str:
     >>> roofline(Costs(count(network), Accelerator()))
     """
     machine = source.accelerator
-    bound = [
-        layer
-        for layer in source.layers
-        if machine.memory_cycles(layer) > machine.compute_cycles(layer)
-    ]
+    bound = [layer for layer in source.layers if machine.memory_cycles(layer) > machine.compute_cycles(layer)]
     slowest = max(source.layers, key=machine.cycles)
     cycles = sum(map(machine.cycles, source.layers))
     return (

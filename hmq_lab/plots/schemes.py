@@ -43,11 +43,7 @@ def bits(record: Record, ax: Axes, kind: str = "weight") -> list[Artist]:
             lw=0,
             **style,
         )
-    before = {
-        i: t["bits_before_repair"]
-        for i, t in enumerate(tensors)
-        if t["bits_before_repair"] != t["bits"]
-    }
+    before = {i: t["bits_before_repair"] for i, t in enumerate(tensors) if t["bits_before_repair"] != t["bits"]}
     if before:
         style = {
             "label": "before the repair",
@@ -131,10 +127,7 @@ def scheme_map(record: Record):
         # Mean bits of each kind of layer.
         groups = {name: [tensors[i]["bits"] for i in at] for name, at in _groups(tensors).items()}
         means = ", ".join(f"{name} {np.mean(found):.1f}" for name, found in groups.items())
-        parts.append(
-            f"the {len(tensors)} {kind}s ({means})"
-            + (f" at a compression of {rate:.2f}" if rate else "")
-        )
+        parts.append(f"the {len(tensors)} {kind}s ({means})" + (f" at a compression of {rate:.2f}" if rate else ""))
     return f"Mean bits of {' and of '.join(parts)}."
 
 
@@ -159,21 +152,13 @@ def _groups(tensors: list[dict]) -> dict[str, list[int]]:
 
 def _styled(tensors: list[dict]):
     """Indices, label and colour, marker, hatch of each group."""
-    for (name, at), colour, marker, hatch in zip(
-        _groups(tensors).items(), COLOURS, MARKERS, HATCHES, strict=False
-    ):
+    for (name, at), colour, marker, hatch in zip(_groups(tensors).items(), COLOURS, MARKERS, HATCHES, strict=False):
         yield at, {"label": name, "color": colour}, marker, hatch
 
 
 def _dots(ax: Axes, tensors: list[dict], key: str) -> list[Artist]:
-    found = [
-        (at, [tensors[i][key] for i in at], marker, style)
-        for at, style, marker, _ in _styled(tensors)
-    ]
-    return [
-        ax.plot(at, values, ls="none", marker=marker, **style)[0]
-        for at, values, marker, style in found
-    ]
+    found = [(at, [tensors[i][key] for i in at], marker, style) for at, style, marker, _ in _styled(tensors)]
+    return [ax.plot(at, values, ls="none", marker=marker, **style)[0] for at, values, marker, style in found]
 
 
 def _over_tensors(

@@ -30,9 +30,7 @@ def bits_by_record(found: Mapping[str, Record]) -> Drawing:
     first, *others = names
     for name in others:
         if names[name] != names[first]:
-            raise ValueError(
-                f"records of one network are needed: the weights of {name} are not those of {first}"
-            )
+            raise ValueError(f"records of one network are needed: the weights of {name} are not those of {first}")
     # A row of bits for each record.
     table = np.array([[t["bits"] for t in of_kind(record, "weight")] for record in found.values()])
     top = max(8, table.max())

@@ -14,9 +14,7 @@ from hmq_lab.plots.frame import HATCHES, RED, figure, finished, of_kind
 from hmq_lab.runs.records import Record
 
 
-def bits_over_steps(
-    record: Record, ax: Axes, name: str | None = None, step: int | None = None
-) -> list[Artist]:
+def bits_over_steps(record: Record, ax: Axes, name: str | None = None, step: int | None = None) -> list[Artist]:
     """A block's marginal over bit-widths against the step, stacked; a line marks the step of
     `table`.
     """
@@ -42,15 +40,11 @@ def bits_over_steps(
         ylim=(0, 100),
         title=name,
     )
-    ax.legend(
-        reverse=True, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handleheight=1.6
-    )
+    ax.legend(reverse=True, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handleheight=1.6)
     return artists
 
 
-def table(
-    record: Record, ax: Axes, name: str | None = None, step: int | None = None
-) -> list[Artist]:
+def table(record: Record, ax: Axes, name: str | None = None, step: int | None = None) -> list[Artist]:
     """A block's probabilities over (bits, threshold) at one step, written out from 1 % on; the
     selection is framed.
     """
@@ -125,9 +119,5 @@ def _tables(record: Record, name: str | None, step: int | None):
     tables = np.array([e["tables"][name] for e in events])
     # A record rounds to three digits.
     tables = tables / tables.sum((1, 2), keepdims=True) if steps else tables
-    at = (
-        len(steps) - 1
-        if step is None
-        else max(0, int(np.searchsorted(steps, step, side="right")) - 1)
-    )
+    at = len(steps) - 1 if step is None else max(0, int(np.searchsorted(steps, step, side="right")) - 1)
     return name, tensors[name]["space"], steps, tables, at

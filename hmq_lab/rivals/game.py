@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from hmq_lab import budget, data, models, rivals
 from hmq_lab.data.files import digest, locked
+from hmq_lab.data.tables import columns
 from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.rivals import scores
 from hmq_lab.rivals.arena import Arena, Pairs
@@ -97,9 +98,7 @@ class Game:
         """What the present choice costs."""
         return self.arena.evaluate(self.choice)
 
-    def pair(
-        self, layer: str, bits: int | None = None, threshold: int | None = None
-    ) -> tuple[int, int]:
+    def pair(self, layer: str, bits: int | None = None, threshold: int | None = None) -> tuple[int, int]:
         """Return (bits, exponent) that a weight would have after a move."""
         # Nothing changes without another value.
         now = self.choice[self.arena.named(layer)]
@@ -251,7 +250,7 @@ class Game:
                 f"{outcome.bit_operations:,}",
             )
             rows.append((name, *numbers, bits))
-        return records.columns(rows)
+        return columns(rows)
 
     def export(self, path: Path | str) -> Path:
         """Write your scores as a table, .csv or .json by the path's ending; return the path."""

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from hmq_lab.block import SearchSpace
 from hmq_lab.budget import Target
 from hmq_lab.data.files import digest, read_json, replacing
+from hmq_lab.data.tables import columns
 from hmq_lab.quantizer import check_bits
-from hmq_lab.runs.records import columns
 from hmq_lab.runs.shapes import misfit
 
 if TYPE_CHECKING:
@@ -240,8 +240,7 @@ dots, - and _, got '=1+1'
     """
     if not isinstance(name, str) or not PLAYER.fullmatch(name):
         raise ValueError(
-            "a player's name is a letter or digit, then up to 39 letters, digits, blanks, dots, - "
-            f"and _, got {name!r}"
+            f"a player's name is a letter or digit, then up to 39 letters, digits, blanks, dots, - and _, got {name!r}"
         )
     return name
 

@@ -10,14 +10,13 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from hmq_lab import models
 from hmq_lab.block import SearchSpace
 from hmq_lab.data.files import read_tensors
-from hmq_lab.network import blocks
-from hmq_lab.placement import attach, detach
+from hmq_lab.models.rebuilding import build, fresh
+from hmq_lab.placement import detach
 from hmq_lab.quantizer import Scheme
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
@@ -111,19 +110,15 @@ def rebuild(record: Record, network: nn.Module | None = None) -> nn.Module:
 def _model(record: Record) -> nn.Module:
     """Return the network of `models` that a record names, with random weights."""
     if name := own_module(record):
-        raise ValueError(
-            f"this run is of your own module {name}: give it as network=, as before the search"
-        )
-    # The number of outputs is the number of classes.
+        raise ValueError(f"this run is of your own module {name}: give it as network=, as before the search")
+    # The number of outputs is the number of classes. Records of earlier versions have it among the tensors.
     outputs = [t["size"] for t in record.floats if records.role(t) == "output"]
+    if "outputs" in record.header:
+        outputs = [record.header["outputs"]]
     if len(outputs) != 1:
-        raise ValueError(
-            f"a record says how many outputs its network has, once; this one has {outputs}"
-        )
+        raise ValueError(f"a record says how many outputs its network has, once; this one has {outputs}")
     if not 1 <= outputs[0] <= MOST_OUTPUTS:
-        raise ValueError(
-            f"a network has from 1 to {MOST_OUTPUTS:,} outputs, the record says {outputs[0]:,}"
-        )
+        raise ValueError(f"a network has from 1 to {MOST_OUTPUTS:,} outputs, the record says {outputs[0]:,}")
     return fresh(record.header["model"], outputs[0])
 
 
@@ -138,81 +133,14 @@ def _image_shape(record: Record) -> Sequence[int]:
     shape = record.header.get("picture", stated[0] if stated else None)
     if shape is not None:
         if min(shape) < 1 or math.prod(shape) > MOST_VALUES:
-            raise ValueError(
-                f"an image has at most {MOST_VALUES:,} values, the record says {shape}"
-            )
+            raise ValueError(f"an image has at most {MOST_VALUES:,} values, the record says {shape}")
         return shape
     # The number of values of an image.
     size = next((t["size"] for t in record.floats if records.role(t) == "input"), 0)
     side = round((max(size, 0) / 3) ** 0.5)
     if 3 * side * side != size or not 1 <= size <= MOST_VALUES:
-        raise ValueError(
-            f"the record's images of {size} values are not square images with three channels"
-        )
+        raise ValueError(f"the record's images of {size} values are not square images with three channels")
     return 3, side, side
-
-
-def fresh(name: str, classes: int) -> nn.Module:
-    """Return a network of `models` with random weights, the same every time."""
-    # The caller's random numbers stay as they are.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return models.build(name, classes=classes)
-
-
-def build(
-    network: nn.Module,
-    picture: Sequence[int],
-    schemes: Mapping[str, Scheme],
-    space: SearchSpace,
-    largest: Mapping[str, int],
-    hardware: bool,
-) -> nn.Module:
-    """Return the network with blocks on it and the schemes fixed, in evaluation mode.
-
-    Args:
-        network: the float network; it is changed in place.
-        picture: the shape of an image.
-        schemes: {tensor: scheme}.
-        space: the search space of the weights.
-        largest: {tensor: exponent of the first threshold of its block}.
-        hardware: whether to attach in hardware mode.
-
-    Raises:
-        ValueError: where the tensors are not those of the network, which is then left without
-            blocks.
-    """
-    if not isinstance(network, nn.Module):
-        raise ValueError(
-            f"network must be a torch.nn.Module, as it was before the search, got {network!r}"
-        )
-    # Put blocks on the network. Any sample will do, as the thresholds are set below.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        sample = torch.rand(2, *picture).to(device)
-        attach(network, space=space, sample=sample, hardware=hardware)
-
-    # The network and the record must have the same tensors.
-    found = blocks(network)
-    if odd := sorted(found.keys() ^ schemes.keys()):
-        detach(network)
-        said = [f"{n} only {'there' if n in schemes else 'here'}" for n in odd[:4]]
-        said += [f"and {len(odd) - 4} more"] * (len(odd) > 4)
-        raise ValueError(
-            f"{type(network).__name__} as it is built here does not have the same quantized "
-            f"tensors: {', '.join(said)}"
-        )
-
-    # Set the thresholds that a block chooses from, then its choice.
-    for tensor, block in found.items():
-        scheme = schemes[tensor]
-        block.exponent.fill_(largest[tensor])
-        # An activation: its bits are given.
-        if len(block.bits) == 1:
-            block.bits.fill_(scheme.bits)
-        block.fix(scheme)
-    return network.eval()
 
 
 def _check_shapes(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import platform
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import nn
 from hmq_lab import budget
 from hmq_lab.budget import Rates
 from hmq_lab.data.files import digest, read_json, replacing
+from hmq_lab.data.tables import columns
 from hmq_lab.placement import placements
 from hmq_lab.runs.shapes import misfit
 from hmq_lab.settings import complete
@@ -504,29 +504,10 @@ def summary(record: Record) -> str:
     # Accuracy and time, where they are known.
     if accuracy.test is not None and accuracy.float_test is not None:
         change = accuracy.test - accuracy.float_test
-        lines.append(
-            f"test accuracy: {accuracy.test:.2f} %, float {accuracy.float_test:.2f} % "
-            f"({change:+.2f})"
-        )
+        lines.append(f"test accuracy: {accuracy.test:.2f} %, float {accuracy.float_test:.2f} % ({change:+.2f})")
     seconds = record.timing.get("seconds", math.nan)
     if not math.isnan(seconds):
         found = record.header["hardware"]
         machine = ", ".join(str(found[key]) for key in ("device", "processor") if key in found)
         lines.append(f"time: {seconds:.0f} s on {machine}")
-    return "\n".join(lines)
-
-
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of cells as lines of text, the cells of a column under each other.
-
-    >>> print(columns([("bits", "size"), ("4", "1,200")]))
-    bits  size
-    4     1,200
-    """
-    # Each column is as wide as its longest cell.
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)

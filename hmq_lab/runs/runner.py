@@ -29,8 +29,8 @@ from hmq_lab.block import SearchSpace, check_space
 from hmq_lab.budget import Target
 from hmq_lab.data.datasets import Data, load
 from hmq_lab.data.files import digest, read_tensors, the_only, write_tensors
+from hmq_lab.graph.folding import fold
 from hmq_lab.graph.tracing import in_mode
-from hmq_lab.hardware.folding import fold
 from hmq_lab.hardware.lowering import unlowered
 from hmq_lab.models.training import evaluate
 from hmq_lab.placement import attach, calibrate, set_activation_bits, switched_off
@@ -134,10 +134,7 @@ def search(
     _check_parts(accumulate, settings.batch_size, team.number)
     out = None if out is None else Path(out)
     if out is not None and (out / "train").is_dir():
-        raise ValueError(
-            f"out must be a folder for the run, got {out}, which has a folder train, "
-            "as pictures have"
-        )
+        raise ValueError(f"out must be a folder for the run, got {out}, which has a folder train, as pictures have")
 
     runner = Runner(
         model,
@@ -164,8 +161,7 @@ def search(
 def _check_data(data: Data, settings: Settings) -> None:
     if len(data.train) < settings.batch_size:
         raise ValueError(
-            f"batch_size must be at most the {len(data.train)} training pictures, "
-            f"got {settings.batch_size}"
+            f"batch_size must be at most the {len(data.train)} training pictures, got {settings.batch_size}"
         )
     for split in ("validation", "test"):
         if not len(getattr(data, split)):
@@ -177,8 +173,7 @@ def _check_parts(accumulate: int, batch_size: int, processes: int) -> None:
         raise ValueError(f"accumulate must be a whole number from 1 on, got {accumulate!r}")
     if batch_size % (processes * accumulate):
         raise ValueError(
-            f"batch_size must be a multiple of processes * accumulate, got {batch_size} for "
-            f"{processes} * {accumulate}"
+            f"batch_size must be a multiple of processes * accumulate, got {batch_size} for {processes} * {accumulate}"
         )
 
 
@@ -361,8 +356,7 @@ class Runner:
             there = [name for name in (CHECKPOINT, RECORD) if (out / name).exists()]
             if there and not (resume or overwrite):
                 raise FileExistsError(
-                    f"{out} holds a run already ({there[0]}): "
-                    "resume it, overwrite it, or choose another"
+                    f"{out} holds a run already ({there[0]}): resume it, overwrite it, or choose another"
                 )
             if resume and there == [RECORD]:
                 return self.already_done(out)
@@ -417,10 +411,7 @@ class Runner:
         bits = self.target.bits_of(budget.activation_sizes(model))
         set_activation_bits(model, bits)
         if not budget.weight_sizes(model):
-            raise ValueError(
-                "the network has no weight of a convolution or fully connected layer: "
-                "nothing to search"
-            )
+            raise ValueError("the network has no weight of a convolution or fully connected layer: nothing to search")
         # The search looks at two images where DDP needs an example.
         example = sample[:2]
         return ParallelSearch(
@@ -498,10 +489,7 @@ class Runner:
         if self.compiling is None:
             self.compiling = self.worth_compiling(steps)
         if self.compiling:
-            self.say(
-                "compiling the quantizer, which the first steps pay for "
-                "(compile='off' does without)"
-            )
+            self.say("compiling the quantizer, which the first steps pay for (compile='off' does without)")
         self.warn_early()
 
         # The loop is the search's; here it is shown, saved and stopped.
@@ -533,9 +521,7 @@ class Runner:
             bar.update()
         if event["kind"] == "epoch":
             accuracy, compression = event["validation_accuracy"], event["actual_rate"]
-            bar.set_postfix_str(
-                f"stage {event['stage']}: {accuracy:.1f} % at rate {compression:.2f}"
-            )
+            bar.set_postfix_str(f"stage {event['stage']}: {accuracy:.1f} % at rate {compression:.2f}")
 
     def finish(self) -> Record:
         """The one look at the test images, and the files of a complete run."""
@@ -556,6 +542,7 @@ class Runner:
         machine = records.hardware(self.team.device)
         machine |= {"processes": self.team.number, "accumulate": self.accumulate}
         record = self.recorder.record(self.search, self.configuration, machine, status)
+        record.header["outputs"] = len(self.data.classes)
         if self.data.folder is not None:
             record.header["data_folder"] = self.data.folder
         return record
@@ -588,5 +575,5 @@ def teacher_of(model: nn.Module, sample: Tensor) -> nn.Module:
         sample: images (B, C, H, W) that it takes.
     """
     teacher = copy.deepcopy(model)
-    fold(teacher)
+    fold(teacher, sample)
     return teacher.eval().requires_grad_(False)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from hmq_lab.budget import Target
 from hmq_lab.data.files import read_json, replacing
+from hmq_lab.data.tables import columns
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
 from hmq_lab.runs.runner import RECORD
@@ -46,9 +47,7 @@ class Run:
     seed: int
 
 
-def plan(
-    base: str, targets: Sequence[Target], seeds: Sequence[int] = (0,), hardware: bool = False
-) -> list[Run]:
+def plan(base: str, targets: Sequence[Target], seeds: Sequence[int] = (0,), hardware: bool = False) -> list[Run]:
     """Return a run for each target and seed, named like the records of the package.
 
     >>> plan("builtin-tiny_resnet8", [Target(8, activations=8)], seeds=(3,))[0].name
@@ -206,10 +205,7 @@ def _earlier(sheet: Path, options: dict, overwrite: bool) -> list[dict]:
     if different:
         parts = [f"{key}: {before.get(key)} there, {options.get(key)} here" for key in different]
         said = "; ".join(parts)
-        raise ValueError(
-            f"{sheet} is of a sweep of another configuration ({said}): choose another folder for "
-            "this one"
-        )
+        raise ValueError(f"{sheet} is of a sweep of another configuration ({said}): choose another folder for this one")
     return rows
 
 
@@ -298,4 +294,4 @@ def table(rows: Sequence[dict]) -> str:
             cells += [f"{row['accuracy'][key]:.2f}" for key in ("test", "float_test")]
             cells += [f"{row['minutes']:.1f}"]
         lines.append((row["name"], f"{row['target']:g}", str(row["seed"]), *cells, row["status"]))
-    return records.columns(lines)
+    return columns(lines)

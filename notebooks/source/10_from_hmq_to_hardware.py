@@ -76,7 +76,7 @@ class_changes = predict("class-changes", "none", "a few", "most", "all")
 # %%
 modules = [(n, m) for n, m in network.named_modules() if hasattr(m, "weight")]
 before = {name: module.weight.detach().clone() for name, module in modules}
-pairs = fold(network)  # w' = g w
+pairs = fold(network, x)  # w' = g w
 with torch.no_grad():
     folded = network(x)
 print("folded:", ", ".join(f"{pair.norm} into {pair.layer}" for pair in pairs))
@@ -185,7 +185,7 @@ layer = "layer1.0.conv1"
 sums, exponent = values[layer]
 places = line.exponent - exponent
 low, high = line.scheme.integers
-print(f"{line.name}: {line.operation}; from 2^{exponent} to 2^{line.exponent}")
+print(f"{line.name}: {line.says}; from 2^{exponent} to 2^{line.exponent}")
 
 shifted = fixedpoint.requantize(sums, places, low, high)
 exact = sums.double() * 2.0**exponent / line.scheme.step
@@ -240,7 +240,7 @@ shifted_side = predict(
 )
 # %%
 line = next(i for i in program.instructions if i.name == "layer1.0.add")
-print(f"{line.name} of {line.inputs[0]} and {line.inputs[1]}: {line.operation}")
+print(f"{line.name} of {line.inputs[0]} and {line.inputs[1]}: {line.says}")
 (a, a_exponent), (b, b_exponent) = (values[name] for name in line.inputs)
 at = tuple(int(i) for i in np.unravel_index(int(a[0].abs().argmax()), a[0].shape))
 total = values[line.name][0][0][at]
@@ -282,7 +282,7 @@ checks.aligned_sum(aligned_sum)
 # %%
 sixteen_enough = predict("sixteen-enough", "yes", "no")
 # %%
-lines = [i for i in program.instructions if i.magnitude is not None]
+lines = [i for i in program.instructions if i.is_sum]
 seen = [1 + int(values[i.name][0].abs().max()).bit_length() for i in lines]
 bound = [1 + i.bound.bit_length() for i in lines]
 plots.show(figures.accumulators([i.name for i in lines], seen, bound, images))

@@ -413,7 +413,7 @@ print(f"logits that differ after unpacking: {differ} of {again(x).numel()}")
 # %%
 program = IntegerNetwork.from_selected(loaded)
 found = compare(loaded, own.test.batches(100))
-bound = max(line.bound for line in program.instructions if line.magnitude is not None)
+bound = max(line.bound for line in program.instructions if line.is_sum)
 print(f"{len(program.instructions)} instructions")
 print(f"no sum needs more than {1 + bound.bit_length()} bits")
 wrong, count = found["differ_float64"], found["pictures"]

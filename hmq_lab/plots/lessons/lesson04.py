@@ -73,15 +73,12 @@ def triangles(p: Tensor, samples: Mapping[float, Tensor]) -> plots.Drawing:
 
     # What the figure shows, with its numbers.
     drawing.sentence = (
-        "Share of the samples with an entry above 0.95, which are nearly hard choices: "
-        f"{', '.join(told)}."
+        f"Share of the samples with an entry above 0.95, which are nearly hard choices: {', '.join(told)}."
     )
     return drawing
 
 
-def bias_and_noise(
-    temperatures: Sequence[float], found: Mapping[str, Tensor], samples: int
-) -> plots.Drawing:
+def bias_and_noise(temperatures: Sequence[float], found: Mapping[str, Tensor], samples: int) -> plots.Drawing:
     """Return bias and noise of the gradient over the temperature, for two losses.
 
     Args:
@@ -199,8 +196,7 @@ def restarts(landscape: Tensor, ends: Mapping[str, Tensor]) -> plots.Drawing:
 
     # What the figure shows, with its numbers.
     drawing.sentence = (
-        "Mean error ± 2 standard errors, and the share of runs that found the best threshold: "
-        f"{'; '.join(told)}."
+        f"Mean error ± 2 standard errors, and the share of runs that found the best threshold: {'; '.join(told)}."
     )
     return drawing
 

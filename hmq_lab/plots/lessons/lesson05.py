@@ -44,9 +44,7 @@ def mixtures(
     return drawing
 
 
-def mixture_and_selection(
-    masses: Sequence[float], curves: Mapping[str, Sequence[float]], count: int
-) -> plots.Drawing:
+def mixture_and_selection(masses: Sequence[float], curves: Mapping[str, Sequence[float]], count: int) -> plots.Drawing:
     """Return the accuracy of the mixtures and of the selection, as the mass moves to 2 bits.
 
     Args:
@@ -54,9 +52,7 @@ def mixture_and_selection(
         curves: accuracies (%) of "mixed parameters", "mixed outputs" and "selection".
         count: how many images an accuracy is of.
     """
-    soft, outputs, hard = (
-        curves[name] for name in ("mixed parameters", "mixed outputs", "selection")
-    )
+    soft, outputs, hard = (curves[name] for name in ("mixed parameters", "mixed outputs", "selection"))
     percent = [100 * mass for mass in masses]
     drawing, ax = plots.canvas(height=3.6)
     ax.plot(percent, soft, color=plots.BLUE, marker="o", label="mixed parameters: the block")
@@ -136,8 +132,7 @@ def spreads(found: Mapping[str, Mapping[int, tuple[float, float]]], draws: int) 
         ax.set_xticks(numbers, numbers)
         ax.minorticks_off()
         told.append(
-            f"{name.split(':')[0]}: the spread is {noise[0]:.2g} with one sample and "
-            f"{noise[-1]:.2g} with {numbers[-1]}"
+            f"{name.split(':')[0]}: the spread is {noise[0]:.2g} with one sample and {noise[-1]:.2g} with {numbers[-1]}"
         )
     axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 

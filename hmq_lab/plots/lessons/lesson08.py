@@ -103,9 +103,7 @@ def activation_bits(sizes: Mapping[str, Mapping[str, int]], acr: float) -> plots
     entries.append(("--", plots.INK, "room for 8 bits"))
     lines = [axes[0].plot([], [], look, color=c, label=text)[0] for look, c, text in entries]
     drawing.legend(handles=lines, ncols=3, loc="outside upper left", frameon=False)
-    told = "; ".join(
-        f"{name} {bit_counts(budget.activation_bits(own, acr))}" for name, own in sizes.items()
-    )
+    told = "; ".join(f"{name} {bit_counts(budget.activation_bits(own, acr))}" for name, own in sizes.items())
 
     # What the figure shows, with its numbers.
     drawing.sentence = f"Activations at an ACR of {acr:g}: {told}."
@@ -199,8 +197,7 @@ def accuracy_lines(record: Record) -> tuple[list[str], float]:
         f"{tested:,} test images",
         f"    float     {before:.2f} %, standard error {error[1]:.2f}",
         f"    searched  {own:.2f} %, standard error {error[0]:.2f}: {own - before:+.2f} points",
-        f"    the difference is {changed:.0f} images; its standard error is at least "
-        f"{changed**0.5:.1f} images",
+        f"    the difference is {changed:.0f} images; its standard error is at least {changed**0.5:.1f} images",
     ]
     return lines, 2 * max(error)
 

@@ -61,9 +61,7 @@ def channels(before: Tensor, after: Tensor, name: str) -> plots.Drawing:
     return drawing
 
 
-def accumulators(
-    names: Sequence[str], seen: Sequence[int], bound: Sequence[int], count: int
-) -> plots.Drawing:
+def accumulators(names: Sequence[str], seen: Sequence[int], bound: Sequence[int], count: int) -> plots.Drawing:
     """Return the bits that the sums of each layer need, on some images and on any.
 
     Args:
@@ -117,15 +115,12 @@ def faults(shares: Mapping[str, Sequence[float]], tensors: Sequence[str]) -> plo
 
     # What the figure shows, with its numbers.
     drawing.sentence = (
-        f"The first tensor with a wrong code: {', '.join(told)}. From there the difference "
-        "spreads to the logits."
+        f"The first tensor with a wrong code: {', '.join(told)}. From there the difference spreads to the logits."
     )
     return drawing
 
 
-def fault_sentences(
-    exact: float, accuracies: Mapping[str, float], shares: Mapping[str, Sequence[float]]
-) -> list[str]:
+def fault_sentences(exact: float, accuracies: Mapping[str, float], shares: Mapping[str, Sequence[float]]) -> list[str]:
     """Return which fault costs the most accuracy, which changes the most codes, and if they differ.
 
     >>> fault_sentences(94.0, {"a": 93.0, "b": 10.0}, {"a": [9.0, 90.0], "b": [0.1, 80.0]})
@@ -141,8 +136,7 @@ accuracy, 84.0 points.', 'So the number of wrong codes says little about the acc
     most = max(means, key=means.__getitem__)
     worst = min(accuracies, key=accuracies.__getitem__)
     said = [
-        f"{most} changes the most codes on average, and costs {exact - accuracies[most]:.1f} "
-        "points of accuracy.",
+        f"{most} changes the most codes on average, and costs {exact - accuracies[most]:.1f} points of accuracy.",
         f"{worst} costs the most accuracy, {exact - accuracies[worst]:.1f} points.",
     ]
     if most != worst:
