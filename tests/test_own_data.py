@@ -33,7 +33,7 @@ class Noisy(Dataset):
         return 12
 
     def __getitem__(self, index):
-        drawn = torch.rand(1, 4, 4) + random.random() + np.random.random()  # noqa: NPY002: transforms do so
+        drawn = torch.rand(1, 4, 4) + random.random() + np.random.random()  # noqa: NPY002  transforms do so
         return drawn, index % 2
 
 

@@ -22,6 +22,7 @@ def placements(options: argparse.Namespace) -> int:
     import torch
 
     from hmq_lab import models
+    from hmq_lab.data.tables import columns
     from hmq_lab.placement import attach
     from hmq_lab.placement import placements as listed
 
