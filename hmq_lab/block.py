@@ -323,6 +323,10 @@ class HMQ(nn.Module):
         if self.is_fixed or not self.training:
             bits, exponent = self._selected()
             return power_of_two(exponent - bits + int(self.signed)), power_of_two(exponent)
+        # A single number, as a gate of the whole batch, has no axis.
+        if x.dim() == 0:
+            step, threshold = self.sample(1)
+            return step.view(()), threshold.view(())
         # One sample for each index of the sample axis.
         step, threshold = self.sample(x.shape[self.sample_axis])
         shape = [1] * x.dim()

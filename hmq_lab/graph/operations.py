@@ -185,7 +185,8 @@ def _kind(node: fx.Node, kind: dict[fx.Node, str], random: set[fx.Node]) -> str:
     known = operation(node)
     if known is None:
         return "other"
-    if known.kind not in ("sum", "product") or len(data) > 1:
+    operands = [a for a in node.args if isinstance(a, fx.Node) and kind[a] not in ("constant", "number")]
+    if known.kind not in ("sum", "product") or len(operands) != 1:
         return _gate(node, data, kind) or known.kind
 
     # One tensor and a constant: a layer by hand, stochastic depth, or a scale and shift.

@@ -121,7 +121,7 @@ def _with_custom_operations(model: nn.Module) -> nn.Module:
 def _held(model, module, graph: fx.Graph, name: str, weights, tensors: list[tuple]) -> fx.Node:
     """A parameter or buffer of the network: as integers where it is quantized, or else as it is."""
     value = attribute_of(model, name).detach().cpu()
-    short = name.replace(".", "_").replace("/", "_")
+    short = "held_" + name.replace(".", "_").replace("/", "_")  # no tensor of the ONNX file has such a name
     module.register_buffer(short, value.float() if value.is_floating_point() else value)
     read = graph.get_attr(short)
     path, _, attribute = name.rpartition(".")
