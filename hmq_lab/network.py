@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from hmq_lab.block import HMQ
 from hmq_lab.graph.tracing import in_mode
-from hmq_lab.quantizer import MAX_EXPONENT, check_bits, threshold_exponent
+from hmq_lab.quantizer import MAX_EXPONENT, check_bits, power_of_two, threshold_exponent
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Placement:
     signed: bool
     reason: str
     layer: str  # class of the layer, or name of the operation
+    role: str = ""  # "weight", "norm", "bias", "parameter", "shared"; or of an activation, a key of `graph.sites.REASONS`
 
     @property
     def size(self) -> int:
@@ -39,16 +41,64 @@ class Placement:
 
 
 class Blocks(nn.Module):
-    """What `attach` adds to a network as `network.hmq`: the activations' blocks and the list of all placements."""
+    """What `attach` adds to a network as `network.hmq`: the activations' blocks, the placements, the graphs.
 
-    def __init__(self, activations: dict[str, HMQ], placements: tuple[Placement, ...], forward: dict, order: dict):
+    graph: of evaluation, with the blocks in it. Each node's `meta` has its "name", "kind", "shape" (for a batch
+    of one image), "layer" and "path" (of the layer that it runs in). sizes: of images that the graphs are
+    known to be right for.
+    """
+
+    def __init__(self, activations: dict[str, HMQ], placements: tuple[Placement, ...], readings, functions, order, own):
         super().__init__()
         self.activations = nn.ModuleDict({slug(name): block for name, block in activations.items()})
+        self.constants = nn.Module()  # tensors that forward makes from Python numbers
+        for reading in readings.values():
+            for name, value in reading.constants.items():
+                self.constants.register_buffer(slug(name), value, persistent=False)
         self.placements = placements
-        self.forward_in = forward  # {training?: function}
-        self.graph = None  # of evaluation, blocks and all
-        self.constants = []  # names of the network's attributes that its graphs added
+        self.graph = readings[False].graph
+        self.outputs = {training: reading.outputs for training, reading in readings.items()}
+        self.functions = functions  # {training: function of (network, images)}
         self.order = order  # {module: its parameters' names}: taking a parametrization off moves a parameter to the end
+        self.own_forward = own  # that the network's instance had, if any
+        self.sizes: set[tuple[int, ...]] = set()
+
+    def run(self, network: nn.Module, images: Tensor):
+        """What the network returns for images, in its mode."""
+        with torch.set_grad_enabled(torch.is_grad_enabled()):  # an error within no_grad leaves the mode as it was
+            results = self.functions[network.training](network, images)
+        return pytree.tree_unflatten(results, self.outputs[network.training])
+
+    @property
+    def image(self) -> tuple[int, ...]:
+        """The size of one image, as (C, H, W)."""
+        return next(tuple(node.meta["shape"][1:]) for node in self.graph.nodes if node.op == "placeholder")
+
+    @property
+    def output(self) -> fx.Node | None:
+        """The node of the network's output; None where there are several."""
+        values = next(node.args[0] for node in self.graph.nodes if node.op == "output")
+        return values[0] if len(values) == 1 else None
+
+
+class BiasRounding(nn.Module):
+    """A parametrization of a bias in hardware mode: a multiple of the accumulator's step, step_w * step_x.
+
+    Both steps are those of the selected schemes, in the search as well: noise in a bias would serve nothing. Rounding
+    is half to even, its gradient straight-through.
+    """
+
+    def __init__(self, weight: HMQ, source: HMQ):
+        super().__init__()
+        self.blocks = (weight, source)  # a tuple, so that they do not become submodules a second time
+
+    def forward(self, bias: Tensor) -> Tensor:
+        if not all(block.enabled for block in self.blocks):
+            return bias
+        weight, source = (power_of_two(block.step_exponent()).double() for block in self.blocks)
+        step = weight * source
+        rounded = ((bias.detach().double() / step).round() * step).to(bias.dtype)
+        return rounded + (bias - bias.detach())
 
 
 def is_attached(model: nn.Module) -> bool:
@@ -111,6 +161,12 @@ def set_activation_bits(model: nn.Module, bits: Mapping[str, int]) -> None:
             raise ValueError(f"no bits are given for activation {name}")
         check_bits(bits[name])
         block.bits.fill_(bits[name])
+
+
+def attribute_of(model: nn.Module, name: str) -> Tensor:
+    """A parameter, buffer or constant of the graph by its name: "layer1.0.conv1.weight"."""
+    path, _, attribute = name.rpartition(".")
+    return getattr(model.get_submodule(path), attribute)
 
 
 def slug(name: str) -> str:

@@ -147,7 +147,7 @@ def test_a_register_that_is_too_narrow_wraps(explorer, network, picture, program
     explorer.set(layer="conv", register=12)
     wrapped = ((sums.astype(np.int64) << 52) >> 52).astype(int)  # the lowest 12 bits, their first as the sign
     chain = breaking.chain(program, "conv")
-    places = chain[-1].compute.keywords["places"]
+    places = chain[-1].parameters["places"]
     codes = np.clip(np.rint(np.maximum(wrapped, 0) / 2.0**places), 0, 255)
     right = np.clip(np.rint(np.maximum(sums, 0) / 2.0**places), 0, 255)
     assert explorer.result.differ_in_layer == (codes != right).sum() > 0
@@ -167,7 +167,7 @@ def test_an_odd_threshold_is_scaled_and_not_shifted(explorer, network, picture, 
     explorer.set(layer="grouped", odd_threshold=True)
     module, exponent = network.grouped, program.trace(picture[None])["grouped"][1]
     chain = breaking.chain(program, "grouped")
-    places = chain[-1].compute.keywords["places"]
+    places = chain[-1].parameters["places"]
     scheme = module.parametrizations.weight[0].scheme
     weight = np.clip(np.rint(module.parametrizations.weight.original.detach().double().numpy() / (ROOT * scheme.step)),
                      *scheme.integers)  # fmt: skip
@@ -209,7 +209,7 @@ def test_programs_made_worse_part_from_there_on(network, program):
         assert shares == {n: np.mean((ours[n][0] != theirs[n][0]).numpy()) for n in shares}
         assert shares["x"] == 0 and shares["relu"] > 0
     floor = breaking.truncation(program).trace(pictures)
-    places = breaking.chain(program, "conv")[-1].compute.keywords["places"]
+    places = breaking.chain(program, "conv")[-1].parameters["places"]
     assert torch.equal(floor["relu"][0], (program.trace(pictures)["conv"][0].clamp(min=0) // 2**places).clamp(0, 255))
     assert (breaking.truncation(program).trace(pictures)["x"][0] == program.trace(pictures)["x"][0]).all()
     exact, scaled = (breaking.threshold(program, network, "conv", multiplier=m) for m in (None, 16))

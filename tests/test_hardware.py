@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hmq_lab import SearchSpace, attach, detach, models, placements
-from hmq_lab.hardware.folding import fold
+from hmq_lab.graph.folding import fold
 from hmq_lab.placement import blocks, resample, set_activation_bits, switched_off
 
 
@@ -34,7 +34,7 @@ def test_folding_changes_the_outputs_by_rounding_alone(name):
     x = torch.randn(4, 3, 32, 32)
     model = trained(models.build(name), x).double()
     before, count = model(x.double()), len(norms(model))
-    pairs = fold(model)
+    pairs = fold(model, x)
     assert len(pairs) == count and not norms(model)
     assert torch.allclose(model(x.double()), before, rtol=1e-9, atol=1e-9)
     for pair in pairs:
@@ -69,7 +69,7 @@ def test_what_cannot_be_folded_stays():
     x = torch.randn(4, 3, 8, 8)
     model = trained(Awkward(), x)
     before = model(x)
-    assert [(p.layer, p.norm) for p in fold(model)] == [("good", "norm")]
+    assert [(p.layer, p.norm) for p in fold(model, x)] == [("good", "norm")]
     assert torch.allclose(model(x), before, atol=1e-5) and len(norms(model)) == 4
 
 

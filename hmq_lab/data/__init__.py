@@ -4,6 +4,6 @@
 >>> data.load("builtin").train
 """
 
-from hmq_lab.data.datasets import STATISTICS, Data, Folder, Pictures, load
+from hmq_lab.data.datasets import CIFAR10, STATISTICS, Data, Folder, Pictures, load, sizes
 
-__all__ = ["STATISTICS", "Data", "Folder", "Pictures", "load"]
+__all__ = ["CIFAR10", "STATISTICS", "Data", "Folder", "Pictures", "load", "sizes"]

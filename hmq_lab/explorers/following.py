@@ -187,7 +187,7 @@ class Followed:
 
 def _options(own) -> dict:
     """Stride, padding, dilation, groups of a convolution; empty for a linear layer."""
-    return dict(getattr(own.compute.keywords["convolve"], "keywords", {}))
+    return dict(own.parameters["convolve"].options)
 
 
 def compute(state: State, layer: Followed, odd) -> Result:
@@ -197,7 +197,7 @@ def compute(state: State, layer: Followed, odd) -> Result:
     if state.odd_threshold:
         changed = {i.name: i for i in odd(state.layer, factor, state.multiplier).instructions}
         own, chain = changed[own.name], [changed[i.name] for i in chain]
-    weight, bias, convolve = (own.compute.keywords[key] for key in ("weight", "bias", "convolve"))
+    weight, bias, convolve = (own.parameters[key] for key in ("weight", "bias", "convolve"))
     exact = own.compute(layer.x)
     codes = sums = breaking.wrap(exact, state.register)
     for i in chain:
@@ -208,7 +208,7 @@ def compute(state: State, layer: Followed, odd) -> Result:
     values = convolve(values, weight.double() * (unit / 2.0**layer.x_exponent)) + bias.double() * unit
     steps = values / step
     for i in chain[:-1]:
-        low, high = i.compute.keywords["min"], i.compute.keywords["max"]
+        low, high = i.parameters["smallest"], i.parameters["largest"]
         values = values.clamp(-math.inf if low is None else low * unit, math.inf if high is None else high * unit)
     ends = chain[-1].scheme.integers
     simulated = (values / step).round().clamp(*ends).long()

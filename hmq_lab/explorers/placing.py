@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,11 +14,10 @@ from hmq_lab.block import SearchSpace
 from hmq_lab.explorers.controls import Choice, Switch
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.tensors import many
-from hmq_lab.graph.naming import numbered
-from hmq_lab.graph.tracing import in_mode, trace
-from hmq_lab.network import Placement, blocks, is_attached
+from hmq_lab.graph.tracing import in_mode
+from hmq_lab.network import Placement, attribute_of, blocks, is_attached, switched_off
 from hmq_lab.network import placements as listed
-from hmq_lab.placement import attach, detach
+from hmq_lab.placement import attach
 from hmq_lab.plots import BLUE, GREEN, INK, MARKERS, ORANGE, PALE, RED
 
 BINS, PICTURES = 60, 32  # of a histogram; of the sample that the values are looked at on
@@ -154,21 +154,26 @@ def _listing(attached: nn.Module, sample: Tensor) -> Listing:
     """attached: a copy, which loses its blocks."""
     places = {place.name: place for place in listed(attached) if place.kind != "shared"}
     exponents = {name: tuple(block.exponents.tolist()) for name, block in blocks(attached).items()}
-    plain = detach(attached)
-    found = {n: _values(n, p, exponents.get(n)) for n, p in plain.named_parameters() if n in places}
-    graph = trace(plain, training=False)
-    names = numbered(graph)
+    graph = attached.hmq.graph
 
     class Looking(fx.Interpreter):
         def run_node(self, node):
-            value, name = super().run_node(node), names[node]
-            if isinstance(value, Tensor) and name in places and name not in found:
+            value, name = super().run_node(node), node.meta.get("name")
+            if isinstance(value, Tensor) and name in places and name not in found and node.meta["kind"] != "block":
                 found[name] = _values(name, value, exponents.get(name))
             return value
 
-    with in_mode(plain, training=False), torch.no_grad():
-        Looking(plain, graph=graph).run(sample[:PICTURES])
+    with switched_off(attached), in_mode(attached, training=False), torch.no_grad():
+        found = {n: _values(n, p, exponents.get(n)) for n, p in _parameters(attached) if n in places}
+        Looking(attached, graph=graph).run(sample[:PICTURES])
     return Listing(places, exponents, found)
+
+
+def _parameters(attached: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a network by the names that they have without blocks."""
+    for place in listed(attached):
+        if place.kind in ("weight", "parameter"):
+            yield place.name, attribute_of(attached, place.name)
 
 
 def _values(name: str, tensor: Tensor, exponents: tuple[int, ...] | None) -> Values:

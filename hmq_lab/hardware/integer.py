@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from hmq_lab.graph.tracing import in_mode
 from hmq_lab.hardware.arithmetic import FLOAT32_EXACT, check_int32
-from hmq_lab.hardware.lowering import Instruction, lower
+from hmq_lab.hardware.lowering import lower
+from hmq_lab.hardware.program import Instruction
 from hmq_lab.runs.records import columns
 
 
@@ -68,13 +69,13 @@ class IntegerNetwork:
         left = Counter(name for i in self.instructions for name in i.inputs)
         values = {}
         for i in self.instructions:
-            if i.compute is None:
+            if i.kind == "image":
                 values[i.name] = pictures.detach().cpu()
                 continue
             read = [values[name] for name in i.inputs]
-            with torch.no_grad():  # not around the yield: who asks may stop asking, and would be left in it
+            with torch.no_grad():  # keep no_grad off the yield: a caller that abandons this generator would stay inside
                 values[i.name] = value = i.compute(*read)
-                if i.magnitude is not None:
+                if i.is_sum:
                     check_int32(value, i.name)
             yield i, value, read
             for name in i.inputs:
@@ -86,8 +87,8 @@ class IntegerNetwork:
         """How many sums of each picture exceed 2^24, sum |w a| + |b|: there float32 need not be exact. (N,) int64."""
         count = torch.zeros(len(pictures), dtype=torch.int64)
         for i, _, read in self.run(pictures):
-            if i.magnitude is not None and i.bound > FLOAT32_EXACT:
-                large = i.magnitude(*(x.abs() for x in read)) > FLOAT32_EXACT
+            if i.is_sum and i.bound > FLOAT32_EXACT:
+                large = i.magnitude(*read) > FLOAT32_EXACT
                 count += large.flatten(1).sum(1)
         return count
 
@@ -95,7 +96,7 @@ class IntegerNetwork:
         rows = [("tensor", "from", "operation", "exponent", "at most")]
         for i in self.instructions:
             if i.exponent is not None:
-                rows.append((i.name, ", ".join(i.inputs), i.operation, f"2^{i.exponent}", f"{i.bound:,}"))
+                rows.append((i.name, ", ".join(i.inputs), i.says, f"2^{i.exponent}", f"{i.bound:,}"))
         return columns(rows)
 
 

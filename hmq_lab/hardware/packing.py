@@ -74,10 +74,9 @@ def pack(network: nn.Module, path: Path | str, name: str) -> Sizes:
     if free := [tensor for tensor, block in found.items() if not block.is_fixed]:
         raise ValueError(f"{free[0]} has no selected scheme yet: end the search, or call its block's fix()")
     places = {p.name: p for p in placements(network)}
-    outputs = [p.size for p in places.values() if p.reason == "output of the network"]
-    picture = next(p.shape for p in places.values() if p.reason.startswith("input picture"))
-    if len(outputs) != 1:
-        raise ValueError(f"a packed network has one output, this one {len(outputs)}")
+    output = network.hmq.output
+    if output is None:
+        raise ValueError("a packed network has one output, this one several")
     weights, schemes, bits = [], {"weight": [], "other": []}, 0
     for tensor, block in found.items():
         scheme = block.scheme
@@ -89,7 +88,7 @@ def pack(network: nn.Module, path: Path | str, name: str) -> Sizes:
         schemes["weight" if places[tensor].kind == "weight" else "other"].append(f"{short} {_text(scheme)}")
     floats = _floats(network)
     header = {
-        "format": FORMAT, "model": name, "classes": outputs[0], "picture": list(picture),
+        "format": FORMAT, "model": name, "classes": output.meta["shape"][-1], "picture": list(network.hmq.image),
         "hardware": any(p.kind == "hardware" for p in places.values()),
         "weights": ",".join(schemes["weight"]), "activations": ",".join(schemes["other"]),
     }  # fmt: skip

@@ -5,6 +5,7 @@
 Linear(in_features=64, out_features=10, bias=True)
 """
 
-from hmq_lab.models.networks import build, names
+from hmq_lab.models.networks import NETWORKS, CifarResNet, build, names
+from hmq_lab.models.weights import SHIPPED, load_weights, save_weights
 
-__all__ = ["build", "names"]
+__all__ = ["NETWORKS", "SHIPPED", "CifarResNet", "build", "load_weights", "names", "save_weights"]

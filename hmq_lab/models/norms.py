@@ -9,13 +9,14 @@ tensor: the gains of batch norm make some channels' weights hundreds of times as
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from hmq_lab.graph.tracing import in_mode
-from hmq_lab.hardware.folding import NORMS, pairs
+from hmq_lab.graph.folding import NORMS, pairs
 
 
 def norms(model: nn.Module) -> list[nn.Module]:
@@ -34,8 +35,10 @@ def unfold(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     batches: pictures (B, 3, H, W), some hundreds in all.
     """
-    restate(model, batches)
-    equalize(model)
+    batches = iter(batches)
+    first = next(batches)
+    restate(model, itertools.chain([first], batches))
+    equalize(model, first)
 
 
 def restate(model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -66,14 +69,14 @@ def restate(model: nn.Module, batches: Iterable[Tensor]) -> None:
             _set(norm, mean.to(norm.weight), variance.to(norm.weight))
 
 
-def equalize(model: nn.Module) -> None:
+def equalize(model: nn.Module, sample: Tensor) -> None:
     """Scale the filters of each layer before a batch norm to one largest weight; the norm makes up for it.
 
-    >>> equalize(model)
+    >>> equalize(model, sample)
 
     The median filter stays. So one threshold serves all filters of a tensor about as well.
     """
-    for layer, name in pairs(model):
+    for layer, name in pairs(model, sample):
         layer, norm = model.get_submodule(layer), model.get_submodule(name)
         if not norm.affine:
             continue

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from hmq_lab.block import HMQ
 from hmq_lab.placement import blocks
@@ -126,7 +127,7 @@ class _Remembering(fx.Interpreter):
         for node in reversed(self.graph.nodes):
             if node in self.wanted and not self._is_kept(node):
                 self.wanted.update(node.all_input_nodes)
-        return super().run(*args)
+        return pytree.tree_unflatten(super().run(*args), self.module.hmq.outputs[False])
 
     def run_node(self, node: fx.Node):
         if node not in self.wanted:

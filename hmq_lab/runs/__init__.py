@@ -4,6 +4,6 @@
 >>> network, record = runs.load("runs/builtin")
 """
 
-from hmq_lab.runs.loading import load
+from hmq_lab.runs.loading import load, own_module, rebuild
 
-__all__ = ["load"]
+__all__ = ["load", "own_module", "rebuild"]

@@ -34,7 +34,7 @@ import numpy as np
 
 from hmq_lab import SearchSpace, Target, attach, budget, checks, data
 from hmq_lab import explorers, models, plots, search
-from hmq_lab.hardware.folding import fold
+from hmq_lab.graph.folding import fold
 from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.placement import calibrate
 from hmq_lab.plots.lessons import lesson06 as figures

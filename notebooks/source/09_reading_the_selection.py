@@ -26,7 +26,7 @@ import itertools
 import numpy as np
 
 from hmq_lab import SearchSpace, attach, budget, checks, data, explorers, models, plots
-from hmq_lab.hardware.folding import fold
+from hmq_lab.graph.folding import fold
 from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.placement import calibrate
 from hmq_lab.plots.lessons import lesson09 as figures

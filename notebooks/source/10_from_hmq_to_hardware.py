@@ -34,7 +34,7 @@ from hmq_lab import explorers, models, placements, plots, runs
 from hmq_lab.hardware import arithmetic as fixedpoint
 from hmq_lab.hardware import costs, packing
 from hmq_lab.hardware import faults as breaking
-from hmq_lab.hardware.folding import fold
+from hmq_lab.graph.folding import fold
 from hmq_lab.hardware.integer import IntegerNetwork, compare
 from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.placement import blocks, calibrate
