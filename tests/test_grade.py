@@ -1,6 +1,8 @@
 """A class is graded: each submission in its own process, with a time limit, a verdict for each exercise."""
 
 import csv
+import json
+from dataclasses import asdict, fields
 
 import nbformat
 import pytest
@@ -92,10 +94,31 @@ def test_the_last_verdict_of_an_exercise_counts(tmp_path, monkeypatch):
 
 def test_a_table_is_no_program_for_a_spreadsheet(tmp_path):
     row = grade.Grade("=1+1/00_start_here.ipynb", "00_start_here", 1, "largest", "wrong", 'x, "y"\nz')
-    grade.write([row], tmp_path / "grades.csv")
+    grade.write([asdict(row)], [column.name for column in fields(grade.Grade)], tmp_path / "grades.csv")
     with (tmp_path / "grades.csv").open(encoding="utf-8", newline="") as file:
         read = next(csv.DictReader(file))
     assert read["submission"] == "'=1+1/00_start_here.ipynb" and read["message"] == 'x, "y"\nz'
+
+
+def test_predictions_are_collected(tmp_path, monkeypatch, capsys):
+    submit(tmp_path / "class", "anna")
+    for student, text in (
+        ("anna", json.dumps({"00": {"predictions": {"levels": {"prediction": "7", "result": "8"}, "best": {}}}})),
+        ("ben", "{ damaged"),
+        ("eve", json.dumps({"00": 3})),
+    ):
+        path = tmp_path / "class" / student / grade.PROGRESS
+        path.parent.mkdir(parents=True)
+        path.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(grade, "run", lambda notebook, limit: ([{"done": True}], True))
+    monkeypatch.chdir(tmp_path)
+    assert main(["grade", "class", "--predictions", "predictions.csv"]) == 0
+    assert (tmp_path / "predictions.csv").read_text(encoding="utf-8").splitlines() == [
+        "folder,lesson,name,prediction,result",
+        "anna,00,levels,7,8",
+        "anna,00,best,,",
+    ]
+    assert "2 predictions written to predictions.csv" in capsys.readouterr().out
 
 
 def test_small_parameters_stand_behind_those_of_the_lesson():
