@@ -17,4 +17,14 @@ try:
 except PackageNotFoundError:  # a checkout that was not installed
     __version__ = "0+checkout"
 
-__all__ = ["HMQ", "Scheme", "SearchSpace", "Target", "attach", "detach", "placements", "quantize", "search"]
+__all__ = [
+    "HMQ",
+    "Scheme",
+    "SearchSpace",
+    "Target",
+    "attach",
+    "detach",
+    "placements",
+    "quantize",
+    "search",
+]

@@ -40,7 +40,12 @@ EDITIONS = {"student": HERE, "solutions": HERE / "solutions"}
 HANDOUT = "handout"  # an edition that is made for a class and not kept here
 AT_ONCE = 2  # kernels; each may need 2 GB
 WIDGET = "application/vnd.jupyter.widget-view+json"
-LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
+LANGUAGE = {
+    "name": "python",
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "pygments_lexer": "ipython3",
+}
 METADATA = {
     "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
     "language_info": LANGUAGE,
@@ -52,7 +57,9 @@ def sources(prefixes: list[str]) -> list[Path]:
     found = sorted((HERE / "source").glob("[0-9]*.py"))
     chosen = [path for path in found if not prefixes or path.name.startswith(tuple(prefixes))]
     if not chosen:
-        sys.exit(f"no lesson begins with {' or '.join(prefixes)}; there are {', '.join(p.stem for p in found)}")
+        sys.exit(
+            f"no lesson begins with {' or '.join(prefixes)}; there are {', '.join(p.stem for p in found)}"
+        )
     return chosen
 
 
@@ -79,7 +86,9 @@ def edition(source: Path, which: str, quick: bool = False) -> NotebookNode:
                 folded = []
         if quick and "parameters" in tags:
             values = cell.metadata.get("quick", {})
-            cells.append(new_code_cell("\n".join(f"{name} = {value!r}" for name, value in values.items())))
+            cells.append(
+                new_code_cell("\n".join(f"{name} = {value!r}" for name, value in values.items()))
+            )
     if folded:
         raise ValueError(f"{source.name}: a hint or solution stands after the last check")
     for number, cell in enumerate(cells):
@@ -115,7 +124,9 @@ def execute(notebook: NotebookNode) -> None:
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = smaller(output.data["image/png"])
         if "outputs" in cell:
-            cell.outputs = merged([still for output in cell.outputs for still in without_kernel(output)])
+            cell.outputs = merged(
+                [still for output in cell.outputs for still in without_kernel(output)]
+            )
 
 
 def without_kernel(output: NotebookNode) -> list[NotebookNode]:
@@ -163,8 +174,18 @@ def write(notebook: NotebookNode, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("lessons", nargs="*", help="how their names begin; all by default")
-    parser.add_argument("--quick", type=Path, metavar="DIR", help="write both editions there, quick and not executed")
-    parser.add_argument("--handout", type=Path, metavar="DIR", help="write the edition for a class there, not executed")
+    parser.add_argument(
+        "--quick",
+        type=Path,
+        metavar="DIR",
+        help="write both editions there, quick and not executed",
+    )
+    parser.add_argument(
+        "--handout",
+        type=Path,
+        metavar="DIR",
+        help="write the edition for a class there, not executed",
+    )
     options = parser.parse_args()
     if options.handout is not None:
         for source in sources(options.lessons):
@@ -173,7 +194,9 @@ def main() -> None:
     both = [(source, which) for source in sources(options.lessons) for which in EDITIONS]
     if options.quick is not None:
         for source, which in both:
-            write(edition(source, which, quick=True), options.quick / f"{source.stem}_{which}.ipynb")
+            write(
+                edition(source, which, quick=True), options.quick / f"{source.stem}_{which}.ipynb"
+            )
         return
     with ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:
         made = [pool.submit(make, *one) for one in both]

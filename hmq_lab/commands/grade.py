@@ -78,10 +78,14 @@ def find(folder: Path) -> list[Path]:
     Raises:
         FileNotFoundError: there are none.
     """
-    notebooks = [path for path in sorted(folder.rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
+    notebooks = [
+        path for path in sorted(folder.rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts
+    ]
     submissions = [path for path in notebooks if lesson_of(path)]
     if not submissions:
-        raise FileNotFoundError(f"no notebook below {folder} has the name of a lesson, such as 00_start_here.ipynb")
+        raise FileNotFoundError(
+            f"no notebook below {folder} has the name of a lesson, such as 00_start_here.ipynb"
+        )
     return submissions
 
 
@@ -130,11 +134,18 @@ def run(notebook: Path, limit: float) -> tuple[list[dict], bool]:
         work.mkdir()
         notes = Path(place) / "notes.jsonl"
         notes.touch()
-        command = [sys.executable, "-m", "hmq_lab.commands.grade_worker", str(notebook.resolve()), str(notes)]
+        command = [
+            sys.executable,
+            "-m",
+            "hmq_lab.commands.grade_worker",
+            str(notebook.resolve()),
+            str(notes),
+        ]
         process = subprocess.Popen(
             command,
             cwd=work,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "HMQ_LAB_PROGRESS": "off"},
+            env=os.environ
+            | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "HMQ_LAB_PROGRESS": "off"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -156,7 +167,9 @@ def run(notebook: Path, limit: float) -> tuple[list[dict], bool]:
 def end(process: subprocess.Popen) -> None:
     """End a process and those that it started."""
     if sys.platform == "win32":
-        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False)
+        subprocess.run(
+            ["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False
+        )
     else:
         import signal
 
@@ -204,7 +217,10 @@ def predictions(folder: Path) -> list[dict[str, str]]:
         student = path.parent.parent.relative_to(folder).as_posix()
         for lesson, named in sorted(lessons.items()):
             for name, facts in named.items():
-                given = {"prediction": facts.get("prediction", ""), "result": facts.get("result", "")}
+                given = {
+                    "prediction": facts.get("prediction", ""),
+                    "result": facts.get("result", ""),
+                }
                 rows.append({"folder": student, "lesson": lesson, "name": name} | given)
     return rows
 
@@ -216,7 +232,12 @@ def write(rows: list[dict], columns: list[str], path: Path) -> None:
     table.writeheader()
     for row in rows:
         # A spreadsheet would compute what begins like a formula.
-        table.writerow({name: f"'{v}" if str(v).startswith(("=", "+", "-", "@")) else v for name, v in row.items()})
+        table.writerow(
+            {
+                name: f"'{v}" if str(v).startswith(("=", "+", "-", "@")) else v
+                for name, v in row.items()
+            }
+        )
     with replacing(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
 
@@ -230,11 +251,21 @@ def add(commands, formatter: type) -> None:
         description="Runs the code of the notebooks: for people whom you trust, or on a machine without secrets.",
     )
     made.set_defaults(command=main)
-    made.add_argument("folder", type=Path, metavar="FOLDER", help="of notebooks, or of a folder for each student")
-    made.add_argument("--out", type=Path, default=Path("grades.csv"), metavar="FILE", help="the table to write")
-    made.add_argument("--predictions", type=Path, metavar="FILE", help="write what the students predicted, too")
-    made.add_argument("--limit", type=float, default=600, metavar="S", help="seconds for each notebook")
-    made.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks that run at a time")
+    made.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="of notebooks, or of a folder for each student"
+    )
+    made.add_argument(
+        "--out", type=Path, default=Path("grades.csv"), metavar="FILE", help="the table to write"
+    )
+    made.add_argument(
+        "--predictions", type=Path, metavar="FILE", help="write what the students predicted, too"
+    )
+    made.add_argument(
+        "--limit", type=float, default=600, metavar="S", help="seconds for each notebook"
+    )
+    made.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="notebooks that run at a time"
+    )
 
 
 def main(options: argparse.Namespace) -> int:

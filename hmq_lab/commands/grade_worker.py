@@ -71,7 +71,11 @@ def main(notebook: Path, notes: Path) -> None:
             error = result.error_before_exec or result.error_in_exec
             called = [name for name in CALLED.findall(source) if name in checks.__all__]
             if error is not None and called:
-                note(file, error=f"{type(error).__name__}: {' '.join(str(error).split())}", checks=called)
+                note(
+                    file,
+                    error=f"{type(error).__name__}: {' '.join(str(error).split())}",
+                    checks=called,
+                )
         note(file, done=True)
 
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from hmq_lab.data.files import check_writable, replacing
 
 PACKAGE = Path(__file__).parents[1]
-MEMORY = ".hmq_lab_lessons.json"  # in the reader's folder: the SHA-256 of each lesson as it was given
+MEMORY = (
+    ".hmq_lab_lessons.json"  # in the reader's folder: the SHA-256 of each lesson as it was given
+)
 NEW = ".new.ipynb"  # the end of a name: the new text of a lesson that the reader has changed
 
 
@@ -33,7 +35,9 @@ class Copied:
         if self.kept:
             parts.append(f"{len(self.kept)} with your changes left alone ({', '.join(self.kept)})")
         if self.beside:
-            parts.append(f"{len(self.beside)} new beside your changed ones ({', '.join(self.beside)})")
+            parts.append(
+                f"{len(self.beside)} new beside your changed ones ({', '.join(self.beside)})"
+            )
         return "; ".join(parts)
 
 
@@ -54,7 +58,9 @@ def shelf(solutions: bool = False) -> Path:
         folder = place / "solutions" if solutions else place
         if list(folder.glob("[0-9]*.ipynb")):
             return folder
-    raise FileNotFoundError(f"this installation of hmq_lab has no lessons: none in {' or '.join(map(str, places))}")
+    raise FileNotFoundError(
+        f"this installation of hmq_lab has no lessons: none in {' or '.join(map(str, places))}"
+    )
 
 
 def copy(target: Path, solutions: bool = False, update: bool = False) -> Copied:
@@ -86,7 +92,9 @@ def copy(target: Path, solutions: bool = False, update: bool = False) -> Copied:
             # The reader has changed the lesson that we would write again.
             result.kept.append(name)
         elif not update:
-            raise FileExistsError(f"{there} is another version of the lesson: --update, or another folder")
+            raise FileExistsError(
+                f"{there} is another version of the lesson: --update, or another folder"
+            )
         elif given == _digest(there.read_bytes()):
             to_write[there] = new
             result.written.append(name)
@@ -126,7 +134,9 @@ def add(commands, formatter: type) -> None:
         formatter_class=formatter,
     )
     made.set_defaults(command=lessons)
-    made.add_argument("folder", type=Path, metavar="DIR", help="where to; what you have changed there is kept")
+    made.add_argument(
+        "folder", type=Path, metavar="DIR", help="where to; what you have changed there is kept"
+    )
     made.add_argument("--solutions", action="store_true", help="the edition with solutions")
     made.add_argument(
         "--update",

@@ -27,7 +27,16 @@ from hmq_lab.explorers import pages as explorer_pages
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 LONG = 8  # lines: a cell that draws, and is longer, is folded
-STATE = {"bits", "exponent", "signed", "temperature", "mass", "step", "layer", "tensor"}  # of an explorer, in a link
+STATE = {
+    "bits",
+    "exponent",
+    "signed",
+    "temperature",
+    "mass",
+    "step",
+    "layer",
+    "tensor",
+}  # of an explorer, in a link
 # In an explorer's page: tell the page around it how high it is (book.js listens).
 TELL_HEIGHT = """<script>
 new ResizeObserver(() => parent.postMessage({explorer: document.body.scrollHeight}, "*")).observe(document.body);
@@ -36,9 +45,32 @@ new ResizeObserver(() => parent.postMessage({explorer: document.body.scrollHeigh
 SEPARATE = {"explorers"}  # folders of pages that are whole by themselves, and not the theme's
 
 # Rooms of the package, in the order of the imports, as pages of the reference.
-ROOMS = ["graph", "", "data", "models", "hardware", "runs", "rivals", "plots", "explorers", "checks", "commands"]
+ROOMS = [
+    "graph",
+    "",
+    "data",
+    "models",
+    "hardware",
+    "runs",
+    "rivals",
+    "plots",
+    "explorers",
+    "checks",
+    "commands",
+]
 METHOD = "the method"
-READING = ["quantizer", "gumbel", "block", "placement", "network", "budget", "settings", "recipes", "loss", "stages"]
+READING = [
+    "quantizer",
+    "gumbel",
+    "block",
+    "placement",
+    "network",
+    "budget",
+    "settings",
+    "recipes",
+    "loss",
+    "stages",
+]
 
 
 def lesson_titles(folder: Path) -> dict[str, str]:
@@ -48,7 +80,9 @@ def lesson_titles(folder: Path) -> dict[str, str]:
         first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
         titles[path.stem] = first.splitlines()[0].removeprefix("# ").strip()
     if not titles:
-        raise ValueError(f"no lesson in {folder}: a book is made of notebooks that begin with a number")
+        raise ValueError(
+            f"no lesson in {folder}: a book is made of notebooks that begin with a number"
+        )
     return titles
 
 
@@ -58,9 +92,13 @@ def collect(source: Path, root: Path = ROOT) -> None:
     (source / "notebooks").mkdir()
     for path in sorted(notebooks.glob("[0-9]*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))
-        (source / "notebooks" / path.name).write_text(json.dumps(lesson(notebook)), encoding="utf-8")
+        (source / "notebooks" / path.name).write_text(
+            json.dumps(lesson(notebook)), encoding="utf-8"
+        )
     shutil.copyfile(notebooks / "README.md", source / "notebooks" / "README.md")
-    shutil.copytree(root / "docs", source / "docs", ignore=shutil.ignore_patterns("*.py", "*.pdf", "bench"))
+    shutil.copytree(
+        root / "docs", source / "docs", ignore=shutil.ignore_patterns("*.py", "*.pdf", "bench")
+    )
     reference(source / "api", root / "hmq_lab")
     gallery(source / "explorers.md")
     (source / "_static").mkdir()
@@ -95,7 +133,10 @@ def explorers_in(code: str) -> list[tuple[str, dict]]:
     for node in ast.walk(ast.parse(code)):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
-        if ast.unparse(node.func.value) != "explorers" or node.func.attr not in explorer_pages.STATIC:
+        if (
+            ast.unparse(node.func.value) != "explorers"
+            or node.func.attr not in explorer_pages.STATIC
+        ):
             continue
         state = {}
         for keyword in node.keywords:
@@ -124,7 +165,11 @@ def frame(name: str, state: dict) -> dict:
 
 def gallery(path: Path) -> None:
     """Write the page of all explorers that need no kernel."""
-    parts = ["# Explorers", "", "They work in this book, without Jupyter: move a slider, read the sentence below."]
+    parts = [
+        "# Explorers",
+        "",
+        "They work in this book, without Jupyter: move a slider, read the sentence below.",
+    ]
     for name in explorer_pages.STATIC:
         page = explorer_pages.PAGES[name]
         parts += [
@@ -145,7 +190,9 @@ def reference(folder: Path, package: Path) -> None:
         inside = package / room
         if not inside.is_dir():
             continue
-        modules = sorted(path.stem for path in inside.glob("*.py") if not path.stem.startswith("__"))
+        modules = sorted(
+            path.stem for path in inside.glob("*.py") if not path.stem.startswith("__")
+        )
         if not room:
             # The method in the order in which one reads it, then what it rests on.
             first = [module for module in READING if module in modules]
@@ -168,18 +215,26 @@ def front(source: Path, notebooks: Path) -> str:
     rows = [f"* [{name[:2]} {title}](notebooks/{name}.ipynb)" for name, title in titles.items()]
     first = ["install.md", "class.md", "glossary.md"]
     names = sorted(path.name for path in (source / "docs").glob("*.md"))
-    ordered = [name for name in first if name in names] + [name for name in names if name not in first]
+    ordered = [name for name in first if name in names] + [
+        name for name in names if name not in first
+    ]
     rooms = [room or "method" for room in ROOMS]
     written = [room for room in rooms if (source / "api" / f"{room}.md").exists()]
     lists = {
         "LESSONS": rows,
         "STUDENT": [f"{name[:2]} {title} <notebooks/{name}>" for name, title in titles.items()],
-        "PAGES": ["explorers", "For those who teach <notebooks/README>", *(f"docs/{name[:-3]}" for name in ordered)],
+        "PAGES": [
+            "explorers",
+            "For those who teach <notebooks/README>",
+            *(f"docs/{name[:-3]}" for name in ordered),
+        ],
         "REFERENCE": [f"api/{page}" for page in written],
     }
     text = (HERE / "index.md").read_text(encoding="utf-8")
     for word, lines in lists.items():
-        text = re.sub(rf"^{word}$", lambda _, lines=lines: "\n".join(lines), text, flags=re.MULTILINE)
+        text = re.sub(
+            rf"^{word}$", lambda _, lines=lines: "\n".join(lines), text, flags=re.MULTILINE
+        )
     return text
 
 
@@ -223,7 +278,9 @@ def faults(folder: Path) -> list[str]:
         name = path.relative_to(folder).as_posix()
         found += [f"{name}: the image {src} has no alternative text" for src in page.without_alt]
         found += [f"{name}: {fault}" for url in page.loads if (fault := fault_of_file(url, path))]
-        found += [f"{name}: {fault}" for url in page.links if (fault := fault_of_link(url, path, read))]
+        found += [
+            f"{name}: {fault}" for url in page.links if (fault := fault_of_link(url, path, read))
+        ]
     return found
 
 
@@ -255,20 +312,28 @@ def fault_of_link(url: str, page: Path, read: dict[Path, Reader]) -> str | None:
 def build(folder: Path, root: Path = ROOT) -> int:
     """Make the book in a folder, which is emptied before; the number of Sphinx's warnings, which it prints."""
     with tempfile.TemporaryDirectory() as place:
-        source, doctrees, warnings = (Path(place) / name for name in ("source", "doctrees", "warnings.txt"))
+        source, doctrees, warnings = (
+            Path(place) / name for name in ("source", "doctrees", "warnings.txt")
+        )
         source.mkdir()
         collect(source, root)
         if folder.exists():
             shutil.rmtree(folder)
         options = ["-q", "-j", "2", "-d", str(doctrees), "-w", str(warnings)]
-        subprocess.run([sys.executable, "-m", "sphinx", *options, str(source), str(folder)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "sphinx", *options, str(source), str(folder)], check=True
+        )
         count = len(re.findall("WARNING|ERROR", warnings.read_text(encoding="utf-8")))
     for path in explorer_pages.write_static(folder / "explorers"):
         text = path.read_text(encoding="utf-8")
         path.write_text(text.replace("</body>", f"{TELL_HEIGHT}</body>"), encoding="utf-8")
     # What Sphinx and its theme leave, and no reader's browser asks for.
     shutil.rmtree(folder / "_static" / "locales", ignore_errors=True)
-    useless = [*folder.glob("_static/*.html"), *folder.glob("_static/**/*.map"), folder / ".buildinfo"]
+    useless = [
+        *folder.glob("_static/*.html"),
+        *folder.glob("_static/**/*.map"),
+        folder / ".buildinfo",
+    ]
     for path in useless:
         path.unlink(missing_ok=True)
     return count
@@ -276,7 +341,9 @@ def build(folder: Path, root: Path = ROOT) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("folder", type=Path, help="where the book is written; what was there is removed")
+    parser.add_argument(
+        "folder", type=Path, help="where the book is written; what was there is removed"
+    )
     options = parser.parse_args(arguments)
     is_book = (options.folder / "searchindex.js").exists() or not options.folder.exists()
     if not is_book and any(options.folder.iterdir()):
@@ -287,7 +354,9 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(wrong), file=sys.stderr)
     pages = len(list(options.folder.rglob("*.html")))
     size = sum(path.stat().st_size for path in options.folder.rglob("*") if path.is_file()) / 1e6
-    print(f"{pages} pages, {size:.1f} MB, {warnings} warnings, {len(wrong)} faults; open {options.folder}/index.html")
+    print(
+        f"{pages} pages, {size:.1f} MB, {warnings} warnings, {len(wrong)} faults; open {options.folder}/index.html"
+    )
     return 1 if wrong else 0
 
 
