@@ -27,7 +27,9 @@ COLOURS = 48
 
 
 def bits_over_time(record) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """The recorded steps (S), the expected bits of each weight tensor at each (S, T), and the tensors' names."""
+    """The recorded steps (S), the expected bits of each weight tensor at each (S, T), and the
+    tensors' names.
+    """
     events = record.of("tables")
     names = [name for name in events[0]["tables"] if name.endswith(".weight")]
     steps = np.array([event["step"] for event in events])
@@ -41,7 +43,9 @@ def bits_over_time(record) -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 
 def in_between(steps: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and bits of the frames, interpolated between the recorded ones so that the bars move and do not jump."""
+    """Steps and bits of the frames, interpolated between the recorded ones so that the bars move
+    and do not jump.
+    """
     last = steps[-1]
     early = np.linspace(0, QUARTER * last, EARLY, endpoint=False)
     times = np.concatenate([early, np.linspace(QUARTER * last, last, LATE)])
@@ -92,8 +96,8 @@ def draw(record, step: float, bits: np.ndarray, names: list[str], last: bool) ->
         if last:
             accuracy, rates = record.results["accuracy"], record.results["rates"]
             said = (
-                f"{rates['weights']:.1f} times smaller, {accuracy['test']:.1f} % of the test images right "
-                f"(float: {accuracy['float_test']:.1f} %)"
+                f"{rates['weights']:.1f} times smaller, {accuracy['test']:.1f} % "
+                f"of the test images right (float: {accuracy['float_test']:.1f} %)"
             )
             bottom.text(at[-1] * 0.6, target * 0.42, said, ha="center", va="center", weight="bold")
         for axes in (top, bottom):

@@ -1,7 +1,7 @@
 """hmq_lab: understand mixed-precision quantization with HMQ (ECCV 2020), by running it.
 
-The mathematics is in `quantizer`, `gumbel` and `block`; `placement` puts blocks on a network; `stages` searches;
-`runs.runner` saves what it does.
+The mathematics is in `quantizer`, `gumbel` and `block`; `placement` puts blocks on a network;
+`stages` searches; `runs.runner` saves what it does.
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -1,17 +1,19 @@
-"""Make the lessons: from one Python file each, the student edition and the one with solutions, executed and cleaned.
+"""Make the lessons: from one Python file each, the student edition and the one with solutions,
+executed and cleaned.
 
-    python notebooks/build.py                       # all of them, in full: what `make notebooks` does
-    python notebooks/build.py 01 05                 # those whose names begin so
-    python notebooks/build.py --quick DIR           # not executed, with the parameters of the quick profile: for tests
-    python notebooks/build.py --handout DIR         # for a class: exercises open, hints, no solutions and no outputs
+    python notebooks/build.py                # all of them, in full: what `make notebooks` does
+    python notebooks/build.py 01 05          # those whose names begin so
+    python notebooks/build.py --quick DIR    # not executed, with small parameters: for tests
+    python notebooks/build.py --handout DIR  # for a class: no solutions and no outputs
 
-A source is a Python file in jupytext's percent format, `notebooks/source/NN_name.py`. The tags of its cells:
+A source is a Python file in jupytext's percent format, `notebooks/source/NN_name.py`. The tags of
+its cells:
 
-    parameters   the sizes and the seed; its metadata `quick` says what the quick profile puts in their place, and
-                 `hmq-lab grade` in the place of those of a hand-out
+    parameters   the sizes and the seed; its metadata `quick` says what the quick profile puts in
+                 their place, and `hmq-lab grade` in the place of those of a hand-out
     stub         an exercise as the student finds it
-    solution     what the edition with solutions has in its place; the student edition folds it away below the check,
-                 the hand-out has none
+    solution     what the edition with solutions has in its place; the student edition folds it
+                 away below the check, the hand-out has none
     hint         a Markdown cell, folded away in the student edition, left out of the other
 """
 
@@ -58,13 +60,16 @@ def sources(prefixes: list[str]) -> list[Path]:
     chosen = [path for path in found if not prefixes or path.name.startswith(tuple(prefixes))]
     if not chosen:
         sys.exit(
-            f"no lesson begins with {' or '.join(prefixes)}; there are {', '.join(p.stem for p in found)}"
+            f"no lesson begins with {' or '.join(prefixes)}; "
+            f"there are {', '.join(path.stem for path in found)}"
         )
     return chosen
 
 
 def edition(source: Path, which: str, quick: bool = False) -> NotebookNode:
-    """A lesson, not executed: as students get it, with the solutions in the place of the stubs, or as a hand-out."""
+    """A lesson, not executed: as students get it, with the solutions in the place of the stubs, or
+    as a hand-out.
+    """
     written = jupytext.read(source, fmt="py:percent")
     cells, folded = [], []
     for cell in written.cells:
@@ -112,7 +117,8 @@ def fold(summary: str, text: str) -> str:
 def execute(notebook: NotebookNode) -> None:
     """Run it in its own folder, and keep of the outputs what a reader without a kernel can see.
 
-    Its kernel computes in one thread: sums in another order would end a search, and the lesson, otherwise.
+    Its kernel computes in one thread: sums in another order would end a search, and the lesson,
+    otherwise.
     """
     client = NotebookClient(
         notebook, timeout=1800, kernel_name="python3", record_timing=False, store_widget_state=False
@@ -130,7 +136,9 @@ def execute(notebook: NotebookNode) -> None:
 
 
 def without_kernel(output: NotebookNode) -> list[NotebookNode]:
-    """What is left of an output without its widget, a blank box then: an explorer's picture, and its sentence."""
+    """What is left of an output without its widget, a blank box then: an explorer's picture, and
+    its sentence.
+    """
     if WIDGET not in output.get("data", {}):
         return [output]
     if "image/png" not in output.data:
@@ -153,7 +161,9 @@ def smaller(picture: str) -> str:
 
 
 def merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Neighbouring pieces of one stream as one: how a kernel cuts its text changes from run to run."""
+    """Neighbouring pieces of one stream as one: how a kernel cuts its text changes from run to
+    run.
+    """
     result: list[NotebookNode] = []
     for output in outputs:
         last = result[-1] if result else None

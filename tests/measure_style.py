@@ -1,11 +1,12 @@
 """Measure how the package reads: one row for each room, one for the whole.
 
     python tests/measure_style.py               # every measure as a table
-    python tests/measure_style.py --mypy        # with the errors that mypy finds, which takes a minute
+    python tests/measure_style.py --mypy        # with the errors of mypy, which takes a minute
     python tests/measure_style.py --json        # the same as JSON
 
-A reader should meet about as much in a line as in other small model libraries: at most 14 tokens in a simple statement
-on average, at least 50 comment lines for 1,000 lines of code. Lines of code hold neither docstrings nor comments alone.
+A reader should meet about as much in a line as in other small model libraries: at most 14 tokens in
+a simple statement on average, at least 50 comment lines for 1,000 lines of code. Lines of code hold
+neither docstrings nor comments alone.
 """
 
 from __future__ import annotations
@@ -184,7 +185,9 @@ def tokens_of_lines(text: str, tree: ast.Module) -> Counter[int]:
 
 
 def tokens_of_fstring(text: str) -> int:
-    """How many tokens a string is: 1, or those inside of an f-string, which Python counts from 3.12 on."""
+    """How many tokens a string is: 1, or those inside of an f-string, which Python counts from 3.12
+    on.
+    """
     try:
         string = ast.parse(text, mode="eval").body
     except SyntaxError:
@@ -222,7 +225,9 @@ def tokens_of_statements(text: str, tree: ast.Module) -> list[int]:
 
 
 def mypy_errors() -> Counter[str]:
-    """How many errors mypy finds in each room, with the settings of pyproject.toml but in every module."""
+    """How many errors mypy finds in each room, with the settings of pyproject.toml but in every
+    module.
+    """
     settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))[
         "tool"
     ]["mypy"]

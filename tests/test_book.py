@@ -11,7 +11,10 @@ import pytest
 from hmq_lab.explorers import pages
 
 ROOT = Path(__file__).parents[1]
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5E"
+    "rkJggg=="
+)
 SENTENCE = "A single red pixel, which says nothing."
 
 
@@ -59,7 +62,8 @@ def book(make, tmp_path_factory):
         (root / folder).mkdir(parents=True)
     lesson = notebook(
         prose(
-            "# Two numbers\n\nThe step is $2t / 2^b$. See [what scheme means](../docs/glossary.md#scheme)."
+            "# Two numbers\n\nThe step is $2t / 2^b$. "
+            "See [what scheme means](../docs/glossary.md#scheme)."
         ),
         code("explorers.quantizer(weight, bits=3, exponent=-2)", FIGURE),
         code(LONG_PLOT, FIGURE),

@@ -1,4 +1,6 @@
-"""The pages in docs/: their numbers are those of the records, their commands parse, their links lead somewhere."""
+"""The pages in docs/: their numbers are those of the records, their commands parse, their links
+lead somewhere.
+"""
 
 import re
 import shlex

@@ -1,4 +1,6 @@
-"""A class is graded: each submission in its own process, with a time limit, a verdict for each exercise."""
+"""A class is graded: each submission in its own process, with a time limit, a verdict for each
+exercise.
+"""
 
 import csv
 import json
@@ -91,7 +93,8 @@ def test_a_class_is_graded(tmp_path, capsys):
 
 
 def test_a_submission_without_end_is_ended_and_keeps_what_was_judged(tmp_path):
-    # It notes the first verdict, and waits for ever: the limit begins to count when the process starts.
+    # It notes the first verdict, and waits for ever: the limit begins to count when the process
+    # starts.
     path = submit(tmp_path, "endless", LARGEST, CHECKS[0], "while True: pass")
     grades = grade.grade(path, tmp_path, limit=20)
     assert verdicts(grades) == ["right", "time limit"]

@@ -1,4 +1,6 @@
-"""What is published: sdist and wheel are built from the tracked files, and the wheel alone is enough to learn."""
+"""What is published: sdist and wheel are built from the tracked files, and the wheel alone is
+enough to learn.
+"""
 
 import json
 import os
@@ -60,7 +62,9 @@ def wheel(sdist, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """A new environment with the wheel in it, which sees the libraries of this one, but not its hmq_lab."""
+    """A new environment with the wheel in it, which sees the libraries of this one, but not its
+    hmq_lab.
+    """
     place = tmp_path_factory.mktemp("environment")
     venv.create(place, with_pip=False)
     scripts = place / ("Scripts" if sys.platform == "win32" else "bin")
@@ -78,7 +82,8 @@ def installed(wheel, tmp_path_factory):
         wheel,
     )
     own = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
-    # A folder that a .pth file names is searched, but its own .pth files, such as that of a checkout, are not read.
+    # A folder that a .pth file names is searched, but its own .pth files, such as that of a
+    # checkout, are not read.
     (own / "libraries.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     return scripts
 

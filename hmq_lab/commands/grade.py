@@ -1,7 +1,9 @@
-"""Grade a class: `hmq-lab grade FOLDER` runs every notebook of a folder and writes a table of verdicts.
+"""Grade a class: `hmq-lab grade FOLDER` runs every notebook of a folder and writes a table of
+verdicts.
 
-Each notebook runs in a process of its own, in an empty folder, with a time limit. Its checks say what they think of
-each exercise, as they do in the lesson. Students can change what a check says: the table is feedback, not an exam.
+Each notebook runs in a process of its own, in an empty folder, with a time limit. Its checks say
+what they think of each exercise, as they do in the lesson. Students can change what a check says:
+the table is feedback, not an exam.
 """
 
 from __future__ import annotations
@@ -73,7 +75,8 @@ def lesson_of(submission: Path) -> str | None:
 
 
 def find(folder: Path) -> list[Path]:
-    """The submissions in a folder and the folders in it: notebooks whose names hold a lesson's name.
+    """The submissions in a folder and the folders in it: notebooks whose names hold a lesson's
+    name.
 
     Raises:
         FileNotFoundError: there are none.
@@ -123,7 +126,8 @@ def grade(submission: Path, folder: Path, limit: float) -> list[Grade]:
 
 
 def run(notebook: Path, limit: float) -> tuple[list[dict], bool]:
-    """Run a notebook in a process of its own; return what the process noted, and whether it ended in time.
+    """Run a notebook in a process of its own; return what the process noted, and whether it ended
+    in time.
 
     Args:
         notebook: the file; it is not changed.
@@ -204,7 +208,8 @@ def predictions(folder: Path) -> list[dict[str, str]]:
     """What students predicted before a result showed, from the files that their lessons kept.
 
     Returns:
-        A row for each prediction: folder, lesson, name, prediction, result. A prediction that was not made is empty.
+        A row for each prediction: folder, lesson, name, prediction, result. A prediction that was
+        not made is empty.
     """
     rows = []
     for path in sorted(folder.rglob(PROGRESS.as_posix())):
@@ -248,7 +253,7 @@ def add(commands, formatter: type) -> None:
         "grade",
         help="run the submissions of a class and write a verdict for each exercise",
         formatter_class=formatter,
-        description="Runs the code of the notebooks: for people whom you trust, or on a machine without secrets.",
+        description="Runs the code of the notebooks: use it for people whom you trust.",
     )
     made.set_defaults(command=main)
     made.add_argument(

@@ -1,7 +1,8 @@
 """The lessons as a working copy: `hmq-lab lessons DIR` writes them, `hmq-lab lab DIR` opens them.
 
-A file that the reader has changed is never written over. The folder remembers what it was given, so that an update
-replaces only lessons that nobody has touched, and puts the new text of the others beside them.
+A file that the reader has changed is never written over. The folder remembers what it was given, so
+that an update replaces only lessons that nobody has touched, and puts the new text of the others
+beside them.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Copied:
 
 
 def shelf(solutions: bool = False) -> Path:
-    """The folder that the lessons are copied from: inside of an installed package, or notebooks/ of a checkout.
+    """The folder that the lessons are copied from: inside of an installed package, or notebooks/ of
+    a checkout.
 
     >>> (shelf() / "00_start_here.ipynb").is_file()
     True
@@ -69,8 +71,8 @@ def copy(target: Path, solutions: bool = False, update: bool = False) -> Copied:
     Args:
         target: the folder; it is made if needed.
         solutions: whether the exercises are solved.
-        update: bring lessons that are there to this version. One that the reader has changed is kept, and the new one
-            is written beside it, as NAME.new.ipynb.
+        update: bring lessons that are there to this version. One that the reader has changed is
+            kept, and the new one is written beside it, as NAME.new.ipynb.
 
     Raises:
         FileExistsError: the folder holds other versions of lessons, and update is False.
@@ -141,7 +143,7 @@ def add(commands, formatter: type) -> None:
     made.add_argument(
         "--update",
         action="store_true",
-        help="bring them to this version; beside a notebook that you have changed the new one is written",
+        help="bring them to this version; a new one is written beside one that you have changed",
     )
 
 

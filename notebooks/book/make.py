@@ -1,11 +1,12 @@
-"""Make the book: lessons, explorers, pages and reference, to be opened from disk or put on any static host.
+"""Make the book: lessons, explorers, pages and reference, to be opened from disk or put on any
+static host.
 
-    python notebooks/book/make.py build/book       # what `make book` does; exit code 1 where a page has a fault
+    python notebooks/book/make.py build/book    # `make book`; exit code 1 where a page has a fault
 
-No lesson is executed: the pages show what the notebooks of the student edition hold, which has hints and solutions
-folded away. The pages lie beside each other as the
-files of the repository do, so that a link between two files is a link between two pages. Afterwards every page is read
-again: links, anchors, alternative texts, and that nothing is loaded from elsewhere.
+No lesson is executed: the pages show what the notebooks of the student edition hold, with hints and
+solutions folded away. The pages lie beside each other as the files of the repository do, so that a
+link between two files is a link between two pages. Afterwards every page is read again: links,
+anchors, alternative texts, and that nothing is loaded from elsewhere.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ STATE = {
 }  # of an explorer, in a link
 # In an explorer's page: tell the page around it how high it is (book.js listens).
 TELL_HEIGHT = """<script>
-new ResizeObserver(() => parent.postMessage({explorer: document.body.scrollHeight}, "*")).observe(document.body);
+const tell = () => parent.postMessage({explorer: document.body.scrollHeight}, "*");
+new ResizeObserver(tell).observe(document.body);
 </script>
 """
 SEPARATE = {"explorers"}  # folders of pages that are whole by themselves, and not the theme's
@@ -109,7 +111,9 @@ def collect(source: Path, root: Path = ROOT) -> None:
 
 
 def lesson(notebook: dict) -> dict:
-    """A lesson as the book shows it: long plotting cells folded, explorers that work below their image."""
+    """A lesson as the book shows it: long plotting cells folded, explorers that work below their
+    image.
+    """
     cells = []
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
@@ -124,7 +128,8 @@ def lesson(notebook: dict) -> dict:
 
 
 def explorers_in(code: str) -> list[tuple[str, dict]]:
-    """The explorers that a cell opens and that work in a page, with the state that the cell gives them.
+    """The explorers that a cell opens and that work in a page, with the state that the cell gives
+    them.
 
     >>> explorers_in("explorers.quantizer(weight, bits=3, exponent=-2)")
     [('quantizer', {'bits': 3, 'exponent': -2})]
@@ -158,9 +163,14 @@ def frame(name: str, state: dict) -> dict:
     text = (
         f"**Move it here**, on the built-in network and recorded searches "
         f'(<a href="{place}">{title} on a page of its own</a>):\n\n'
-        f'<iframe class="explorer" src="{link}" title="{title}" loading="lazy"></iframe>\n'
+        f"{iframe(link, title)}\n"
     )
     return {"cell_type": "markdown", "metadata": {}, "source": text}
+
+
+def iframe(link: str, title: str) -> str:
+    """The element that shows an explorer's page inside of another page."""
+    return f'<iframe class="explorer" src="{link}" title="{title}" loading="lazy"></iframe>'
 
 
 def gallery(path: Path) -> None:
@@ -178,7 +188,7 @@ def gallery(path: Path) -> None:
             "",
             f'{page.sentence} <a href="explorers/{name}.html">On a page of its own.</a>',
             "",
-            f'<iframe class="explorer" src="explorers/{name}.html" title="{page.title}" loading="lazy"></iframe>',
+            iframe(f"explorers/{name}.html", page.title),
         ]
     path.write_text("\n".join(parts) + "\n", encoding="utf-8")
 
@@ -265,8 +275,8 @@ class Reader(HTMLParser):
 def faults(folder: Path) -> list[str]:
     """What is wrong with the pages of a folder, one line for each fault.
 
-    Links and anchors that lead nowhere, files that are missing, images without alternative text, and anything that a
-    page would load from elsewhere.
+    Links and anchors that lead nowhere, files that are missing, images without alternative text,
+    and anything that a page would load from elsewhere.
     """
     folder = folder.resolve()
     read: dict[Path, Reader] = {}
@@ -310,7 +320,9 @@ def fault_of_link(url: str, page: Path, read: dict[Path, Reader]) -> str | None:
 
 
 def build(folder: Path, root: Path = ROOT) -> int:
-    """Make the book in a folder, which is emptied before; the number of Sphinx's warnings, which it prints."""
+    """Make the book in a folder, which is emptied before; the number of Sphinx's warnings, which it
+    prints.
+    """
     with tempfile.TemporaryDirectory() as place:
         source, doctrees, warnings = (
             Path(place) / name for name in ("source", "doctrees", "warnings.txt")
@@ -355,7 +367,8 @@ def main(arguments: list[str] | None = None) -> int:
     pages = len(list(options.folder.rglob("*.html")))
     size = sum(path.stat().st_size for path in options.folder.rglob("*") if path.is_file()) / 1e6
     print(
-        f"{pages} pages, {size:.1f} MB, {warnings} warnings, {len(wrong)} faults; open {options.folder}/index.html"
+        f"{pages} pages, {size:.1f} MB, {warnings} warnings, {len(wrong)} faults; "
+        f"open {options.folder}/index.html"
     )
     return 1 if wrong else 0
 
