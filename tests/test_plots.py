@@ -1,6 +1,7 @@
 """The figures: what they draw is what the record says, and nothing lies over anything else."""
 
 import math
+import os
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 matplotlib.use("agg")
 
@@ -417,3 +419,30 @@ def test_a_panel_draws_on_anyones_axes(record):
 def test_the_package_alone_loads_no_matplotlib():
     code = "import sys, hmq_lab; assert not {'matplotlib', 'seaborn', 'hmq_lab.plots'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+DARK = """
+import io, matplotlib, sys
+matplotlib.use("agg")
+from hmq_lab import plots
+from hmq_lab.runs import records
+drawing = plots.compression(records.recorded("builtin-tiny_resnet8-w8-a8"))
+drawing.savefig(sys.argv[1])
+drawing.canvas.draw()
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
+ink = [to_rgb(text.get_color()) for text in drawing.findobj(Text) if text.get_text().strip()]
+assert min(sum(rgb) / 3 for rgb in ink) > 0.8, ink
+"""
+
+
+def test_figures_for_dark_pages(tmp_path):
+    """Dark ground, light texts: asked for by the environment, as colours are constants."""
+    file = tmp_path / "dark.png"
+    environment = os.environ | {"HMQ_LAB_THEME": "dark"}
+    done = subprocess.run(
+        [sys.executable, "-c", DARK, file], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-1000:]
+    pixels = np.asarray(Image.open(file).convert("L"))
+    assert np.median(pixels) < 40 and pixels.max() > 200

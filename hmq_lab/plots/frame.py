@@ -8,6 +8,7 @@ import base64
 import functools
 import io
 import math
+import os
 from pathlib import Path
 
 import matplotlib as mpl
@@ -23,7 +24,10 @@ from hmq_lab.runs.records import Record
 COLOURS = BLUE, ORANGE, GREEN, RED = sns.color_palette("colorblind").as_hex()[:4]
 MARKERS = "osD^"
 HATCHES = ("", "///", "...", "\\\\\\", "xx", "---", "ooo", "++")
-INK, PALE = "#333333", "#c8c8c8"
+# HMQ_LAB_THEME=dark: figures for a dark page.
+IS_DARK = os.environ.get("HMQ_LAB_THEME") == "dark"
+INK = "#e6e6e6" if IS_DARK else "#333333"
+PALE = "#5b6168" if IS_DARK else "#c8c8c8"
 STYLE = sns.axes_style("whitegrid") | {
     "font.family": "DejaVu Sans", "font.size": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
     "legend.fontsize": 9.5,
@@ -31,6 +35,11 @@ STYLE = sns.axes_style("whitegrid") | {
     "hatch.linewidth": 0.6,
     "svg.hashsalt": "hmq_lab",
 }  # fmt: skip
+if IS_DARK:
+    GROUND = "#16191d"
+    STYLE |= dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), GROUND)
+    TEXTS = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
+    STYLE |= dict.fromkeys(TEXTS, INK) | {"grid.color": "#343a40"}
 # No dates: the same bytes again.
 FORMATS = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
