@@ -678,6 +678,7 @@ def test_sliders_and_buttons_play_the_game(view):
     view._start.value = "HMQ"
     view.buttons["start"].click()
     assert play.choice == play.arena.hmq.choice | {"fc.weight": before["fc.weight"]}
+    assert view.sentence.startswith("A start does not count")
     view.buttons["export"].click()
     assert play.file.with_suffix(".csv").is_file() and str(play.file.with_suffix(".csv")) in view.sentence
     assert [bar.get_width() for bar in view.artists["bars"]] == [pair[0] for pair in play.choice.values()]

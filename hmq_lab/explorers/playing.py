@@ -147,9 +147,7 @@ class Playing(Explorer):
 
     def start(self, what) -> None:
         """Begin from another choice, as `Game.start`; a start is no move, and no score."""
-        self._do(lambda: self.game.start(what))
-        state = State.of(self.game, self.state.layer, "A start does not count: make a move. ")
-        super()._show(state)
+        self._do(lambda: self.game.start(what), said="A start does not count: make a move. ")
 
     def hint(self) -> None:
         """Measure, say which layer promises most, and bring it into view."""
@@ -180,8 +178,8 @@ class Playing(Explorer):
 
         self._do(do, state.layer)
 
-    def _do(self, do: Callable, layer: str | None = None) -> None:
-        note = ""
+    def _do(self, do: Callable, layer: str | None = None, said: str = "") -> None:
+        note = said
         before = self.game.choice
         locked = self.game.locked
         try:
