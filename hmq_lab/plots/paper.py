@@ -300,6 +300,7 @@ def markers(found: Sequence[Value], ax: Axes) -> list[Artist]:
     )
     if _made_for_imagenet(found):
         lines += ax.plot([], [], label="ours", **OURS | {"color": PALE, "marker": "*", "ms": 14})
+    ax.set(xticks=[], yticks=[])
     ax.axis("off")
     ax.legend(
         lines,
