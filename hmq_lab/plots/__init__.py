@@ -116,6 +116,7 @@ def write_all(record: Record, folder: Path, formats=("png", "svg")) -> list[Path
         raise ValueError(
             f"formats must be among {', '.join(FORMATS)}, got {', '.join(sorted(unknown))}"
         )
+    # Drawn once, saved in every format.
     drawings = all_figures(record)
     return [
         save(drawing, Path(folder) / f"{name}.{kind}")

@@ -59,6 +59,7 @@ def _method(record: Record) -> str:
     bits = record.header.get("space", {}).get("bits")
     if bits in (None, list(range(1, 9))):
         return text
+    # Bit-widths without a gap as a range.
     is_whole = bits == list(range(bits[0], bits[-1] + 1))
     said = f"{bits[0]} to {bits[-1]}" if is_whole else ", ".join(map(str, bits))
     return f"{text}, of {said} bits"

@@ -84,6 +84,7 @@ def figure(title: str, mosaic: list[list], height: float, ratios=None, shared=()
                 ]
                 for ax, lowest in above:
                     ax.sharex(lowest)
+                # Each panel draws on its own axes.
                 for panel, ax in axes.items():
                     # Matplotlib puts repr(panel) there.
                     ax.set_label(getattr(panel, "func", panel).__name__)
@@ -160,6 +161,7 @@ def finished(ax: Axes, artists: list[Artist], title: str = "", legend: bool = Tr
     nothing to see.
     """
     lines = 0
+    # What the panel has to explain.
     handles, labels = ax.get_legend_handles_labels()
     if legend and len(labels) > 1:
         # As many columns as the panel is wide enough for.

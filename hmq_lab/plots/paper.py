@@ -89,6 +89,7 @@ def _runs(ax: Axes, values: Sequence[Value], part: str, look: Mapping) -> list[A
     as a bar.
     """
     artists = ax.plot([v.wcr for v in values], [getattr(v, part) for v in values], **look)
+    # The mean of each target, and its spread where there are several seeds.
     means = []
     for same in _groups_of(values, "target").values():
         found = [getattr(v, part) for v in same]
@@ -176,6 +177,7 @@ def cifar10(found: Sequence[Value]) -> str:
                     f"({len(here)} runs) from {said[0]} to {said[-1]}" if said[1:] else said[0]
                 )
         parts.append(text + ("" if "ours" in text else ", of ours there is no record"))
+    # Runs that are shorter than the paper's are called so.
     short = sorted(
         {
             v.epochs
@@ -289,6 +291,7 @@ def imagenet_distances(found: Sequence[Value], ax: Axes) -> list[Artist]:
 
 def markers(found: Sequence[Value], ax: Axes) -> list[Artist]:
     """What hollow, filled and outlined markers mean in figure 4."""
+    # One marker for each way to know a value.
     style = {"color": INK, "ls": "none", "marker": "o", "ms": 7}
     lines = ax.plot([], [], label="read off a published plot", **style, **HOLLOW)
     lines += ax.plot([], [], label="from a table of a later paper", **style)
@@ -385,6 +388,7 @@ def paper_figures(found: Mapping[str, Record]) -> dict[str, Drawing]:
     # One record stands for ours where a figure shows one run.
     name = typical(found)
     values = ours(found)
+    # The paper's five figures; the fifth once more for each ImageNet network.
     drawings = {
         "figure_1_quantizer": quantizer_as_mass_moves((2, 3)),
         "figure_2_compression": compression(found[name]),
@@ -405,6 +409,7 @@ def write_paper(found: Mapping[str, Record], folder: Path, formats=("png", "svg"
     page = ["# The paper's figures and tables, from our records", ""]
     drawings = paper_figures(found)
     paths = []
+    # Each figure in all formats, and its place on the page.
     for name, drawing in drawings.items():
         paths += [save(drawing, folder / f"{name}.{kind}") for kind in formats]
         page += [f"![{drawing.sentence}]({name}.{formats[0]})", "", drawing.sentence, ""]

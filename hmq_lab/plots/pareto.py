@@ -106,6 +106,7 @@ def sentence(board: Board) -> str:
     """Who leads at the target, and by how much."""
     at = [(player.player, player.best(board.target)) for player in board.players]
     at = [(name, best) for name, best in at if best is not None]
+    # What was played, and who leads at the target.
     text = f"{len(board.players)} {'player' if len(board.players) == 1 else 'players'}, "
     if not at:
         return text + f"none of them at the target rate of {board.target:g} yet."

@@ -64,6 +64,7 @@ def layers(source: Costs, ax: Axes) -> list[Artist]:
                 mec="white",
                 label=f"{name} bits a weight ({len(own)})",
             )
+    # Both axes are logarithmic: roofs are straight.
     ax.margins(y=0.1)
     ax.set(
         xscale="log",

@@ -43,6 +43,7 @@ def bits(record: Record, ax: Axes, kind: str = "weight") -> list[Artist]:
             lw=0,
             **style,
         )
+    # An outline where the repair changed the bits.
     before = {
         i: t["bits_before_repair"]
         for i, t in enumerate(tensors)
@@ -140,6 +141,7 @@ def scheme_map(record: Record):
 
 def _groups(tensors: list[dict]) -> dict[str, list[int]]:
     """Which tensors belong together: weights by their layer, activations by their sign."""
+    # Each tensor in the first group that fits.
     groups = {}
     for i, t in enumerate(tensors):
         # The kind of a layer follows from the shape of its weight.
@@ -188,6 +190,7 @@ def _over_tensors(
     """What the panels over the tensors share: names below, as many as fit; labels, a title, a
     legend.
     """
+    # Names without what all of them end in.
     names = [t["name"].removesuffix(".weight") for t in of_kind(record, kind)]
     # As many names as fit below a panel of this width.
     fit = NAMES * ax.get_position().width / 0.775

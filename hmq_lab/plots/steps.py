@@ -133,6 +133,7 @@ def training(record: Record):
     text += (
         f", the validation accuracy from {found[0]:.1f} % to {found[-1]:.1f} %" if epochs else ""
     )
+    # The test, where the run came so far.
     final = record.results.get("accuracy", {})
     if "test" in final:
         text += f"; the result has {final['test']:.1f} % on the test set, the float network "

@@ -28,6 +28,7 @@ def bits_over_steps(
     marginal = 100 * tables.sum(2).T.repeat(len(x) // len(steps), axis=1)  # (B, K)
     # A bit-width looks the same in every block.
     colours = sns.color_palette("viridis", max(8, *space["bits"]))
+    # One scale for all tables.
     style = {
         "colors": [colours[b - 1] for b in space["bits"]],
         "hatch": [HATCHES[b % 8 - 1] for b in space["bits"]],
@@ -117,6 +118,7 @@ def _tables(record: Record, name: str | None, step: int | None):
     if name is None:
         name = max(of_kind(record, "weight") or record.tensors, key=lambda t: t["size"])["name"]
     if name not in tensors:
+        # The nearest names, for who mistyped one.
         near = ", ".join(difflib.get_close_matches(name, tensors, cutoff=0))
         raise ValueError(f"the record has no tensor {name!r}; near it are {near}")
     # The tables that have this tensor.
