@@ -33,7 +33,8 @@ class Placement:
     signed: bool
     reason: str
     layer: str  # class of the layer, or name of the operation
-    role: str = ""  # "weight", "norm", "bias", "parameter", "shared"; or of an activation, a key of `graph.sites.REASONS`
+    # "weight", "norm", "bias", "parameter", "shared"; of an activation a key of `graph.sites.REASONS`.
+    role: str = ""
 
     @property
     def size(self) -> int:
@@ -72,7 +73,10 @@ class Blocks(nn.Module):
         self.sizes: set[tuple[int, ...]] = set()
 
     def run(self, network: nn.Module, images: Tensor):
-        """What the network returns for images, in its mode."""
+        """What the network returns for images, in its mode; in training with new samples."""
+        if network.training:
+            for block in blocks(network).values():
+                block.begin_pass()
         with torch.set_grad_enabled(
             torch.is_grad_enabled()
         ):  # an error within no_grad leaves the mode as it was

@@ -451,7 +451,10 @@ class Run:
             message = f"the process ended: {said}"
             return dataclasses.replace(status, state="failed", message=message)
         # or it was killed.
-        message = f"process {status.pid} is gone (killed, or the machine was restarted): resume goes on from what it saved"
+        message = (
+            f"process {status.pid} is gone (killed, or the machine was restarted): "
+            "resume goes on from what it saved"
+        )
         return dataclasses.replace(status, state="interrupted", message=message)
 
     def is_alive(self) -> bool:

@@ -116,7 +116,8 @@ def faults(shares: Mapping[str, Sequence[float]], tensors: Sequence[str]) -> plo
         told.append(f"{name} at {first}")
 
     # What the figure shows, with its numbers.
-    drawing.sentence = f"The first tensor with a wrong code: {', '.join(told)}. From there the difference spreads to the logits."
+    said = ", ".join(told)
+    drawing.sentence = f"The first tensor with a wrong code: {said}. From there the difference spreads to the logits."
     return drawing
 
 
