@@ -118,22 +118,3 @@ def test_the_readmes_make_targets_are_there():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-
-
-def test_the_table_of_results_says_what_the_records_say():
-    rows = dict(re.findall(r"^\| `([\w.-]+)` \| (.+) \|$", README, re.MULTILINE))
-    assert {name for name in rows if not name.endswith(".py")} == set(records.names())
-    for name in records.names():
-        record = records.recorded(name)
-        rates, accuracy = record.results["rates"], record.results["accuracy"]
-        epochs = [record.header["settings"][key] for key in ("search_epochs", "final_epochs")]
-        expected = [
-            f"{record.results['target']['weights']:g}",
-            " / ".join(f"{rates[key]:.2f}" for key in ("weights", "all_weights", "checkpoint")),
-            f"{rates['activations']:.2f}",
-            f"{accuracy['test']:.2f}",
-            f"{accuracy['float_test']:.2f}",
-            " + ".join(map(str, epochs)),
-            f"{record.timing['seconds'] / 60:.1f}",
-        ]
-        assert rows[name].split(" | ") == expected, name
