@@ -49,6 +49,7 @@ class Target:
     activation_bits: int | None = None
 
     def __post_init__(self) -> None:
+        # Compressions: from 1 (float) to 32 (one bit).
         for name in ("weights", "activations"):
             value = getattr(self, name)
             if value is None and name == "activations":
@@ -60,6 +61,7 @@ class Target:
                 )
             object.__setattr__(self, name, float(value))
 
+        # The activations have one or the other.
         if self.activations is not None and self.activation_bits is not None:
             raise ValueError(
                 "a target names activations (a rate) or activation_bits, not both: "
@@ -160,6 +162,7 @@ def hinge(rate: Tensor | float, target: float) -> Tensor | float:
     >>> hinge(4.0, 8.0), hinge(9.0, 8.0)
     (0.25, 0.0)
     """
+    # Relative to the target, so that gamma serves for all targets.
     short = (target - rate) / target
     if isinstance(short, Tensor):
         return short.clamp(min=0) ** 2
@@ -200,6 +203,7 @@ def rates(model: nn.Module) -> Rates:
     >>> rates(attach(model, SearchSpace(), sample)).weights       # before a search: all at 8 bits
     4.0
     """
+    # What is quantized.
     sizes, bits = weight_sizes(model), weight_bits(model)
     if not sizes:
         raise ValueError(
@@ -300,9 +304,9 @@ def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
                 options.append((step.probability / min(saved, missing), saved, step))
         if not options:
             raise ValueError(
-                f"a weight rate of {target:g} cannot be reached: "
-                f"the largest is {rate(bits, sizes):g}"
+                f"a weight rate of {target:g} cannot be reached: the largest is {rate(bits, sizes):g}"
             )
+        # The cheapest option; of two as cheap, the one that saves less.
         _, _, step = min(options, key=lambda option: option[:2])
         moves.append(step)
         bits[step.name] = step.after
@@ -316,6 +320,7 @@ def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
                 bits[name] = higher
             chosen[name] = scheme
 
+    # Every block is fixed, the activations' too.
     for name, block in blocks(model).items():
         changed = name in chosen and chosen[name].bits != block.scheme.bits
         block.fix(chosen[name] if changed else block.scheme)
@@ -370,6 +375,7 @@ def refilled(model: nn.Module, bits: Mapping[str, int], target: float) -> dict[s
             options.append((gain / cost, -cost, name, higher))
         if not options:
             return given
+        # The best buy; of two as good, the one that costs less.
         _, _, name, higher = max(options, key=lambda option: option[:2])
         bits[name] = higher
         given[name] = fit(name, higher)[0]
@@ -381,8 +387,10 @@ def closest(block: HMQ, weight: Tensor, bits: int) -> tuple[Scheme, float]:
     Returns:
         The scheme, and its relative error |w - Q(w)|^2 / |w|^2.
     """
+    # Relative to the weight's power, so that tensors compare.
     weight = weight.detach().double()
     power = weight.square().sum().item() or 1.0
+    # Every threshold of the block is tried.
     options = []
     for exponent in block.exponents.tolist():
         scheme = Scheme(bits, exponent, block.signed)

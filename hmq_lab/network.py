@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from hmq_lab.block import HMQ
 from hmq_lab.graph.tracing import in_mode
-from hmq_lab.quantizer import MAX_EXPONENT, check_bits, threshold_exponent
+from hmq_lab.quantizer import MAX_EXPONENT, check_bits, power_of_two, threshold_exponent
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Placement:
     signed: bool
     reason: str
     layer: str  # class of the layer, or name of the operation
+    # "weight", "norm", "bias", "parameter", "shared"; of an activation a key of `graph.sites.REASONS`.
+    role: str = ""
 
     @property
     def size(self) -> int:
@@ -39,16 +42,82 @@ class Placement:
 
 
 class Blocks(nn.Module):
-    """What `attach` adds to a network as `network.hmq`: the activations' blocks and the list of all placements."""
+    """What `attach` adds to a network as `network.hmq`: the activations' blocks, the placements, the graphs.
 
-    def __init__(self, activations: dict[str, HMQ], placements: tuple[Placement, ...], forward: dict, order: dict):
+    graph: of evaluation, with the blocks in it. Each node's `meta` has its "name", "kind", "shape" (for a batch
+    of one image), "layer" and "path" (of the layer that it runs in). sizes: of images that the graphs are
+    known to be right for.
+    """
+
+    def __init__(
+        self,
+        activations: dict[str, HMQ],
+        placements: tuple[Placement, ...],
+        readings,
+        functions,
+        order,
+        own,
+    ):
         super().__init__()
         self.activations = nn.ModuleDict({slug(name): block for name, block in activations.items()})
+        self.constants = nn.Module()  # tensors that forward makes from Python numbers
+        for reading in readings.values():
+            for name, value in reading.constants.items():
+                self.constants.register_buffer(slug(name), value, persistent=False)
         self.placements = placements
-        self.forward_in = forward  # {training?: function}
-        self.graph = None  # of evaluation, blocks and all
-        self.constants = []  # names of the network's attributes that its graphs added
+        self.graph = readings[False].graph
+        self.outputs = {training: reading.outputs for training, reading in readings.items()}
+        self.functions = functions  # {training: function of (network, images)}
         self.order = order  # {module: its parameters' names}: taking a parametrization off moves a parameter to the end
+        self.own_forward = own  # that the network's instance had, if any
+        self.sizes: set[tuple[int, ...]] = set()
+
+    def run(self, network: nn.Module, images: Tensor):
+        """What the network returns for images, in its mode; in training with new samples."""
+        if network.training:
+            for block in blocks(network).values():
+                block.begin_pass()
+        with torch.set_grad_enabled(
+            torch.is_grad_enabled()
+        ):  # an error within no_grad leaves the mode as it was
+            results = self.functions[network.training](network, images)
+        return pytree.tree_unflatten(results, self.outputs[network.training])
+
+    @property
+    def image(self) -> tuple[int, ...]:
+        """The size of one image, as (C, H, W)."""
+        return next(
+            tuple(node.meta["shape"][1:]) for node in self.graph.nodes if node.op == "placeholder"
+        )
+
+    @property
+    def output(self) -> fx.Node | None:
+        """The node of the network's output; None where there are several."""
+        values = next(node.args[0] for node in self.graph.nodes if node.op == "output")
+        return values[0] if len(values) == 1 else None
+
+
+class BiasRounding(nn.Module):
+    """A parametrization of a bias in hardware mode: a multiple of the accumulator's step, step_w * step_x.
+
+    Both steps are those of the selected schemes, in the search as well: noise in a bias would serve nothing. Rounding
+    is half to even, its gradient straight-through.
+    """
+
+    def __init__(self, weight: HMQ, source: HMQ):
+        super().__init__()
+        self.blocks = (
+            weight,
+            source,
+        )  # a tuple, so that they do not become submodules a second time
+
+    def forward(self, bias: Tensor) -> Tensor:
+        if not all(block.enabled for block in self.blocks):
+            return bias
+        weight, source = (power_of_two(block.step_exponent()).double() for block in self.blocks)
+        step = weight * source
+        rounded = ((bias.detach().double() / step).round() * step).to(bias.dtype)
+        return rounded + (bias - bias.detach())
 
 
 def is_attached(model: nn.Module) -> bool:
@@ -57,7 +126,9 @@ def is_attached(model: nn.Module) -> bool:
 
 def check_attached(model: nn.Module) -> None:
     if not is_attached(model):
-        raise ValueError(f"this {type(model).__name__} has no HMQ blocks: attach(model, space, sample) first")
+        raise ValueError(
+            f"this {type(model).__name__} has no HMQ blocks: attach(model, space, sample) first"
+        )
 
 
 def placements(model: nn.Module) -> tuple[Placement, ...]:
@@ -113,6 +184,12 @@ def set_activation_bits(model: nn.Module, bits: Mapping[str, int]) -> None:
         block.bits.fill_(bits[name])
 
 
+def attribute_of(model: nn.Module, name: str) -> Tensor:
+    """A parameter, buffer or constant of the graph by its name: "layer1.0.conv1.weight"."""
+    path, _, attribute = name.rpartition(".")
+    return getattr(model.get_submodule(path), attribute)
+
+
 def slug(name: str) -> str:
     """A name as torch allows it for a submodule: without dots, and none of a ModuleDict's own ("keys", "values")."""
     return "/" + name.replace(".", "/")
@@ -156,7 +233,9 @@ def calibrate(
                 count += 1
                 if not ends:
                     continue
-                high, low = largest(torch.stack(list(ends.values()))).unbind(1)  # one value per tensor
+                high, low = largest(torch.stack(list(ends.values()))).unbind(
+                    1
+                )  # one value per tensor
                 theta = high if theta is None else torch.lerp(theta, high, rate)
                 constant = (high == -low) & (True if constant is None else constant)
     finally:
@@ -169,14 +248,23 @@ def calibrate(
     exponents = {}
     for name, value in found.items():
         if not math.isfinite(value):
-            raise ValueError(f"activation {name} holds NaN or infinite values on the pictures of the calibration")
+            raise ValueError(
+                f"activation {name} holds NaN or infinite values on the pictures of the calibration"
+            )
         # A constant that equals its threshold (an untrained gate: 0.5) would be clipped everywhere and learn nothing.
-        exponents[name] = threshold_exponent(value) + int(constant[name] and math.frexp(value)[0] == 0.5)
+        exponents[name] = threshold_exponent(value) + int(
+            constant[name] and math.frexp(value)[0] == 0.5
+        )
         octaves = len(activations[name].exponents) - 1
         if not octaves - MAX_EXPONENT <= exponents[name] <= MAX_EXPONENT:
-            raise ValueError(f"activation {name} reaches {value:g} on the pictures of the calibration: out of range")
+            raise ValueError(
+                f"activation {name} reaches {value:g} on the pictures of the calibration: out of range"
+            )
     for name, value in found.items():
         if value == 0:
-            warnings.warn(f"activation {name} is zero everywhere on the pictures of the calibration", stacklevel=2)
+            warnings.warn(
+                f"activation {name} is zero everywhere on the pictures of the calibration",
+                stacklevel=2,
+            )
         activations[name].exponent.fill_(exponents[name])
     return found

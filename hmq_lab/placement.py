@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import types
 import warnings
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from hmq_lab.block import HMQ, SearchSpace, check_space
-from hmq_lab.graph.naming import matched, numbered
-from hmq_lab.graph.rules import NORM, drops, kinds, sites
-from hmq_lab.graph.tracing import in_mode, run, trace
-from hmq_lab.hardware.folding import BiasRounding, fold, round_biases, sources
+from hmq_lab.graph.checks import check_model, check_same, check_sample, check_size, kept
+from hmq_lab.graph.folding import fold
+from hmq_lab.graph.naming import label, layer_of, matched, numbered
+from hmq_lab.graph.operations import drops, kinds
+from hmq_lab.graph.operations import shape as shape_of
+from hmq_lab.graph.sites import Site, layer_inputs, sites, weight_readers
+from hmq_lab.graph.tracing import Reading, run, trace
 from hmq_lab.network import (
+    BiasRounding,
     Blocks,
     Placement,
     blocks,
@@ -31,20 +34,29 @@ from hmq_lab.network import (
 )
 
 __all__ = [
-    "Placement", "attach", "blocks", "calibrate", "detach", "is_attached", "placements", "resample",
-    "set_activation_bits", "switched_off",
-]  # fmt: skip
+    "Placement",
+    "attach",
+    "blocks",
+    "calibrate",
+    "detach",
+    "is_attached",
+    "placements",
+    "resample",
+    "set_activation_bits",
+    "switched_off",
+]
 
-WEIGHTS = {  # layer: names of its quantized parameters
-    nn.modules.conv._ConvNd: ("weight",),
-    nn.Linear: ("weight",),
-    nn.MultiheadAttention: ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"),
-}
+LAYERS = (
+    nn.modules.conv._ConvNd,
+    nn.Linear,
+    nn.MultiheadAttention,
+)  # a shared weight has the name of such a one
+INPUTS_FIRST = ("conv_transpose", "matmul", "mm", "bmm")  # their weights are (in, out, ...)
 
 
 def attach(
     model: nn.Module,
-    space: SearchSpace | None = None,
+    space: SearchSpace | Tensor | None = None,
     sample: Tensor | None = None,
     *,
     activation_bits: int | Mapping[str, int] = 8,
@@ -53,96 +65,103 @@ def attach(
 ) -> nn.Module:
     """Put an HMQ block on every weight and activation of a network that the method quantizes; changes it in place.
 
-    >>> model = attach(torchvision.models.resnet18(), SearchSpace(), torch.randn(8, 3, 224, 224))
+    >>> model = attach(torchvision.models.resnet18(), torch.randn(8, 3, 224, 224))
     >>> model(torch.randn(2, 3, 224, 224)).shape                     # in training mode: two samples of every scheme
     torch.Size([2, 1000])
     >>> for placement in placements(model): print(placement.name, placement.reason)
 
-    space: bit-widths and thresholds of the weights (default: the paper's); activations have the same number of
-    thresholds, while their bit-widths are given: one number, or numbers by the names of `placements`, 8 where a name
-    is left out (the paper computes them from a target, see `budget.activation_bits`). sample: a batch of input
-    pictures; one pass over it sets the activations' largest thresholds, `calibrate` does it over many. generator: for
-    the initial logits.
-    hardware: also what `IntegerNetwork` needs: batch norm folded (which `detach` leaves so), blocks of 8 bits on the
-    picture and on means, of the activations' bits on concatenations, biases rounded to step_w * step_x.
-
     Blocks are on weights as parametrizations (`module.weight` goes on working and is the quantized weight) and on
-    activations as modules in the network's graph: `model.forward` is replaced until `detach`. A network is traced in
-    training and in evaluation, and obeys train() and eval(). A parameter that several layers share has one block.
-    Raises ValueError for what torch.fx cannot follow (with the line), for NaN or infinite weights and activations (with
-    the tensor's name), for weights that a hook computes (weight norm), and for a network that has blocks already;
-    TypeError for a space that is none.
+    activations in the network's graph: `model.forward` is replaced until `detach`. The graph is read in training and
+    in evaluation, and the network obeys train() and eval(). A parameter that several layers share has one block.
+
+    Args:
+        model: a float network whose forward takes a batch of images; other arguments keep their defaults.
+        space: bit-widths and thresholds of the weights; the paper's by default. May be left out: `attach(model, x)`.
+            Activations have the same number of thresholds, while their bit-widths are given.
+        sample: a batch of input images (N, C, H, W). One pass over it sets the activations' largest thresholds;
+            `calibrate` does it over many batches.
+        activation_bits: one number, or numbers by the names of `placements`, 8 where a name is left out. (The paper
+            computes them from a target, see `budget.activation_bits`.)
+        hardware: also what `IntegerNetwork` needs: batch norm folded (which `detach` leaves so), blocks of 8 bits on
+            the image and on means, of the activations' bits on concatenations, biases rounded to step_w * step_x.
+        generator: draws the initial logits.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for what torch.export cannot follow (with the line), for a graph that does not compute what the
+            network computes, NaN or infinite weights and activations (with the tensor's name), weights that a hook
+            computes (weight norm), wrappers such as DDP, half precision, and a network that has blocks already.
+        TypeError: for a space that is none.
     """
+    if isinstance(space, Tensor) and (sample is None or isinstance(sample, SearchSpace)):
+        space, sample = sample, space  # attach(model, sample, space)
     space = check_space(space)
     if is_attached(model):
         raise ValueError(f"this {type(model).__name__} has HMQ blocks already: detach(model) first")
-    if hasattr(model, "hmq"):
-        raise ValueError(f"this {type(model).__name__} has an attribute hmq of its own, where the blocks go: rename it")
-    if not isinstance(sample, Tensor) or sample.dim() < 2 or len(sample) == 0 or not sample.is_floating_point():
-        what = f"{tuple(sample.shape)} {sample.dtype}" if isinstance(sample, Tensor) else type(sample).__name__
-        raise ValueError(f"sample must be a batch of input pictures, a float tensor (N, C, H, W), got {what}")
-    if not torch.isfinite(sample).all():
-        raise ValueError("sample must be finite, got NaN or infinite pictures")
+    check_model(model)
+    check_sample(model, sample)
 
-    own = set(vars(model))
-    pairs = fold(model) if hardware else []
+    pairs = fold(model, sample) if hardware else []
     try:
         return _attach(model, space, sample, activation_bits, hardware, generator)
     except Exception:
         for pair in pairs:
             pair.undo()
         raise
-    finally:  # fx keeps the constants of a graph as attributes of the network
-        constants = sorted(set(vars(model)) - own - {"forward"})
-        if is_attached(model):
-            model.hmq.constants = constants
-        else:
-            for name in constants:
-                delattr(model, name)
 
 
-def _attach(model, space, sample, activation_bits, hardware, generator):
-    traced = {training: trace(model, training) for training in (False, True)}
-    names = {False: numbered(traced[False])}
-    names[True] = matched(traced[True], traced[False], drops(model, traced[False]) | drops(model, traced[True]))
-    shapes = _shapes(model, traced[False], names[False], sample)
-    passing = {node for node, kind in kinds(model, traced[False]).items() if kind == "pass"}
-    activations, listed = {}, {}
-    for training, graph in traced.items():  # evaluation first: it decides for the tensors that both have
-        for site in sites(model, graph, names[training], hardware):
-            verdict = site.verdict
-            if training and site.name not in listed:  # auxiliary heads: nothing would calibrate or deploy their blocks
-                verdict = (False, site.signed, "runs in training only", site.layer)
-            place = Placement(site.name, site.kind, shapes.get(site.name, ()), *verdict)
-            place = listed.setdefault(site.name, place)
-            if place.quantized and site.name not in activations:
-                bits = activation_bits if site.kind == "activation" else 8
-                bits = activation_bits.get(site.name, 8) if isinstance(activation_bits, Mapping) else bits
-                own = SearchSpace((bits,), space.thresholds)
-                activations[site.name] = HMQ(own, 0, place.signed, generator=generator).to(sample.device)
-            if place.quantized:
-                _insert(graph, site.node, f"hmq.activations.{slug(site.name)}")
+def _attach(model, space, sample, activation_bits, hardware, generator) -> nn.Module:
+    # Read the network in both modes; the same tensor has the same name in both.
+    readings = {training: trace(model, sample, training) for training in (False, True)}
+    check_same(model, readings, sample)
+    evaluation, in_training = readings[False].graph, readings[True].graph
+    names = {False: numbered(model, evaluation)}
+    names[True] = matched(model, in_training, evaluation, drops(evaluation) | drops(in_training))
 
-    trained = set(names[True].values())
-    for place in [p for p in listed.values() if p.quantized and p.name not in trained]:
-        listed[place.name] = dataclasses.replace(place, reason=f"{place.reason}, in evaluation only")
+    # Where blocks stand. Evaluation decides for the tensors that both modes have.
+    found = {
+        training: sites(model, readings[training].graph, names[training], hardware)
+        for training in readings
+    }
+    listed = _listed(found, set(names[True].values()))
+    activations = {
+        place.name: _activation_block(place, space, activation_bits, generator).to(sample.device)
+        for place in listed
+        if place.quantized
+    }
     if isinstance(activation_bits, Mapping) and not activation_bits.keys() <= activations.keys():
         unknown = ", ".join(sorted(activation_bits.keys() - activations.keys()))
-        raise ValueError(f"activation_bits names what is no quantized activation of this network: {unknown}")
+        raise ValueError(
+            f"activation_bits names what is no quantized activation of this network: {unknown}"
+        )
 
-    rounded = sources(model, traced[False], passing) if hardware else {}
-    weights, parameters = _weights(model, space, generator, rounded)
+    # The functions that the network runs from now on.
+    readers = {
+        name: by
+        for reading in readings.values()
+        for name, by in weight_readers(reading.graph).items()
+    }
+    rounded = layer_inputs(evaluation, names[False]) if hardware else {}
+    for training, reading in readings.items():
+        _annotate(model, reading.graph, names[training])
+        _insert(reading, found[training], activations)
+    weights, parameters = _weights(model, space, generator, readers, rounded)
+
+    own_forward, own_buffers = vars(model).get("forward"), list(model.buffers())
     order = {path: tuple(module._parameters) for path, module in model.named_modules()}
-    functions = {training: run(graph) for training, graph in traced.items()}
-    model.hmq = Blocks(activations, (*parameters, *listed.values()), functions, order)
-    model.hmq.graph = traced[False]
+    functions = {training: run(reading.graph) for training, reading in readings.items()}
+    model.hmq = Blocks(activations, (*parameters, *listed), readings, functions, order, own_forward)
+    model.hmq.sizes = {tuple(sample.shape[1:])}
     model.forward = types.MethodType(_forward, model)
     try:
         for module, attribute, block in weights:
             parametrize.register_parametrization(module, attribute, block, unsafe=True)
-        round_biases(model, rounded)
+        _round_biases(model, rounded, {place.name for place in listed if place.quantized})
         model.hmq.train(model.training)
-        calibrate(model, [sample])
+        with kept(model, own_buffers):
+            calibrate(model, [sample])
     except Exception:
         detach(model)
         raise
@@ -150,13 +169,22 @@ def _attach(model, space, sample, activation_bits, hardware, generator):
 
 
 def _forward(self, *args, **kwargs):
-    return self.hmq.forward_in[self.training](self, *args, **kwargs)
+    """What `model.forward` is while blocks are attached."""
+    images = [*args, *kwargs.values()]
+    if len(images) != 1 or not isinstance(images[0], Tensor):
+        raise TypeError(
+            f"a network with blocks takes a batch of images alone, got {len(images)} arguments"
+        )
+    if tuple(images[0].shape[1:]) not in self.hmq.sizes:
+        check_size(self, images[0], detach)
+        self.hmq.sizes.add(tuple(images[0].shape[1:]))
+    return self.hmq.run(self, images[0])
 
 
 def detach(model: nn.Module) -> nn.Module:
     """Take the blocks off: the network as it was, with its current float weights.
 
-    >>> detach(attach(model, SearchSpace(), sample)) is model
+    >>> detach(attach(model, sample)) is model
     True
     """
     check_attached(model)
@@ -165,110 +193,187 @@ def detach(model: nn.Module) -> nn.Module:
             if any(isinstance(p, HMQ | BiasRounding) for p in chain):
                 _own_class(module)
                 parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
+
+    # Parameters in their old order, and the forward pass that was there.
     for path, attributes in model.hmq.order.items():
         module = model.get_submodule(path)
         module._parameters = {name: module._parameters[name] for name in attributes}
-    for name in ("forward", *model.hmq.constants, "hmq"):
-        delattr(model, name)
+    own_forward = model.hmq.own_forward
+    del model.forward
+    if own_forward is not None:
+        model.forward = own_forward
+    del model.hmq
     return model
 
 
 def _own_class(module: nn.Module) -> None:
     """Give a parametrized module a class that no deep copy of it shares: torch takes the property off the class."""
     shared = type(module)
-    members = {name: v for name, v in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+    members = {
+        name: v for name, v in vars(shared).items() if name not in ("__dict__", "__weakref__")
+    }
     module.__class__ = type(shared.__name__, shared.__bases__, members)
 
 
-def _shapes(model: nn.Module, graph, names: dict, sample: Tensor) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor of the graph for one picture."""
-    shapes = {}
-
-    class Shapes(torch.fx.Interpreter):
-        def run_node(self, node):
-            value = super().run_node(node)
-            if isinstance(value, Tensor):
-                shapes[names[node]] = tuple(value.shape[1:])
-            return value
-
-    try:
-        with in_mode(model, training=False), torch.no_grad():
-            Shapes(model, graph=graph).run(sample[:1])
-    except RuntimeError as error:
-        said = f"{type(model).__name__} does not run on a sample of shape {tuple(sample.shape)}"
-        raise ValueError(f"{said}, with its optional inputs left out: {str(error).splitlines()[0]}") from error
-    return shapes
+# ------------------------------------------------------------------------------------------------------ activations
 
 
-def _insert(graph, node, target: str) -> None:
-    with graph.inserting_after(node):
-        block = graph.create_node("call_module", target, (node,))
-    node.replace_all_uses_with(block, delete_user_cb=lambda user: user is not block)
+def _listed(found: dict[bool, list[Site]], in_training: set[str]) -> list[Placement]:
+    """A placement of every activation of both modes."""
+    listed: dict[str, Placement] = {}
+    for site in found[False]:
+        reason = site.reason
+        if site.quantized and site.name not in in_training:
+            reason = f"{reason}, in evaluation only"
+        listed[site.name] = _placement(site, site.quantized, reason)
+    for site in found[True]:
+        if (
+            site.name not in listed
+        ):  # auxiliary heads: nothing would calibrate or deploy their blocks
+            listed[site.name] = _placement(site, False, "runs in training only")
+    return list(listed.values())
 
 
-def _weights(model, space, generator, rounded=()):
-    """[(module, attribute, block)] of the weights to quantize, and a Placement of every parameter.
+def _placement(site: Site, quantized: bool, reason: str) -> Placement:
+    shape = shape_of(site.node.meta["val"])[1:]
+    kind = "hardware" if quantized and site.role in ("input", "mean") else "activation"
+    return Placement(site.name, kind, shape, quantized, site.signed, reason, site.layer, site.role)
 
-    rounded: the layers whose bias hardware mode rounds.
-    """
-    held = {}  # parameter: (module, its name, the parameter's attribute and name) of every layer that holds it
+
+def _activation_block(place: Placement, space: SearchSpace, activation_bits, generator) -> HMQ:
+    bits = activation_bits
+    if place.kind == "hardware":
+        bits = 8
+    elif isinstance(activation_bits, Mapping):
+        bits = activation_bits.get(place.name, 8)
+    return HMQ(SearchSpace((bits,), space.thresholds), 0, place.signed, generator=generator)
+
+
+def _annotate(model: nn.Module, graph: fx.Graph, names: dict[fx.Node, str]) -> None:
+    """Keep of each node what others need: name, kind, shape for one image, layer, line of the model's code."""
+    modules, kind = dict(model.named_modules()), kinds(graph)
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        values = value if isinstance(value, list | tuple) else [value]
+        shapes = [shape_of(v) if isinstance(v, Tensor) else None for v in values]
+        node.meta = {
+            "name": names.get(node, node.name),
+            "kind": kind[node],
+            "shape": shapes if isinstance(value, list | tuple) else shapes[0],
+            "layer": label(node, modules),
+            "path": layer_of(node, modules),
+            "stack_trace": node.meta.get("stack_trace"),
+        }
+
+
+def _insert(reading: Reading, found: list[Site], activations: dict[str, HMQ]) -> None:
+    """Let the readers of each quantized tensor read its block's output."""
+    graph = reading.graph
+    for node in graph.nodes:
+        if node.op == "get_attr" and node.target in reading.constants:
+            node.target = f"hmq.constants.{slug(node.target)}"
+    for site in found:
+        if site.name not in activations:
+            continue
+        with graph.inserting_after(site.node):
+            block = graph.create_node(
+                "call_module", f"hmq.activations.{slug(site.name)}", (site.node,)
+            )
+        block.meta = {
+            "name": site.name,
+            "kind": "block",
+            "shape": site.node.meta["shape"],
+            "layer": "HMQ",
+            "path": None,
+        }
+        site.node.replace_all_uses_with(
+            block, delete_user_cb=lambda user, block=block: user is not block
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------- weights
+
+
+def _weights(model, space, generator, readers: dict[str, str], rounded: dict[str, tuple]):
+    """[(module, attribute, block)] of the weights to quantize, and a Placement of every parameter."""
+    held: dict[
+        nn.Parameter, list[tuple]
+    ] = {}  # (module, its name, the parameter's name) of all that hold it
     for path, module in model.named_modules():
-        if parametrize.is_parametrized(module):
-            raise ValueError(f"{path or 'the network'} has parametrizations of its own: remove them first")
-        _check_computed(path, module)
         for attribute, parameter in module.named_parameters(recurse=False):
             name = f"{path}.{attribute}" if path else attribute
             held.setdefault(parameter, []).append((module, attribute, name))
 
     found, listed = [], []
     for parameter, places in held.items():
-        quantized = [place for place in places if place[1] in _quantized(place[0])]
-        first = (quantized or places)[0]
-        shape, label = tuple(parameter.shape), type(first[0]).__name__
+        read_by = {name: readers[name] for _, _, name in places if name in readers}
+        quantized = any(by != "computed" for by in read_by.values())
+        module, attribute, name = min(places, key=lambda place: not isinstance(place[0], LAYERS))
         if quantized:
-            block = _block(parameter, first, space, generator)
+            reader = next(by for by in read_by.values() if by != "computed")
+            block = _weight_block(parameter, name, reader, space, generator)
             found += [(module, attribute, block) for module, attribute, _ in places]
-            reason = "weight of a convolution or fully connected layer"
-            listed.append(Placement(first[2], "weight", shape, True, True, reason, label))
+            role, reason = "weight", "weight of a convolution or fully connected layer"
+        elif read_by:
+            role, reason = "weight", "float: forward computes from it what the layer reads"
         else:
-            norm = isinstance(first[0], tuple(layer for layer in NORM if isinstance(layer, type)))
-            reason = "norm" if norm else "bias" if first[1].endswith("bias") else "other parameter"
-            exact = reason == "bias" and first[2].rpartition(".")[0] in rounded
-            reason = f"{reason}: rounded, hardware mode" if exact else f"{reason}: float in the paper's method"
-            listed.append(Placement(first[2], "parameter", shape, False, True, reason, label))
-        for module, _, name in places:
-            if name != first[2]:
+            role, reason = _parameter_reason(module, attribute, name in rounded)
+        kind = "weight" if quantized else "parameter"
+        shape, layer = tuple(parameter.shape), type(module).__name__
+        listed.append(Placement(name, kind, shape, quantized, True, reason, layer, role))
+
+        # Further names of the same tensor.
+        for module, _, other in places:
+            if other != name:
                 how = "quantized" if quantized else "float"
-                reason = f"the same tensor as {first[2]}: {how} and counted there"
-                listed.append(Placement(name, "shared", shape, False, True, reason, type(module).__name__))
+                reason = f"the same tensor as {name}: {how} and counted there"
+                listed.append(
+                    Placement(
+                        other, "shared", shape, False, True, reason, type(module).__name__, "shared"
+                    )
+                )
     return found, listed
 
 
-def _quantized(module: nn.Module) -> set[str]:
-    """Names of a layer's parameters that are quantized."""
-    return {name for layer, names in WEIGHTS.items() if isinstance(module, layer) for name in names}
+def _parameter_reason(module: nn.Module, attribute: str, rounded: bool) -> tuple[str, str]:
+    """Role and reason of a parameter that has no block."""
+    if "Norm" in type(module).__name__:
+        return "norm", "norm: float in the paper's method"
+    if not attribute.endswith("bias"):
+        return "parameter", "other parameter: float in the paper's method"
+    return (
+        "bias",
+        "bias: rounded, hardware mode" if rounded else "bias: float in the paper's method",
+    )
 
 
-def _block(parameter: nn.Parameter, place: tuple, space: SearchSpace, generator) -> HMQ:
-    module, _, name = place
+def _weight_block(
+    parameter: nn.Parameter, name: str, reader: str, space: SearchSpace, generator
+) -> HMQ:
     if not torch.isfinite(parameter).all():
         raise ValueError(f"weight {name} holds NaN or infinite values")
     if not parameter.any():
-        warnings.warn(f"weight {name} is zero everywhere: its largest threshold is 2^0", stacklevel=4)
+        warnings.warn(
+            f"weight {name} is zero everywhere: its largest threshold is 2^0", stacklevel=5
+        )
     try:
         block = HMQ.for_weight(parameter, space, generator)
     except ValueError as error:
         raise ValueError(f"weight {name}: {error}") from error
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        block.sample_axis = 0  # (in, out, ...)
+    if reader.startswith(INPUTS_FIRST) or parameter.dim() < 2:
+        block.sample_axis = 0
     return block
 
 
-def _check_computed(path: str, module: nn.Module) -> None:
-    """Raise ValueError for a weight that a hook computes anew in every pass: no block could stand on it."""
-    for attribute in sorted(_quantized(module) - module._parameters.keys()):
-        if isinstance(getattr(module, attribute, None), Tensor):
-            hooks = {type(hook).__name__ for hook in module._forward_pre_hooks.values()}
-            by = f"computed by {', '.join(sorted(hooks))}" if hooks else "a plain tensor"
-            name = f"{path}.{attribute}" if path else attribute
-            raise ValueError(f"weight {name} is no parameter but {by}: make it one again, as remove_weight_norm does")
+def _round_biases(
+    model: nn.Module, rounded: dict[str, tuple[str, str]], quantized: set[str]
+) -> None:
+    """Put a `BiasRounding` on each bias whose layer reads a quantized tensor: {bias: (weight, name of the input)}."""
+    found = blocks(model)
+    for bias, (weight, source) in rounded.items():
+        if source in quantized and weight in found:
+            path, _, attribute = bias.rpartition(".")
+            rounding = BiasRounding(found[weight], found[source])
+            parametrize.register_parametrization(
+                model.get_submodule(path), attribute, rounding, unsafe=True
+            )

@@ -1,13 +1,13 @@
 """Random numbers by name: a seed and a few labels give a generator of their own.
 
->>> import torch
 >>> from hmq_lab.seeds import generator
 >>> epoch, batch = 3, 17
->>> torch.randint(100, (5,), generator=generator(0, "augment", epoch, batch))  # the same, whenever it is asked for
+>>> torch.randint(100, (5,), generator=generator(0, "augment", epoch, batch))
 tensor([49, 98, 69, 56, 92])
 
-One generator handed from step to step makes batch 17 depend on all that was drawn before it, and a run that stops can
-go on only if the generator's state was kept. Numbers that depend on their name alone are drawn again instead.
+If one generator were handed from step to step, batch 17 would depend on all that was drawn before
+it, and a run could go on after a stop only with the state of the generator. Numbers that depend on
+their name alone are drawn again instead.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import hashlib
 import json
 
 import torch
+
+from hmq_lab.quantizer import shown
 
 
 def stable_hash(seed: int, *labels: str | int) -> int:
@@ -26,18 +28,35 @@ def stable_hash(seed: int, *labels: str | int) -> int:
     >>> stable_hash(0, "order", 1) == stable_hash(0, "order", 2)
     False
 
-    Python's `hash` will not do: that of a string differs from process to process. Raises TypeError for other types.
+    It is the same in every process and on every machine. Python's `hash` is not: that of a string
+    differs from process to process.
+
+    Args:
+        seed: any integer.
+        labels: integers and strings, as the name of what is drawn and the number of a step.
+
+    Raises:
+        TypeError: the seed or a label has another type.
     """
+    # True is an int to isinstance, and 1 to JSON it is not.
     if type(seed) is not int or any(type(label) not in (int, str) for label in labels):
-        raise TypeError(f"the seed must be an int and its labels int or str, got {(seed, *labels)!r}")
-    digest = hashlib.blake2b(json.dumps([seed, *labels]).encode(), digest_size=8).digest()
+        given = ", ".join(map(shown, (seed, *labels)))
+        raise TypeError(f"the seed must be an int and its labels int or str, got {given}")
+    # JSON tells 1 from "1", and ("a", "b") from ("ab",).
+    name = json.dumps([seed, *labels]).encode()
+    digest = hashlib.blake2b(name, digest_size=8).digest()
+    # 63 bits: a seed of torch has to fit into a signed integer.
     return int.from_bytes(digest, "big") >> 1
 
 
 def generator(seed: int, *labels: str | int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A fresh torch.Generator, seeded by the hash of a seed and labels.
+    """A new torch.Generator whose seed is `stable_hash(seed, *labels)`.
 
     >>> torch.randperm(4, generator=generator(0, "order", 1))
     tensor([3, 0, 2, 1])
+
+    Args:
+        seed, labels: see `stable_hash`.
+        device: where the generator draws. Other devices draw other numbers from the same seed.
     """
     return torch.Generator(device).manual_seed(stable_hash(seed, *labels))

@@ -19,10 +19,16 @@ from typing import Any
 from hmq_lab.budget import Target
 from hmq_lab.gumbel import Cycles
 
-SCHEDULES = ("constant", "cosine")
-PRECISIONS = ("float32", "bfloat16")
+# The words that some settings take.
 LOSSES = ("cross-entropy", "distillation")
-STARTS = ("searched", "float")
+CHOICES = {
+    "final_schedule": ("constant", "cosine"),
+    "precision": ("float32", "bfloat16"),
+    "compile": ("auto", "on", "off"),
+    "search_loss": LOSSES,
+    "final_loss": LOSSES,
+    "final_weights": ("searched", "float"),
+}
 
 
 @dataclass(frozen=True)
@@ -124,8 +130,7 @@ class Settings:
         count = self.calibration_pictures
         if count is not None and (not _is_whole(count) or count < 1):
             raise ValueError(
-                "calibration_pictures must be a whole number from 1 on, or None for all, "
-                f"got {count!r}"
+                f"calibration_pictures must be a whole number from 1 on, or None for all, got {count!r}"
             )
 
         # Other numbers.
@@ -142,15 +147,7 @@ class Settings:
             raise ValueError(f"first_target must be a rate between 1 and 32, got {first!r}")
 
         # Words.
-        choices = {
-            "final_schedule": SCHEDULES,
-            "precision": PRECISIONS,
-            "compile": ("auto", "on", "off"),
-            "search_loss": LOSSES,
-            "final_loss": LOSSES,
-            "final_weights": STARTS,
-        }
-        for name, allowed in choices.items():
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
 
@@ -175,6 +172,7 @@ class Settings:
         [4.0, 8.0, 12.0, 16.0, 16.0]
         """
         target *= 1 + self.margin
+        # From the first target to the last in equal steps, one for each cycle.
         first, last = min(self.first_target, target), self.target_steps - 1
         if last == 0:
             return target
@@ -211,6 +209,7 @@ QUICK = Settings(
 )
 
 PRESETS = {
+    # The paper's, and its networks.
     "paper": PAPER,
     "paper/mobilenet_v1": dataclasses.replace(
         PAPER,
@@ -222,6 +221,7 @@ PRESETS = {
     "paper/mobilenet_v2": PAPER,
     "paper/resnet50": PAPER,
     "paper/efficientnet_b0": PAPER,
+    # The built-in images: a minute or two.
     "quick/builtin": dataclasses.replace(
         QUICK,
         search_epochs=6,
@@ -234,6 +234,7 @@ PRESETS = {
         target_steps=2,
         calibration_pictures=1024,
     ),
+    # CIFAR10: a quarter of an hour on two cores.
     "quick/cifar10": dataclasses.replace(
         QUICK,
         search_epochs=3,
@@ -305,6 +306,7 @@ def preset(name: str, **changes: Any) -> Settings:
         TypeError: an unknown setting; names the near ones.
     """
     base, _ = split_name(name)
+    # A misspelt setting is refused with those that are spelt like it.
     known = [field.name for field in dataclasses.fields(Settings)]
     for change in changes:
         if change not in known:
@@ -331,6 +333,7 @@ def as_settings(given: Settings | Mapping[str, Any] | str | None, data: str) -> 
         TypeError: another type, or an unknown setting.
         ValueError: an unknown preset, or a value that is not allowed.
     """
+    # Settings are taken as they are, names looked up, changes made.
     if isinstance(given, Settings):
         return given
     if given is None or isinstance(given, str):
@@ -409,6 +412,7 @@ def recipe(name: str) -> Recipe:
         ValueError: an unknown name (names the near ones), a bad compression, bad bits.
     """
     settings, numbers = split_name(name)
+    # The part after the slash is a network of ImageNet's, or a data set.
     model: str | None = settings.removeprefix("paper/")
     data: str | None = "imagenet"
     if model not in POINTS:
@@ -416,6 +420,7 @@ def recipe(name: str) -> Recipe:
     if settings.endswith("/cifar10"):
         data = "cifar10"
 
+    # The target follows, if there is one.
     target = None
     if numbers:
         weights, bits, activations = (float(part) if part else None for part in numbers)
@@ -449,6 +454,7 @@ def split_name(name: str) -> tuple[str, tuple[str | None, ...] | None]:
     Raises:
         ValueError: an unknown name; names the near ones.
     """
+    # name-w14-a4 or name-w14-acr8.
     number = r"\d+(?:\.\d+)?"
     found = re.fullmatch(rf"(.+?)-w({number})(?:-a({number})|-acr({number}))?", name)
     base = found[1] if found else name

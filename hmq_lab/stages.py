@@ -118,6 +118,7 @@ class Search:
         """The epochs of one stage that are left."""
         progress = self.progress
         self.begin_stage()
+        # An epoch that a checkpoint cut short goes on with its next batch.
         while progress.epoch < self.epochs[progress.stage]:
             self.model.train()
             for images, labels in self.batches():
@@ -126,9 +127,10 @@ class Search:
             yield self.end_epoch()
 
     def begin_stage(self) -> None:
-        """The loss, and a new optimizer: of weights and logits in stage 1, of weights in stage 2."""
+        """The loss, and a new optimizer: of weights and, in stage 1, of logits."""
         searching, settings = self.progress.stage == 1, self.settings
-        self.loss: nn.Module | None = None  # the last stage's: what it wraps must not be frozen
+        # Let go of the last stage's loss: DDP must not wrap a parameter that is being frozen.
+        self.loss: nn.Module | None = None
         logits = [block.logits for block in self.blocks.values()]
         for parameter in logits:
             parameter.requires_grad_(searching)
@@ -144,18 +146,20 @@ class Search:
                 {"params": logits, "lr": settings.logit_learning_rate, "weight_decay": 0.0}
             )
         self.optimizer = torch.optim.RAdam(groups, decoupled_weight_decay=True)
+        # A run that goes on has moments from before.
         if self.optimizer_state is not None:
             self.optimizer.load_state_dict(self.optimizer_state)
             self.optimizer_state = None
 
     def step(self, images: Tensor, labels: Tensor) -> Iterator[Event]:
-        """One step: yields its event, in stage 1 now and then the tables of probabilities before."""
+        """One step: yields its event; before it, in stage 1, now and then the tables."""
         progress, settings, step = self.progress, self.settings, self.steps_done
         event: Event = {"kind": "step", "stage": progress.stage, "epoch": progress.epoch}
         event["step"] = step
-        torch.manual_seed(stable_hash(self.seed, "step", step, *self.label))  # for dropout
+        # Dropout and its like draw from torch's own generator.
+        torch.manual_seed(stable_hash(self.seed, "step", step, *self.label))
 
-        # Stage 1 follows the schedules of temperature and target, stage 2 that of the learning rate.
+        # Stage 1 has schedules of temperature and target, stage 2 of the learning rate.
         if progress.stage == 1:
             between = self.epochs[1] * self.steps_per_epoch // settings.snapshots
             if step % max(1, between) == 0:
@@ -199,6 +203,7 @@ class Search:
     def end_epoch(self) -> Event:
         """The event of an epoch: its mean loss, the accuracy, both compressions."""
         progress = self.progress
+        # The accuracy is that of the selection: blocks use no noise in evaluation.
         accuracy = self.accuracy(self.model, self.data.validation)
         event = {"kind": "epoch", "stage": progress.stage, "epoch": progress.epoch}
         event["step"] = self.steps_done - 1
@@ -212,12 +217,14 @@ class Search:
             progress.best_accuracy = accuracy
             state = self.model.state_dict()
             self.best = {key: value.clone() for key, value in state.items()}
+        # The next epoch begins.
         progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
         return event
 
     def select(self) -> Iterator[Event]:
         """From stage 1 to stage 2: the selection, repaired where it misses the target, is fixed."""
         progress, settings = self.progress, self.settings
+        # What stage 1 ends with.
         before = budget.rates(self.model)
         progress.bits_before_repair = budget.weight_bits(self.model)
         yield self.tables()
@@ -231,6 +238,7 @@ class Search:
         event["moves"] = [dataclasses.asdict(move) for move in moves]
         yield event
 
+        # What stage 2 begins with.
         if settings.renew_statistics:
             renew_statistics(self.model, (images for images, _ in self.calibration_batches()))
             self.share_buffers()
@@ -278,6 +286,7 @@ class Search:
         loss = settings.search_loss if self.progress.stage == 1 else settings.final_loss
         if loss != "distillation" or self.teacher is None:
             return None
+        # The teacher learns nothing.
         with torch.no_grad():
             return scores_in(settings.precision, self.teacher, images)
 
@@ -304,6 +313,7 @@ class Search:
     def backward(self, images: Tensor, labels: Tensor, target_rate: float | None) -> Tensor:
         """Add the gradients of one batch; returns what `Loss` does, as one tensor."""
         assert self.loss is not None
+        # The first of the losses is their sum.
         losses = self.loss(images, labels, target_rate, self.teacher_scores(images))
         losses[0].backward()
         return torch.stack(losses).detach()
@@ -341,6 +351,7 @@ class Loss(nn.Module):
         target_rate: float | None = None,
         teacher_scores: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
+        # How wrong the network is.
         scores = scores_in(self.settings.precision, self.network, images)
         if teacher_scores is None:
             task = F.cross_entropy(scores, labels)
@@ -349,6 +360,7 @@ class Loss(nn.Module):
             task = distillation(scores, teacher_scores, softness)
         if target_rate is None:
             return task, task
+        # How far it is from the target, as far as expected bits say.
         expected = budget.expected_rate(self.network)
         hinge = torch.as_tensor(budget.hinge(expected, target_rate))
         return task + self.settings.gamma * hinge, task, expected, hinge
@@ -410,6 +422,7 @@ def float_state(model: nn.Module) -> dict[str, Tensor]:
 
     >>> model.load_state_dict(float_state(model), strict=False)  # the blocks stay as they are
     """
+    # A state dict has names only: tell the blocks' tensors by their identity.
     of_blocks: set[int] = set()
     for block in blocks(model).values():
         of_blocks |= {id(tensor) for tensor in (*block.parameters(), *block.buffers())}
@@ -428,6 +441,8 @@ def renew_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     norms = [norm for norm in norms if norm.track_running_stats]
+
+    # Keep what a batch norm has, in case these images do not reach it.
     before = []
     for norm in norms:
         buffers = {name: buffer.clone() for name, buffer in norm.named_buffers()}
@@ -450,6 +465,7 @@ def renew_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
 def first_not_finite(model: nn.Module, images: Tensor) -> str:
     """The name of the first weight, or else activation, that holds NaN or infinities."""
+    # A weight that is not finite spoils everything after it.
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             return f"parameter {name}"

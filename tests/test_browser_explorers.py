@@ -1,6 +1,8 @@
-"""The explorers' pages without a kernel, in a real browser and from disk: numbers, keys, links, themes, a phone.
+"""The explorers' pages without a kernel, in a real browser and from disk: numbers, keys, links,
+themes, a phone.
 
-HMQ_LAB_REQUIRE_BROWSER=1: a missing Chromium fails. HMQ_LAB_SCREENSHOTS=FOLDER: what each page looks like.
+HMQ_LAB_REQUIRE_BROWSER=1: a missing Chromium fails. HMQ_LAB_SCREENSHOTS=FOLDER: what each page
+looks like.
 """
 
 import importlib.util
@@ -20,7 +22,10 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 CHANGES = {  # two states of each, as a link gives them and as Python is told them
     "quantizer": ("bits=2&exponent=-3&authors=true", {"bits": 2, "exponent": -3, "authors": True}),
     "surface": ("bits=5&exponent=2^-2", {"bits": 5, "exponent": -2}),
-    "gumbel": ("epoch=2&category=1&logit=2&seed=5", {"epoch": 2.0, "category": 1, "logit": 2.0, "seed": 5}),
+    "gumbel": (
+        "epoch=2&category=1&logit=2&seed=5",
+        {"epoch": 2.0, "category": 1, "logit": 2.0, "seed": 5},
+    ),
     "block": ("bits=2&mass=0.25&sample=3", {"bits": 2, "mass": 0.25, "sample": 3}),
     "replay": ("step=700&layer=conv1.weight", {"step": 700, "layer": "conv1.weight"}),
     "selection": ("step=repaired&layer=linear", {"step": "repaired", "layer": "linear"}),
@@ -29,7 +34,9 @@ CHANGES = {  # two states of each, as a link gives them and as Python is told th
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if found is None or importlib.util.find_spec("playwright") is None:
         required = os.environ.get("HMQ_LAB_REQUIRE_BROWSER") == "1"
         (pytest.fail if required else pytest.skip)("no Chromium or no playwright on this machine")
@@ -50,13 +57,18 @@ def folder(tmp_path_factory):
 
 
 class Opened:
-    """A page in a context of its own, which closes without an error in its console and asks for no other file."""
+    """A page in a context of its own, which closes without an error in its console and asks for no
+    other file.
+    """
 
     def __init__(self, browser, width=1280, **options):
         self.context = browser.new_context(viewport={"width": width, "height": 800}, **options)
         self.page = self.context.new_page()
         self.said, self.asked = [], []
-        self.page.on("console", lambda message: self.said.append(message.text) if message.type == "error" else None)
+        self.page.on(
+            "console",
+            lambda message: self.said.append(message.text) if message.type == "error" else None,
+        )
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
 
@@ -92,9 +104,13 @@ def test_a_page_says_what_python_says_and_is_usable(name, browser, folder):
         slider.focus()
         page.keyboard.press("ArrowRight")
         step = float(slider.get_attribute("step"))
-        assert float(slider.input_value()) == pytest.approx(place + step) and said.inner_text() != explorer.sentence
+        assert (
+            float(slider.input_value()) == pytest.approx(place + step)
+            and said.inner_text() != explorer.sentence
+        )
         assert slider.get_attribute("aria-valuetext")
-        page.wait_for_function("location.hash.length > 1")  # the state is in the link
+        # The state is in the link.
+        page.wait_for_function("location.hash.length > 1")
         shared = page.url
         sentence = said.inner_text()
         keep(page, f"{name}-light-1280")
@@ -105,9 +121,13 @@ def test_a_page_says_what_python_says_and_is_usable(name, browser, folder):
         assert said.inner_text() == sentence
         text, values = CHANGES[name]
         explorer.set(**values)
-        page.goto(f"{address}#{text}")  # the page is there already: it follows
-        page.wait_for_function("said => document.querySelector('.said').innerText === said", arg=explorer.sentence)
-        page.goto(f"{address}#bits=no&nothing=3&step=-7")  # what cannot be is left out
+        # The page is there already: it follows.
+        page.goto(f"{address}#{text}")
+        page.wait_for_function(
+            "said => document.querySelector('.said').innerText === said", arg=explorer.sentence
+        )
+        # What cannot be is left out.
+        page.goto(f"{address}#bits=no&nothing=3&step=-7")
         assert page.locator(".said").inner_text()
     with Opened(browser, 390, color_scheme="dark", reduced_motion="reduce") as page:
         page.goto(f"{address}#{text}")
@@ -139,7 +159,8 @@ def test_a_move_takes_twenty_milliseconds_at_most(name, browser, folder):
         }"""
         rounds = [statistics.median(page.evaluate(move)) for _ in range(3)]
     print(f"{name}: median {', '.join(f'{median:.1f}' for median in rounds)} ms")
-    assert min(rounds) <= 20  # the machine may be busy with other things for a while
+    # The machine may be busy with other things for a while.
+    assert min(rounds) <= 20
 
 
 def test_millions_of_values_on_a_page(browser, tmp_path):
@@ -151,14 +172,19 @@ def test_millions_of_values_on_a_page(browser, tmp_path):
         assert page.locator(".said").inner_text() == explorer.sentence
         times = []
         for bits in (2, 8, 5, 1, 7):
-            times.append(page.evaluate("""bits => {
+            times.append(
+                page.evaluate(
+                    """bits => {
               const slider = document.querySelector("input[type=range]");
               slider.value = bits;
               const started = performance.now();
               slider.dispatchEvent(new Event("input"));
               document.body.getBoundingClientRect();
               return performance.now() - started;
-            }""", bits))
+            }""",
+                    bits,
+                )
+            )
             explorer.set(bits=bits)
             assert page.locator(".said").inner_text() == explorer.sentence
     print(f"6.4 million values: median {statistics.median(times):.1f} ms")
@@ -178,7 +204,8 @@ def test_the_player_plays_and_stands_still_where_asked(browser, folder):
         stopped = step.inner_text()
         page.wait_for_timeout(900)
         assert step.inner_text() == stopped and "play" in button.inner_text()
-        page.locator("rect.pick").first.click()  # a click on a row of the map picks that layer
+        # A click on a row of the map picks that layer.
+        page.locator("rect.pick").first.click()
         assert page.locator("select").evaluate("e => e.selectedOptions[0].innerText") == "conv1"
     with Opened(browser, reduced_motion="reduce") as page:
         page.goto(address)
@@ -190,11 +217,16 @@ def test_the_player_plays_and_stands_still_where_asked(browser, folder):
 def test_two_explorers_within_a_page_of_another_theme(browser, tmp_path):
     parts = explorers.gumbel().fragment() + explorers.gumbel(temperature=0.2).fragment()
     style = "<style>body { background: #0b1d2a; color: #eee }</style>"
-    (tmp_path / "both.html").write_text(f"<!DOCTYPE html><meta charset=utf-8>{style}{parts}", encoding="utf-8")
+    (tmp_path / "both.html").write_text(
+        f"<!DOCTYPE html><meta charset=utf-8>{style}{parts}", encoding="utf-8"
+    )
     with Opened(browser, color_scheme="light") as page:
         page.goto((tmp_path / "both.html").as_uri())
         page.wait_for_function("document.querySelectorAll('.hmq.dark').length === 2")
-        first, second = page.locator("output").first, page.locator(".hmq").nth(1).locator("output").first
+        first, second = (
+            page.locator("output").first,
+            page.locator(".hmq").nth(1).locator("output").first,
+        )
         assert (first.inner_text(), second.inner_text()) == ("1", "0.2")
         page.locator("input[type=range]").first.focus()
         page.keyboard.press("Home")

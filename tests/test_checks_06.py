@@ -29,9 +29,9 @@ def test_right_hinges(answer):
 @pytest.mark.parametrize("answer, says", [
     (lambda rate, target: (1 - rate / target) ** 2, "Above the target"),
     (lambda rate, target: np.clip(1 - rate / target, 0, None), "is squared"),
-    (lambda rate, target: np.clip(rate / target - 1, 0, None) ** 2, "other way round"),
+    (lambda rate, target: np.clip(rate / target - 1, 0, None) ** 2, "reversed"),
     (lambda rate, target: np.clip(target - rate, 0, None) ** 2, "relative to the target"),
-    (lambda rate, target: np.clip(target / rate - 1, 0, None) ** 2, "relative to the rate"),
+    (lambda rate, target: np.clip(target / rate - 1, 0, None) ** 2, "relative to the compression"),
     (lambda rate, target: np.clip(target - rate, 0, None) ** 2 / target, "before squaring"),
 ])  # fmt: skip
 def test_wrong_hinges(answer, says):
@@ -63,7 +63,7 @@ def test_right_regrets(answer):
 
 @pytest.mark.parametrize("answer, says", [
     (lambda losses, rates, chosen, target: losses[chosen] - sorted(losses)[0], "best that reaches the target"),
-    (lambda *a, **k: -by_loop(*a, **k), "sign is turned round"),
+    (lambda *a, **k: -by_loop(*a, **k), "sign is reversed"),
     (lambda losses, rates, chosen, target: by_loop(losses, [r - 1e-9 for r in rates], chosen, target), ">=, not >"),
     (lambda losses, rates, chosen, target: losses[chosen] - by_loop(losses, rates, chosen, target), "the best choice"),
     (lambda losses, rates, chosen, target: losses[chosen] / (losses[chosen] - by_loop(losses, rates, chosen, target)),
@@ -109,7 +109,9 @@ def by_rivals(costs, sizes, target):
     return torch.tensor([found[i] for i in range(len(sizes))])
 
 
-@pytest.mark.parametrize("answer", [by_product, by_recursion, by_rivals, lambda **case: np.array(by_product(**case))])
+@pytest.mark.parametrize(
+    "answer", [by_product, by_recursion, by_rivals, lambda **case: np.array(by_product(**case))]
+)
 def test_right_best_bits(answer):
     verdict = checks.best_bits(answer)
     assert verdict.passed is True, verdict.message

@@ -20,7 +20,11 @@ def by_loop(tables, bits, sizes):
 
 
 def by_torch(tables, bits, sizes):
-    marginals, b, n = torch.tensor(tables).sum(2), torch.tensor(bits).double(), torch.tensor(sizes).double()
+    marginals, b, n = (
+        torch.tensor(tables).sum(2),
+        torch.tensor(bits).double(),
+        torch.tensor(sizes).double(),
+    )
     found = torch.stack([marginals @ b, b[marginals.argmax(1)]])
     return 32 * n.sum() / (found @ n)
 
@@ -63,7 +67,7 @@ def of_rates(tables, bits, sizes):
     (of_rates, "averaged 32 / bits"),
     (lambda **case: [1 / rate for rate in by_loop(**case)], "bits over 32"),
     (lambda **case: [32 / rate for rate in by_loop(**case)], "Those are mean bits"),
-    (lambda **case: [by_loop(**case)[0]] * 2, "Both are the expected rate"),
+    (lambda **case: [by_loop(**case)[0]] * 2, "Both are the expected compression"),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("ignore:divide by zero")  # of the fault that has 0 bits
 def test_wrong_rates(answer, says):
@@ -93,7 +97,7 @@ def test_right_shares(answer):
 @pytest.mark.parametrize("answer, says", [
     (lambda target: 2 - 32 / target, "never negative"),
     (lambda target: np.clip(32 / target - 1, None, 1), "share of the others"),
-    (lambda target: np.clip((target - 16) / 16, 0, None), "not their rates"),
+    (lambda target: np.clip((target - 16) / 16, 0, None), "not their compressions"),
     (lambda target: np.clip(200 - 3200 / target, 0, None), "in percent"),
     (lambda target: np.clip((target - 16) / target, 0, None), "need 0 bits"),
     (lambda target: 32 / target, "mean bits"),
@@ -128,7 +132,7 @@ def test_right_errors(answer):
 @pytest.mark.parametrize("answer, says", [
     (lambda accuracy, pictures: from_pictures(accuracy, pictures) ** 2, "the variance"),
     (lambda accuracy, pictures: from_pictures(accuracy, pictures) / 100, "a fraction"),
-    (lambda accuracy, pictures: from_pictures(accuracy, 1), "a single picture"),
+    (lambda accuracy, pictures: from_pictures(accuracy, 1), "a single image"),
     (lambda accuracy, pictures: from_pictures(accuracy, pictures**2), "under the root"),
     (lambda accuracy, pictures: 1.96 * from_pictures(accuracy, pictures), "95 %"),
     (lambda accuracy, pictures: 2 * from_pictures(accuracy, pictures), "twice"),

@@ -65,7 +65,9 @@ def test_right_rank_correlations(answer):
 
 
 def of(method):
-    return lambda one, two: np.corrcoef(stats.rankdata(one, method), stats.rankdata(two, method))[0, 1]
+    return lambda one, two: np.corrcoef(stats.rankdata(one, method), stats.rankdata(two, method))[
+        0, 1
+    ]
 
 
 def formula(one, two):
@@ -79,7 +81,7 @@ def formula(one, two):
     (formula, "without ties only"),
     (of("min"), "lowest of their ranks"),
     (of("dense"), "numbered the different bit-widths"),
-    (lambda one, two: -by_sorting(one, two), "sign is turned round"),
+    (lambda one, two: -by_sorting(one, two), "sign is reversed"),
     (lambda one, two: np.corrcoef([np.argsort(x, kind="stable") for x in (one, two)])[0, 1], "argsort once"),
 ])  # fmt: skip
 def test_wrong_rank_correlations(answer, says):

@@ -38,8 +38,8 @@ def test_right_rates(answer):
 @pytest.mark.parametrize("answer, says", [
     (lambda sizes, bits: 32 * len(bits) / sum(bits), "counts tensors"),
     (lambda sizes, bits: 32 / wcr_by_loop(sizes, bits), "mean bits of a weight"),
-    (lambda sizes, bits: 1 / wcr_by_loop(sizes, bits), "upside down"),
-    (lambda sizes, bits: sum(n * 32 / b for n, b in zip(sizes, bits, strict=True)) / sum(sizes), "tensors' own rates"),
+    (lambda sizes, bits: 1 / wcr_by_loop(sizes, bits), "inverted"),
+    (lambda sizes, bits: sum(n * 32 / b for n, b in zip(sizes, bits, strict=True)) / sum(sizes), "tensors' own compressions"),
     (lambda sizes, bits: sum(32 / b for b in bits) / len(bits), "plain mean"),
     (lambda sizes, bits: wcr_by_loop(sizes, bits) / 4, "not 8"),
 ])  # fmt: skip
@@ -85,11 +85,11 @@ def chosen(test, pick=max, column=0):
     (chosen(lambda row, every, points: row[1] >= every[:, 1].max() - points), "highest accuracy of the list"),
     (chosen(lambda row, every, points: row[1] >= every[:, 2].max() - points), "best float network of the list"),
     (chosen(lambda row, every, points: row[2] - row[1] < points), "<=, not <"),
-    (chosen(lambda row, every, points: row[1] - row[2] <= points), "sign is turned round"),
+    (chosen(lambda row, every, points: row[1] - row[2] <= points), "sign is reversed"),
     (chosen(lambda row, every, points: abs(row[1] - row[2]) <= points), "no absolute value"),
     (chosen(lambda row, every, points: 1 - row[1] / row[2] <= points / 100), "not a share"),
     (chosen(lambda row, every, points: row[2] - row[1] <= points, min), "the highest was asked for"),
-    (chosen(lambda row, every, points: row[2] - row[1] <= points, max, 1), "a rate was asked for"),
+    (chosen(lambda row, every, points: row[2] - row[1] <= points, max, 1), "a compression was asked for"),
 ])  # fmt: skip
 def test_wrong_best_rates(answer, says):
     judged(checks.best_rate, answer, says)
@@ -134,7 +134,7 @@ def unless(beats):
     (unless(lambda r, a, s, b: s > r and b > a), ">= in both"),
     (unless(lambda r, a, s, b: s >= r and b >= a), "beats itself"),
     (unless(lambda r, a, s, b: s > r or b > a), "in one of them alone"),
-    (unless(lambda r, a, s, b: (s < r and b >= a) or (s <= r and b > a)), "towards low rates"),
+    (unless(lambda r, a, s, b: (s < r and b >= a) or (s <= r and b > a)), "towards low compressions"),
     (lambda points: np.array(points)[:, 1] == np.max(points, axis=0)[1], "highest accuracy alone"),
     (lambda points: [front_by_pairs(points)[i] and points.index(p) == i for i, p in enumerate(points)],
      "both lie on the front"),
@@ -152,7 +152,12 @@ def test_wrong_fronts(answer, says):
     lambda rate, quantized, left_float: wcr_by_loop([quantized, left_float], [32 / rate, 32]),
 ])  # fmt: skip
 def test_right_recounts(answer):
-    assert checks.recount(lambda rate, quantized, left_float: answer(rate, quantized, left_float)).passed is True
+    assert (
+        checks.recount(
+            lambda rate, quantized, left_float: answer(rate, quantized, left_float)
+        ).passed
+        is True
+    )
 
 
 @pytest.mark.parametrize("answer, says", [
@@ -161,7 +166,7 @@ def test_right_recounts(answer):
     (lambda rate, quantized, left_float: quantized / (quantized / rate + left_float), "add them above"),
     (lambda rate, quantized, left_float: rate * (1 + left_float / quantized), "add them below"),
     (lambda rate, quantized, left_float: wcr_by_loop([quantized, left_float], [32 / rate, 8]), "8-bit ones"),
-    (lambda rate, quantized, left_float: np.average([1 / rate, 1], weights=[quantized, left_float]), "upside down"),
+    (lambda rate, quantized, left_float: np.average([1 / rate, 1], weights=[quantized, left_float]), "inverted"),
 ])  # fmt: skip
 def test_wrong_recounts(answer, says):
     judged(checks.recount, answer, says)
@@ -178,7 +183,10 @@ def test_stubs_and_broken_answers(check):
 
 
 def test_what_was_checked_is_drawn_with_words():
-    for verdict in (checks.wcr(wcr_by_loop), checks.pareto(unless(lambda r, a, s, b: s > r and b > a))):
+    for verdict in (
+        checks.wcr(wcr_by_loop),
+        checks.pareto(unless(lambda r, a, s, b: s > r and b > a)),
+    ):
         data, metadata = verdict._repr_mimebundle_()
         assert data["image/png"] and metadata["image/png"]["alt"].startswith(verdict.message)
     assert "lie on the front; you named" in verdict.drawing.sentence

@@ -38,9 +38,9 @@ def test_right_beats(answer):
     (lambda mine, other: all(map(operator.gt, mine, other)), "asks for both"),
     (lambda mine, other: any(map(operator.gt, mine, other)), "not comparable"),
     (lambda mine, other: mine[-1] > other[-1], "accuracy alone"),
-    (lambda mine, other: mine[0] > other[0], "rate alone"),
+    (lambda mine, other: mine[0] > other[0], "compression alone"),
     (lambda mine, other: by_ifs(other, mine), "the other one beats yours"),
-    (lambda mine, other: by_ifs((-mine[0], mine[1]), (-other[0], other[1])), "rate is turned round"),
+    (lambda mine, other: by_ifs((-mine[0], mine[1]), (-other[0], other[1])), "compression is reversed"),
 ])  # fmt: skip
 def test_wrong_beats(answer, says):
     verdict = checks.beats(answer)
@@ -128,4 +128,8 @@ def test_stubs_broken_answers_and_drawings(check):
     assert "KeyError" in check(lambda **_: {}[1]).message
     verdict = check(lambda **_: 0)
     data, metadata = verdict._repr_mimebundle_()
-    assert verdict.passed is False and data["image/png"] and metadata["image/png"]["alt"].startswith(verdict.message)
+    assert (
+        verdict.passed is False
+        and data["image/png"]
+        and metadata["image/png"]["alt"].startswith(verdict.message)
+    )

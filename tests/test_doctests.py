@@ -24,7 +24,7 @@ UNFINISHED = {
     "hmq_lab.explorers.quantizing",
     "hmq_lab.explorers.tensors",
     "hmq_lab.graph.naming",
-    "hmq_lab.graph.rules",
+    "hmq_lab.graph.sites",
     "hmq_lab.hardware.faults",
     "hmq_lab.hardware.integer",
     "hmq_lab.hardware.lowering",

@@ -41,8 +41,22 @@ MAKE = {
 MOVES = {
     "quantizer": {"bits": 2, "exponent": -3, "signed": False, "authors": True},
     "surface": {"bits": 5, "exponent": -2},
-    "gumbel": {"epoch": 2.0, "temperature": 0.1, "category": 1, "logit": 2.0, "samples": 40, "seed": 5},
-    "bars": {"epoch": 6.0, "temperature": 5.0, "category": 7, "logit": -1.0, "samples": 100, "seed": 1},
+    "gumbel": {
+        "epoch": 2.0,
+        "temperature": 0.1,
+        "category": 1,
+        "logit": 2.0,
+        "samples": 40,
+        "seed": 5,
+    },
+    "bars": {
+        "epoch": 6.0,
+        "temperature": 5.0,
+        "category": 7,
+        "logit": -1.0,
+        "samples": 100,
+        "seed": 1,
+    },
     "block": {"bits": 2, "exponent": -2, "mass": 0.4, "temperature": 0.6, "sample": 3},
     "replay": {"step": 324, "layer": "linear.weight", "play": 30},
 }
@@ -78,13 +92,19 @@ def test_a_moved_control_gives_the_picture_that_a_new_explorer_draws(name):
         explorer.controls[control].value = value
         assert getattr(explorer.state, control) == pytest.approx(value)
         assert explorer.result is not before[2]
-        assert (explorer.view.image.value != before[0]) == (control != "category")  # which is for the next control
-        assert html.escape(explorer.sentence) in explorer.view.text.value and explorer.figure is explorer.picture.figure
+        # Which is for the next control.
+        assert (explorer.view.image.value != before[0]) == (control != "category")
+        assert (
+            html.escape(explorer.sentence) in explorer.view.text.value
+            and explorer.figure is explorer.picture.figure
+        )
     fresh = {field: getattr(explorer.state, field) for field in explorer.state.__dataclass_fields__}
-    other = MAKE[name](**fresh)  # drawn at once, as the static twin is: nothing of the way may be left over
+    # Drawn at once, as the static twin is: nothing of the way may be left over.
+    other = MAKE[name](**fresh)
     assert other.state == explorer.state and other.sentence == explorer.sentence
     difference = np.abs(pixels(explorer.view.image.value) - pixels(other.view.image.value))
-    assert (difference.max(2) > 8).mean() < 0.02  # a title of another length may shift the layout by a pixel
+    # A title of another length may shift the layout by a pixel.
+    assert (difference.max(2) > 8).mean() < 0.02
     if name in ("surface", "gumbel", "replay"):
         assert difference.max() == 0
 
@@ -93,15 +113,19 @@ def test_a_moved_control_gives_the_picture_that_a_new_explorer_draws(name):
 def test_what_is_saved_is_what_is_shown(name, made):
     made[name].figure.savefig(saved := io.BytesIO(), format="png")
     difference = np.abs(pixels(saved.getvalue()) - pixels(made[name].view.image.value)).max(2)
-    assert (difference > 8).mean() < 0.01  # frames and ticks lie over what moves, or under it
+    # Frames and ticks lie over what moves, or under it.
+    assert (difference > 8).mean() < 0.01
 
 
 @pytest.mark.parametrize("name", MAKE)
 def test_every_text_lies_within_the_picture_and_is_large_enough(name, made):
     figure = made[name].figure
     renderer, (width, height) = made[name].picture.canvas.get_renderer(), figure.bbox.size
-    assert width <= 820 and height <= 470  # with controls and sentence it fits a notebook at 1280 x 800
-    shown = [t for t in figure.findobj(matplotlib.text.Text) if t.get_text().strip() and t.get_visible()]
+    # With controls and sentence it fits a notebook at 1280 x 800.
+    assert width <= 820 and height <= 470
+    shown = [
+        t for t in figure.findobj(matplotlib.text.Text) if t.get_text().strip() and t.get_visible()
+    ]
     for text in shown:
         assert text.get_fontsize() >= 9, text
     for ax in figure.axes:
@@ -134,7 +158,8 @@ def test_what_does_not_go_together_is_said_and_not_raised():
     explorer = explorers.gumbel([0.0, 1.0, 2.0])
     explorer.set(logits=(0.0, 1.0, 50.0))
     before = explorer.result
-    explorer.controls["category"].value = 2  # whose logit the slider cannot show
+    # Whose logit the slider cannot show.
+    explorer.controls["category"].value = 2
     assert explorer.controls["category"].value == 0 and explorer.result is before
     assert "logit must be a number from -6 to 6, got 50.0" in explorer.view.text.value
 
@@ -143,8 +168,12 @@ def test_what_does_not_go_together_is_said_and_not_raised():
 def test_without_a_kernel_the_picture_and_its_sentence_stay(name, made):
     data, metadata = made[name]._repr_mimebundle_(include=None, exclude=None)
     assert data["text/plain"] == metadata["image/png"]["alt"] == made[name].sentence
-    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == made[name].widget.model_id
-    assert (pixels(base64.b64decode(data["image/png"])) == pixels(made[name].view.image.value)).all()
+    assert (
+        data["application/vnd.jupyter.widget-view+json"]["model_id"] == made[name].widget.model_id
+    )
+    assert (
+        pixels(base64.b64decode(data["image/png"])) == pixels(made[name].view.image.value)
+    ).all()
     assert len(data["image/png"]) < 150_000
     json.dumps([data, metadata])
 
@@ -158,25 +187,33 @@ def test_controls_are_named_and_their_values_readable(name, made):
 
 
 def test_a_browsers_rounding_is_no_move():
-    """A slider's front end sends back the nearest of its steps, also for what it was told by the kernel."""
+    """A slider's front end sends back the nearest of its steps, also for what it was told by the
+    kernel.
+    """
     explorer = explorers.gumbel(temperature=0.9)
     state, picture = explorer.state, explorer.view.image.value
     for control, rounded in (("temperature", 0.912), ("logit", -0.5), ("epoch", 0.01)):
         explorer.controls[control].value = rounded
         assert explorer.state == state and explorer.view.image.value is picture
-    explorer.controls["logit"].value = -0.4  # a step further
+    # A step further.
+    explorer.controls["logit"].value = -0.4
     assert explorer.state.logit == -0.4 and explorer.controls["temperature"].value == 0.9
     log = explorer.controls["temperature"]
-    assert (-log.min / log.step) == pytest.approx(round(-log.min / log.step))  # 1 is one of the steps
+    # 1 is one of the steps.
+    assert (-log.min / log.step) == pytest.approx(round(-log.min / log.step))
 
 
 # --- tensors
 
 
-@pytest.mark.parametrize("make", [explorers.quantizer, explorers.surface, explorers.block, explorers.gumbel])
+@pytest.mark.parametrize(
+    "make", [explorers.quantizer, explorers.surface, explorers.block, explorers.gumbel]
+)
 @pytest.mark.parametrize("number", [3, 3.0, np.int64(3), torch.tensor(3)])
 def test_a_number_is_no_tensor(make, number):
-    with pytest.raises(ValueError, match="got the number 3: a setting goes by its name, such as bits=3"):
+    with pytest.raises(
+        ValueError, match="got the number 3: a setting goes by its name, such as bits=3"
+    ):
         make(number)
 
 
@@ -201,10 +238,18 @@ def test_unfit_tensors_are_refused(make, tensor, said):
 def test_tensors_of_every_kind_are_taken():
     x = WEIGHT[:2]
     expected = x.double().flatten().numpy()
-    for same in (x, nn.Parameter(x), x.numpy(), x.double(), x.clone().requires_grad_(), x[:, :, ::1]):
+    for same in (
+        x,
+        nn.Parameter(x),
+        x.numpy(),
+        x.double(),
+        x.clone().requires_grad_(),
+        x[:, :, ::1],
+    ):
         assert (tensors.values(same) == expected).all()
     assert explorers.quantizer(np.arange(4)).result.scheme == Scheme(3, 2, False)
-    assert explorers.quantizer().result.values.size == 9216  # the layer that comes with the package
+    # The layer that comes with the package.
+    assert explorers.quantizer().result.values.size == 9216
 
 
 @pytest.mark.parametrize("value", [0.0, -3.0])
@@ -221,13 +266,17 @@ def test_constant_tensors_do(value):
 
 def test_of_many_values_some_are_drawn_and_all_are_measured():
     x = torch.zeros(400_001)
-    x[1] = 1.0  # not among every eighth value
+    # Not among every eighth value.
+    x[1] = 1.0
     x[::8] = 0.25
     explorer = explorers.quantizer(x, bits=1)
     assert explorer.result.values.size == x.numel()
     ax = explorer.figure.axes[1]
-    assert sum(p.get_height() for p in ax.patches[:60]) == pytest.approx(100)  # percent, and all at 0.25
-    expected = (quantize(x, 0.5, 1.0, False) - x).double().square().sum() / x.double().square().sum()
+    # Percent, and all at 0.25.
+    assert sum(p.get_height() for p in ax.patches[:60]) == pytest.approx(100)
+    expected = (
+        quantize(x, 0.5, 1.0, False) - x
+    ).double().square().sum() / x.double().square().sum()
     assert explorer.result.ranges[OURS].loss.total == pytest.approx(float(expected))
 
 
@@ -235,13 +284,19 @@ def test_of_many_values_some_are_drawn_and_all_are_measured():
 
 
 def nearest(x: float, levels) -> float:
-    """The closest level, by looking at all of them; at a tie the one whose place counts as even, as halves round."""
+    """The closest level, by looking at all of them; at a tie the one whose place counts as even, as
+    halves round.
+    """
     step = levels[1] - levels[0]
     return min(levels, key=lambda level: (abs(level - x), round(level / step) % 2))
 
 
 @given(
-    values=st.lists(st.floats(-4, 4, width=32).map(lambda v: v if abs(v) > 1e-6 else 0.0), min_size=1, max_size=12),
+    values=st.lists(
+        st.floats(-4, 4, width=32).map(lambda v: v if abs(v) > 1e-6 else 0.0),
+        min_size=1,
+        max_size=12,
+    ),
     bits=st.integers(1, 5),
     octave=st.integers(0, 7),
     signed=st.booleans(),
@@ -257,15 +312,24 @@ def test_the_error_is_that_of_the_nearest_level(values, bits, octave, signed):
     energy = np.square(x).sum() or 1.0
     assert found.total == pytest.approx(np.square(errors).sum() / energy, rel=1e-12, abs=1e-300)
     lo, hi = scheme.integers
-    beyond = [not lo <= round(v / scheme.step) <= hi for v in values]  # Python's round is half to even, too
+    # Python's round is half to even, too.
+    beyond = [not lo <= round(v / scheme.step) <= hi for v in values]
     assert found.clipped == sum(beyond)
-    assert found.clipping == pytest.approx(np.square(errors[beyond]).sum() / energy, rel=1e-12, abs=1e-300)
+    assert found.clipping == pytest.approx(
+        np.square(errors[beyond]).sum() / energy, rel=1e-12, abs=1e-300
+    )
 
 
 def test_the_quantizer_draws_and_says_what_it_computes():
     explorer = explorers.quantizer(WEIGHT)
     x = WEIGHT.double().flatten()
-    for bits, octave, signed in ((1, 0, True), (3, 1, True), (3, 2, False), (8, 4, True), (2, 7, False)):
+    for bits, octave, signed in (
+        (1, 0, True),
+        (3, 1, True),
+        (3, 2, False),
+        (8, 4, True),
+        (2, 7, False),
+    ):
         exponent = tensors.exponents(x.numpy())[octave]
         explorer.set(bits=bits, exponent=exponent, signed=signed)
         scheme = Scheme(bits, exponent, signed)
@@ -273,7 +337,8 @@ def test_the_quantizer_draws_and_says_what_it_computes():
         ours = explorer.result.ranges[OURS]
         assert ours.levels.tolist() == list(scheme.values)
 
-        corners, heights = explorer.artists[OURS].get_data()  # the drawn staircase is the quantizer itself
+        # The drawn staircase is the quantizer itself.
+        corners, heights = explorer.artists[OURS].get_data()
         at = np.searchsorted(corners, x.numpy(), side="left").clip(1, len(corners) - 1)
         ties = np.isin(x.numpy(), corners)
         assert (heights[at] == q.numpy())[~ties].all() and not ties.all()
@@ -284,7 +349,9 @@ def test_the_quantizer_draws_and_says_what_it_computes():
         assert low.get_x() + low.get_width() == scheme.values[0] - scheme.step / 2
         assert high.get_x() == scheme.values[-1] + scheme.step / 2
         shown = [bar.get_width() + 1e-4 for bar in explorer.artists[f"loss, {OURS}"]]
-        assert np.allclose(shown, np.maximum([100 * ours.loss.rounding, 100 * ours.loss.clipping], 1e-4))
+        assert np.allclose(
+            shown, np.maximum([100 * ours.loss.rounding, 100 * ours.loss.clipping], 1e-4)
+        )
         total = float((q - x).square().sum() / x.square().sum())
         said = [float(v) for v in re.findall(r"([\d.e+-]+) %", explorer.sentence)]
         assert sum(said) / 100 == pytest.approx(total, rel=0.01)
@@ -343,7 +410,8 @@ def test_the_surface_is_what_every_scheme_loses():
         assert f"{100 * expected[row, column]:.3g} % of" in explorer.sentence
         away = surface.exponents[expected[row].argmin()] - exponent
         if away:
-            said = f"2^{exponent + away}, {abs(away)} octave{'s' * (abs(away) > 1)} {'above' if away > 0 else 'below'}"
+            said = f"2^{exponent + away}, {abs(away)} octave{'s' * (abs(away) > 1)} "
+            said += f"{'above' if away > 0 else 'below'}"
             assert f"{said}, it is {100 * expected[row].min():.3g} %" in explorer.sentence
         else:
             assert "the least that any threshold here allows" in explorer.sentence
@@ -363,7 +431,8 @@ def test_samples_follow_the_scheme_of_the_paper(logits):
         e = np.exp((score - score.max(1, keepdims=True)) / temperature)
         result, expected = explorer.result, e / e.sum(1, keepdims=True)
         assert np.allclose(result.samples, expected) and np.allclose(result.mean, expected.mean(0))
-        assert np.allclose(result.chosen, shares)  # whatever the temperature
+        # Whatever the temperature.
+        assert np.allclose(result.chosen, shares)
         assert result.decided == (expected.max(1) > 0.95).mean()
         assert f"{result.decided:.0%} of 200 samples" in explorer.sentence
         heights = [bar.get_height() for bar in explorer.artists["largest"]]
@@ -371,11 +440,17 @@ def test_samples_follow_the_scheme_of_the_paper(logits):
         assert heights[-1] == pytest.approx(100 * (expected.max(1) >= 0.95).mean())
         if len(logits) == 3:
             corners = np.array([[0, 0], [1, 0], [0.5, 3**0.5 / 2]])
-            assert np.allclose(np.stack(explorer.artists["samples"].get_data(), 1), expected @ corners)
-            assert np.allclose(np.ravel(explorer.artists["mean"].get_data()), expected.mean(0) @ corners)
+            assert np.allclose(
+                np.stack(explorer.artists["samples"].get_data(), 1), expected @ corners
+            )
+            assert np.allclose(
+                np.ravel(explorer.artists["mean"].get_data()), expected.mean(0) @ corners
+            )
         else:
             p = np.exp(logits) / np.exp(logits).sum()
-            assert np.allclose([bar.get_height() for bar in explorer.artists["probabilities"]], 100 * p)
+            assert np.allclose(
+                [bar.get_height() for bar in explorer.artists["probabilities"]], 100 * p
+            )
             assert np.allclose(explorer.artists["mean"].get_ydata(), 100 * expected.mean(0))
             assert np.allclose(explorer.artists["chosen"].get_ydata(), 100 * shares)
     first = explorer.result.samples[:50]
@@ -443,10 +518,15 @@ def test_the_block_mixes_and_learns_as_hmq_does(signed, temperature, sample):
         assert result.threshold == pytest.approx(float((p * thresholds).sum()))
         surrogate(logits, x, steps, thresholds, signed, temperature, noise).backward()
         assert logits.grad.abs().max() > 0
-        assert np.allclose(result.gradient, logits.grad, rtol=1e-9, atol=1e-12 * float(logits.grad.abs().max()))
+        assert np.allclose(
+            result.gradient, logits.grad, rtol=1e-9, atol=1e-12 * float(logits.grad.abs().max())
+        )
         assert (explorer.artists["weights"].get_array() == 100 * result.weights).all()
         shown = explorer.artists["gradient"].get_array()
-        assert np.allclose(shown, result.gradient / np.abs(result.gradient).max()) and np.abs(shown).max() == 1
+        assert (
+            np.allclose(shown, result.gradient / np.abs(result.gradient).max())
+            and np.abs(shown).max() == 1
+        )
         assert explorer.artists["picked"][0].get_xy() == (octave, bits - 1)
         assert np.array_equal(explorer.artists["stairs"].get_data(), result.stairs)
         row, column = np.unravel_index(result.gradient.argmin(), (8, 8))
@@ -457,7 +537,9 @@ def test_the_block_mixes_and_learns_as_hmq_does(signed, temperature, sample):
 
 
 def test_the_gradient_is_the_slope_of_the_error_while_the_codes_stay():
-    """Finite differences, with each value's rounding error in steps, and on which side it is clipped, held fixed."""
+    """Finite differences, with each value's rounding error in steps, and on which side it is
+    clipped, held fixed.
+    """
     x = WEIGHT.double().flatten().numpy()
     explorer = explorers.block(x, bits=3, exponent=-3, mass=0.95)
     state, result = explorer.state, explorer.result
@@ -550,14 +632,20 @@ def test_replay_shows_what_the_record_says():
         size = sum(t["size"] for t in weights)
         assert explorer.result.expected_rate == pytest.approx(32 * size / mean)
         assert explorer.result.actual_rate == pytest.approx(32 * size / actual)
-        if event["step"] in recorded:  # the tables are rounded to three digits
+        # The tables are rounded to three digits.
+        if event["step"] in recorded:
             expected = recorded[event["step"]]["expected_rate"]
             assert explorer.result.expected_rate == pytest.approx(expected, rel=0.02)
         assert np.allclose(explorer.artists["map"].get_array(), 100 * explorer.result.marginals)
-        assert all(list(line.get_xdata()) == [event["step"]] * 2 for line in explorer.artists["cursor"])
+        assert all(
+            list(line.get_xdata()) == [event["step"]] * 2 for line in explorer.artists["cursor"]
+        )
         dots = np.array(explorer.artists["selected"].get_xdata()) + 0.5
         assert dots.tolist() == explorer.result.selected.tolist()
-        assert f"is {32 * size / mean:.2f}, that of the selection {32 * size / actual:.2f}" in explorer.sentence
+        assert (
+            f"is {32 * size / mean:.2f}, that of the selection {32 * size / actual:.2f}"
+            in explorer.sentence
+        )
         assert explorer.sentence.startswith(f"Step {event['step']} of 750")
 
 
@@ -573,9 +661,13 @@ def test_the_last_step_of_a_replay_is_the_selection_of_the_search():
         assert np.ma.count(shown) == explorer.result.table.size
         texts = [text.get_text() for text in explorer.artists["exponents"]]
         assert texts[: len(t["space"]["exponents"])] == [str(e) for e in t["space"]["exponents"]]
-        assert t["name"] in explorer.sentence and f"2^{t['threshold_exponent']}." in explorer.sentence
+        assert (
+            t["name"] in explorer.sentence and f"2^{t['threshold_exponent']}." in explorer.sentence
+        )
         assert explorer.artists["layer"].get_visible() == (t["kind"] == "weight")
-    assert explorer.result.actual_rate == pytest.approx(RECORD.results["rates_before_repair"]["weights"])
+    assert explorer.result.actual_rate == pytest.approx(
+        RECORD.results["rates_before_repair"]["weights"]
+    )
 
 
 def test_the_sentence_says_how_the_aim_follows_from_the_target():
@@ -586,7 +678,10 @@ def test_the_sentence_says_how_the_aim_follows_from_the_target():
     first, last = min(aims), max(aims)
     assert aims[last] == pytest.approx(8.24)
     explorer.set(step=first)
-    assert f", the aim {aims[first]:.2f} (on its way to the target 8 and a margin of 3 %)." in explorer.sentence
+    assert (
+        f", the aim {aims[first]:.2f} (on its way to the target 8 and a margin of 3 %)."
+        in explorer.sentence
+    )
     explorer.set(step=explorer.state.steps[-1])
     assert ", the aim 8.24 (the target 8 and a margin of 3 %)." in explorer.sentence
 
@@ -608,7 +703,8 @@ def test_a_layer_may_be_named_as_its_control_writes_it():
     explorer.set(layer=f"{activation} (activation)")
     assert explorer.state.layer == explorer.controls["layer"].value == activation
     with pytest.raises(
-        ValueError, match=r"layer must be one of .*, got 'layer3.0.conv'; did you mean .*'layer3.0.conv1'"
+        ValueError,
+        match=r"layer must be one of .*, got 'layer3.0.conv'; did you mean .*'layer3.0.conv1'",
     ):
         explorer.set(layer="layer3.0.conv")
     with pytest.raises(ValueError, match=r"got 'qqqq'$"):
@@ -645,5 +741,7 @@ def test_the_bench_measures_moves():
     assert set(bench.MOVED) <= set(explorers.__all__)
     found = bench.report(rounds=1)
     for name, row in found.items():
-        assert 0 < row["seconds"] < 30 and row["over_bare"] == row["seconds"] / row["bare_seconds"], name
+        assert (
+            0 < row["seconds"] < 30 and row["over_bare"] == row["seconds"] / row["bare_seconds"]
+        ), name
     assert len(bench.text(found).splitlines()) == len(found)

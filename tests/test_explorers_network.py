@@ -1,4 +1,6 @@
-"""The explorer of one's own network: effects beside a plain forward pass, sizes, and what takes its selection."""
+"""The explorer of one's own network: effects beside a plain forward pass, sizes, and what takes its
+selection.
+"""
 
 import copy
 import json
@@ -46,7 +48,9 @@ def by_hand(network, batch, schemes):
     for name in ("conv", "linear"):
         if scheme := schemes.get(f"{name}.weight"):
             layer = copied.get_submodule(name)
-            layer.weight.data = quantize(layer.weight.data, scheme.step, scheme.threshold, scheme.signed)
+            layer.weight.data = quantize(
+                layer.weight.data, scheme.step, scheme.threshold, scheme.signed
+            )
     values = copied.relu(copied.conv(batch))
     if scheme := schemes.get("relu"):
         values = quantize(values, scheme.step, scheme.threshold, scheme.signed)
@@ -57,7 +61,13 @@ def test_effects_are_those_of_a_plain_forward_pass(case):
     network, batch, labels = case
     view = explorers.network(network, batch, labels)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    moves = [("conv.weight", 3), ("relu", 2), ("linear.weight", 2), ("linear.weight", 0), ("linear.weight", 5)]
+    moves = [
+        ("conv.weight", 3),
+        ("relu", 2),
+        ("linear.weight", 2),
+        ("linear.weight", 0),
+        ("linear.weight", 5),
+    ]
     scores = network(batch).detach()
     for tensor, bits in moves:
         view.set(tensor=tensor)
@@ -69,7 +79,9 @@ def test_effects_are_those_of_a_plain_forward_pass(case):
             expected = by_hand(network, batch, chosen)
             change = float((expected - scores).square().sum() / scores.square().sum())
             assert effect.change == pytest.approx(change, rel=1e-4, abs=1e-12)
-            assert effect.accuracy == pytest.approx(100 * float((expected.argmax(1) == labels).float().mean()))
+            assert effect.accuracy == pytest.approx(
+                100 * float((expected.argmax(1) == labels).float().mean())
+            )
             assert effect.loss == pytest.approx(float(F.cross_entropy(expected, labels)), rel=1e-5)
         assert f"{view.result.all.loss:.3f}" in view.sentence or bits == 0
     sizes = {"conv.weight": 162, "linear.weight": 864}
@@ -77,7 +89,8 @@ def test_effects_are_those_of_a_plain_forward_pass(case):
     compression = 32 * sum(sizes.values()) / sum(bits[name] * size for name, size in sizes.items())
     assert view.result.compression == view.selection.compression == pytest.approx(compression)
     assert view.result.weight_bytes == pytest.approx((3 * 162 + 5 * 864) / 8)
-    assert not is_attached(network)  # the reader's own is as it was
+    # The reader's own is as it was.
+    assert not is_attached(network)
     assert all((network.state_dict()[name] == value).all() for name, value in before.items())
 
 
@@ -92,18 +105,29 @@ def test_best_is_the_least_error_and_the_parts_move_with_it(case):
     errors = {}
     for exponent in exponents:
         step = 2.0 ** (exponent - 2)
-        errors[exponent] = float((quantize(weight, step, 2.0**exponent, True) - weight).square().sum())
+        errors[exponent] = float(
+            (quantize(weight, step, 2.0**exponent, True) - weight).square().sum()
+        )
     assert found.threshold_exponent == min(errors, key=errors.get)
     for part in view.parts.values():
         assert (part.state.bits, part.state.exponent) == (3, found.threshold_exponent)
         assert part.allowed["exponent"].options == tuple(sorted(exponents))
     surface = view.parts["surface"]
-    surface.widget.state = {"bits": 6, "exponent": exponents[1]}  # as the browser does
-    assert view.selection.schemes["conv.weight"].bits == 6 and view.parts["quantizer"].state.bits == 6
+    # As the browser does.
+    surface.widget.state = {"bits": 6, "exponent": exponents[1]}
+    assert (
+        view.selection.schemes["conv.weight"].bits == 6 and view.parts["quantizer"].state.bits == 6
+    )
     assert view.parts["quantizer"].state.exponent == exponents[1]
-    view.set(tensor="relu")  # other values, other parts
-    assert view.parts["quantizer"].result.values.size == 20 * 6 * 36 and view.parts["surface"] is not surface
-    assert "% of 20 answers stay" in view.sentence.replace("100.0", "") or "is float" in view.sentence
+    # Other values, other parts.
+    view.set(tensor="relu")
+    assert (
+        view.parts["quantizer"].result.values.size == 20 * 6 * 36
+        and view.parts["surface"] is not surface
+    )
+    assert (
+        "% of 20 answers stay" in view.sentence.replace("100.0", "") or "is float" in view.sentence
+    )
 
 
 def test_what_is_exported_is_taken(case, tmp_path, monkeypatch):
@@ -117,7 +141,11 @@ def test_what_is_exported_is_taken(case, tmp_path, monkeypatch):
     assert selection == view.selection and "selection.json" in view.view.text.value
     chosen = selection.on(network, batch)
     assert {n: b.scheme for n, b in blocks(chosen).items()} == dict(selection.schemes)
-    assert {p.kind for p in placements(chosen) if p.quantized} == {"weight", "activation", "hardware"}
+    assert {p.kind for p in placements(chosen) if p.quantized} == {
+        "weight",
+        "activation",
+        "hardware",
+    }
     expected = chosen(batch).detach()
     codes, exponent = IntegerNetwork.from_selected(chosen)(batch)
     assert torch.equal(codes.double() * 2.0**exponent, expected.double())
@@ -125,13 +153,21 @@ def test_what_is_exported_is_taken(case, tmp_path, monkeypatch):
     assert torch.equal(unpack("packed.safetensors", Small())(batch), expected)
     assert selection.target.weights == pytest.approx(view.result.compression)
     assert selection.target.activation_bits == 4
-    free = Selection({}, selection.sizes, True).on(network, batch)  # what nobody chose has 8 bits
+    # What nobody chose has 8 bits.
+    free = Selection({}, selection.sizes, True).on(network, batch)
     assert {block.scheme.bits for block in blocks(free).values()} == {8}
 
 
 def test_a_file_that_is_no_selection_is_named(tmp_path):
     file = tmp_path / "mine.json"
-    for content in ("", "[]", "{}", '{"format": "other"}', "[" * 200_000, json.dumps({"format": 3, "schemes": []})):
+    for content in (
+        "",
+        "[]",
+        "{}",
+        '{"format": "other"}',
+        "[" * 200_000,
+        json.dumps({"format": 3, "schemes": []}),
+    ):
         file.write_text(content)
         with pytest.raises(ValueError, match="mine.json is no selection"):
             Selection.read(file)
@@ -146,11 +182,22 @@ def test_a_selection_of_another_network_is_refused(case):
 
 def test_a_network_given_elsewhere_is_answered_with_this_explorer(case):
     network, batch, labels = case
-    makers = [explorers.quantizer, explorers.surface, explorers.block, explorers.gumbel, explorers.replay]
+    makers = [
+        explorers.quantizer,
+        explorers.surface,
+        explorers.block,
+        explorers.gumbel,
+        explorers.replay,
+    ]
     for make in [*makers, explorers.selection, explorers.beat]:
         with pytest.raises(ValueError, match=r"explorers\.network\(model, batch\)"):
             make(network)
-    for bad in ((batch, network), (network, None), (network, batch, labels[:3]), (network, batch, labels.float())):
+    for bad in (
+        (batch, network),
+        (network, None),
+        (network, batch, labels[:3]),
+        (network, batch, labels.float()),
+    ):
         with pytest.raises(ValueError, match="needed, got|must be"):
             explorers.network(*bad)
     with pytest.raises(ValueError, match="tensor must be one of"):

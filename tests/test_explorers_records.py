@@ -33,7 +33,8 @@ def test_an_explorer_opens_every_record_and_names_every_tensor(make, record):
     texts = [t["name"].removesuffix(".weight") + by_kind[t["kind"]] for t in record.tensors]
     assert list(explorer.allowed["layer"].texts) == texts
     last = explorer.allowed["step"].options[-1]
-    for tensor in {t["kind"]: t for t in record.tensors}.values():  # one of each kind
+    # One of each kind.
+    for tensor in {t["kind"]: t for t in record.tensors}.values():
         explorer.set(layer=tensor["name"], step=last)
         assert tensor["name"].removesuffix(".weight") in explorer.sentence
         final = tensor["bits"] if last == "repaired" else tensor["bits_before_repair"]
@@ -52,7 +53,14 @@ def test_a_live_view_grows_and_ends_in_hardware_mode(record):
     from hmq_lab.explorers.playback import Run
 
     run = Run.of(record)
-    now = Now(run, run.steps[-1], run.steps[-1], (run.events["step"], run.events["task_loss"]), "Running", True)
+    now = Now(
+        run,
+        run.steps[-1],
+        run.steps[-1],
+        (run.events["step"], run.events["task_loss"]),
+        "Running",
+        True,
+    )
     view = Growing(now)
     assert list(view.allowed["layer"].texts) == [run.text(name) for name in run.tables]
     view.grow(dataclasses.replace(now, words="Finished", runs=False))

@@ -67,12 +67,21 @@ def check_side(explorer, number, record, bits, table, choice):
     assert [text.get_text() for text in artists[f"bits {number}"]] == [str(b) for b in bits]
     shown = np.ma.filled(artists[f"table {number}"].get_array(), 0)
     t = next(t for t in record.tensors if t["name"] == explorer.state.layer)
-    rows = [sorted({b for u in record.tensors for b in u["space"]["bits"]}).index(b) for b in t["space"]["bits"]]
+    rows = [
+        sorted({b for u in record.tensors for b in u["space"]["bits"]}).index(b)
+        for b in t["space"]["bits"]
+    ]
     assert np.allclose(shown[rows], 100 * np.array(table) / np.sum(table))
     column, row = artists[f"choice {number}"].get_xy()
-    assert (t["space"]["exponents"][column], row) == (choice[1], rows[t["space"]["bits"].index(choice[0])])
+    assert (t["space"]["exponents"][column], row) == (
+        choice[1],
+        rows[t["space"]["bits"].index(choice[0])],
+    )
     said = f"{choice[0]} bit{'' if choice[0] == 1 else 's'} below 2^{choice[1]}"
-    assert said in explorer.sentence and f"compression of the network {rate(record, bits):.2f}" in explorer.sentence
+    assert (
+        said in explorer.sentence
+        and f"compression of the network {rate(record, bits):.2f}" in explorer.sentence
+    )
 
 
 @pytest.mark.parametrize("layer", [None, "conv1.weight", "layer2.0.relu1"])
@@ -84,12 +93,22 @@ def test_every_step_shows_what_the_record_says(made, layer):
     for event in SMALL.of("tables")[::9]:
         explorer.controls["step"].value = event["step"]
         bits = [most_probable(u, event["tables"][u["name"]])[0] for u in weights(SMALL)]
-        check_side(explorer, 0, SMALL, bits, event["tables"][layer], most_probable(t, event["tables"][layer]))
+        check_side(
+            explorer,
+            0,
+            SMALL,
+            bits,
+            event["tables"][layer],
+            most_probable(t, event["tables"][layer]),
+        )
         assert explorer.sentence.startswith(f"Step {event['step']} of 750")
         assert list(explorer.artists["cursor"].get_xdata()) == [event["step"]] * 2
     assert explorer.artists["layer 0"].get_visible() == (t["kind"] == "weight")
     if t["kind"] == "weight":
-        assert explorer.artists["layer 0"].get_x() == [u["name"] for u in weights(SMALL)].index(layer) - 0.5
+        assert (
+            explorer.artists["layer 0"].get_x()
+            == [u["name"] for u in weights(SMALL)].index(layer) - 0.5
+        )
     history = explorer.artists["history"].get_ydata()
     for mean, selected, event in zip(
         history, explorer.artists["selected"].get_ydata(), SMALL.of("tables"), strict=True
@@ -108,12 +127,16 @@ def test_the_last_moment_is_what_stage_2_trains_with(made):
             last = record.of("tables")[-1]["tables"][name]
             bits = [u["bits"] for u in weights(record)]
             check_side(explorer, number, record, bits, last, (t["bits"], t["threshold_exponent"]))
-            assert explorer.result.sides[number].rate == pytest.approx(record.results["rates"]["weights"])
+            assert explorer.result.sides[number].rate == pytest.approx(
+                record.results["rates"]["weights"]
+            )
     assert explorer.controls["play"].value == len(HIGH.of("tables"))
     own = explorers.selection(HIGH, step="repaired")
     moved = sum(t["bits"] != t["bits_before_repair"] for t in weights(HIGH))
     assert moved and f"The repair changed the bits of {moved} of 20 weights." in own.sentence
-    before = next(t["bits_before_repair"] for t in HIGH.tensors if t["name"] == "layer1.0.conv2.weight")
+    before = next(
+        t["bits_before_repair"] for t in HIGH.tensors if t["name"] == "layer1.0.conv2.weight"
+    )
     own.set(step=HIGH.of("tables")[-1]["step"], layer="layer1.0.conv2.weight")
     assert own.result.sides[0].choice[0] == before
 
@@ -160,7 +183,8 @@ def test_a_moved_control_gives_the_picture_that_a_new_explorer_draws(number):
     assert (pixels(other.view.image.value) == pixels(explorer.view.image.value)).all()
     explorer.figure.savefig(saved := io.BytesIO(), format="png")
     difference = np.abs(pixels(saved.getvalue()) - pixels(explorer.view.image.value)).max(2)
-    assert (difference > 8).mean() < 0.01  # frames and ticks lie over what moves, or under it
+    # Frames and ticks lie over what moves, or under it.
+    assert (difference > 8).mean() < 0.01
     data, metadata = explorer._repr_mimebundle_()
     assert data["text/plain"] == metadata["image/png"]["alt"] == explorer.sentence
     assert (pixels(base64.b64decode(data["image/png"])) == pixels(explorer.view.image.value)).all()
@@ -170,8 +194,11 @@ def test_a_moved_control_gives_the_picture_that_a_new_explorer_draws(number):
 def test_texts_are_whole_and_large_enough(number, made):
     figure = made[number].figure
     renderer, (width, height) = made[number].picture.canvas.get_renderer(), figure.bbox.size
-    assert width <= 820 and height <= 470  # with controls and sentence it fits a notebook at 1280 x 800
-    shown = [t for t in figure.findobj(matplotlib.text.Text) if t.get_text().strip() and t.get_visible()]
+    # With controls and sentence it fits a notebook at 1280 x 800.
+    assert width <= 820 and height <= 470
+    shown = [
+        t for t in figure.findobj(matplotlib.text.Text) if t.get_text().strip() and t.get_visible()
+    ]
     assert min(text.get_fontsize() for text in shown) >= 9
     for ax in figure.axes:
         for text in [*ax.texts, ax._left_title, ax.xaxis.label, ax.yaxis.label]:
@@ -195,7 +222,9 @@ def test_set_sets_all_or_nothing(made):
 
 
 def test_a_search_that_was_interrupted_has_no_last_moment():
-    half = Record(HIGH.header, HIGH.tensors, events=[e for e in HIGH.events if e["kind"] != "repair"][:40])
+    half = Record(
+        HIGH.header, HIGH.tensors, events=[e for e in HIGH.events if e["kind"] != "repair"][:40]
+    )
     explorer = explorers.selection(LOW, half)
     assert explorer.state.steps == tuple(e["step"] for e in LOW.of("tables"))
     with pytest.raises(ValueError, match="step must be one of"):
@@ -227,7 +256,12 @@ def test_stages_are_the_parts_that_a_reader_knows():
     assert selecting.stages(names) == [
         (0, 1, "conv1"), (1, 6, "layer1"), (7, 6, "layer2"), (13, 6, "layer3"), (19, 1, "linear")
     ]  # fmt: skip
-    mobile = ["features.0.0.weight", "features.1.conv.0.weight", "features.1.conv.1.weight", "classifier.1.weight"]
+    mobile = [
+        "features.0.0.weight",
+        "features.1.conv.0.weight",
+        "features.1.conv.1.weight",
+        "classifier.1.weight",
+    ]
     assert selecting.stages(mobile) == [(0, 1, "0"), (1, 2, "1"), (3, 1, "classifier")]
     assert sum(count for _, count, _ in selecting.stages(names * 3)) == 60
 

@@ -1,4 +1,6 @@
-"""Explorers as modules of JavaScript: the widget, its state, HTML; core widgets where anywidget is missing."""
+"""Explorers as modules of JavaScript: the widget, its state, HTML; core widgets where anywidget is
+missing.
+"""
 
 import importlib.util
 import json
@@ -39,35 +41,43 @@ MOVES = {
 @pytest.mark.parametrize("name", MAKE)
 def test_browser_and_kernel_keep_one_state(name):
     explorer, other = MAKE[name](), MAKE[name]()
-    assert isinstance(explorer.view, ModuleView) and explorer._picture is None  # nothing is drawn by Python
+    # Nothing is drawn by Python.
+    assert isinstance(explorer.view, ModuleView) and explorer._picture is None
     other.set(**MOVES[name])
     seen = []
     explorer.widget.observe(lambda change: seen.append(change["new"]), "state")
-    explorer.set(**MOVES[name])  # from the kernel to the browser
+    # From the kernel to the browser.
+    explorer.set(**MOVES[name])
     assert seen == [explorer.widget.state] and explorer.widget.state == other.widget.state
 
     fresh = MAKE[name]()
     heard = []
     control = next(iter(MOVES[name]))
     fresh.controls[control].observe(lambda change: heard.append(change["new"]), "value")
-    fresh.widget.state = json.loads(json.dumps(other.widget.state))  # from the browser to the kernel
+    # From the browser to the kernel.
+    fresh.widget.state = json.loads(json.dumps(other.widget.state))
     assert fresh.state == other.state and fresh.sentence == other.sentence
     assert heard == [getattr(other.state, control)] and fresh.controls[control].value == heard[0]
     fresh.widget.state = fresh.widget.state | {next(iter(fresh.widget.state)): "no such thing"}
-    assert fresh.state == other.state and fresh.widget.state == other.widget.state  # what cannot be is undone
+    # What cannot be is undone.
+    assert fresh.state == other.state and fresh.widget.state == other.widget.state
 
 
 @pytest.mark.parametrize("name", MAKE)
 def test_the_frame_around_a_module_is_ipywidgets(name):
     first, second = MAKE[name](), MAKE[name]()
     widgets.HBox([first.widget, second.widget], layout={"border": "1px solid"})
-    widgets.link((first.widget, "state"), (second.widget, "state"))  # as jslink does in the browser
+    # As jslink does in the browser.
+    widgets.link((first.widget, "state"), (second.widget, "state"))
     first.set(**MOVES[name])
     assert second.state == first.state
     first.controls[next(iter(MOVES[name]))].layout.width = "200px"
     data, about = first._repr_mimebundle_()
     assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == first.widget.model_id
-    assert data["text/plain"] == about["image/png"]["alt"] == first.sentence and "text/html" not in data
+    assert (
+        data["text/plain"] == about["image/png"]["alt"] == first.sentence
+        and "text/html" not in data
+    )
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -82,7 +92,8 @@ def test_a_module_is_one_file_with_names_for_all_controls(name, monkeypatch):
     html = explorer._repr_mimebundle_()[0]["text/html"]
     assert html.startswith("<div id=") and "mount(view" in html
     first, second = (re.search(r'id="([^"]+)"', explorer.fragment())[1] for _ in range(2))
-    assert first != second  # two on one page
+    # Two on one page.
+    assert first != second
     state = json.loads(re.search(r'-data">(.*?)</script>', html)[1])["state"]
     assert state == explorer.widget.state
 
@@ -91,7 +102,11 @@ def test_a_module_is_one_file_with_names_for_all_controls(name, monkeypatch):
 def test_core_widgets_remain(how, monkeypatch):
     if how == "missing":
         found = importlib.util.find_spec
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "anywidget" else found(name, *a))
+        monkeypatch.setattr(
+            importlib.util,
+            "find_spec",
+            lambda name, *a: None if name == "anywidget" else found(name, *a),
+        )
     else:
         monkeypatch.setenv(modules.VARIABLE, "core")
     explorer = explorers.gumbel()

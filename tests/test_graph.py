@@ -1,4 +1,4 @@
-"""Reading a network: the same tensor found in training and in evaluation, and what fx would freeze refused."""
+"""Reading a network: the same tensor found in training and in evaluation, and what export would freeze refused."""
 
 import copy
 import doctest
@@ -44,16 +44,6 @@ class TrainingOnly(Net):
     def wanted(self, x):
         x = self.a(x)
         x = F.relu(x - 0.5 * F.relu(-x)) if self.training else F.relu(x)
-        return {"relu": x, "relu:2": F.relu(self.b(x))}
-
-
-class OnOneLine(Net):
-    def forward(self, x):
-        x = F.relu(F.relu(self.a(x)) - 0.2 if self.training else self.a(x))
-        return self.head(F.relu(self.b(x)))
-
-    def wanted(self, x):
-        x = F.relu(F.relu(self.a(x)) - 0.2 if self.training else self.a(x))
         return {"relu": x, "relu:2": F.relu(self.b(x))}
 
 
@@ -123,18 +113,22 @@ class EvaluationOnly(Net):
 
     def wanted(self, x):
         x = self.a(x)
-        x, early = (x, {}) if self.training else (x - 0.5 * F.relu(x - 0.3), {"relu": F.relu(x - 0.3)})
+        x, early = (
+            (x, {}) if self.training else (x - 0.5 * F.relu(x - 0.3), {"relu": F.relu(x - 0.3)})
+        )
         return early | {"relu:2": F.relu(self.b(x))}
 
 
 @pytest.mark.parametrize(
-    "make", [TrainingOnly, OnOneLine, ThroughAFunction, OneModule, Alternatives, LongerLoop, EvaluationOnly]
+    "make", [TrainingOnly, ThroughAFunction, OneModule, Alternatives, LongerLoop, EvaluationOnly]
 )
 def test_a_block_stands_on_the_same_tensor_in_both_modes(make):
     model = attach(make(), SPACE, X)
     seen = {}
     for name, block in blocks(model, "activation").items():
-        block.register_forward_pre_hook(lambda _, inputs, name=name: seen.__setitem__(name, inputs[0].clone()))
+        block.register_forward_pre_hook(
+            lambda _, inputs, name=name: seen.__setitem__(name, inputs[0].clone())
+        )
     for training in (True, False):
         seen.clear()
         model.train(training)
@@ -164,16 +158,18 @@ def test_rounds_of_a_loop_that_cannot_be_told_apart_are_refused_with_the_line():
 
     line = Rounds.forward.__code__.co_firstlineno + 3
     model = Rounds()
-    with pytest.raises(ValueError, match="called a different number of times in training and in evaluation") as error:
+    with pytest.raises(
+        ValueError, match="called a different number of times in training and in evaluation"
+    ) as error:
         attach(model, SPACE, X)
     assert f"relu at {__file__}:{line} " in str(error.value) and not is_attached(model)
 
 
 def test_names_of_equal_graphs_are_equal():
     model = ThroughAFunction().eval()
-    graph, again = trace(model, False), trace(model, False)
-    assert list(matched(again, graph).values()) == list(numbered(graph).values())
-    assert len(set(numbered(graph).values())) == len(graph.nodes)
+    graph, again = trace(model, X, False).graph, trace(model, X, False).graph
+    assert list(matched(model, again, graph).values()) == list(numbered(model, graph).values())
+    assert len(set(numbered(model, graph).values())) == len(graph.nodes)
 
 
 # ---------------------------------------------------------------------------------------------------- side effects
@@ -233,33 +229,43 @@ def around_setattr(module, x):
     module.__dict__["calls"] = 3
 
 
-LINES = {
-    count: ("calls", "module.calls += 1"),
-    remember: ("last", "module.last = x"),
-    add_in_place: ("seen", "module.seen += 1"),
-    set_item: ("seen", "module.seen[0] = 1"),
-    average: ("mean", "module.mean.mul_(0.9)"),
-    change_a_view: ("seen", "module.seen[1:].fill_(2)"),
-    write_out: ("seen", "out=module.seen"),
-    append: ("history", ""),  # found when it is done: the line cannot be told
-    put: ("table", ""),
-    around_setattr: ("calls", ""),
-}
-
-
-@pytest.mark.parametrize("change", LINES, ids=lambda f: f.__name__)
-def test_changes_in_forward_are_refused_and_undone(change):
-    attribute, line = LINES[change]
+@pytest.mark.parametrize(
+    "change", [count, remember, append, put, around_setattr], ids=lambda f: f.__name__
+)
+def test_attributes_that_forward_changes_are_refused_and_left_alone(change):
+    attribute = {
+        count: "calls",
+        remember: "last",
+        append: "history",
+        put: "table",
+        around_setattr: "calls",
+    }[change]
     model = nn.Sequential(nn.Conv2d(3, 4, 1), Inner(change), nn.ReLU(), nn.Conv2d(4, 2, 1))
     before, state = copy.deepcopy(vars(model[1])), copy.deepcopy(model.state_dict())
-    setter = nn.Module.__setattr__
-    with pytest.raises(ValueError, match=rf"changes 1\.{attribute} in its forward pass") as error:
+    with pytest.raises(ValueError, match=rf"changes 1\.{attribute} in its forward pass"):
         attach(model, SPACE, X)
-    assert line in str(error.value) and (not line or f"{__file__}:" in str(error.value))
-    assert not is_attached(model) and nn.Module.__setattr__ is setter
+    assert not is_attached(model)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     now = vars(model[1])
     assert all(now[key] == before[key] for key in ("calls", "history", "table", "last"))
+
+
+@pytest.mark.parametrize(
+    "change", [add_in_place, set_item, average, change_a_view, write_out], ids=lambda f: f.__name__
+)
+def test_buffers_that_forward_changes_are_changed_in_every_pass(change):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), Inner(change), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    twin = copy.deepcopy(model)
+    attach(model, SPACE, X)
+    assert torch.equal(model[1].seen, twin[1].seen) and torch.equal(model[1].mean, twin[1].mean)
+    for training in (True, False):
+        model.train(training), twin.train(training)
+        with switched_off(model), torch.no_grad():
+            assert torch.equal(model(X), twin(X))
+        assert torch.equal(model[1].seen, twin[1].seen) and torch.allclose(
+            model[1].mean, twin[1].mean
+        )
+    assert twin[1].seen.any() or twin[1].mean != 0
 
 
 def test_what_is_made_in_forward_may_be_changed():
@@ -284,22 +290,17 @@ def test_what_is_made_in_forward_may_be_changed():
         assert torch.equal(model(X), wanted)
 
 
-def test_a_line_of_torchvision_is_named():
-    """Its folder's name begins as torch's own does, and its code is not torch's."""
-    from torchvision.ops import boxes
-
-    class Boxes(nn.Module):
-        def forward(self, x):
-            return boxes.remove_small_boxes(x, 0.1)[boxes.batched_nms(x, x[:, 0], x[:, 1], 0.5)]
-
-    with pytest.raises(ValueError, match=r"cannot follow Boxes at \S*torchvision\S*boxes\.py:\d+"):
-        trace(Boxes(), False)
-
-
-@pytest.mark.parametrize("name", ["graph.tracing", "graph.naming", "graph.rules"])
+@pytest.mark.parametrize("name", ["graph.tracing", "graph.naming", "graph.sites"])
 def test_examples(name):
     module = importlib.import_module(f"hmq_lab.{name}")
     model = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
-    names = {"torch": torch, "nn": nn, "trace": trace, "model": model}
+    names = {
+        "torch": torch,
+        "nn": nn,
+        "trace": trace,
+        "numbered": numbered,
+        "model": model,
+        "sample": torch.randn(4, 3),
+    }
     result = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS)
     assert result.failed == 0 and result.attempted > 0

@@ -55,15 +55,8 @@ THIRD_PARTY = {
     "commands": {"torch", "numpy", "matplotlib", "IPython", "onnxruntime"},
 }
 
-# Imports that still point down, with the reason. The list only ever shrinks: an entry that is no
-# longer needed fails.
-KNOWN_DOWNWARD: dict[tuple[str, str], str] = {
-    ("hmq_lab.placement", "hmq_lab.hardware.folding"): "attach(hardware=True) folds batch norms",
-    ("hmq_lab.models.norms", "hmq_lab.hardware.folding"): "freezes the norms that folding names",
-    ("hmq_lab.hardware.costs", "hmq_lab.runs.records"): "the columns of a table",
-    ("hmq_lab.hardware.integer", "hmq_lab.runs.records"): "the columns of a table",
-    ("hmq_lab.hardware.packing", "hmq_lab.runs.loading"): "a packed file names its network",
-}
+# Imports that still point down, with the reason. The list only ever shrinks: an entry that is no longer needed fails.
+KNOWN_DOWNWARD: dict[tuple[str, str], str] = {}
 KNOWN_LIBRARIES: dict[tuple[str, str], str] = {}
 
 
@@ -99,8 +92,7 @@ def imports(path: Path) -> list[Import]:
             names = [alias.name for alias in node.names]
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: a relative import"
-            # `from hmq_lab import data` imports a module, `from hmq_lab import HMQ` a name of the
-            # package.
+            # `from hmq_lab import data` imports a module, `from hmq_lab import HMQ` a name of the package.
             inside = [f"{node.module}.{alias.name}" for alias in node.names]
             names = [name if name in MODULES else node.module for name in inside]
         found += [Import(module_name(path), node.lineno, name) for name in sorted(set(names))]

@@ -24,7 +24,7 @@ from hmq_lab import SearchSpace, Target, explorers, models, search
 from hmq_lab.data.datasets import load
 from hmq_lab.explorers import playback, watching
 from hmq_lab.runs import live, records
-from hmq_lab.runs.live import Run, born, plain, start
+from hmq_lab.runs.live import Run, plain, start, start_time
 from hmq_lab.runs.live_worker import Worker
 from hmq_lab.settings import Settings
 
@@ -87,7 +87,9 @@ def test_a_search_that_is_disturbed_ends_as_if_left_alone(folder, out, monkeypat
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     arguments = {"data": str(folder), "settings": SETTINGS, "target": Target(12), "seed": 3}
     run = start(out, **arguments)
-    with pytest.raises(FileExistsError, match=rf"{out} holds a search that is .*process {run.status().pid}"):
+    with pytest.raises(
+        FileExistsError, match=rf"{out} holds a search that is .*process {run.status().pid}"
+    ):
         start(out, **arguments, overwrite=True)
     until(lambda: reached(run, 12))
     process = run.status().pid
@@ -96,13 +98,13 @@ def test_a_search_that_is_disturbed_ends_as_if_left_alone(folder, out, monkeypat
     seen, used = run.follow(), os.times()
     time.sleep(1)
     assert run.follow() == seen and Run.attach(out).state == "paused" and seen[-1]["step"] < 100
-    assert born(process) and os.times().children_user == used.children_user
+    assert start_time(process) and os.times().children_user == used.children_user
     run.resume()
     until(lambda: reached(run, seen[-1]["step"] + 20))
     assert run.status().pid == process  # it had waited
     run.interrupt()
     until(lambda: run.state == "interrupted")
-    until(lambda: born(process) is None)
+    until(lambda: start_time(process) is None)
     assert run.message == "" and (out / "checkpoint.safetensors").exists()
     seen += run.follow(len(seen))
     assert seen == run.follow()
@@ -127,7 +129,9 @@ def test_a_search_that_is_disturbed_ends_as_if_left_alone(folder, out, monkeypat
                    name="tiny_resnet8", progress=False)  # fmt: skip
     seen += run.follow(len(seen))
     lines = [json.loads(line) for line in (out / live.EVENTS).read_text().splitlines()]
-    assert seen == lines == other.follow() == json.loads(json.dumps(whole.events))  # no step twice, none missing
+    assert (
+        seen == lines == other.follow() == json.loads(json.dumps(whole.events))
+    )  # no step twice, none missing
     assert content(out) == content(whole) == content(run.record())
     with pytest.raises(ValueError, match="is finished: there is nothing to resume"):
         run.resume()
@@ -143,18 +147,22 @@ def test_a_search_whose_folder_is_removed_ends(folder, out, monkeypatch):
     until(lambda: reached(run, 2))
     process = run.status().pid
     shutil.rmtree(out, ignore_errors=True)
-    until(lambda: born(process) is None)
+    until(lambda: start_time(process) is None)
     assert run.state == "interrupted" and not (out / live.SEARCH).exists()
 
 
 def test_what_goes_wrong_in_the_process_is_in_the_state(tmp_path):
     run = start(tmp_path / "run", data="no/such/pictures", settings="quick/builtin")
     until(lambda: run.state == "failed")
-    assert run.message.startswith("FileNotFoundError: no data") and "no/such/pictures" in run.message
+    assert (
+        run.message.startswith("FileNotFoundError: no data") and "no/such/pictures" in run.message
+    )
     assert "Traceback" in (run.out / live.LOG).read_text()
 
 
-def test_the_process_imports_what_a_notebook_can_after_a_change_of_its_path(folder, tmp_path, monkeypatch):
+def test_the_process_imports_what_a_notebook_can_after_a_change_of_its_path(
+    folder, tmp_path, monkeypatch
+):
     (tmp_path / "ownnets.py").write_text("def none(classes): return classes\n")
     monkeypatch.syspath_prepend(tmp_path)
     run = start(tmp_path / "run", model="ownnets:none", data=str(folder), settings=SETTINGS)
@@ -177,7 +185,8 @@ def test_the_process_imports_what_a_notebook_can_after_a_change_of_its_path(fold
 def pretend(out, state="running", job=None, **values):
     """A folder as a process in that state has it; the process is this one."""
     out.mkdir(exist_ok=True)
-    values = {"pid": os.getpid(), "born": born(os.getpid()), "steps": 1750, "since": time.time() - 60} | values
+    own = {"pid": os.getpid(), "start_time": start_time(os.getpid())}
+    values = own | {"steps": 1750, "since": time.time() - 60} | values
     live.write(out / live.SEARCH, job or plain())
     live.write(out / live.STATUS, dataclasses.asdict(live.Status(state, **values)))
     return Run(out)
@@ -187,7 +196,7 @@ def pretend(out, state="running", job=None, **values):
 def test_a_process_of_the_same_number_is_not_taken_for_the_search(tmp_path, monkeypatch, state):
     assert pretend(tmp_path, state).state == state
     (tmp_path / live.LOG).write_text("Traceback\nImportError: no torch\n\n")
-    run = pretend(tmp_path, state, born="at another time")
+    run = pretend(tmp_path, state, start_time="at another time")
     if state == "starting":
         assert run.state == "failed" and run.message == "the process ended: ImportError: no torch"
     else:
@@ -196,8 +205,8 @@ def test_a_process_of_the_same_number_is_not_taken_for_the_search(tmp_path, monk
     if state == "running":  # it said its last word after we had read: what it said counts
         read, words = live.read, iter(["running"])
 
-        def late(path):
-            return read(path) | {"state": next(words, "failed"), "message": "no space left"}
+        def late(path, *of):
+            return read(path, *of) | {"state": next(words, "failed"), "message": "no space left"}
 
         with monkeypatch.context() as patched:
             patched.setattr(live, "read", late)
@@ -208,11 +217,12 @@ def test_a_process_of_the_same_number_is_not_taken_for_the_search(tmp_path, monk
 
 def test_a_process_is_known_by_number_and_start():
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    assert born(child.pid) and born(child.pid) != born(os.getpid()) and born(child.pid) == born(child.pid)
+    started = start_time(child.pid)
+    assert started and started != start_time(os.getpid()) and started == start_time(child.pid)
     child.stdin.close()
-    until(lambda: born(child.pid) is None)  # a zombie is none
+    until(lambda: start_time(child.pid) is None)  # a zombie is none
     child.wait()
-    assert born(child.pid) is None
+    assert start_time(child.pid) is None
 
 
 @pytest.mark.parametrize("rounds", range(3))
@@ -241,7 +251,123 @@ def test_another_programs_run(tmp_path):
     (tmp_path / live.CHECKPOINT).unlink()
     records.write(RECORD, tmp_path / live.RECORD)
     run = Run.attach(tmp_path)
-    assert run.state == "finished" and run.arguments is None and run.record().events == RECORD.events
+    assert (
+        run.state == "finished" and run.arguments is None and run.record().events == RECORD.events
+    )
+
+
+def test_a_folder_that_was_received_runs_no_code_of_its_own(tmp_path, monkeypatch):
+    """Not on resume, not in the process itself, and its folder is not searched for modules."""
+    (tmp_path / "evilnets.py").write_text("raise SystemExit('this code ran')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = pretend(tmp_path / "run", "interrupted", plain(model="evilnets:small"))
+    launched = []
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *command, **how: launched.append((command, how))
+    )
+    said = (
+        rf"^{run.out / live.SEARCH} would run code that is no part of hmq_lab, the function small of the module "
+        rf"evilnets, imported from {tmp_path}: resume with trust=True \(--trust\) if you know that code$"
+    )
+    with pytest.raises(ValueError, match=said):
+        Run.attach(run.out).resume()
+    with pytest.raises(ValueError, match=said):
+        Worker(run.out).network(10)
+    assert launched == [] and "evilnets" not in sys.modules and run.state == "interrupted"
+    with pytest.raises(SystemExit, match="this code ran"):
+        Worker(run.out, trust=True).network(10)
+    for run_again in (
+        lambda: Run.attach(run.out).resume(trust=True),
+        lambda: Run.attach(run.out, trust=True).resume(),
+    ):
+        with pytest.raises(AttributeError):  # what stands for the process has no number
+            run_again()
+    ((command,), how), _ = launched
+    assert command[-1] == "--trust" and str(tmp_path) in how["env"]["PYTHONPATH"].split(os.pathsep)
+    # a network of ours: what the folder says of modules is not used
+    live.write(run.out / live.SEARCH, plain() | {"model_folder": "/received"})
+    with pytest.raises(AttributeError):
+        Run.attach(run.out).resume()
+    (command,), how = launched[-1]
+    assert command[-1] == str(run.out) and "/received" not in how["env"]["PYTHONPATH"]
+
+
+def test_a_view_resumes_foreign_code_only_with_trust_or_where_the_cell_names_it(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "othernets.py").write_text("raise SystemExit('this code ran')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    job, launched = plain(model="othernets:small"), []
+    run = pretend(tmp_path / "run", "interrupted", job)
+    monkeypatch.setattr(Run, "launch", lambda run: launched.append(run.trust))
+    view = explorers.live(run.out)
+    view.buttons["go"].click()
+    assert launched == [] and "the function small of the module othernets" in view._words.value
+    explorers.live(run.out, trust=True).buttons["go"].click()
+    explorers.live(run.out, model="othernets:small").buttons["go"].click()
+    assert launched == [True, True]
+    # the same name from another place is not what the cell names
+    live.write(run.out / live.SEARCH, job | {"model_folder": "/received"})
+    explorers.live(run.out, model="othernets:small").buttons["go"].click()
+    assert launched == [True, True] and "othernets" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "content", ["null", "[]", "3", '"text"', "{}", "[" * 200_000, '{"a":' * 200_000, "no JSON"]
+)
+@pytest.mark.parametrize("file", [live.STATUS, live.SEARCH, live.TENSORS, live.EVENTS])
+def test_live_files_that_hold_something_else_are_named_in_one_line(tmp_path, file, content):
+    run = at(tmp_path, 3)
+    (tmp_path / file).write_text(content + "\n")
+    calls = {live.STATUS: run.status, live.SEARCH: lambda: run.arguments, live.TENSORS: run.record,
+             live.EVENTS: run.follow}  # fmt: skip
+    with pytest.raises(ValueError, match=file) as error:
+        calls[file]()
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"state": "dancing"}, ": state must be one of starting, running, .*got 'dancing'"),
+        ({"state": None}, " is no status of a search: state must be a text, got None"),
+        ({"pid": "12"}, " is no status of a search: pid must be a whole number, got '12'"),
+        ({"pid": None}, " is no status of a search: pid must be a whole number, got None"),
+        ({"steps": [1]}, " is no status of a search: steps must be a whole number, got a list"),
+        ({"since": True}, " is no status of a search: since must be a finite number, got True"),
+    ],
+)
+def test_a_status_of_other_types_is_named(tmp_path, change, said):
+    run = pretend(tmp_path)
+    path = tmp_path / live.STATUS
+    live.write(path, json.loads(path.read_text()) | change)
+    with pytest.raises(ValueError, match=rf"status\.json{said}"):
+        run.status()
+
+
+def test_a_status_of_an_earlier_version_is_read(tmp_path):
+    run = pretend(tmp_path, "paused")
+    content = json.loads((tmp_path / live.STATUS).read_text())
+    content["born"] = content.pop("start_time")
+    live.write(tmp_path / live.STATUS, content)
+    assert run.status().start_time == start_time(os.getpid()) and run.state == "paused"
+
+
+def test_another_word_than_a_wish_is_none(tmp_path):
+    run = pretend(tmp_path)
+    for word in (b"null", b"[]", b"\xff", b"", b"stop now"):
+        (tmp_path / live.WISH).write_bytes(word)
+        assert run.wish == "run"
+    (tmp_path / live.WISH).write_text("stop")
+    assert run.wish == "stop"
+
+
+def test_a_process_whose_search_is_no_search_fails_in_one_line(tmp_path):
+    run = pretend(tmp_path, "interrupted")
+    live.write(tmp_path / live.SEARCH, plain() | {"settings": {"epochs": 3}})
+    run.resume()
+    until(lambda: run.state == "failed")
+    assert run.message.startswith("TypeError: ") and "epochs" in run.message
 
 
 # --- events
@@ -273,13 +399,25 @@ def test_only_new_events_are_read(tmp_path):
 
 
 def test_arguments_as_objects_and_as_json_are_the_same():
-    job = plain(target=Target(12, activation_bits=4), space=SearchSpace((2, 4, 8), 4), settings=SETTINGS)
+    job = plain(
+        target=Target(12, activation_bits=4), space=SearchSpace((2, 4, 8), 4), settings=SETTINGS
+    )
     same = plain(target={"weights": 12, "activation_bits": 4}, space={"bits": [2, 4, 8], "thresholds": 4},
                  settings=dataclasses.asdict(SETTINGS))  # fmt: skip
     assert job == same == json.loads(json.dumps(job))
-    assert plain(settings={"preset": "quick/cifar10", "search_epochs": 7})["settings"]["search_epochs"] == 7
-    assert plain()["settings"] == plain(settings="quick/builtin")["settings"] != plain(data="x")["settings"]
-    assert plain()["weights"].endswith("builtin_tiny_resnet8.safetensors") and plain(data="x")["weights"] is None
+    assert (
+        plain(settings={"preset": "quick/cifar10", "search_epochs": 7})["settings"]["search_epochs"]
+        == 7
+    )
+    assert (
+        plain()["settings"]
+        == plain(settings="quick/builtin")["settings"]
+        != plain(data="x")["settings"]
+    )
+    assert (
+        plain()["weights"].endswith("builtin_tiny_resnet8.safetensors")
+        and plain(data="x")["weights"] is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -305,18 +443,23 @@ def test_an_own_network_is_named_by_its_function(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     pretend(tmp_path, job=plain(model="ownnets:small"))
-    assert Worker(tmp_path).network(7).out_features == 7
+    assert Worker(tmp_path, trust=True).network(7).out_features == 7
     pretend(tmp_path, job=plain(model="ownnets:none"))
     with pytest.raises(ValueError, match=r"ownnets:none must return a torch.nn.Module, got int"):
-        Worker(tmp_path).network(7)
+        Worker(tmp_path, trust=True).network(7)
     pretend(tmp_path, job=plain(model="gone:none") | {"model_folder": "/old/place"})
-    with pytest.raises(ModuleNotFoundError, match=r"'gone' for the model gone:none: looked for in /old/place and on"):
-        Worker(tmp_path).network(7)
+    with pytest.raises(
+        ModuleNotFoundError,
+        match=r"'gone' for the model gone:none: looked for in /old/place and on",
+    ):
+        Worker(tmp_path, trust=True).network(7)
 
 
 def test_the_folder_of_an_own_network_is_kept(tmp_path, monkeypatch):
     (tmp_path / "ownpackage").mkdir()
-    (tmp_path / "ownpackage" / "nets.py").write_text("raise ImportError('nobody imports this here')\n")
+    (tmp_path / "ownpackage" / "nets.py").write_text(
+        "raise ImportError('nobody imports this here')\n"
+    )
     (tmp_path / "onefile.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     for init in (False, True):  # without it, a namespace package
@@ -334,10 +477,18 @@ def test_the_folder_of_an_own_network_is_kept(tmp_path, monkeypatch):
 
 def at(out, count, state="running", **values):
     """The recorded search when so many of its events had happened."""
-    job = plain(settings={k: v for k, v in RECORD.header["settings"].items() if k in Settings.__dataclass_fields__})
+    job = plain(
+        settings={
+            k: v for k, v in RECORD.header["settings"].items() if k in Settings.__dataclass_fields__
+        }
+    )
     run = pretend(out, state, job, **values)
-    live.write(out / live.TENSORS, {"header": job, "tensors": RECORD.tensors, "floats": RECORD.floats})
-    (out / live.EVENTS).write_text("".join(json.dumps(event) + "\n" for event in RECORD.events[:count]))
+    live.write(
+        out / live.TENSORS, {"header": job, "tensors": RECORD.tensors, "floats": RECORD.floats}
+    )
+    (out / live.EVENTS).write_text(
+        "".join(json.dumps(event) + "\n" for event in RECORD.events[:count])
+    )
     return run
 
 
@@ -350,7 +501,9 @@ def test_the_view_grows_with_the_search(tmp_path):
     view = explorers.live(tmp_path)
     assert view.sentence == "Running: calibrating thresholds." and view.explorer is None
     data, _ = view._repr_mimebundle_()
-    assert data["text/plain"] == view.sentence and "application/vnd.jupyter.widget-view+json" in data
+    assert (
+        data["text/plain"] == view.sentence and "application/vnd.jupyter.widget-view+json" in data
+    )
     with pytest.raises(ValueError, match="nothing to set yet"):
         view.set(layer="linear.weight")
     for count in (1, 3, 60, 150, len(RECORD.events)):
@@ -372,7 +525,12 @@ def test_the_view_grows_with_the_search(tmp_path):
         run = playback.Run.of(partial)
         for line, wanted in zip(
             view.explorer.artists["curves"][:4],
-            (run.expected_rate, run.actual_rate, run.events["target_rate"], run.events["temperature"]),
+            (
+                run.expected_rate,
+                run.actual_rate,
+                run.events["target_rate"],
+                run.events["temperature"],
+            ),
             strict=True,
         ):
             assert np.array_equal(line.get_ydata(), wanted)
@@ -383,12 +541,18 @@ def test_the_view_grows_with_the_search(tmp_path):
     fresh = explorers.live(tmp_path, layer="linear.weight")  # nothing of the way is left over
     assert fresh.sentence == view.sentence and fresh.result.step == view.result.step
     assert [ax.get_ylim() for ax in fresh.figure.axes] == [ax.get_ylim() for ax in view.figure.axes]
-    assert "fine-tuning, epoch 8 of 8, rate" in view.sentence and "validation accuracy" in view.sentence
+    assert (
+        "fine-tuning, epoch 8 of 8, rate" in view.sentence
+        and "validation accuracy" in view.sentence
+    )
 
     records.write(RECORD, tmp_path / live.RECORD)
     at(tmp_path, len(RECORD.events), "finished")
     view.update()
-    assert set(view.controls) == {"step", "layer", "play"} and view.explorer.state.layer == "linear.weight"
+    assert (
+        set(view.controls) == {"step", "layer", "play"}
+        and view.explorer.state.layer == "linear.weight"
+    )
     assert "test accuracy" in view._words.value and enabled(view) == set()
     view.set(step=324)
     assert view.sentence == playback.compute(view.explorer.state, playback.Run.of(RECORD)).sentence
@@ -422,14 +586,19 @@ def test_who_listens_hears_of_a_new_state_alone(tmp_path):
     for count in (70, 80, 150):
         at(tmp_path, count)
         view.update()
-        assert 'aria-live="off"' in view.explorer.view.text.value and "Running, step" in view.explorer.view.text.value
+        assert (
+            'aria-live="off"' in view.explorer.view.text.value
+            and "Running, step" in view.explorer.view.text.value
+        )
     assert said == []
     view.run.pause()
     view.update()
     assert len(said) == 1 and "Pausing after this step.</span>" in said[0]
     at(tmp_path, 150, "paused")
     view.update()
-    assert said[1:] == [""] and 'aria-live="polite"' in view.explorer.view.text.value  # the sentence itself says it
+    assert (
+        said[1:] == [""] and 'aria-live="polite"' in view.explorer.view.text.value
+    )  # the sentence itself says it
     assert "Paused, step" in view.explorer.view.text.value
 
 
@@ -468,13 +637,17 @@ def test_a_view_before_there_is_a_run(tmp_path, monkeypatch):
         explorers.live(tmp_path)
     monkeypatch.setattr(Run, "launch", lambda run: pretend(run.out, "starting", run.arguments))
     view = explorers.live(tmp_path, begin=False, target=9)
-    assert view.sentence == "Nothing has been searched here yet: press Start." and enabled(view) == {"go"}
+    assert view.sentence == "Nothing has been searched here yet: press Start." and enabled(
+        view
+    ) == {"go"}
     assert list(tmp_path.iterdir()) == []
     view.buttons["go"].click()
     assert view.sentence == "Starting: loading the network and the pictures."
     assert view.run.arguments["target"]["weights"] == 9
     assert explorers.live(tmp_path, target=9.0).sentence == view.sentence  # the same cell again
-    with pytest.raises(ValueError, match=r"other arguments \(target\.weights: 9\.0 there, 10\.0 here\)"):
+    with pytest.raises(
+        ValueError, match=r"other arguments \(target\.weights: 9\.0 there, 10\.0 here\)"
+    ):
         explorers.live(tmp_path, target=10)
 
 
@@ -522,6 +695,8 @@ def test_in_a_kernel_the_view_looks_after_itself(tmp_path, monkeypatch):
         assert "This view has ended: KeyError: &#x27;a mistake of ours&#x27;" in fourth._words.value
         fourth.buttons["pause"].click()  # asks, and says that what came of it cannot be seen
         assert "Pause: KeyError" in fourth._words.value and run.wish == "pause"
-        assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()} | {"wish": before.get("wish")}
+        assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()} | {
+            "wish": before.get("wish")
+        }
 
     asyncio.run(kernel())

@@ -2,9 +2,11 @@
 
 import ast
 import base64
+import functools
 import importlib.util
 import io
 import itertools
+import math
 import re
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import jupytext
 import nbformat
 import numpy as np
 import pytest
+import torch
 from nbformat.v4 import new_output
 from PIL import Image
 
@@ -67,13 +70,19 @@ def test_there_are_lessons_in_order():
 def test_a_lesson_has_its_parts(build, source):
     notebook = build.edition(source, "solutions")
     text = markdown(notebook)
-    headings = [(len(marks), name) for marks, name in re.findall(r"^(#+) (.*)$", text, re.MULTILINE)]
-    assert notebook.cells[0].source.startswith("# ") and [depth for depth, _ in headings].count(1) == 1
+    headings = [
+        (len(marks), name) for marks, name in re.findall(r"^(#+) (.*)$", text, re.MULTILINE)
+    ]
+    assert (
+        notebook.cells[0].source.startswith("# ") and [depth for depth, _ in headings].count(1) == 1
+    )
     for (before, _), (depth, name) in itertools.pairwise(headings):
         assert depth <= before + 1, f"{name} skips a level"
     lines = notebook.cells[0].source
     first = " ".join(lines.split())
-    assert re.search(r"\*\*Minutes:\*\* \d+ \((\d+|less than one) ?s? of them computing\)", first), first[:200]
+    assert re.search(
+        r"\*\*Minutes:\*\* \d+ \((\d+|less than one) ?s? of them computing\)", first
+    ), first[:200]
     for part in ("**Data:**", "**Know first:**", "**After this you can**"):
         assert part in first
     objectives = lines.split("**After this you can**")[1].split("\n## ")[0]
@@ -81,11 +90,12 @@ def test_a_lesson_has_its_parts(build, source):
     names = [name for _, name in headings]
     assert "Summary" in names and "To talk about" in names
     assert "**In the paper:**" in text and "**Differences:**" in text
-    assert len(re.findall(r"\*Predict:?\*", text)) >= 3
     exercises = [name for name in names if name.startswith("Exercise")]
     assert 2 <= len(exercises) <= 4
     for number, name in enumerate(exercises, 1):
-        assert re.fullmatch(rf"Exercise {number} · .+ \((easy|medium|harder?), \d+ minutes\)", name), name
+        assert re.fullmatch(
+            rf"Exercise {number} · .+ \((easy|medium|harder?), \d+ minutes\)", name
+        ), name
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     assert "explorers." in code
 
@@ -95,14 +105,20 @@ def test_a_lesson_begins_with_its_parameters(build, source):
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert cells[0].metadata.tags == ["parameters"]
     assigned = {target.id for node in ast.parse(cells[0].source).body for target in node.targets}
-    quick = next(c for c in jupytext.read(source, fmt="py:percent").cells if "parameters" in c.metadata.get("tags", []))
+    quick = next(
+        c
+        for c in jupytext.read(source, fmt="py:percent").cells
+        if "parameters" in c.metadata.get("tags", [])
+    )
     assert quick.metadata.get("quick", {}).keys() <= assigned
 
 
 def test_every_exercise_has_a_stub_a_solution_and_a_check(source):
     cells = jupytext.read(source, fmt="py:percent").cells
     tags = [tag for cell in cells for tag in cell.metadata.get("tags", []) if tag != "parameters"]
-    exercises = sum(cell.source.count("## Exercise ") for cell in cells if cell.cell_type == "markdown")
+    exercises = sum(
+        cell.source.count("## Exercise ") for cell in cells if cell.cell_type == "markdown"
+    )
     assert " ".join(tags).split("check")[:-1] and tags.count("check") == exercises
     order = {"stub": 0, "hint": 1, "solution": 2, "check": 3}
     group = []
@@ -117,12 +133,170 @@ def test_every_exercise_has_a_stub_a_solution_and_a_check(source):
             assert "raise NotImplementedError" in cell.source
 
 
+# How they read
+
+LINE, CELL = 95, 25
+WRONG_WORDS = {  # word: what to say instead
+    r"\bpictures?\b": "image",
+    r"(?<!learning )(?<!compression )\brates?\b": "compression, learning rate or decay",
+    r"\bin the run shown\b": "a sentence that is computed",
+    r"\bin this run\b": "a sentence that is computed",
+    r"\bclever|\bobviously|\bof course\b": "nothing",
+}
+
+
+@functools.cache
+def read(source):
+    """The cells of a lesson's source; reading takes time, and many tests look at them."""
+    return jupytext.read(source, fmt="py:percent").cells
+
+
+def code_cells(source):
+    return [cell for cell in read(source) if cell.cell_type == "code"]
+
+
+@functools.cache
+def prose(source):
+    """The Markdown cells of a lesson as flowing text: no tables, formulas, code or links."""
+    texts = []
+    for cell in read(source):
+        if cell.cell_type == "markdown":
+            text = re.sub(r"```.*?```|^\|.*$", " ", cell.source, flags=re.DOTALL | re.MULTILINE)
+            text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\]\([^)]*\)", " ", text, flags=re.DOTALL)
+            texts.append(" ".join(text.split()))
+    return texts
+
+
+def test_code_needs_no_scrollbar_and_a_cell_fits_on_a_screen(source):
+    for cell in code_cells(source):
+        lines = cell.source.split("\n")
+        assert max(map(len, lines)) <= LINE, max(lines, key=len)
+        # A longer cell says why in its first line.
+        assert len(lines) <= CELL or lines[0].startswith("# Long: "), (len(lines), lines[0])
+
+
+def test_prose_uses_one_word_for_one_thing_and_tells_no_result_of_one_machine(source):
+    for text in prose(source):
+        for word, better in WRONG_WORDS.items():
+            found = re.search(word, text, re.IGNORECASE)
+            assert not found, (
+                f"...{text[max(0, found.start() - 40) : found.end() + 40]}...: say {better}"
+            )
+
+
+def test_every_prediction_is_asked_kept_and_compared(source):
+    """The question is in Markdown, the next cell asks for the answer, and a later one shows the result."""
+    cells = read(source)
+    asked = {}
+    for number, cell in enumerate(cells):
+        if cell.cell_type == "markdown":
+            for question in re.findall(r"\*Predict:\*", cell.source):
+                following = [
+                    c.source for c in cells[number + 1 : number + 4] if c.cell_type == "code"
+                ]
+                match = next(
+                    (
+                        m
+                        for c in following
+                        if (m := re.search(r"^(\w+) = predict\(\s*\"([\w-]+)\"", c, re.M))
+                    ),
+                    None,
+                )
+                assert match, f"no prediction behind {question} in {cell.source[-120:]!r}"
+                assert match[1] not in asked and match[2] not in asked.values(), "a name is taken"
+                asked[match[1]] = match[2]
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    assert len(asked) >= 3
+    for name in asked:
+        assert re.search(rf"\b{name}\.result\(", code), f"no result of {name}"
+    assert len(re.findall(r"= predict\(", code)) == len(asked)
+    assert f'predict = checks.predictions("{source.name[:2]}")' in code
+
+
+GLOSSARY = NOTEBOOKS.parent / "docs" / "glossary.md"
+TERMS = re.findall(
+    r"^\| ([^|]+) \| [^|]+ \| (\d\d) \|$", GLOSSARY.read_text(encoding="utf-8"), re.MULTILINE
+)
+
+
+def test_the_glossary_has_the_words_that_readers_asked_for():
+    assert {"octave", "tight", "aim", "margin", "repair", "selection", "compression"} <= {
+        t for t, _ in TERMS
+    }
+
+
+@pytest.mark.parametrize(("term", "lesson"), TERMS, ids=[term for term, _ in TERMS])
+def test_a_term_is_explained_where_it_first_stands(term, lesson):
+    """It is bold in the first cell that has it, title and objectives aside, and this is in its lesson."""
+    used = re.compile(rf"(?<![\w-]){re.escape(term)}(e?s|ed)?(?![\w-])", re.IGNORECASE)
+    bold = re.compile(rf"\*\*[\w (]*{re.escape(term)}[\w )]*\*\*", re.IGNORECASE)
+    for source in SOURCES:
+        first, *cells = prose(source)
+        for text in [first.partition("## ")[2], *cells]:
+            if used.search(text):
+                assert source.name[:2] == lesson and bold.search(text), (source.name, text[:200])
+                return
+    pytest.fail(f"no lesson uses {term}")
+
+
+# Another machine: other seeds, another number of threads
+
+
+def run_cells(source, wanted, **parameters):
+    """The namespace after the cells of a lesson that contain one of these texts, with small parameters."""
+    scope = {}
+    cells = code_cells(source)
+    quick = next(c for c in cells if "parameters" in c.metadata.get("tags", [])).metadata["quick"]
+    for cell in cells:
+        if "parameters" in cell.metadata.get("tags", []) or any(
+            text in cell.source for text in wanted
+        ):
+            exec(cell.source, scope)
+        if "parameters" in cell.metadata.get("tags", []):
+            scope |= quick | parameters
+    return scope
+
+
+@pytest.mark.parametrize(("seed", "threads"), [(0, 1), (5, 2)])
+def test_what_lesson_04_says_of_restarts_is_what_happened(seed, threads, monkeypatch):
+    monkeypatch.setenv("HMQ_LAB_PROGRESS", "off")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        wanted = (
+            "import math",
+            "def quantization_error",
+            "restart_helps = ",
+            "def learn",
+            "ends = {",
+        )
+        source = next(path for path in SOURCES if path.name.startswith("04"))
+        scope = run_cells(source, wanted, seed=seed, runs=4, steps=20)
+    finally:
+        torch.set_num_threads(before)
+    ends, landscape = scope["ends"], scope["landscape"].tolist()
+    said = scope["figures"].restart_sentences(scope["landscape"], ends)
+    counts = [int(n) for n in re.findall(r"\b(\d+) (?:leave|with)", said[0])]
+    names = ("constant 0.1", "one decay to 0.1", "two cycles to 0.1")
+    assert counts == [sum(end != 0 for end in ends[name].tolist()) for name in names]
+    for floor in ("0.1", "0.5"):
+        one, two = (
+            [landscape[end] for end in ends[f"{way} to {floor}"].tolist()]
+            for way in ("one decay", "two cycles")
+        )
+        noise = math.sqrt(np.var(one, ddof=1) / len(one) + np.var(two, ddof=1) / len(two))
+        told = next(text for text in said if f"one decay to {floor} and" in text)
+        assert ("cannot be told apart" in told) == (abs(np.mean(one) - np.mean(two)) <= 2 * noise)
+
+
 # The editions as they are kept
 
 
 def test_an_edition_is_built_from_its_source(build, source, which, built):
     wanted = build.edition(source, which)
-    assert [(c.id, c.cell_type, c.source) for c in built.cells] == [(c.id, c.cell_type, c.source) for c in wanted.cells]
+    assert [(c.id, c.cell_type, c.source) for c in built.cells] == [
+        (c.id, c.cell_type, c.source) for c in wanted.cells
+    ]
     assert [c.metadata for c in built.cells] == [c.metadata for c in wanted.cells]
 
 
@@ -160,7 +334,13 @@ def test_an_edition_is_small_and_names_no_place_on_a_machine(built):
     assert len(written.encode()) < 600_000
     said = [o.get("text", "") + o.get("data", {}).get("text/plain", "") for o in outputs(built)]
     prose = "\n".join([*(cell.source for cell in built.cells), *said])
-    for place in (str(Path.home()) + "/", str(NOTEBOOKS.parent), "/tmp/", "site-packages", "ipykernel"):
+    for place in (
+        str(Path.home()) + "/",
+        str(NOTEBOOKS.parent),
+        "/tmp/",
+        "site-packages",
+        "ipykernel",
+    ):
         assert place not in prose, place
     assert not re.search(r"0x[0-9a-f]{6,}", prose), "an address in memory"
 
@@ -231,7 +411,11 @@ def test_the_solutions_stand_where_the_stubs_were(build, lesson):
 
 
 def test_the_quick_profile_sets_its_values_behind_the_parameters(build, lesson):
-    cells = [cell for cell in build.edition(lesson, "solutions", quick=True).cells if cell.cell_type == "code"]
+    cells = [
+        cell
+        for cell in build.edition(lesson, "solutions", quick=True).cells
+        if cell.cell_type == "code"
+    ]
     assert cells[1].source == "epochs = 1\nname = 'a'"
     scope = {}
     for cell in cells[:2]:
@@ -247,7 +431,9 @@ def test_a_build_is_the_same_again(build, lesson, which):
 
 def test_a_solution_without_a_check_is_refused(build, lesson):
     lesson.write_text(SOURCE.replace('tags=["check"]', 'tags=["other"]'), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"00_a\.py: a hint or solution stands after the last check"):
+    with pytest.raises(
+        ValueError, match=r"00_a\.py: a hint or solution stands after the last check"
+    ):
         build.edition(lesson, "student")
 
 
@@ -283,7 +469,10 @@ def test_a_smaller_picture_looks_the_same(build):
 def test_pieces_of_a_stream_are_joined(build):
     pieces = [new_output("stream", name="stdout", text=t) for t in ("a\n", "b\n")]
     error = new_output("stream", name="stderr", text="c\n")
-    assert [(o.name, o.text) for o in build.merged([*pieces, error])] == [("stdout", "a\nb\n"), ("stderr", "c\n")]
+    assert [(o.name, o.text) for o in build.merged([*pieces, error])] == [
+        ("stdout", "a\nb\n"),
+        ("stderr", "c\n"),
+    ]
 
 
 def test_an_execution_keeps_what_the_cells_said(build, lesson):

@@ -57,7 +57,9 @@ def test_the_integer_programme_does_not_depend_on_the_unit_of_the_costs(problem)
     sizes, costs, target = problem
     tiny = {name: {b: 1e-12 * cost for b, cost in row.items()} for name, row in costs.items()}
     found = integer_programme(tiny, sizes, target)
-    assert total(costs, found) == pytest.approx(min(total(costs, bits) for bits in reach(sizes, target)), abs=1e-6)
+    assert total(costs, found) == pytest.approx(
+        min(total(costs, bits) for bits in reach(sizes, target)), abs=1e-6
+    )
 
 
 def test_the_integer_programme_keeps_to_the_last_bit_of_a_large_budget():
@@ -73,7 +75,9 @@ def test_exhaustive_finds_what_reaches_the_target_and_nothing_else(problem):
     sizes, costs, target = problem
     found = exhaustive(lambda bits: total(costs, bits), sizes, SPACE, target)
     wanted = list(reach(sizes, target))
-    assert sorted(tuple(bits.values()) for _, bits in found) == sorted(tuple(bits.values()) for bits in wanted)
+    assert sorted(tuple(bits.values()) for _, bits in found) == sorted(
+        tuple(bits.values()) for bits in wanted
+    )
     losses = [loss for loss, _ in found]
     assert losses == sorted(losses)
     assert all(loss == total(costs, bits) for loss, bits in found)
@@ -89,19 +93,26 @@ def test_greedy_takes_the_cheapest_change_per_bit_each_time(problem):
     at = np.full(len(names), 2)
     while 32 * n.sum() / (widths[at] * n).sum() < target:
         with np.errstate(divide="ignore", invalid="ignore"):
-            price = (table - table[np.arange(len(n)), at][:, None]) / ((widths[at][:, None] - widths) * n[:, None])
+            price = (table - table[np.arange(len(n)), at][:, None]) / (
+                (widths[at][:, None] - widths) * n[:, None]
+            )
         price[widths >= widths[at][:, None]] = np.inf
         best = price.min()
         tied = np.argwhere(np.isclose(price, best, rtol=1e-9, atol=1e-12))
         if len(tied) > 1:
             return  # which of two as good is taken depends on the last digit of a sum
         at[tied[0][0]] = tied[0][1]
-    assert greedy(lambda bits: total(costs, bits), sizes, SPACE, target) == dict(zip(names, widths[at], strict=True))
+    assert greedy(lambda bits: total(costs, bits), sizes, SPACE, target) == dict(
+        zip(names, widths[at], strict=True)
+    )
 
 
 def test_greedy_can_miss_the_best_choice():
     """After the first change 11 bits are missing; greedy saves 200 of them, where 40 at half the cost would do."""
-    sizes, costs = {"a": 10, "b": 100}, {"a": {2: 0.8, 4: 0.5, 8: 0.0}, "b": {2: 1.0, 4: 0.1, 8: 0.0}}
+    sizes, costs = (
+        {"a": 10, "b": 100},
+        {"a": {2: 0.8, 4: 0.5, 8: 0.0}, "b": {2: 1.0, 4: 0.1, 8: 0.0}},
+    )
 
     def loss(bits):
         return total(costs, bits)
@@ -123,7 +134,10 @@ def test_alone_moves_one_tensor_at_a_time():
         asked.append(tuple(bits.values()))
         return bits["a"] * 10 + bits["b"]
 
-    assert alone(loss, {"a": 1, "b": 1}, SPACE) == {"a": {2: -60, 4: -40, 8: 0}, "b": {2: -6, 4: -4, 8: 0}}
+    assert alone(loss, {"a": 1, "b": 1}, SPACE) == {
+        "a": {2: -60, 4: -40, 8: 0},
+        "b": {2: -6, 4: -4, 8: 0},
+    }
     assert all(8 in bits for bits in asked)
 
 
@@ -193,7 +207,9 @@ def test_the_landscape_is_the_loss_of_the_network_with_these_schemes(attached):
             scores = model(x)
         assert torch.equal(loss.scores(bits), scores)
         assert loss(bits) == F.cross_entropy(scores, y).item()
-        assert loss.accuracy(bits) == pytest.approx(100 * (scores.argmax(1) == y).double().mean().item())
+        assert loss.accuracy(bits) == pytest.approx(
+            100 * (scores.argmax(1) == y).double().mean().item()
+        )
         losses.add(loss(bits))
     assert len(losses) > 30
 
@@ -206,12 +222,23 @@ def test_the_landscape_leaves_the_network_alone(attached):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_only_what_lies_behind_a_change_is_computed(attached):
+def computed_layers(monkeypatch) -> list[str]:
+    """The layers that a landscape computes from now on, in order."""
+    calls, run_node = [], torch.fx.Interpreter.run_node
+
+    def remember(self, node):
+        if node.meta["kind"] == "linear":
+            calls.append(node.meta["name"])
+        return run_node(self, node)
+
+    monkeypatch.setattr(torch.fx.Interpreter, "run_node", remember)
+    return calls
+
+
+def test_only_what_lies_behind_a_change_is_computed(attached, monkeypatch):
     model, x, y = attached
     loss = Landscape(model, x, y)
-    calls = []
-    for name in ("a", "b", "side", "fc"):
-        loss.model.get_submodule(name).register_forward_hook(lambda *_, name=name: calls.append(name))
+    calls = computed_layers(monkeypatch)
     bits = dict.fromkeys(blocks(model, "weight"), 8)
     loss(bits)
     assert calls == ["a", "b", "side", "fc"]
@@ -220,7 +247,7 @@ def test_only_what_lies_behind_a_change_is_computed(attached):
     assert calls == ["fc"]
     calls.clear()
     loss(bits | {"fc.weight": 2, "side.weight": 4})
-    assert calls == ["b", "side", "fc"]  # b's output was changed in place, so it has to come again
+    assert calls == ["side", "fc"]
 
 
 def test_best_schemes_have_the_least_squared_error(attached):

@@ -1,5 +1,10 @@
-"""What the exercises call to judge an answer: `checks.<name>(answer)` shows a verdict, and what was checked."""
+"""What the exercises call to judge an answer: `checks.<name>(answer)` shows what was checked.
 
+`checks.predictions("00")` asks for the predictions of a lesson; `checks.progress_table()` shows
+how far a reader came.
+"""
+
+from hmq_lab.checks.frame import REGISTERED as REGISTERED
 from hmq_lab.checks.frame import Verdict
 from hmq_lab.checks.lesson00 import largest, mean_bits
 from hmq_lab.checks.lesson01 import released, rescale, step, to_codes
@@ -15,13 +20,58 @@ from hmq_lab.checks.lesson10 import accumulator_bits, aligned_sum, pack, requant
 from hmq_lab.checks.lesson11 import best_rate, pareto, recount, wcr
 from hmq_lab.checks.lesson12 import beats, bit_operations, cheapest_bit
 from hmq_lab.checks.lesson13 import largest_exponent, share, upright
+from hmq_lab.checks.predict import Prediction as Prediction
+from hmq_lab.checks.predict import predictions as predictions
+from hmq_lab.checks.predict import progress_table as progress_table
 
+# The checks, and what they return.
 __all__ = [
-    "Verdict", "accumulator_bits", "activation_bits", "agreement", "aligned_sum", "beats", "best_bits",
-    "best_exponent", "best_rate", "bit_operations", "both_rates", "cheapest_bit", "cycle_temperature",
-    "error_parts", "expected_gradient", "expected_parameters", "fewest_bits", "first_logit", "gradient_step",
-    "gradient_tied", "gradient_x", "gumbel_max", "hinge", "inverted", "kept", "largest", "largest_exponent",
-    "logit_gradient", "mean_bits", "one_bit_share", "pack", "pareto", "peak_bytes", "rank_correlation", "recount",
-    "regret", "relaxed_sample", "released", "requantize", "rescale", "rest_rate", "selection", "share",
-    "standard_error", "step", "to_codes", "upright", "wcr",
-]  # fmt: skip
+    "Verdict",
+    "accumulator_bits",
+    "activation_bits",
+    "agreement",
+    "aligned_sum",
+    "beats",
+    "best_bits",
+    "best_exponent",
+    "best_rate",
+    "bit_operations",
+    "both_rates",
+    "cheapest_bit",
+    "cycle_temperature",
+    "error_parts",
+    "expected_gradient",
+    "expected_parameters",
+    "fewest_bits",
+    "first_logit",
+    "gradient_step",
+    "gradient_tied",
+    "gradient_x",
+    "gumbel_max",
+    "hinge",
+    "inverted",
+    "kept",
+    "largest",
+    "largest_exponent",
+    "logit_gradient",
+    "mean_bits",
+    "one_bit_share",
+    "pack",
+    "pareto",
+    "peak_bytes",
+    "rank_correlation",
+    "recount",
+    "regret",
+    "relaxed_sample",
+    "released",
+    "requantize",
+    "rescale",
+    "rest_rate",
+    "selection",
+    "share",
+    "standard_error",
+    "step",
+    "to_codes",
+    "upright",
+    "wcr",
+]

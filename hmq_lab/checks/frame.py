@@ -1,14 +1,16 @@
-"""What every check shares: an answer is compared case by case with an oracle, judged in a sentence, and drawn."""
+"""What every check shares: compare an answer with an oracle, judge it in a sentence, draw it."""
 
 from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
 import functools
 import inspect
 import io
 import math
 import re
+import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -17,69 +19,121 @@ import numpy as np
 import torch
 
 from hmq_lab import plots
+from hmq_lab.checks import progress
 
 MARKS = {True: "✓", False: "✗", None: "○"}
+OPEN = "Not attempted yet: replace the line that raises NotImplementedError."
+
+# The relative tolerance for numbers that were computed in a precision, by bytes of a number.
+PRECISION = {2: 2e-2, 4: 1e-5, 8: 0.0}
+
+# Whether checks draw: a program that only wants verdicts sets it to False and saves time.
+DRAWING = True
+
+# Names of all checks by lesson, filled by the decorator `check`.
+REGISTERED: dict[str, list[str]] = {}
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What a check found: passed is None where there is no attempt yet.
+    """What a check found about an answer.
 
+    >>> from hmq_lab import checks
     >>> verdict = checks.step(lambda bits, threshold, signed: 1.0)
-    >>> verdict.passed, verdict.message
-    (False, 'Not yet. For bits=1, threshold=1, signed=False you gave 1; right is 0.5. ...')
+    >>> verdict.passed, verdict.lesson, verdict.name
+    (False, '01', 'step')
 
-    A cell of a notebook that ends with it shows the message, and below it the drawing if there is one.
+    A cell of a notebook that ends with it shows the message, and below it the drawing if there
+    is one; the reader's progress then counts it.
+
+    Args:
+        passed: True or False; None where there is no attempt yet.
+        message: one or two sentences for the reader.
+        drawing: the answer beside what is right, if the check draws.
+        lesson: two digits, such as "01".
+        name: name of the check.
     """
 
     passed: bool | None
     message: str
     drawing: plots.Drawing | None = None
+    lesson: str = ""
+    name: str = ""
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{MARKS[self.passed]} {self.message}"
 
-    def _ipython_display_(self):
-        """In two outputs: of a picture and a text in one, a notebook shows the picture alone."""
+    def _ipython_display_(self) -> None:
+        """Display in two outputs: a notebook shows only the image of an output that has both."""
         from IPython.display import Markdown, display
 
+        if self.passed is not None and self.name:
+            progress.keep_check(self.lesson, self.name, self.passed)
         display(Markdown(re.sub(r"([*_`<#])", r"\\\1", str(self))))
         if self.drawing is not None:
             plots.show(self.drawing)
 
-    def _repr_mimebundle_(self, **_):
-        data, metadata = {"text/plain": str(self)}, {}
-        if self.drawing is not None:
-            with mpl.rc_context(plots.STYLE):
-                self.drawing.savefig(png := io.BytesIO(), format="png")
-            data["image/png"] = base64.b64encode(png.getvalue()).decode()
-            metadata["image/png"] = {"alt": f"{self.message} {self.drawing.sentence}".strip()}
-        else:
+    def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
+        data = {"text/plain": str(self)}
+        metadata: dict = {}
+        if self.drawing is None:
             data["text/markdown"] = str(self)
+            return data, metadata
+        png = io.BytesIO()
+        with mpl.rc_context(plots.STYLE):
+            self.drawing.savefig(png, format="png")
+        data["image/png"] = base64.b64encode(png.getvalue()).decode()
+        metadata["image/png"] = {"alt": f"{self.message} {self.drawing.sentence}".strip()}
         return data, metadata
 
 
 def check(judge: Callable) -> Callable:
-    """Make a check of a function that judges an answer: a stub that was not touched is no attempt, not an error.
+    """Return a check made of a function that judges an answer.
 
-    Whatever else the answer raises is a verdict too, with the error named, so that a notebook runs on.
+    A stub that was not touched is no attempt, and an error in an answer is a verdict that names
+    the error, so that a notebook runs on.
     """
     name = judge.__name__
+    lesson = judge.__module__.rpartition("lesson")[2]
+    REGISTERED.setdefault(lesson, []).append(name)
 
     @functools.wraps(judge)
     def checked(answer, **options) -> Verdict:
         if not callable(answer):
             gave = type(answer).__name__
-            message = f"Give the function itself: checks.{name}({name}), without calling it; you gave a value, of type"
-            return Verdict(False, f"{message} {gave}.")
+            call_it = f"Give the function itself: checks.{name}({name}), without calling it"
+            return Verdict(
+                False, f"{call_it}; you gave a value, of type {gave}.", None, lesson, name
+            )
         try:
-            return judge(answer, **options)
-        except NotImplementedError:
-            return Verdict(None, "Not attempted yet: replace the line that raises NotImplementedError.")
+            verdict = judge(answer, **options)
+        except NotImplementedError as error:
+            verdict = _unwritten(answer, error)
         except Exception as error:
-            return Verdict(False, f"Your answer raised {type(error).__name__}: {error}")
+            verdict = Verdict(False, f"Your answer raised {type(error).__name__}: {error}")
+        return dataclasses.replace(verdict, lesson=lesson, name=name)
 
     return checked
+
+
+def _unwritten(answer: Callable, error: NotImplementedError) -> Verdict:
+    """Return the verdict on an answer that is a stub, or that calls another stub."""
+    # torch raises the same type where it has no such operation, and then it says which.
+    if error.args:
+        return Verdict(False, f"Your answer raised NotImplementedError: {error}")
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = None if trace is None else trace.tb_frame.f_code
+    own = getattr(inspect.unwrap(answer), "__code__", None)
+    if isinstance(own, types.CodeType) and raised_in is not None and raised_in is not own:
+        other = raised_in.co_name
+        if other.isidentifier():
+            says = (
+                f"Your answer calls `{other}`, and `{other}` is not written yet: it still raises "
+            )
+            return Verdict(None, says + "NotImplementedError. Write that function first.")
+    return Verdict(None, OPEN)
 
 
 @dataclass(frozen=True)
@@ -88,6 +142,31 @@ class Fault:
 
     says: str
     answer: Callable
+
+
+class Faults(list):
+    """Typical wrong answers, the likeliest first.
+
+    >>> faults = Faults()
+    >>> @faults.says("That is the threshold itself.")
+    ... def _(bits, threshold):
+    ...     return threshold
+    >>> faults[0].answer(bits=2, threshold=0.5)
+    0.5
+    """
+
+    def says(self, sentence: str) -> Callable:
+        """Return a decorator that adds a function as the wrong answer this sentence is about."""
+
+        def add(function: Callable) -> Callable:
+            self.append(Fault(sentence, function))
+            return function
+
+        return add
+
+    def add(self, sentence: str, answer: Callable) -> None:
+        """Add a wrong answer that is already a function."""
+        self.append(Fault(sentence, answer))
 
 
 def compare(
@@ -99,46 +178,87 @@ def compare(
     draw: Callable | None = None,
     right: str = "Right, in all {count} cases.",
 ) -> Verdict:
-    """Judge a function against an oracle over cases, from the smallest on.
+    """Return the verdict on a function, judged against an oracle over cases.
 
-    >>> compare(lambda bits: 2**bits, lambda bits: 2**bits, [{"bits": b} for b in (1, 2, 3)]).passed
+    >>> cases = [{"bits": b} for b in (1, 2, 3)]
+    >>> compare(lambda bits: 2**bits, lambda bits: 2**bits, cases).passed
     True
 
-    cases: arguments by name, in the order of the stub's signature: an answer that renamed them gets them by position
-    (see `call`), oracle and faults by name; tensors, arrays and lists among them are handed over as copies. The results
-    may be numbers, booleans, tuples, tensors or arrays; tolerance is relative, with 1 as the least size it relates to.
-    faults: the first that gives what the answer gives everywhere is named, or else the first that does so wherever the
-    answer is wrong. draw: called with cases, what was wanted and what was given; returns a `Drawing`.
+    The first fault that gives what the answer gives everywhere is named. Else the first one that
+    does so wherever the answer is wrong, if these are at least half of the fault's own mistakes.
+
+    Args:
+        answer: the reader's function.
+        oracle: gives what is right; called by name. Results are numbers, booleans, tuples,
+            tensors or arrays.
+        cases: arguments by name, the simplest case first, in the order of the stub's signature.
+            An answer that renamed them gets them by position (see `call`). Tensors, arrays,
+            lists and dicts are handed over as copies.
+        faults: typical wrong answers; called by name.
+        tolerance: relative, with 1 as the least size it relates to; 0 compares exactly. Answers
+            computed in float32 get at least 1e-5, unless it is 0.
+        draw: called with cases, what was wanted and what was given; returns a `Drawing`.
+        right: the message for a right answer.
     """
     cases = list(cases)
     wanted = [oracle(**_copied(case)) for case in cases]
     given = []
     for case, want in zip(cases, wanted, strict=True):
+        # An answer that fails, or has another shape, ends the comparison: it cannot be drawn.
         try:
             given.append(call(answer, case))
         except NotImplementedError:
             raise
         except Exception as error:
-            message = f"Not yet. For {_named(case)} your answer raised {type(error).__name__}: {error}"
-            return Verdict(False, message)
-        if (problem := _unlike(given[-1], want)) is not None:
+            raised = f"your answer raised {type(error).__name__}: {error}"
+            return Verdict(False, f"Not yet. For {_named(case)} {raised}")
+        problem = _unlike(given[-1], want)
+        if problem is not None:
             return Verdict(False, f"Not yet. For {_named(case)} {problem}.")
-    drawing = None if draw is None else draw(cases, wanted, given)
-    wrong = [i for i in range(len(cases)) if not _close(given[i], wanted[i], tolerance)]
+    drawing = draw(cases, wanted, given) if draw is not None and DRAWING else None
+
+    # The tolerance is that of the least precise of all results.
+    if tolerance:
+        tolerance = max(tolerance, *(precision(value) for value in given))
+    everywhere = range(len(cases))
+    wrong = [i for i in everywhere if not close(given[i], wanted[i], tolerance)]
     if not wrong:
         return Verdict(True, right.format(count=len(cases)), drawing)
+
+    # The message names the first wrong case, and the typical mistake if it is one.
     first = wrong[0]
-    message = f"Not yet. For {_named(cases[first])} {_difference(given[first], wanted[first], tolerance)}."
-    mistaken = [(fault.says, [_attempt(fault.answer, case) for case in cases]) for fault in faults]
-    for where in (range(len(cases)), wrong):
-        for says, made in mistaken:
-            if all(made[i] is not None and _close(given[i], made[i], tolerance) for i in where):
-                return Verdict(False, f"{message} {says}", drawing)
+    differ = _difference(given[first], wanted[first], tolerance)
+    message = f"Not yet. For {_named(cases[first])} {differ}."
+    fault = _named_fault(list(faults), cases, wanted, given, wrong, tolerance)
+    if fault is not None:
+        message = f"{message} {fault.says}"
     return Verdict(False, message, drawing)
 
 
+def _named_fault(
+    faults: list[Fault], cases: list, wanted: list, given: list, wrong: list[int], tolerance: float
+) -> Fault | None:
+    """Return the fault that explains the answer: everywhere, or else where the answer is wrong."""
+    partly = None
+    for fault in faults:
+        made = [_attempt(fault.answer, case) for case in cases]
+
+        def same(i: int, made=made) -> bool:
+            return made[i] is not None and close(given[i], made[i], tolerance)
+
+        if all(same(i) for i in range(len(cases))):
+            return fault
+        if partly is None and all(same(i) for i in wrong):
+            mistakes = [
+                i for i, m in enumerate(made) if m is None or not close(m, wanted[i], tolerance)
+            ]
+            if 2 * len(wrong) >= len(mistakes):
+                partly = fault
+    return partly
+
+
 def call(answer: Callable, case: dict):
-    """The answer to a case, by name where it has these names, else by position: a reader may rename the arguments.
+    """Return the answer to a case, by name where it has these names, else by position.
 
     >>> call(lambda b, t: t / 2**b, {"bits": 2, "threshold": 1.0})
     0.25
@@ -148,22 +268,27 @@ def call(answer: Callable, case: dict):
     values = _copied(case)
     try:
         parameters = inspect.signature(answer).parameters
-    except (TypeError, ValueError):  # some functions written in C have no signature
-        parameters = {}
+    except (TypeError, ValueError):
+        parameters = types.MappingProxyType({})  # some functions written in C have no signature
     kinds = {p.kind for p in parameters.values()}
-    named = kinds <= {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}
-    if kinds and (named or (values.keys() <= parameters.keys() and inspect.Parameter.POSITIONAL_ONLY not in kinds)):
+    only_names = kinds <= {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}
+    has_names = values.keys() <= parameters.keys()
+    if kinds and only_names:
+        return answer(**values)
+    if kinds and has_names and inspect.Parameter.POSITIONAL_ONLY not in kinds:
         return answer(**values)
     return answer(*values.values())
 
 
 def _copied(case: dict) -> dict:
-    """The answer may change what it is given, as by sort(): the case stays as it is for the next one."""
+    """Return a copy: an answer may change what it is given, as by sort()."""
 
     def copied(value):
         if isinstance(value, torch.Tensor):
             return value.clone()
-        return copy.deepcopy(value) if isinstance(value, list | dict | np.ndarray) else value
+        if isinstance(value, list | dict | np.ndarray):
+            return copy.deepcopy(value)
+        return value
 
     return {name: copied(value) for name, value in case.items()}
 
@@ -175,63 +300,152 @@ def _attempt(function: Callable, case: dict):
         return None
 
 
-def _array(value) -> np.ndarray:
-    return np.asarray(value.detach().double().numpy() if isinstance(value, torch.Tensor) else value, dtype=float)
+def array(value) -> np.ndarray:
+    """Return a result as an array of float64."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().double().cpu().numpy()
+    elif isinstance(value, list | tuple):
+        value = [array(item) for item in value]
+    return np.asarray(value, dtype=float)
+
+
+def precision(value) -> float:
+    """Return the relative tolerance that the precision of a result asks for.
+
+    >>> precision(0.1), precision(torch.tensor(0.1)), precision(torch.tensor(0.1).item())
+    (0.0, 1e-05, 1e-05)
+
+    A Python number that float32 holds exactly may have been computed in float32: its tolerance
+    is the same.
+    """
+    if isinstance(value, list | tuple):
+        return max((precision(item) for item in value), default=0.0)
+    if isinstance(value, torch.Tensor | np.ndarray | np.floating):
+        whole = isinstance(value, torch.Tensor) and not value.dtype.is_floating_point
+        size = 8 if whole else value.dtype.itemsize
+        if size < 8:
+            return PRECISION.get(size, PRECISION[2])
+    numbers = array(value)
+    with np.errstate(over="ignore"):
+        single = numbers.astype(np.float32)
+    return PRECISION[4] if np.array_equal(single, numbers, equal_nan=True) else PRECISION[8]
 
 
 def _unlike(given, want) -> str | None:
-    """What makes the answer no candidate at all: nothing returned, no numbers, another shape."""
+    """Return what makes the answer no candidate: nothing returned, no numbers, another shape."""
     if given is None:
         return "your function returns nothing: a `return` is missing"
     try:
-        shape, right = _array(given).shape, _array(want).shape
+        shape = array(given).shape
+        right = array(want).shape
     except (TypeError, ValueError):
-        return f"you gave {type(given).__name__} {given!r}; expected is {_short(want)}"
-    return None if shape == right else f"the result has the shape {shape}; expected is {right}"
+        return f"you gave {type(given).__name__} {given!r}; expected is {short(want)}"
+    if shape == right:
+        return None
+    return f"the result has the shape {shape}; expected is {right}"
 
 
-def _close(given, want, tolerance: float) -> bool:
-    a, b = _array(given), _array(want)
+def close(given, want, tolerance: float) -> bool:
+    """Return whether two results are equal within a relative tolerance."""
+    a = array(given)
+    b = array(want)
     if a.shape != b.shape:
         return False
-    same = np.isclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
-    return bool(same.all())
+    return bool(np.isclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True).all())
 
 
 def _difference(given, want, tolerance: float) -> str:
-    """The smallest place where two results part."""
-    a, b = _array(given), _array(want)
+    """Return the first place where two results differ, in words."""
+    a = array(given)
+    b = array(want)
     if a.ndim == 0:
-        return f"you gave {_short(given)}; right is {_short(want)}"
-    wrong = np.argwhere(~np.isclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True))
+        if isinstance(given, bool | np.bool_) or isinstance(want, bool | np.bool_):
+            return f"you gave {short(given)}; right is {short(want)}"
+        yours, right = apart(a.item(), b.item())
+        return f"you gave {yours}; right is {right}"
+    same = np.isclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+    wrong = np.argwhere(~same)
     at = tuple(int(i) for i in wrong[0])
     where = at[0] if len(at) == 1 else at
-    return f"the element {where} of your result is {a[at]:.6g}; right is {b[at]:.6g} ({len(wrong)} of {a.size} differ)"
+    yours, right = apart(float(a[at]), float(b[at]))
+    count = f"{len(wrong)} of {a.size} differ"
+    return f"the element {where} of your result is {yours}; right is {right} ({count})"
 
 
-def _short(value) -> str:
+def apart(given: float, right: float) -> tuple[str, str]:
+    """Return two different numbers with the fewest digits, from 4, that tell them apart.
+
+    >>> apart(-2.77556e-16, 0.325564), apart(2.060001, 2.06)
+    (('0', '0.3256'), ('2.060001', '2.06'))
+    """
+    # What rounding left of a zero is shown as 0.
+    if abs(given) < 1e-12 < abs(right):
+        given = 0.0
+    if abs(right) < 1e-12 < abs(given):
+        right = 0.0
+    for digits in (4, 6, 7, 9, 12, 17):
+        pair = f"{given:.{digits}g}", f"{right:.{digits}g}"
+        if pair[0] != pair[1]:
+            break
+    return plain(pair[0], given), plain(pair[1], right)
+
+
+def plain(text: str, value: float) -> str:
+    """Return a whole number without exponent, such as 23454912 and not 2.345e+07."""
+    if math.isfinite(value) and value == round(value) and abs(value) < 1e15:
+        return str(round(value))
+    return text
+
+
+def short(value) -> str:
+    """Return a value in a few characters.
+
+    >>> short(-2.77556e-16), short(np.float64(0.325564)), short({2: np.float64(0.25), 8: 0.0})
+    ('0', '0.33', '{2: 0.25, 8: 0}')
+    """
     if isinstance(value, bool | np.bool_):
         return str(bool(value))
-    if isinstance(value, int):
+    if isinstance(value, int | str):
         return str(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{short(key)}: {short(v)}" for key, v in value.items()) + "}"
+    if isinstance(value, list) and any(isinstance(item, dict | tuple) for item in value):
+        return "[" + ", ".join(map(short, value)) + "]"
+    if isinstance(value, tuple) and all(isinstance(item, int | float) for item in value):
+        return "(" + ", ".join(map(short, value)) + ")"
     try:
-        array = _array(value)
-    except (TypeError, ValueError):  # a table of costs, say
-        return repr(value)
-    if array.ndim == 0:
-        number = array.item()
-        return f"{number:.6g}" if math.isfinite(number) else str(number)
-    if array.size <= 8:
-        return "[" + ", ".join(map(_short, array)) + "]"
-    return f"an array of shape {array.shape}"
+        numbers = array(value)
+    except (TypeError, ValueError):
+        return repr(value)  # something else, which says itself what it is
+    if numbers.ndim == 0:
+        return _few_digits(numbers.item())
+    if numbers.size <= 8:
+        return "[" + ", ".join(map(short, numbers)) + "]"
+    return f"an array of shape {numbers.shape}"
+
+
+def _few_digits(number: float) -> str:
+    """Return a number as it is if 5 digits hold it, else with two digits."""
+    if not math.isfinite(number):
+        return str(number)
+    if abs(number) < 1e-12:
+        return "0"
+    exact = f"{number:.5g}"
+    text = exact if float(exact) == number else f"{number:.2g}"
+    return plain(text, number)
 
 
 def _named(case: dict) -> str:
-    return ", ".join(f"{name}={_short(v) if not isinstance(v, str) else repr(v)}" for name, v in case.items())
+    texts = []
+    for name, value in case.items():
+        text = repr(value) if isinstance(value, str) else short(value)
+        texts.append(f"{name}={text}")
+    return ", ".join(texts)
 
 
 def in_bits(count: int) -> str:
-    """
+    """Return a number of bits in words.
+
     >>> in_bits(1), in_bits(8)
     ('1 bit', '8 bits')
     """
@@ -239,19 +453,28 @@ def in_bits(count: int) -> str:
 
 
 def curve(x: str, y: str, pick: int | None = None) -> Callable:
-    """A drawing for `compare`: the results over the case's tensor `x`, what is right below what was given.
+    """Return a drawing for `compare`: results over the tensor `x` of a case.
 
-    pick: which case to draw; None, the first that is wrong, or else the last.
+    Args:
+        x: name of the argument along the axis.
+        y: what the results are.
+        pick: which case to draw; None takes the first wrong one, or else the last.
     """
 
     def draw(cases, wanted, given) -> plots.Drawing:
-        differ = [i for i in range(len(cases)) if not _close(given[i], wanted[i], 1e-6)]
-        at = pick if pick is not None else (differ[0] if differ else len(cases) - 1)
+        differ = [i for i in range(len(cases)) if not close(given[i], wanted[i], 1e-6)]
+        at = len(cases) - 1
+        if pick is not None:
+            at = pick
+        elif differ:
+            at = differ[0]
         drawing, ax = plots.canvas(height=3.2)
-        along = _array(cases[at][x]).ravel()
+        along = array(cases[at][x]).ravel()
         order = np.argsort(along, kind="stable")
-        ax.plot(along[order], _array(wanted[at]).ravel()[order], color=plots.PALE, lw=5, label="right")
-        ax.plot(along[order], _array(given[at]).ravel()[order], color=plots.BLUE, lw=1.6, label="yours")
+        right = array(wanted[at]).ravel()[order]
+        yours = array(given[at]).ravel()[order]
+        ax.plot(along[order], right, color=plots.PALE, lw=5, label="right")
+        ax.plot(along[order], yours, color=plots.BLUE, lw=1.6, label="yours")
         rest = {name: value for name, value in cases[at].items() if name != x}
         ax.set(xlabel=x, ylabel=y, title=_named(rest))
         ax.legend(frameon=False)
@@ -262,14 +485,21 @@ def curve(x: str, y: str, pick: int | None = None) -> Callable:
 
 
 def points(y: str, label: Callable[[dict], str] | None = None) -> Callable:
-    """A drawing for `compare` of numbers: a place per case, rings what is right, crosses what you gave."""
+    """Return a drawing for `compare` of numbers: rings for what is right, crosses for the answer.
+
+    Args:
+        y: what the numbers are.
+        label: gives the text below a case; None writes its arguments.
+    """
 
     def draw(cases, wanted, given) -> plots.Drawing:
         drawing, ax = plots.canvas(height=3.2)
         at = np.arange(len(cases))
+        right = [array(w).sum() for w in wanted]
+        yours = [array(g).sum() for g in given]
         ring = {"ls": "none", "marker": "o", "ms": 11, "mfc": "none", "mew": 2}
-        ax.plot(at, [_array(w).sum() for w in wanted], color=plots.INK, label="right", **ring)
-        ax.plot(at, [_array(g).sum() for g in given], "x", color=plots.BLUE, ms=7, mew=2, label="yours")
+        ax.plot(at, right, color=plots.INK, label="right", **ring)
+        ax.plot(at, yours, "x", color=plots.BLUE, ms=7, mew=2, label="yours")
         names = [label(case) if label else _named(case) for case in cases]
         every = max(1, math.ceil(len(names) / 16))
         ax.set_xticks(at[::every], names[::every], rotation=30, ha="right")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from statistics import fmean
 
-from hmq_lab.checks.frame import Fault, Verdict, check, compare, points
+from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
 
 NETWORKS = [  # bits and sizes; the smallest cases tell the most
     {"bits": [4], "sizes": [10]},
@@ -23,21 +23,38 @@ def largest(answer) -> Verdict:
     >>> checks.largest(lambda bits, threshold: threshold - 2 * threshold / 2**bits).passed
     True
     """
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"bits": b, "threshold": t} for t in (1.0, 0.25, 8.0) for b in (3, 1, 2, 4, 8)]
-    faults = [
-        Fault("That is the threshold: two's complement ends one step below it.", lambda bits, threshold: threshold),
-        Fault(
-            "That is an unsigned tensor's: a signed one has its 2^bits levels over twice the threshold.",
-            lambda bits, threshold: threshold - threshold / 2**bits,
-        ),
-        Fault("That is the smallest value; the question is the largest.", lambda bits, threshold: -threshold),
-        Fault(
-            "That is the integer code. Its value is the code times the step.",
-            lambda bits, threshold: 2 ** (bits - 1) - 1,
-        ),
-        Fault("That is the step, not the largest value.", lambda bits, threshold: 2 * threshold / 2**bits),
-        Fault("That is two steps below the threshold.", lambda bits, threshold: threshold - 4 * threshold / 2**bits),
-    ]
+
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says("That is the threshold: two's complement ends one step below it.")
+    def _(bits, threshold):
+        return threshold
+
+    @faults.says(
+        "That is an unsigned tensor's: a signed one has its 2^bits levels over twice the threshold."
+    )
+    def _(bits, threshold):
+        return threshold - threshold / 2**bits
+
+    @faults.says("That is the smallest value; the question is the largest.")
+    def _(bits, threshold):
+        return -threshold
+
+    @faults.says("That is the integer code. Its value is the code times the step.")
+    def _(bits, threshold):
+        return 2 ** (bits - 1) - 1
+
+    @faults.says("That is the step, not the largest value.")
+    def _(bits, threshold):
+        return 2 * threshold / 2**bits
+
+    @faults.says("That is two steps below the threshold.")
+    def _(bits, threshold):
+        return threshold - 4 * threshold / 2**bits
+
     label = "{bits} bits, {threshold:g}"
     draw = points("largest value", lambda case: label.format(**case))
     return compare(answer, _largest, cases, faults, tolerance=1e-9, draw=draw)
@@ -54,34 +71,47 @@ def _largest(bits: int, threshold: float) -> float:
 def mean_bits(answer) -> Verdict:
     """Exercise 2: how many bits a weight has on average.
 
-    >>> checks.mean_bits(lambda bits, sizes: sum(b * n for b, n in zip(bits, sizes)) / sum(sizes)).passed
+    >>> from statistics import fmean
+    >>> checks.mean_bits(lambda bits, sizes: fmean(bits, weights=sizes)).passed
     True
     """
 
     def used(bits, sizes):
         return sum(b * n for b, n in zip(bits, sizes, strict=True))
 
-    faults = [
-        Fault(
-            "That counts tensors, not weights: a tensor with more elements has to count for more.",
-            lambda bits, sizes: fmean(bits),
-        ),
-        Fault("That is the sum of all bits: divide it by the number of weights.", used),
-        Fault(
-            "That is the compression rate. It is 32 over the mean; the mean is asked for.",
-            lambda bits, sizes: 32 * sum(sizes) / used(bits, sizes),
-        ),
-        Fault(
-            "That is the bits of a tensor on average: divide by the number of weights, not of tensors.",
-            lambda bits, sizes: used(bits, sizes) / len(sizes),
-        ),
-        Fault(
-            "That is rounded down: the mean need not be whole (// drops what is left over).",
-            lambda bits, sizes: used(bits, sizes) // sum(sizes),
-        ),
-        Fault("That is the mean rounded to a whole number.", lambda bits, sizes: round(used(bits, sizes) / sum(sizes))),
-        Fault("That is the other way round: bits over weights.", lambda bits, sizes: sum(sizes) / used(bits, sizes)),
-    ]
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says(
+        "That counts tensors, not weights: a tensor with more elements has to count for more."
+    )
+    def _(bits, sizes):
+        return fmean(bits)
+
+    faults.add("That is the sum of all bits: divide it by the number of weights.", used)
+
+    @faults.says("That is the compression. It is 32 over the mean; the mean is asked for.")
+    def _(bits, sizes):
+        return 32 * sum(sizes) / used(bits, sizes)
+
+    @faults.says(
+        "That is the bits of a tensor on average: divide by the number of weights, not of tensors."
+    )
+    def _(bits, sizes):
+        return used(bits, sizes) / len(sizes)
+
+    @faults.says("That is rounded down: the mean need not be whole (// drops what is left over).")
+    def _(bits, sizes):
+        return used(bits, sizes) // sum(sizes)
+
+    @faults.says("That is the mean rounded to a whole number.")
+    def _(bits, sizes):
+        return round(used(bits, sizes) / sum(sizes))
+
+    @faults.says("That is reversed: bits over weights.")
+    def _(bits, sizes):
+        return sum(sizes) / used(bits, sizes)
+
     draw = points("mean bits", lambda case: " ".join(map(str, case["bits"])))
     return compare(answer, _mean_bits, NETWORKS, faults, tolerance=1e-9, draw=draw)
 

@@ -7,10 +7,12 @@ from fractions import Fraction
 import numpy as np
 import torch
 
-from hmq_lab.checks.frame import Fault, Verdict, check, compare, curve, in_bits, points
+from hmq_lab.checks.frame import Faults, Verdict, check, compare, curve, in_bits, points
 
 SIGNS = (True, False)
-GRID = torch.arange(-160, 161) / 128  # every multiple of 1/128 from -1.25 to 1.25: ties of all steps down to 1/64
+GRID = (
+    torch.arange(-160, 161) / 128
+)  # every multiple of 1/128 from -1.25 to 1.25: ties of all steps down to 1/64
 
 
 @check
@@ -22,63 +24,124 @@ def step(answer) -> Verdict:
 
     Source: HMQ, section 3: 2t / 2^b signed, t / 2^b unsigned.
     """
-    cases = [{"bits": b, "threshold": t, "signed": s} for t in (1.0, 0.25) for b in (1, 2, 3, 8) for s in SIGNS]
-    faults = (
-        Fault("That is the unsigned step: a signed range is twice as long.", lambda bits, threshold, signed:
-              threshold / 2**bits),
-        Fault("That is the signed step: an unsigned range is half as long.", lambda bits, threshold, signed:
-              2 * threshold / 2**bits),
-        Fault("You divided by the number of gaps, 2^b - 1: the last level stands one step below the threshold.",
-              lambda bits, threshold, signed: threshold * (1 + signed) / (2**bits - 1)),
-        Fault("You gave signed the unsigned step and the other way round.", lambda bits, threshold, signed:
-              threshold / 2 ** (bits - (not signed))),
-        Fault("You divided by the bits: b bits make 2^b levels.", lambda bits, threshold, signed:
-              threshold * (1 + signed) / bits),
-        Fault("The threshold is missing: the step grows with it.", lambda bits, threshold, signed:
-              1 / 2 ** (bits - signed)),
-        Fault("That is upside down: the step is the range by the number of levels.", lambda bits, threshold, signed:
-              2 ** (bits - signed) / threshold),
-    )  # fmt: skip
-    draw = points("step", lambda c: f"{in_bits(c['bits'])} below {c['threshold']:g}, {'un' * (not c['signed'])}signed")
+    # The cases, the simplest first: a message names the first that is wrong.
+    cases = [
+        {"bits": b, "threshold": t, "signed": s}
+        for t in (1.0, 0.25)
+        for b in (1, 2, 3, 8)
+        for s in SIGNS
+    ]
+
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says("That is the unsigned step: a signed range is twice as long.")
+    def _(bits, threshold, signed):
+        return threshold / 2**bits
+
+    @faults.says("That is the signed step: an unsigned range is half as long.")
+    def _(bits, threshold, signed):
+        return 2 * threshold / 2**bits
+
+    @faults.says(
+        "You divided by the number of gaps, 2^b - 1: the last level stands one step below the threshold."
+    )
+    def _(bits, threshold, signed):
+        return threshold * (1 + signed) / (2**bits - 1)
+
+    @faults.says("You gave signed the unsigned step and reversed.")
+    def _(bits, threshold, signed):
+        return threshold / 2 ** (bits - (not signed))
+
+    @faults.says("You divided by the bits: b bits make 2^b levels.")
+    def _(bits, threshold, signed):
+        return threshold * (1 + signed) / bits
+
+    @faults.says("The threshold is missing: the step grows with it.")
+    def _(bits, threshold, signed):
+        return 1 / 2 ** (bits - signed)
+
+    @faults.says("That is inverted: the step is the range by the number of levels.")
+    def _(bits, threshold, signed):
+        return 2 ** (bits - signed) / threshold
+
+    draw = points(
+        "step",
+        lambda c: (
+            f"{in_bits(c['bits'])} below {c['threshold']:g}, {'un' * (not c['signed'])}signed"
+        ),
+    )
     return compare(answer, _step, cases, faults, tolerance=1e-9, draw=draw)
 
 
 @check
 def to_codes(answer) -> Verdict:
-    """Judge to_codes(x, bits, threshold, signed) -> the integers of a two's complement quantizer, shaped like x.
+    """Judge to_codes(x, bits, threshold, signed) -> the integers of a two's complement quantizer,
+    shaped like x.
 
-    >>> to_codes(lambda x, bits, threshold, signed: codes(x, Scheme(bits, int(math.log2(threshold)), signed))).passed
-    True
+    >>> to_codes(lambda x, bits, threshold, signed: x).passed
+    False
     """
     half_up = _rounding(lambda u: np.floor(u + 0.5))
-    faults = (
-        Fault("You round down: round to the nearest integer.", _rounding(np.floor)),
-        Fault("You cut off what is behind the point: round to the nearest integer.", _rounding(np.trunc)),
-        Fault("You round a half up: a half goes to the even integer, 0.5 to 0 and 2.5 to 2.", half_up),
-        Fault("You round a half away from zero: a half goes to the even integer, 0.5 to 0 and 2.5 to 2.",
-              _rounding(lambda u: np.sign(u) * np.floor(abs(u) + 0.5))),
-        Fault("Nothing is clipped: beyond the ends the codes must stop.", lambda x, bits, threshold, signed:
-              np.rint(x.numpy() / _step(bits, threshold, signed))),
-        Fault("Your largest code stands for the threshold itself: in two's complement it is one less.",
-              _clipping(lambda lo, hi: (lo, hi + 1))),
-        Fault("Your smallest code is one too large: two's complement reaches -2^(b-1).",
-              _clipping(lambda lo, hi: (lo + (lo < 0), hi))),
-        Fault("Your range is the mirrored one of the released code.",
-              _clipping(lambda lo, hi: (lo + (lo < 0), hi + 1))),
-        Fault("You used the signed range for unsigned numbers too.", lambda x, bits, threshold, signed:
-              _codes(x, bits, threshold, True)),
-        Fault("You used the unsigned range for signed numbers too.", lambda x, bits, threshold, signed:
-              _codes(x, bits, threshold, False)),
-        Fault("These are the values: leave the codes as integers, before they are multiplied by the step.",
-              lambda x, bits, threshold, signed:
-              _codes(x, bits, threshold, signed) * _step(bits, threshold, signed)),
-    )  # fmt: skip
+
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add("You round down: round to the nearest integer.", _rounding(np.floor))
+
+    faults.add(
+        "You cut off what is behind the point: round to the nearest integer.", _rounding(np.trunc)
+    )
+
+    faults.add(
+        "You round a half up: a half goes to the even integer, 0.5 to 0 and 2.5 to 2.", half_up
+    )
+
+    faults.add(
+        "You round a half away from zero: a half goes to the even integer, 0.5 to 0 and 2.5 to 2.",
+        _rounding(lambda u: np.sign(u) * np.floor(abs(u) + 0.5)),
+    )
+
+    @faults.says("Nothing is clipped: beyond the ends the codes must stop.")
+    def _(x, bits, threshold, signed):
+        return np.rint(x.numpy() / _step(bits, threshold, signed))
+
+    faults.add(
+        "Your largest code stands for the threshold itself: in two's complement it is one less.",
+        _clipping(lambda lo, hi: (lo, hi + 1)),
+    )
+
+    faults.add(
+        "Your smallest code is one too large: two's complement reaches -2^(b-1).",
+        _clipping(lambda lo, hi: (lo + (lo < 0), hi)),
+    )
+
+    faults.add(
+        "Your range is the mirrored one of the released code.",
+        _clipping(lambda lo, hi: (lo + (lo < 0), hi + 1)),
+    )
+
+    @faults.says("You used the signed range for unsigned numbers too.")
+    def _(x, bits, threshold, signed):
+        return _codes(x, bits, threshold, True)
+
+    @faults.says("You used the unsigned range for signed numbers too.")
+    def _(x, bits, threshold, signed):
+        return _codes(x, bits, threshold, False)
+
+    @faults.says(
+        "These are the values: leave the codes as integers, before they are multiplied by the step."
+    )
+    def _(x, bits, threshold, signed):
+        return _codes(x, bits, threshold, signed) * _step(bits, threshold, signed)
+
     return compare(answer, _codes, _staircases(), faults, draw=curve("x", "code", pick=-1))
 
 
 @check
 def released(answer) -> Verdict:
-    """Judge released(x, bits, threshold, signed) -> values quantized with the range of the authors' code, like x.
+    """Judge released(x, bits, threshold, signed) -> values quantized with the range of the authors'
+    code, like x.
 
     >>> released(lambda x, bits, threshold, signed: x).passed
     False
@@ -98,25 +161,55 @@ def released(answer) -> Verdict:
         return lo + (lo < 0), hi + 1
 
     right = ends(mirrored)
-    faults = (
-        Fault("That is two's complement, as in exercise 2: the released range ends at +t.", ends(lambda *e: e)),
-        Fault("You kept -t: with both -t and +t a signed range has one level too many.",
-              ends(lambda lo, hi: (lo, hi + 1))),
-        Fault("Your largest value is one step short of the threshold: the released range has +t.",
-              ends(lambda lo, hi: (lo + (lo < 0), hi))),
-        Fault("Your unsigned range begins at one step: it has 0 as well.", ends(lambda lo, hi: (lo + 1, hi + 1))),
-        Fault("You round down: round to the nearest level.", ends(mirrored, np.floor)),
-        Fault("You round a half up: a half goes to the even integer.", ends(mirrored, lambda u: np.floor(u + 0.5))),
-        Fault("Nothing is clipped: beyond the ends the values must stop.", ends(lambda *_: (-np.inf, np.inf))),
-        Fault("These are the codes: multiply by the step.", lambda x, bits, threshold, signed:
-              right(x, bits, threshold, signed) / _step(bits, threshold, signed)),
-    )  # fmt: skip
-    return compare(answer, right, _staircases(), faults, tolerance=1e-9, draw=curve("x", "Q(x)", pick=-1))
+
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "That is two's complement, as in exercise 2: the released range ends at +t.",
+        ends(lambda *e: e),
+    )
+
+    faults.add(
+        "You kept -t: with both -t and +t a signed range has one level too many.",
+        ends(lambda lo, hi: (lo, hi + 1)),
+    )
+
+    faults.add(
+        "Your largest value is one step short of the threshold: the released range has +t.",
+        ends(lambda lo, hi: (lo + (lo < 0), hi)),
+    )
+
+    faults.add(
+        "Your unsigned range begins at one step: it has 0 as well.",
+        ends(lambda lo, hi: (lo + 1, hi + 1)),
+    )
+
+    faults.add("You round down: round to the nearest level.", ends(mirrored, np.floor))
+
+    faults.add(
+        "You round a half up: a half goes to the even integer.",
+        ends(mirrored, lambda u: np.floor(u + 0.5)),
+    )
+
+    faults.add(
+        "Nothing is clipped: beyond the ends the values must stop.",
+        ends(lambda *_: (-np.inf, np.inf)),
+    )
+
+    @faults.says("These are the codes: multiply by the step.")
+    def _(x, bits, threshold, signed):
+        return right(x, bits, threshold, signed) / _step(bits, threshold, signed)
+
+    return compare(
+        answer, right, _staircases(), faults, tolerance=1e-9, draw=curve("x", "Q(x)", pick=-1)
+    )
 
 
 @check
 def rescale(answer) -> Verdict:
-    """Judge rescale(accumulator, places) -> accumulator / 2^places, rounded half to even, for Python integers.
+    """Judge rescale(accumulator, places) -> accumulator / 2^places, rounded half to even, for
+    Python integers.
 
     >>> rescale(lambda accumulator, places: round(Fraction(accumulator, 2**places))).passed
     True
@@ -124,23 +217,50 @@ def rescale(answer) -> Verdict:
     The largest accumulators have more than 53 bits, so that a detour through floats shows.
     """
     small = [{"accumulator": n, "places": k} for k in (1, 2, 3) for n in range(-12, 13)]
-    large = [{"accumulator": sign * (2**59 + rest), "places": 40} for rest in (2**39, 2**39 + 1) for sign in (1, -1)]
-    cases = [*sorted(small, key=lambda case: abs(case["accumulator"])), {"accumulator": 5, "places": 0}, *large]
-    faults = (
-        Fault("A shift alone rounds down: look at the bits that were shifted out.", lambda accumulator, places:
-              accumulator >> places),
-        Fault("You round towards zero: look at the bits that were shifted out.", lambda accumulator, places:
-              (abs(accumulator) >> places) * (1 if accumulator > 0 else -1)),
-        Fault("You round a half up: a half goes to the even integer.", lambda accumulator, places:
-              (2 * accumulator + 2**places) >> (places + 1)),
-        Fault("You round a half away from zero: a half goes to the even integer.", lambda accumulator, places:
-              ((2 * abs(accumulator) + 2**places) >> (places + 1)) * (1 if accumulator > 0 else -1)),
-        Fault("You round a half down: a half goes to the even integer.", lambda accumulator, places:
-              -((2**places - 2 * accumulator) >> (places + 1))),
-        Fault("Your numbers went through floats, which hold 53 bits: stay with integers.", lambda accumulator, places:
-              round(accumulator / 2**places)),
-        Fault("You shift to the left: that multiplies.", lambda accumulator, places: accumulator << places),
-    )  # fmt: skip
+    large = [
+        {"accumulator": sign * (2**59 + rest), "places": 40}
+        for rest in (2**39, 2**39 + 1)
+        for sign in (1, -1)
+    ]
+
+    # The cases, the simplest first: a message names the first that is wrong.
+    cases = [
+        *sorted(small, key=lambda case: abs(case["accumulator"])),
+        {"accumulator": 5, "places": 0},
+        *large,
+    ]
+
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says("A shift alone rounds down: look at the bits that were shifted out.")
+    def _(accumulator, places):
+        return accumulator >> places
+
+    @faults.says("You round towards zero: look at the bits that were shifted out.")
+    def _(accumulator, places):
+        return (abs(accumulator) >> places) * (1 if accumulator > 0 else -1)
+
+    @faults.says("You round a half up: a half goes to the even integer.")
+    def _(accumulator, places):
+        return 2 * accumulator + 2**places >> places + 1
+
+    @faults.says("You round a half away from zero: a half goes to the even integer.")
+    def _(accumulator, places):
+        return (2 * abs(accumulator) + 2**places >> places + 1) * (1 if accumulator > 0 else -1)
+
+    @faults.says("You round a half down: a half goes to the even integer.")
+    def _(accumulator, places):
+        return -(2**places - 2 * accumulator >> places + 1)
+
+    @faults.says("Your numbers went through floats, which hold 53 bits: stay with integers.")
+    def _(accumulator, places):
+        return round(accumulator / 2**places)
+
+    @faults.says("You shift to the left: that multiplies.")
+    def _(accumulator, places):
+        return accumulator << places
+
     return compare(answer, _quotient, cases, faults, draw=_quotients)
 
 
@@ -183,8 +303,32 @@ def _clipping(move):
 
 def _staircases() -> list[dict]:
     """Single numbers first, so that what fails is easy to follow by hand; then whole staircases."""
-    single = [(0.25, 2), (0.75, 2), (0.3, 2), (-0.3, 2), (0.9, 2), (1.5, 1), (-0.8, 2), (-1.5, 2), (-3.0, 1)]
-    cases = [{"x": torch.tensor([v]), "bits": b, "threshold": 1.0, "signed": s} for v, b in single for s in SIGNS]
-    for bits, threshold, signed in ((1, 1.0, True), (4, 0.25, False), (4, 0.5, True), (3, 4.0, False), (3, 1.0, True)):
-        cases.append({"x": GRID * threshold, "bits": bits, "threshold": threshold, "signed": signed})
+    single = [
+        (0.25, 2),
+        (0.75, 2),
+        (0.3, 2),
+        (-0.3, 2),
+        (0.9, 2),
+        (1.5, 1),
+        (-0.8, 2),
+        (-1.5, 2),
+        (-3.0, 1),
+    ]
+
+    # The cases, the simplest first: a message names the first that is wrong.
+    cases = [
+        {"x": torch.tensor([v]), "bits": b, "threshold": 1.0, "signed": s}
+        for v, b in single
+        for s in SIGNS
+    ]
+    for bits, threshold, signed in (
+        (1, 1.0, True),
+        (4, 0.25, False),
+        (4, 0.5, True),
+        (3, 4.0, False),
+        (3, 1.0, True),
+    ):
+        cases.append(
+            {"x": GRID * threshold, "bits": bits, "threshold": threshold, "signed": signed}
+        )
     return cases

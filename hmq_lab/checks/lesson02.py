@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hmq_lab.checks.frame import Fault, Verdict, check, compare, in_bits, points
+from hmq_lab.checks.frame import Faults, Verdict, check, compare, in_bits, points
 
 EXPONENTS = [1, 0, -1, -2, -3, -4]
 
@@ -25,7 +25,9 @@ class Quantized:
 
 
 def quantized(x, bits: int, threshold: float, signed: bool) -> Quantized:
-    """Quantize with integers: round half to even, two's complement; clipped is what rounds beyond an end code."""
+    """Quantize with integers: round half to even, two's complement; clipped is what rounds beyond
+    an end code.
+    """
     x = np.asarray(x, dtype=float)
     step = threshold / 2 ** (bits - signed)
     lo, hi = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
@@ -35,24 +37,31 @@ def quantized(x, bits: int, threshold: float, signed: bool) -> Quantized:
 
 def parts(q: Quantized) -> tuple[float, float]:
     square = q.error**2
-    return float(np.where(q.clipped, 0, square).mean()), float(np.where(q.clipped, square, 0).mean())
+    return float(np.where(q.clipped, 0, square).mean()), float(
+        np.where(q.clipped, square, 0).mean()
+    )
 
 
 @check
 def error_parts(answer) -> Verdict:
-    """Judge error_parts(x, bits, threshold, signed) -> (rounding, clipping), parts of the mean squared error.
+    """Judge error_parts(x, bits, threshold, signed) -> (rounding, clipping), parts of the mean
+    squared error.
 
     >>> error_parts(lambda x, bits, threshold, signed: (0.0, 0.0)).passed
     False
 
-    A value is clipped if round(x / step) lies beyond an end code; each part is a sum of squares over all of x's size.
+    A value is clipped if round(x / step) lies beyond an end code. Each part is a sum of squares
+    over all of x's size.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(x, bits, threshold, signed):
         return parts(quantized(x, bits, threshold, signed))
 
     def mistaken(function):
-        return lambda x, bits, threshold, signed: function(quantized(x, bits, threshold, signed), threshold, signed)
+        return lambda x, bits, threshold, signed: function(
+            quantized(x, bits, threshold, signed), threshold, signed
+        )
 
     def split(square, clipped):
         return square[~clipped].sum() / square.size, square[clipped].sum() / square.size
@@ -71,7 +80,9 @@ def error_parts(answer) -> Verdict:
         return parts(q)[0], float(np.where(q.clipped, (q.x - end) ** 2, 0).mean())
 
     def own_means(empty):
-        """Each group's own mean; `empty` is that of no values at all, which NumPy and torch call NaN."""
+        """Each group's own mean; `empty` is that of no values at all, which NumPy and torch call
+        NaN.
+        """
 
         def means(q, *_):
             groups = q.error[~q.clipped] ** 2, q.error[q.clipped] ** 2
@@ -80,75 +91,160 @@ def error_parts(answer) -> Verdict:
         return mistaken(means)
 
     own = (
-        "You divide each part by the values of its own group: then they do not add up to the mean squared error. "
+        "You divide each part by the values of its own group: then they do not add up to the mean "
+        "squared error. "
         "Divide both by all values."
     )
 
-    faults = (
-        Fault("The two are the other way round: rounding comes first.", mistaken(lambda q, *_: parts(q)[::-1])),
-        Fault("These are sums: divide both by the number of values, to have parts of the mean.",
-              mistaken(lambda q, *_: tuple(p * q.x.size for p in parts(q)))),
-        Fault(own, own_means(0.0)),
-        Fault(own, own_means(math.nan)),
-        Fault("You take the errors' magnitudes: square them.",
-              mistaken(lambda q, *_: split(abs(q.error), q.clipped))),
-        Fault("You compare x with the threshold. What rounds beyond the last level, threshold - step, is clipped too.",
-              mistaken(beyond_threshold)),
-        Fault("You compare |x| with the threshold: the range is not the same on both sides. What rounds beyond an end "
-              "level is clipped: below, that is -threshold, or 0 unsigned; above, threshold - step.",
-              mistaken(by_magnitude)),
-        Fault("You call every x beyond the last level clipped. Up to half a step beyond, it is only rounded.",
-              mistaken(beyond_last_level)),
-        Fault("A clipped value becomes the last level, threshold - step, not the threshold.", mistaken(to_threshold)),
-        Fault("These are roots of the parts: squares add up, roots do not.",
-              mistaken(lambda q, *_: tuple(np.sqrt(parts(q))))),
-    )  # fmt: skip
-    hand = [([0.3], 2, True), ([0.3, 0.6], 2, True), ([0.9, 0.1], 2, True), ([0.8, -0.2], 2, False), ([-1.5], 2, True)]
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "The two are reversed: rounding comes first.",
+        mistaken(lambda q, *_: parts(q)[::-1]),
+    )
+
+    faults.add(
+        "These are sums: divide both by the number of values, to have parts of the mean.",
+        mistaken(lambda q, *_: tuple(p * q.x.size for p in parts(q))),
+    )
+
+    faults.add(own, own_means(0.0))
+
+    faults.add(own, own_means(math.nan))
+
+    faults.add(
+        "You take the errors' magnitudes: square them.",
+        mistaken(lambda q, *_: split(abs(q.error), q.clipped)),
+    )
+
+    faults.add(
+        "You compare x with the threshold. What rounds beyond the last level, threshold - step, is clipped too.",
+        mistaken(beyond_threshold),
+    )
+
+    faults.add(
+        "You compare |x| with the threshold: the range is not the same on both sides. What "
+        "rounds beyond an end level is clipped: below, that is -threshold, or 0 unsigned; above, "
+        "threshold - step.",
+        mistaken(by_magnitude),
+    )
+
+    faults.add(
+        "You call every x beyond the last level clipped. Up to half a step beyond, it is only rounded.",
+        mistaken(beyond_last_level),
+    )
+
+    faults.add(
+        "A clipped value becomes the last level, threshold - step, not the threshold.",
+        mistaken(to_threshold),
+    )
+
+    faults.add(
+        "These are roots of the parts: squares add up, roots do not.",
+        mistaken(lambda q, *_: tuple(np.sqrt(parts(q)))),
+    )
+
+    hand = [
+        ([0.3], 2, True),
+        ([0.3, 0.6], 2, True),
+        ([0.9, 0.1], 2, True),
+        ([0.8, -0.2], 2, False),
+        ([-1.5], 2, True),
+    ]
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"x": torch.tensor(v), "bits": b, "threshold": 1.0, "signed": s} for v, b, s in hand]
-    for bits, threshold, signed in ((1, 0.5, True), (3, 0.5, True), (3, 1.0, False), (4, 0.25, True)):
-        cases.append({"x": _sample(200, signed), "bits": bits, "threshold": threshold, "signed": signed})
+    for bits, threshold, signed in (
+        (1, 0.5, True),
+        (3, 0.5, True),
+        (3, 1.0, False),
+        (4, 0.25, True),
+    ):
+        cases.append(
+            {"x": _sample(200, signed), "bits": bits, "threshold": threshold, "signed": signed}
+        )
     draw = points("rounding + clipping", lambda c: f"{in_bits(c['bits'])} below {c['threshold']:g}")
     return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=draw)
 
 
 @check
 def best_exponent(answer) -> Verdict:
-    """Judge best_exponent(x, bits, signed, exponents) -> the M of the threshold 2^M with the least squared error.
+    """Judge best_exponent(x, bits, signed, exponents) -> the M of the threshold 2^M with the least
+    squared error.
 
     >>> best_exponent(lambda x, bits, signed, exponents: max(exponents)).passed
     False
     """
     oracle = _chosen(_squares)
-    faults = (
-        Fault("You always take the largest threshold: with few bits it makes the step too wide.",
-              _chosen(lambda q: 0.0)),
-        Fault("You look for the least rounding error alone.",
-              _chosen(lambda q: np.where(q.clipped, 0, q.error**2).sum())),
-        Fault("You look for the largest error to be least: square the errors and add them up.",
-              _chosen(lambda q: abs(q.error).max())),
-        Fault("You add up the errors' magnitudes: square them first.", _chosen(lambda q: abs(q.error).sum())),
-        Fault("You add up errors with their signs: they cancel.", _chosen(lambda q: abs(q.error.sum()))),
-        Fault("You take the smallest power of two that the largest magnitude does not exceed: a smaller one can lose "
-              "less.", _tight),
-        Fault("You quantize without a sign.", lambda x, bits, signed, exponents: oracle(x, bits, False, exponents)),
-        Fault("You quantize with a sign where there is none.", lambda x, bits, signed, exponents:
-              oracle(x, bits, True, exponents)),
-        Fault("You look for the largest error, not the least.", _chosen(lambda q: -_squares(q))),
-        Fault("You give the place in the list: return the exponent that stands there.",
-              lambda x, bits, signed, exponents: exponents.index(oracle(x, bits, signed, exponents))),
-        Fault("That is the threshold, 2^M: return its exponent M.",
-              lambda x, bits, signed, exponents: 2.0 ** oracle(x, bits, signed, exponents)),
-    )  # fmt: skip
+
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "You always take the largest threshold: with few bits it makes the step too wide.",
+        _chosen(lambda q: 0.0),
+    )
+
+    faults.add(
+        "You look for the least rounding error alone.",
+        _chosen(lambda q: np.where(q.clipped, 0, q.error**2).sum()),
+    )
+
+    faults.add(
+        "You look for the largest error to be least: square the errors and add them up.",
+        _chosen(lambda q: abs(q.error).max()),
+    )
+
+    faults.add(
+        "You add up the errors' magnitudes: square them first.",
+        _chosen(lambda q: abs(q.error).sum()),
+    )
+
+    faults.add(
+        "You add up errors with their signs: they cancel.", _chosen(lambda q: abs(q.error.sum()))
+    )
+
+    faults.add(
+        "You take the smallest power of two that the largest magnitude does not exceed: a smaller one can lose less.",
+        _tight,
+    )
+
+    @faults.says("You quantize without a sign.")
+    def _(x, bits, signed, exponents):
+        return oracle(x, bits, False, exponents)
+
+    @faults.says("You quantize with a sign where there is none.")
+    def _(x, bits, signed, exponents):
+        return oracle(x, bits, True, exponents)
+
+    faults.add("You look for the largest error, not the least.", _chosen(lambda q: -_squares(q)))
+
+    @faults.says("You give the place in the list: return the exponent that stands there.")
+    def _(x, bits, signed, exponents):
+        return exponents.index(oracle(x, bits, signed, exponents))
+
+    @faults.says("That is the threshold, 2^M: return its exponent M.")
+    def _(x, bits, signed, exponents):
+        return 2.0 ** oracle(x, bits, signed, exponents)
+
     samples = [(torch.tensor([0.3, -0.2, 0.1]), True), (torch.tensor([0.9, 0.2, 0.0]), False)]
     samples += [(_sample(400, s), s) for s in (True, False)]
-    cases = [{"x": x, "bits": b, "signed": s, "exponents": EXPONENTS} for x, s in samples for b in (1, 2, 3, 4, 6, 8)]
+
+    # The cases, the simplest first: a message names the first that is wrong.
+    cases = [
+        {"x": x, "bits": b, "signed": s, "exponents": EXPONENTS}
+        for x, s in samples
+        for b in (1, 2, 3, 4, 6, 8)
+    ]
     draw = points("exponent", lambda c: f"{in_bits(c['bits'])}, {'un' * (not c['signed'])}signed")
     return compare(answer, oracle, cases, faults, draw=draw)
 
 
 @check
 def fewest_bits(answer) -> Verdict:
-    """Judge fewest_bits(x, limit, signed, exponents) -> the fewest bits, 1 to 8, that lose at most that share.
+    """Judge fewest_bits(x, limit, signed, exponents) -> the fewest bits, 1 to 8, that lose at most
+    that share.
 
     >>> fewest_bits(lambda x, limit, signed, exponents: 8).passed
     False
@@ -156,7 +252,9 @@ def fewest_bits(answer) -> Verdict:
     The share is the squared error with the best threshold by the sum of squares of x.
     """
 
-    def search(cost=_squares, whole=lambda x: (x**2).sum(), allowed=lambda e: e, most=8, enough=operator.le):
+    def search(
+        cost=_squares, whole=lambda x: (x**2).sum(), allowed=lambda e: e, most=8, enough=operator.le
+    ):
         def found(x, limit, signed, exponents):
             for bits in range(1, most + 1):
                 losses = [cost(quantized(x, bits, 2.0**e, signed)) for e in allowed(exponents)]
@@ -167,27 +265,81 @@ def fewest_bits(answer) -> Verdict:
         return found
 
     oracle = search()
-    faults = (
-        Fault("That is one bit more than needed: is the count off by one?", lambda **case: oracle(**case) + 1),
-        Fault("That is one bit too few: is the count off by one?", lambda **case: oracle(**case) - 1),
-        Fault("You try the largest threshold only: give every bit-width its best one.",
-              search(allowed=lambda e: [max(e)])),
-        Fault("You compare the plain squared error with the limit: divide it by the sum of squares of x.",
-              search(whole=lambda x: 1.0)),
-        Fault("You compare the mean squared error with the limit: divide it by the mean square of x.",
-              search(whole=lambda x: x.size)),
-        Fault("You compare roots: the limit is a share of the sum of squares.",
-              search(cost=lambda q: np.sqrt(_squares(q)), whole=lambda x: np.sqrt((x**2).sum()))),
-        Fault("You leave out the values that are clipped: their error counts too.",
-              search(cost=lambda q: np.where(q.clipped, 0, q.error**2).sum())),
-        Fault("A share that is exactly the limit is allowed: at most means <=, not <.", search(enough=operator.lt)),
-        Fault("You always give 8 bits: begin with 1.", lambda **_: 8),
-    )  # fmt: skip
-    limits, samples = (0.5, 0.1, 0.03, 0.01, 0.002, 0.0005), [(_sample(400, s), s) for s in (True, False)]
-    # 1 bit below 1 has the levels -1 and 0: the squared error is 1 of 4, exactly the limit; with 2 left out, it is
+
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says(
+        "You subtract the mean: that is the variance. The limit is a share of the plain sum of squares of x."
+    )
+    def _(**case):
+        return search(whole=lambda x: ((x - x.mean()) ** 2).sum())(**case)
+
+    @faults.says("That is one bit more than needed: is the count off by one?")
+    def _(**case):
+        return oracle(**case) + 1
+
+    @faults.says("That is one bit too few: is the count off by one?")
+    def _(**case):
+        return oracle(**case) - 1
+
+    faults.add(
+        "You try the largest threshold only: give every bit-width its best one.",
+        search(allowed=lambda e: [max(e)]),
+    )
+
+    faults.add(
+        "You compare the plain squared error with the limit: divide it by the sum of squares of x.",
+        search(whole=lambda x: 1.0),
+    )
+
+    faults.add(
+        "You compare the mean squared error with the limit: divide it by the mean square of x.",
+        search(whole=lambda x: x.size),
+    )
+
+    faults.add(
+        "You compare roots: the limit is a share of the sum of squares.",
+        search(cost=lambda q: np.sqrt(_squares(q)), whole=lambda x: np.sqrt((x**2).sum())),
+    )
+
+    faults.add(
+        "You leave out the values that are clipped: their error counts too.",
+        search(cost=lambda q: np.where(q.clipped, 0, q.error**2).sum()),
+    )
+
+    faults.add(
+        "A share that is exactly the limit is allowed: at most means <=, not <.",
+        search(enough=operator.lt),
+    )
+
+    @faults.says("You always give 8 bits: begin with 1.")
+    def _(**_):
+        return 8
+
+    limits, samples = (
+        (0.5, 0.1, 0.03, 0.01, 0.002, 0.0005),
+        [(_sample(400, s), s) for s in (True, False)],
+    )
+    # 1 bit below 1 has the levels -1 and 0: the squared error is 1 of 4, exactly the limit; with 2
+    # left out, it is
     # never 0 whatever the bits, so that an answer may take its logarithm
-    equal = {"x": torch.tensor([-1.0, -1.0, -1.0, 1.0]), "limit": 0.25, "signed": True, "exponents": EXPONENTS[1:]}
-    cases = [equal, *({"x": x, "limit": v, "signed": s, "exponents": EXPONENTS} for x, s in samples for v in limits)]
+    equal = {
+        "x": torch.tensor([-1.0, -1.0, -1.0, 1.0]),
+        "limit": 0.25,
+        "signed": True,
+        "exponents": EXPONENTS[1:],
+    }
+
+    # The cases, the simplest first: a message names the first that is wrong.
+    cases = [
+        equal,
+        *(
+            {"x": x, "limit": v, "signed": s, "exponents": EXPONENTS}
+            for x, s in samples
+            for v in limits
+        ),
+    ]
     draw = points("bits", lambda c: f"{c['limit']:.2%}, {'un' * (not c['signed'])}signed")
     return compare(answer, oracle, cases, faults, draw=draw)
 
@@ -205,7 +357,8 @@ def _squares(q: Quantized) -> float:
 def _chosen(cost):
     """The exponent with the least cost, the largest of them at a tie."""
     return lambda x, bits, signed, exponents: min(
-        sorted(exponents, reverse=True), key=lambda e: (cost(quantized(x, bits, 2.0**e, signed)), -e)
+        sorted(exponents, reverse=True),
+        key=lambda e: (cost(quantized(x, bits, 2.0**e, signed)), -e),
     )
 
 

@@ -1,11 +1,13 @@
-"""Checks of lesson 03: straight-through derivatives by x, by the step, by a threshold that the step goes with."""
+"""Checks of lesson 03: straight-through derivatives by x, by the step, by a threshold that the
+step goes with.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from hmq_lab.checks.frame import Fault, Verdict, check, compare, curve
+from hmq_lab.checks.frame import Faults, Verdict, check, compare, curve
 
 GRID = torch.arange(-300, 301, dtype=torch.float64) / 200  # -1.5 to 1.5 in steps of 1/200
 
@@ -17,31 +19,66 @@ def gradient_x(answer) -> Verdict:
     >>> gradient_x(lambda x, step, threshold, signed: torch.zeros_like(x)).passed
     False
 
-    The oracle is autograd on a composition in which only the rounding has a derivative of its own: 1.
+    The oracle is autograd on a composition in which only the rounding has a derivative of its own:
+    1.
     """
-    faults = (
-        Fault("That is the true derivative, 0: straight-through takes the slope of rounding to be 1.",
-              lambda x, **_: 0 * x),
-        Fault("Nothing is clipped in your answer: beyond the end levels the slope is 0.", lambda x, **_: 0 * x + 1),
-        Fault("You leave out what rounds onto an end level: the bounds are inclusive. (The released code "
-              "leaves it out.)",
-              _inside(lambda x, r, lo, hi, step: (r > lo) & (r < hi))),
-        Fault("You compare x itself with the end levels: compare round(x / step) with the bounds.",
-              _inside(lambda x, r, lo, hi, step: (x / step >= lo) & (x / step <= hi))),
-        Fault("You compare x with the threshold: the last level stands one step below it, and rounding comes first.",
-              _inside(lambda x, r, lo, hi, step: (x / step >= lo) & (x / step <= hi + 1))),
-        Fault("Your upper bound is threshold / step: the last level stands one below it.",
-              _inside(lambda x, r, lo, hi, step: (r >= lo) & (r <= hi + 1))),
-        Fault("You give half the slope at the end levels, as torch.clamp does at a tie: inclusive means all of it.",
-              _inside(lambda x, r, lo, hi, step: ((r >= lo) & (r <= hi)) * (1 - 0.5 * ((r == lo) | (r == hi))))),
-        Fault("Your lower bound is -threshold / step for unsigned numbers too: there it is 0.",
-              lambda x, step, threshold, signed: _by("x", x, step, threshold, True)),
-        Fault("You rounded the bounds: they are real numbers, here 2.56.",
-              _inside(lambda x, r, lo, hi, step: (r >= lo.round()) & (r <= hi.round()))),
-        Fault("It is inside and outside the other way round.",
-              _inside(lambda x, r, lo, hi, step: (r < lo) | (r > hi))),
-    )  # fmt: skip
-    return compare(answer, _oracle("x"), _cases(), faults, tolerance=1e-6, draw=curve("x", "dQ/dx", pick=-1))
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says(
+        "That is the true derivative, 0: straight-through takes the slope of rounding to be 1."
+    )
+    def _(x, **_):
+        return 0 * x
+
+    @faults.says("Nothing is clipped in your answer: beyond the end levels the slope is 0.")
+    def _(x, **_):
+        return 0 * x + 1
+
+    faults.add(
+        "You leave out what rounds onto an end level: the bounds are inclusive. (The released code leaves it out.)",
+        _inside(lambda x, r, lo, hi, step: (r > lo) & (r < hi)),
+    )
+
+    faults.add(
+        "You compare x itself with the end levels: compare round(x / step) with the bounds.",
+        _inside(lambda x, r, lo, hi, step: (x / step >= lo) & (x / step <= hi)),
+    )
+
+    faults.add(
+        "You compare x with the threshold: the last level stands one step below it, and rounding comes first.",
+        _inside(lambda x, r, lo, hi, step: (x / step >= lo) & (x / step <= hi + 1)),
+    )
+
+    faults.add(
+        "Your upper bound is threshold / step: the last level stands one below it.",
+        _inside(lambda x, r, lo, hi, step: (r >= lo) & (r <= hi + 1)),
+    )
+
+    faults.add(
+        "You give half the slope at the end levels, as torch.clamp does at a tie: inclusive means all of it.",
+        _inside(
+            lambda x, r, lo, hi, step: ((r >= lo) & (r <= hi)) * (1 - 0.5 * ((r == lo) | (r == hi)))
+        ),
+    )
+
+    @faults.says("Your lower bound is -threshold / step for unsigned numbers too: there it is 0.")
+    def _(x, step, threshold, signed):
+        return _by("x", x, step, threshold, True)
+
+    faults.add(
+        "You rounded the bounds: they are real numbers, here 2.56.",
+        _inside(lambda x, r, lo, hi, step: (r >= lo.round()) & (r <= hi.round())),
+    )
+
+    faults.add(
+        "It is inside and outside reversed.",
+        _inside(lambda x, r, lo, hi, step: (r < lo) | (r > hi)),
+    )
+
+    return compare(
+        answer, _oracle("x"), _cases(), faults, tolerance=1e-6, draw=curve("x", "dQ/dx", pick=-1)
+    )
 
 
 @check
@@ -68,33 +105,68 @@ def gradient_step(answer) -> Verdict:
         return torch.where(r >= hi, -1.0, inside)
 
     right = middle(lambda r, u, step: r - u)
-    faults = (
-        Fault("That is the true derivative inside, r: straight-through adds what rounding would move, -x / step.",
-              middle(lambda r, u, step: r)),
-        Fault("Inside, the sign is the other way round: it is r - x / step.", middle(lambda r, u, step: u - r)),
-        Fault("Inside that is the error Q(x) - x: the derivative is the error by the step, r - x / step.",
-              middle(lambda r, u, step: (r - u) * step)),
-        Fault("Above the last level it is -1: that level is threshold - step, which falls as the step grows.",
-              middle(lambda r, u, step: r - u, above=0.0)),
-        Fault("Above the last level it is -1, not 1: that level is threshold - step.",
-              middle(lambda r, u, step: r - u, above=1.0)),
-        Fault("Nothing is clipped in your answer: beyond the end levels it is -1 above and 0 below.", unclipped),
-        Fault("You leave out what rounds onto an end level: the bounds are inclusive.", strict),
-        Fault("Below the lowest level it is 0: that level is -threshold, or 0, whatever the step.",
-              lambda x, step, threshold, signed: torch.where(
-                  _rounded(x, step, threshold, signed)[0] < _rounded(x, step, threshold, signed)[1],
-                  -1.0, right(x, step, threshold, signed))),
-        Fault("Inside it is 0 in your answer: there it is r - x / step.", middle(lambda r, u, step: 0 * r)),
-        Fault("Your lower bound is -threshold / step for unsigned numbers too: there it is 0.",
-              lambda x, step, threshold, signed: right(x, step, threshold, True)),
-    )  # fmt: skip
+
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "That is the true derivative inside, r: straight-through adds what rounding would move, -x / step.",
+        middle(lambda r, u, step: r),
+    )
+
+    faults.add(
+        "Inside, the sign is reversed: it is r - x / step.",
+        middle(lambda r, u, step: u - r),
+    )
+
+    faults.add(
+        "Inside that is the error Q(x) - x: the derivative is the error by the step, r - x / step.",
+        middle(lambda r, u, step: (r - u) * step),
+    )
+
+    faults.add(
+        "Above the last level it is -1: that level is threshold - step, which falls as the step grows.",
+        middle(lambda r, u, step: r - u, above=0.0),
+    )
+
+    faults.add(
+        "Above the last level it is -1, not 1: that level is threshold - step.",
+        middle(lambda r, u, step: r - u, above=1.0),
+    )
+
+    faults.add(
+        "Nothing is clipped in your answer: beyond the end levels it is -1 above and 0 below.",
+        unclipped,
+    )
+
+    faults.add("You leave out what rounds onto an end level: the bounds are inclusive.", strict)
+
+    @faults.says(
+        "Below the lowest level it is 0: that level is -threshold, or 0, whatever the step."
+    )
+    def _(x, step, threshold, signed):
+        return torch.where(
+            _rounded(x, step, threshold, signed)[0] < _rounded(x, step, threshold, signed)[1],
+            -1.0,
+            right(x, step, threshold, signed),
+        )
+
+    faults.add(
+        "Inside it is 0 in your answer: there it is r - x / step.", middle(lambda r, u, step: 0 * r)
+    )
+
+    @faults.says("Your lower bound is -threshold / step for unsigned numbers too: there it is 0.")
+    def _(x, step, threshold, signed):
+        return right(x, step, threshold, True)
+
     draw = curve("x", "dQ/dstep", pick=-1)
     return compare(answer, _oracle("step"), _cases(), faults, tolerance=1e-6, draw=draw)
 
 
 @check
 def gradient_tied(answer) -> Verdict:
-    """Judge gradient_tied(x, bits, threshold, signed) -> dQ/dthreshold where the step goes with the threshold.
+    """Judge gradient_tied(x, bits, threshold, signed) -> dQ/dthreshold where the step goes with the
+    threshold.
 
     >>> gradient_tied(lambda x, bits, threshold, signed: torch.ones_like(x)).passed
     False
@@ -102,6 +174,7 @@ def gradient_tied(answer) -> Verdict:
     step = 2t / 2^b signed, t / 2^b unsigned, as for every scheme of b bits.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(x, bits, threshold, signed):
         t = torch.full_like(x, threshold, requires_grad=True)
         composition(x, t / 2 ** (bits - signed), t, signed).sum().backward()
@@ -109,7 +182,11 @@ def gradient_tied(answer) -> Verdict:
 
     def pieces(x, bits, threshold, signed):
         step = threshold / 2 ** (bits - signed)
-        return _by("threshold", x, step, threshold, signed), _by("step", x, step, threshold, signed), step / threshold
+        return (
+            _by("threshold", x, step, threshold, signed),
+            _by("step", x, step, threshold, signed),
+            step / threshold,
+        )
 
     def mixed(function):
         return lambda **case: function(*pieces(**case))
@@ -123,31 +200,65 @@ def gradient_tied(answer) -> Verdict:
         on_threshold, on_step, _ = pieces(x, bits, threshold, signed)
         return on_threshold + on_step / 2 ** (bits - (not signed))
 
-    faults = (
-        Fault("The step moves with the threshold: add dQ/dstep times dstep/dthreshold.", mixed(lambda t, s, k: t)),
-        Fault("Where it clips, Q changes with the threshold itself too: add dQ/dthreshold.",
-              mixed(lambda t, s, k: s * k)),
-        Fault("dQ/dstep has to be multiplied by dstep/dthreshold = step / threshold.", mixed(lambda t, s, k: t + s)),
-        Fault("dstep/dthreshold is upside down: it is step / threshold.", mixed(lambda t, s, k: t + s / k)),
-        Fault("The two terms add up; you subtract one from the other.", mixed(lambda t, s, k: t - s * k)),
-        Fault("That is the true derivative, Q(x) / threshold, with slope 0 for rounding; straight-through takes 1.",
-              true),
-        Fault("Your dstep/dthreshold has signed and unsigned mixed up: 2 / 2^b signed, 1 / 2^b unsigned.", other_sign),
-    )  # fmt: skip
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "The step moves with the threshold: add dQ/dstep times dstep/dthreshold.",
+        mixed(lambda t, s, k: t),
+    )
+
+    faults.add(
+        "Where it clips, Q changes with the threshold itself too: add dQ/dthreshold.",
+        mixed(lambda t, s, k: s * k),
+    )
+
+    faults.add(
+        "dQ/dstep has to be multiplied by dstep/dthreshold = step / threshold.",
+        mixed(lambda t, s, k: t + s),
+    )
+
+    faults.add(
+        "dstep/dthreshold is inverted: it is step / threshold.", mixed(lambda t, s, k: t + s / k)
+    )
+
+    faults.add(
+        "The two terms add up; you subtract one from the other.", mixed(lambda t, s, k: t - s * k)
+    )
+
+    faults.add(
+        "That is the true derivative, Q(x) / threshold, with slope 0 for rounding; straight-through takes 1.",
+        true,
+    )
+
+    faults.add(
+        "Your dstep/dthreshold has signed and unsigned mixed up: 2 / 2^b signed, 1 / 2^b unsigned.",
+        other_sign,
+    )
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {"x": torch.tensor([v], dtype=torch.float64), "bits": b, "threshold": 1.0, "signed": s}
         for v, b in ((0.3, 2), (2.0, 2), (-2.0, 2), (0.3, 1))
         for s in (True, False)
     ]
-    for bits, threshold, signed in ((1, 1.0, True), (2, 1.0, False), (4, 0.5, True), (3, 0.9, True)):
+    for bits, threshold, signed in (
+        (1, 1.0, True),
+        (2, 1.0, False),
+        (4, 0.5, True),
+        (3, 0.9, True),
+    ):
         cases.append({"x": GRID, "bits": bits, "threshold": threshold, "signed": signed})
-    return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=curve("x", "dQ/dthreshold", pick=-1))
+    return compare(
+        answer, oracle, cases, faults, tolerance=1e-6, draw=curve("x", "dQ/dthreshold", pick=-1)
+    )
 
 
 def composition(x: Tensor, step: Tensor, threshold: Tensor, signed: bool) -> Tensor:
     """The quantizer from differentiable parts: round has the derivative 1, all else its own.
 
-    Where, and not minimum or clamp: those split the derivative in half at a tie, and an end level is a tie.
+    Where, and not minimum or clamp: those split the derivative in half at a tie, and an end level
+    is a tie.
     """
     reach = threshold / step
     lo, hi = (-reach if signed else 0 * reach), reach - 1
@@ -157,8 +268,14 @@ def composition(x: Tensor, step: Tensor, threshold: Tensor, signed: bool) -> Ten
 
 
 def _by(name: str, x: Tensor, step: float, threshold: float, signed: bool) -> Tensor:
-    """The derivative by x, step or threshold for every element: each gets a step and a threshold of its own."""
-    values = {"x": x.clone(), "step": torch.full_like(x, step), "threshold": torch.full_like(x, threshold)}
+    """The derivative by x, step or threshold for every element: each gets a step and a threshold
+    of its own.
+    """
+    values = {
+        "x": x.clone(),
+        "step": torch.full_like(x, step),
+        "threshold": torch.full_like(x, threshold),
+    }
     values[name].requires_grad_()
     composition(**values, signed=signed).sum().backward()
     return values[name].grad
@@ -168,24 +285,39 @@ def _oracle(name: str):
     return lambda x, step, threshold, signed: _by(name, x, step, threshold, signed)
 
 
-def _rounded(x: Tensor, step: float, threshold: float, signed: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _rounded(
+    x: Tensor, step: float, threshold: float, signed: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     reach = torch.tensor(threshold / step, dtype=x.dtype)
     return (x / step).round(), (-reach if signed else 0 * reach), reach - 1
 
 
 def _inside(test):
-    """A derivative by x that is 1, or a share of it, where the test of (x, r, lo, hi, step) says so."""
-    return lambda x, step, threshold, signed: test(x, *_rounded(x, step, threshold, signed), step).to(x.dtype)
+    """A derivative by x that is 1, or a share of it, where the test of (x, r, lo, hi, step) says
+    so.
+    """
+    return lambda x, step, threshold, signed: test(
+        x, *_rounded(x, step, threshold, signed), step
+    ).to(x.dtype)
 
 
 def _cases() -> list[dict]:
-    """Single numbers first: inside, on an end level, above, below; then whole curves, the last with real bounds."""
+    """Single numbers first: inside, on an end level, above, below; then whole curves, the last
+    with real bounds.
+    """
     single = [(0.2, 0.25), (0.6, 0.5), (0.9, 0.5), (2.0, 0.5), (-0.9, 0.5), (-2.0, 0.5)]
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {"x": torch.tensor([v], dtype=torch.float64), "step": d, "threshold": 1.0, "signed": s}
         for v, d in single
         for s in (True, False)
     ]
-    for step, threshold, signed in ((1.0, 1.0, True), (0.25, 1.0, False), (0.125, 0.5, True), (0.28125, 1.0, True)):
+    for step, threshold, signed in (
+        (1.0, 1.0, True),
+        (0.25, 1.0, False),
+        (0.125, 0.5, True),
+        (0.28125, 1.0, True),
+    ):
         cases.append({"x": GRID, "step": step, "threshold": threshold, "signed": signed})
     return cases

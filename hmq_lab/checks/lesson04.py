@@ -1,4 +1,6 @@
-"""Checks of lesson 04: Gumbel-max, the relaxed sample, the exact gradient of an expectation, the paper's cycles."""
+"""Checks of lesson 04: Gumbel-max, the relaxed sample, the exact gradient of an expectation, the
+paper's cycles.
+"""
 
 from __future__ import annotations
 
@@ -6,49 +8,87 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hmq_lab import plots
-from hmq_lab.checks.frame import Fault, Verdict, check, compare
+from hmq_lab.checks.frame import Faults, Verdict, array, check, compare
 
-EPOCHS, UPDATES, RATE, FLOOR = 5, 25, 0.01, 0.5  # of a cycle; temperatures an epoch; the paper's decay and floor
+EPOCHS, UPDATES, RATE, FLOOR = (
+    5,
+    25,
+    0.01,
+    0.5,
+)  # of a cycle; temperatures an epoch; the paper's decay and floor
 
 
 @check
 def gumbel_max(answer) -> Verdict:
-    """Judge gumbel_max(probabilities, uniform) -> a category for each row of uniform (S, K), from 0.
+    """Judge gumbel_max(probabilities, uniform) -> a category for each row of uniform (S, K), from
+    0.
 
-    >>> gumbel_max(lambda probabilities, uniform: (probabilities.log() - (-uniform.log()).log()).argmax(1)).passed
-    True
+    >>> gumbel_max(lambda probabilities, uniform: uniform.argmax(1)).passed
+    False
 
-    The oracle is the exponential race: category k arrives at the time -log(u_k) / p_k, and the first one wins.
+    The oracle is the exponential race: category k arrives at the time -log(u_k) / p_k, and the
+    first one wins.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(probabilities, uniform):
         return (-np.log(uniform.numpy()) / probabilities.numpy()).argmin(1)
 
     def picks(score):
         return lambda probabilities, uniform: score(probabilities, uniform).argmax(1)
 
-    faults = (
-        Fault("There is no noise in your answer: add Gumbel noise, -log(-log(u)), to log p.",
-              picks(lambda p, u: p.expand_as(u))),
-        Fault("You add the noise to p: it is added to log p.", picks(lambda p, u: p - (-u.log()).log())),
-        Fault("Your noise is -log(u), which is exponential: Gumbel noise takes the logarithm twice, -log(-log(u)).",
-              picks(lambda p, u: p.log() - u.log())),
-        Fault("The sign of your noise is turned round: it is -log(-log(u)).",
-              picks(lambda p, u: p.log() + (-u.log()).log())),
-        Fault("You add the uniform numbers themselves: make Gumbel noise of them first, -log(-log(u)).",
-              picks(lambda p, u: p.log() + u)),
-        Fault("You multiply noise and log p: they are added.", picks(lambda p, u: -p.log() * (-u.log()).log())),
-        Fault("You take the smallest entry: it is the arg max.",
-              lambda probabilities, uniform: (probabilities.log() - (-uniform.log()).log()).argmin(1)),
-        Fault("p is left out of your answer: every category wins equally often.",
-              picks(lambda p, u: u)),
-    )  # fmt: skip
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "There is no noise in your answer: add Gumbel noise, -log(-log(u)), to log p.",
+        picks(lambda p, u: p.expand_as(u)),
+    )
+
+    faults.add(
+        "You add the noise to p: it is added to log p.", picks(lambda p, u: p - (-u.log()).log())
+    )
+
+    faults.add(
+        "Your noise is -log(u), which is exponential: Gumbel noise takes the logarithm twice, -log(-log(u)).",
+        picks(lambda p, u: p.log() - u.log()),
+    )
+
+    faults.add(
+        "The sign of your noise is reversed: it is -log(-log(u)).",
+        picks(lambda p, u: p.log() + (-u.log()).log()),
+    )
+
+    faults.add(
+        "You add the uniform numbers themselves: make Gumbel noise of them first, -log(-log(u)).",
+        picks(lambda p, u: p.log() + u),
+    )
+
+    faults.add(
+        "You multiply noise and log p: they are added.",
+        picks(lambda p, u: -p.log() * (-u.log()).log()),
+    )
+
+    @faults.says("You take the smallest entry: it is the arg max.")
+    def _(probabilities, uniform):
+        return (probabilities.log() - (-uniform.log()).log()).argmin(1)
+
+    faults.add(
+        "p is left out of your answer: every category wins equally often.", picks(lambda p, u: u)
+    )
+
     generator = torch.Generator().manual_seed(4)
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = []
-    for p, samples in (((0.7, 0.3), 1), ((0.2, 0.8), 2), ((0.6, 0.3, 0.1), 8), ((0.45, 0.3, 0.2, 0.05), 2000)):
+    for p, samples in (
+        ((0.7, 0.3), 1),
+        ((0.2, 0.8), 2),
+        ((0.6, 0.3, 0.1), 8),
+        ((0.45, 0.3, 0.2, 0.05), 2000),
+    ):
         uniform = torch.rand(samples, len(p), generator=generator, dtype=torch.float64)
         cases.append({"probabilities": torch.tensor(p, dtype=torch.float64), "uniform": uniform})
     return compare(answer, oracle, cases, faults, draw=_shares, right="Right, in all 2011 draws.")
@@ -56,48 +96,91 @@ def gumbel_max(answer) -> Verdict:
 
 @check
 def relaxed_sample(answer) -> Verdict:
-    """Judge relaxed_sample(logits, noise, temperature) -> rows that sum to one, shaped like noise (S, K).
+    """Judge relaxed_sample(logits, noise, temperature) -> rows that sum to one, shaped like noise
+    (S, K).
 
-    >>> relaxed_sample(lambda logits, noise, temperature: torch.softmax((logits + noise) / temperature, 1)).passed
-    True
+    >>> relaxed_sample(lambda logits, noise, temperature: torch.softmax(noise, 1)).passed
+    False
 
     The oracle has no softmax: it raises p e^g to the power 1 / temperature and divides by the sum.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(logits, noise, temperature):
         weight = (np.exp(logits.numpy()) * np.exp(noise.numpy())) ** (1 / temperature)
         return weight / weight.sum(1, keepdims=True)
 
     def softmax(score, axis=1):
-        return lambda logits, noise, temperature: torch.softmax(score(logits, noise, temperature), axis)
+        return lambda logits, noise, temperature: torch.softmax(
+            score(logits, noise, temperature), axis
+        )
 
-    faults = (
-        Fault("Your temperature is upside down: divide by it, so that a low one pushes a sample into a corner.",
-              softmax(lambda l, g, tau: (l + g) * tau)),
-        Fault("The noise is not divided by the temperature: divide the sum of both.",
-              softmax(lambda l, g, tau: l / tau + g)),
-        Fault("The logits are not divided by the temperature: divide the sum of both.",
-              softmax(lambda l, g, tau: l + g / tau)),
-        Fault("The temperature does nothing in your answer: divide logits plus noise by it.",
-              softmax(lambda l, g, tau: l + g)),
-        Fault("There is no noise in your answer.", softmax(lambda l, g, tau: (l / tau).expand_as(g))),
-        Fault("You subtract the noise: it is added to the logits.", softmax(lambda l, g, tau: (l - g) / tau)),
-        Fault("You divide after the softmax: divide before it, or the rows do not sum to one.",
-              lambda logits, noise, temperature: torch.softmax(logits + noise, 1) / temperature),
-        Fault("Your softmax runs over the samples: it runs over the categories, the last axis.",
-              softmax(lambda l, g, tau: (l + g) / tau, axis=0)),
-        Fault("That is the hard sample, one-hot: the relaxed one is a softmax.",
-              lambda logits, noise, temperature: torch.nn.functional.one_hot((logits + noise).argmax(1), len(logits))),
-        Fault("You take e to the power of the logits before the noise is added: the softmax does that.",
-              softmax(lambda l, g, tau: (l.exp() + g) / tau)),
-    )  # fmt: skip
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "Your temperature is inverted: divide by it, so that a low one pushes a sample into a corner.",
+        softmax(lambda l, g, tau: (l + g) * tau),
+    )
+
+    faults.add(
+        "The noise is not divided by the temperature: divide the sum of both.",
+        softmax(lambda l, g, tau: l / tau + g),
+    )
+
+    faults.add(
+        "The logits are not divided by the temperature: divide the sum of both.",
+        softmax(lambda l, g, tau: l + g / tau),
+    )
+
+    faults.add(
+        "The temperature does nothing in your answer: divide logits plus noise by it.",
+        softmax(lambda l, g, tau: l + g),
+    )
+
+    faults.add(
+        "There is no noise in your answer.", softmax(lambda l, g, tau: (l / tau).expand_as(g))
+    )
+
+    faults.add(
+        "You subtract the noise: it is added to the logits.",
+        softmax(lambda l, g, tau: (l - g) / tau),
+    )
+
+    @faults.says("You divide after the softmax: divide before it, or the rows do not sum to one.")
+    def _(logits, noise, temperature):
+        return torch.softmax(logits + noise, 1) / temperature
+
+    faults.add(
+        "Your softmax runs over the samples: it runs over the categories, the last axis.",
+        softmax(lambda l, g, tau: (l + g) / tau, axis=0),
+    )
+
+    @faults.says("That is the hard sample, one-hot: the relaxed one is a softmax.")
+    def _(logits, noise, temperature):
+        return torch.nn.functional.one_hot((logits + noise).argmax(1), len(logits))
+
+    faults.add(
+        "You take e to the power of the logits before the noise is added: the softmax does that.",
+        softmax(lambda l, g, tau: (l.exp() + g) / tau),
+    )
+
     generator = torch.Generator().manual_seed(5)
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = []
     for logits, samples, temperature in (
-        ((0.0, 0.0), 1, 1.0), ((1.0, -1.0), 1, 0.5), ((0.0, 1.0, -2.0), 2, 1.0), ((0.5, -0.5, 0.0), 3, 4.0),
+        ((0.0, 0.0), 1, 1.0),
+        ((1.0, -1.0), 1, 0.5),
+        ((0.0, 1.0, -2.0), 2, 1.0),
+        ((0.5, -0.5, 0.0), 3, 4.0),
         ((2.0, 0.0, 1.0, -3.0), 60, 0.3),
-    ):  # fmt: skip
-        noise = -torch.empty(samples, len(logits), dtype=torch.float64).exponential_(generator=generator).log()
+    ):
+        noise = (
+            -torch.empty(samples, len(logits), dtype=torch.float64)
+            .exponential_(generator=generator)
+            .log()
+        )
         logits = torch.tensor(logits, dtype=torch.float64)
         cases.append({"logits": logits, "noise": noise, "temperature": temperature})
     return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=_largest)
@@ -105,7 +188,8 @@ def relaxed_sample(answer) -> Verdict:
 
 @check
 def expected_gradient(answer) -> Verdict:
-    """Judge expected_gradient(logits, losses) -> d/dlogits of sum_k p_k losses_k with p = softmax(logits), (K,).
+    """Judge expected_gradient(logits, losses) -> d/dlogits of sum_k p_k losses_k with p =
+    softmax(logits), (K,).
 
     >>> expected_gradient(lambda logits, losses: torch.softmax(logits, 0) * losses).passed
     False
@@ -113,6 +197,7 @@ def expected_gradient(answer) -> Verdict:
     The oracle is autograd.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(logits, losses):
         logits.requires_grad_()
         (torch.softmax(logits, 0) * losses).sum().backward()
@@ -121,22 +206,44 @@ def expected_gradient(answer) -> Verdict:
     def of(formula):
         return lambda logits, losses: formula(torch.softmax(logits, 0), losses)
 
-    faults = (
-        Fault("The expectation is missing: a logit gets p_k (loss_k - expected loss), and these sum to zero.",
-              of(lambda p, L: p * L)),
-        Fault("The sign is turned round: the gradient points uphill, and descent subtracts it.",
-              of(lambda p, L: p * ((p * L).sum() - L))),
-        Fault("p_k is missing as a factor.", of(lambda p, L: L - (p * L).sum())),
-        Fault("You subtract the plain mean of the losses: it is the mean under p.",
-              of(lambda p, L: p * (L - L.mean()))),
-        Fault("That is the diagonal alone, p_k (1 - p_k) loss_k: raising a logit also lowers all other probabilities.",
-              of(lambda p, L: p * (1 - p) * L)),
-        Fault("That is the derivative by the probabilities: go on, through the softmax, to the logits.",
-              of(lambda p, L: L)),
-        Fault("The losses are left out.", of(lambda p, L: p)),
-    )  # fmt: skip
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "The expectation is missing: a logit gets p_k (loss_k - expected loss), and these sum to zero.",
+        of(lambda p, L: p * L),
+    )
+
+    faults.add(
+        "The sign is reversed: the gradient points uphill, and descent subtracts it.",
+        of(lambda p, L: p * ((p * L).sum() - L)),
+    )
+
+    faults.add("p_k is missing as a factor.", of(lambda p, L: L - (p * L).sum()))
+
+    faults.add(
+        "You subtract the plain mean of the losses: it is the mean under p.",
+        of(lambda p, L: p * (L - L.mean())),
+    )
+
+    faults.add(
+        "That is the diagonal alone, p_k (1 - p_k) loss_k: raising a logit also lowers all other probabilities.",
+        of(lambda p, L: p * (1 - p) * L),
+    )
+
+    faults.add(
+        "That is the derivative by the probabilities: go on, through the softmax, to the logits.",
+        of(lambda p, L: L),
+    )
+
+    faults.add("The losses are left out.", of(lambda p, L: p))
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
-        {"logits": torch.tensor(l, dtype=torch.float64), "losses": torch.tensor(loss, dtype=torch.float64)}
+        {
+            "logits": torch.tensor(l, dtype=torch.float64),
+            "losses": torch.tensor(loss, dtype=torch.float64),
+        }
         for l, loss in (
             ((0.0, 0.0), (1.0, 0.0)),
             ((0.0, 0.0), (3.0, 1.0)),
@@ -149,43 +256,83 @@ def expected_gradient(answer) -> Verdict:
 
 @check
 def cycle_temperature(answer) -> Verdict:
-    """Judge cycle_temperature(step, steps_per_epoch) -> the paper's temperature at a step, cycles of five epochs.
+    """Judge cycle_temperature(step, steps_per_epoch) -> the paper's temperature at a step, cycles
+    of five epochs.
 
     >>> cycle_temperature(lambda step, steps_per_epoch: max(0.5, math.exp(-0.01 * step))).passed
     False
 
-    The oracle rounds in integers. The cases have no step half-way between two updates.
+    The oracle rounds in integers. The cases have no step half-way between two
+    updates. With 40 or 391 steps an epoch, n is no whole number.
     """
 
     def count(i, n):  # round(i / (n / UPDATES)), in integers
         return (2 * UPDATES * i + n) // (2 * n)
 
+    # What is right, computed in another way than an answer would.
     def oracle(step, steps_per_epoch):
-        return max(FLOOR, math.exp(-RATE * count(step % (EPOCHS * steps_per_epoch), steps_per_epoch)))
+        return max(
+            FLOOR, math.exp(-RATE * count(step % (EPOCHS * steps_per_epoch), steps_per_epoch))
+        )
 
     def of(formula):
         return lambda step, steps_per_epoch: formula(step, steps_per_epoch)
 
-    faults = (
-        Fault("There is no floor in your answer: the temperature stays at 0.5 or above.",
-              of(lambda i, n: math.exp(-RATE * count(i % (EPOCHS * n), n)))),
-        Fault("There is no restart: after five epochs the cycle begins again.",
-              of(lambda i, n: max(FLOOR, math.exp(-RATE * count(i, n))))),
-        Fault("You take the smaller of floor and decay: a floor is what it does not fall below, so take the larger.",
-              of(lambda i, n: min(FLOOR, math.exp(-RATE * count(i % (EPOCHS * n), n))))),
-        Fault("Your cycle is one epoch long: it is five.",
-              of(lambda i, n: max(FLOOR, math.exp(-RATE * count(i % n, n))))),
-        Fault("You decay at every step: there are 25 updates an epoch, so it is round(i / n) that counts.",
-              of(lambda i, n: max(FLOOR, math.exp(-RATE * (i % (EPOCHS * n)))))),
-        Fault("You round down: it is round(i / n).",
-              of(lambda i, n: max(FLOOR, math.exp(-RATE * (UPDATES * (i % (EPOCHS * n)) // n))))),
-        Fault("You do not round: the temperature changes 25 times an epoch, not at every step.",
-              of(lambda i, n: max(FLOOR, math.exp(-RATE * UPDATES * (i % (EPOCHS * n)) / n)))),
-        Fault("The exponent has no minus sign: the temperature falls.",
-              of(lambda i, n: max(FLOOR, math.exp(RATE * count(i % (EPOCHS * n), n))))),
-    )  # fmt: skip
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "There is no floor in your answer: the temperature stays at 0.5 or above.",
+        of(lambda i, n: math.exp(-RATE * count(i % (EPOCHS * n), n))),
+    )
+
+    faults.add(
+        "There is no restart: after five epochs the cycle begins again.",
+        of(lambda i, n: max(FLOOR, math.exp(-RATE * count(i, n)))),
+    )
+
+    faults.add(
+        "You take the smaller of floor and decay: a floor is what it does not fall below, so take the larger.",
+        of(lambda i, n: min(FLOOR, math.exp(-RATE * count(i % (EPOCHS * n), n)))),
+    )
+
+    faults.add(
+        "Your cycle is one epoch long: it is five.",
+        of(lambda i, n: max(FLOOR, math.exp(-RATE * count(i % n, n)))),
+    )
+
+    faults.add(
+        "You decay at every step: there are 25 updates an epoch, so it is round(i / n) that counts.",
+        of(lambda i, n: max(FLOOR, math.exp(-RATE * (i % (EPOCHS * n))))),
+    )
+
+    faults.add(
+        "You drop a part of n: with 391 steps an epoch, n is 391 / 25 = 15.64 and not 15. Divide with /, not with //.",
+        of(lambda i, n: max(FLOOR, math.exp(-RATE * round(i % (EPOCHS * n) / (n // UPDATES))))),
+    )
+
+    faults.add(
+        "You round down: it is round(i / n).",
+        of(lambda i, n: max(FLOOR, math.exp(-RATE * (UPDATES * (i % (EPOCHS * n)) // n)))),
+    )
+
+    faults.add(
+        "You do not round: the temperature changes 25 times an epoch, not at every step.",
+        of(lambda i, n: max(FLOOR, math.exp(-RATE * UPDATES * (i % (EPOCHS * n)) / n))),
+    )
+
+    faults.add(
+        "The exponent has no minus sign: the temperature falls.",
+        of(lambda i, n: max(FLOOR, math.exp(RATE * count(i % (EPOCHS * n), n)))),
+    )
+
     small = [(0, 25), (1, 25), (10, 25), (100, 25), (125, 25), (2, 75), (75, 75), (80, 75)]
+    # Here a 25th of an epoch is no whole number of steps.
+    small += [(step, 40) for step in (1, 3, 10, 35, 50, 205)]
+    small += [(step, 391) for step in (15, 100, 391, 900, 2000)]
     long = [(step, 125) for step in range(0, 2 * EPOCHS * 125 + 126, 9)]
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"step": step, "steps_per_epoch": n} for step, n in small + long]
     return compare(answer, oracle, cases, faults, tolerance=1e-9, draw=_over_epochs)
 
@@ -193,14 +340,14 @@ def cycle_temperature(answer) -> Verdict:
 def _shares(cases, wanted, given) -> plots.Drawing:
     """How often each category was drawn in the last case, beside its probability."""
     p = cases[-1]["probabilities"].numpy()
-    drawn = np.asarray(given[-1]).ravel()
+    drawn = array(given[-1]).ravel()
     share = np.array([(drawn == k).mean() for k in range(len(p))])
     return _pairs(p, share, "probability", "share of your draws", "category", f"{len(drawn)} draws")
 
 
 def _bars(cases, wanted, given) -> plots.Drawing:
-    right, yours = (np.asarray(values[-1].detach() if isinstance(values[-1], Tensor) else values[-1], dtype=float)
-                    for values in (wanted, given))  # fmt: skip
+    right = array(wanted[-1])
+    yours = array(given[-1])
     return _pairs(right, yours, "right", "yours", "logit", "gradient of the expected loss")
 
 
@@ -220,12 +367,17 @@ def _pairs(right, yours, name: str, other: str, x: str, title: str) -> plots.Dra
 
 def _largest(cases, wanted, given) -> plots.Drawing:
     """The largest entry of every sample of the last case: yours over the right one."""
-    right, yours = (np.asarray(values[-1], dtype=float).max(1) for values in (wanted, given))
+    right = array(wanted[-1]).max(1)
+    yours = array(given[-1]).max(1)
     drawing, ax = plots.canvas(height=3.2)
     ax.plot([0, 1], [0, 1], color=plots.PALE, lw=3)
     ax.plot(right, yours, "o", color=plots.BLUE, ms=6)
-    ax.set(xlabel="largest entry of the right sample", ylabel="of yours", title="on the line: the same")
-    drawing.sentence = f"The largest entries of {len(right)} samples, the right ones from {right.min():.2f} on."
+    ax.set(
+        xlabel="largest entry of the right sample", ylabel="of yours", title="on the line: the same"
+    )
+    drawing.sentence = (
+        f"The largest entries of {len(right)} samples, the right ones from {right.min():.2f} on."
+    )
     return drawing
 
 
@@ -238,5 +390,7 @@ def _over_epochs(cases, wanted, given) -> plots.Drawing:
     ax.plot(epochs, [float(given[i]) for i in at], color=plots.BLUE, lw=1.6, label="yours")
     ax.set(xlabel="epoch", ylabel="temperature τ", title=f"{longest} steps an epoch")
     ax.legend(frameon=False)
-    drawing.sentence = f"Your temperature over {epochs[-1]:.0f} epochs of {longest} steps, beside the right one."
+    drawing.sentence = (
+        f"Your temperature over {epochs[-1]:.0f} epochs of {longest} steps, beside the right one."
+    )
     return drawing

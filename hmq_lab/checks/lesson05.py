@@ -1,4 +1,6 @@
-"""Checks of lesson 05: expected step and threshold, the first logit, the selection, the gradient of the logits."""
+"""Checks of lesson 05: expected step and threshold, the first logit, the selection, the gradient
+of the logits.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,14 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from hmq_lab import plots
-from hmq_lab.checks.frame import Fault, Verdict, check, compare, points
+from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
 from hmq_lab.quantizer import Scheme
 
 
 @check
 def expected_parameters(answer) -> Verdict:
-    """Judge expected_parameters(probabilities, bits, exponents, signed) -> (expected step, expected threshold).
+    """Judge expected_parameters(probabilities, bits, exponents, signed) -> (expected step, expected
+    threshold).
 
     >>> expected_parameters(lambda probabilities, bits, exponents, signed: (0.5, 1.0)).passed
     False
@@ -25,11 +28,12 @@ def expected_parameters(answer) -> Verdict:
     probabilities (B, T), bits (B,), exponents (T,). The oracle goes through the schemes one by one.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(probabilities, bits, exponents, signed):
         step = threshold = 0.0
         for row, b in enumerate(bits.tolist()):
             for column, exponent in enumerate(exponents.tolist()):
-                scheme, p = Scheme(b, exponent, signed), probabilities[row, column].item()
+                scheme, p = Scheme(int(b), int(exponent), signed), probabilities[row, column].item()
                 step, threshold = step + p * scheme.step, threshold + p * scheme.threshold
         return step, threshold
 
@@ -42,49 +46,93 @@ def expected_parameters(answer) -> Verdict:
 
         return pair
 
-    faults = (
-        Fault("You mix the bits and make a step of the mean: mix the steps themselves.",
-              of(lambda p, b, t, s, sign: ((p * t).sum() / 2 ** ((p * b).sum() - sign), (p * t).sum()))),
-        Fault("You multiply two means: bits and threshold are drawn together, so average the step of each pair.",
-              of(lambda p, b, t, s, sign: ((p * t).sum() * (p / 2 ** (b - sign)).sum(), (p * t).sum()))),
-        Fault("You do not look at `signed`: a signed step is t / 2^(b-1), for the sign takes one bit.",
-              of(lambda p, b, t, s, sign: ((p * t / 2**b).sum(), (p * t).sum()))),
-        Fault("You do not look at `signed`: an unsigned step is t / 2^b.",
-              of(lambda p, b, t, s, sign: ((p * t / 2 ** (b - 1)).sum(), (p * t).sum()))),
-        Fault("Signed and unsigned are mixed up: the step is t / 2^(b-1) signed, t / 2^b unsigned.",
-              of(lambda p, b, t, s, sign: ((p * t / 2 ** (b - 1 + sign)).sum(), (p * t).sum()))),
-        Fault("You divide by the number of gaps, 2^b - 1: with two's complement the range 2t, or t, has 2^b steps.",
-              of(lambda p, b, t, s, sign: ((p * t * (1 + sign) / (2**b - 1)).sum(), (p * t).sum()))),
-        Fault("You mix the exponents: mix steps and thresholds themselves.",
-              of(lambda p, b, t, s, sign: (2 ** (p * s.log2()).sum(), 2 ** (p * t.log2()).sum()))),
-        Fault("The order is step, then threshold.",
-              of(lambda p, b, t, s, sign: ((p * t).sum(), (p * s).sum()))),
-        Fault("That is the most probable pair: every pair counts, with its probability.",
-              of(lambda p, b, t, s, sign: (s.flatten()[p.argmax()], t.expand_as(p).flatten()[p.argmax()]))),
-    )  # fmt: skip
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "You mix the bits and make a step of the mean: mix the steps themselves.",
+        of(lambda p, b, t, s, sign: ((p * t).sum() / 2 ** ((p * b).sum() - sign), (p * t).sum())),
+    )
+
+    faults.add(
+        "You multiply two means: bits and threshold are drawn together, so average the step of each pair.",
+        of(lambda p, b, t, s, sign: ((p * t).sum() * (p / 2 ** (b - sign)).sum(), (p * t).sum())),
+    )
+
+    faults.add(
+        "You do not look at `signed`: a signed step is t / 2^(b-1), for the sign takes one bit.",
+        of(lambda p, b, t, s, sign: ((p * t / 2**b).sum(), (p * t).sum())),
+    )
+
+    faults.add(
+        "You do not look at `signed`: an unsigned step is t / 2^b.",
+        of(lambda p, b, t, s, sign: ((p * t / 2 ** (b - 1)).sum(), (p * t).sum())),
+    )
+
+    faults.add(
+        "Signed and unsigned are mixed up: the step is t / 2^(b-1) signed, t / 2^b unsigned.",
+        of(lambda p, b, t, s, sign: ((p * t / 2 ** (b - 1 + sign)).sum(), (p * t).sum())),
+    )
+
+    faults.add(
+        "You divide by the number of gaps, 2^b - 1: with two's complement the range 2t, or t, has 2^b steps.",
+        of(lambda p, b, t, s, sign: ((p * t * (1 + sign) / (2**b - 1)).sum(), (p * t).sum())),
+    )
+
+    faults.add(
+        "You mix the exponents: mix steps and thresholds themselves.",
+        of(lambda p, b, t, s, sign: (2 ** (p * s.log2()).sum(), 2 ** (p * t.log2()).sum())),
+    )
+
+    faults.add(
+        "The order is step, then threshold.",
+        of(lambda p, b, t, s, sign: ((p * t).sum(), (p * s).sum())),
+    )
+
+    faults.add(
+        "That is the most probable pair: every pair counts, with its probability.",
+        of(
+            lambda p, b, t, s, sign: (s.flatten()[p.argmax()], t.expand_as(p).flatten()[p.argmax()])
+        ),
+    )
+
     tables = [
         ([[1.0]], (3,), (0,)),
         ([[0.5], [0.5]], (2, 3), (0,)),
         ([[0.25, 0.75]], (2,), (1, 0)),
         ([[0.1, 0.2], [0.3, 0.4]], (2, 4), (0, -1)),
-        (torch.softmax(torch.arange(24.0).sin() * 2, 0).view(8, 3).tolist(), tuple(range(1, 9)), (-1, -2, -3)),
+        (
+            torch.softmax(torch.arange(24.0).sin() * 2, 0).view(8, 3).tolist(),
+            tuple(range(1, 9)),
+            (-1, -2, -3),
+        ),
     ]
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
-        {"probabilities": torch.tensor(p, dtype=torch.float64), "bits": torch.tensor(b),
-         "exponents": torch.tensor(e), "signed": signed}
-        for p, b, e in tables for signed in (True, False)
-    ]  # fmt: skip
+        {
+            "probabilities": torch.tensor(p, dtype=torch.float64),
+            "bits": torch.tensor(b, dtype=torch.float64),
+            "exponents": torch.tensor(e, dtype=torch.float64),
+            "signed": signed,
+        }
+        for p, b, e in tables
+        for signed in (True, False)
+    ]
 
     def label(case):
         rows, columns = case["probabilities"].shape
         return f"{rows} x {columns}, {'signed' if case['signed'] else 'unsigned'}"
 
-    return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=points("step + threshold", label))
+    return compare(
+        answer, oracle, cases, faults, tolerance=1e-6, draw=points("step + threshold", label)
+    )
 
 
 @check
 def first_logit(answer) -> Verdict:
-    """Judge first_logit(others, probability) -> the logit whose softmax beside the others is the probability.
+    """Judge first_logit(others, probability) -> the logit whose softmax beside the others is the
+    probability.
 
     >>> first_logit(lambda others, probability: math.log(probability)).passed
     False
@@ -92,41 +140,74 @@ def first_logit(answer) -> Verdict:
     The oracle finds it by bisection.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(others, probability):
         low, high = -50.0, 50.0
         for _ in range(80):
             middle = (low + high) / 2
-            p = torch.softmax(torch.cat((torch.tensor([middle], dtype=torch.float64), others)), 0)[0]
+            p = torch.softmax(torch.cat((torch.tensor([middle], dtype=torch.float64), others)), 0)[
+                0
+            ]
             low, high = (middle, high) if p < probability else (low, middle)
         return low
 
     def of(formula):
         return lambda others, probability: formula(others, probability)
 
-    faults = (
-        Fault("You take the other logits to be 0, as the released code does: their exponentials have to be summed.",
-              of(lambda o, p: math.log(p * len(o) / (1 - p)))),
-        Fault("The fraction is upside down: p / (1 - p).",
-              of(lambda o, p: math.log((1 - p) / p * o.exp().sum().item()))),
-        Fault("The others' sum is missing: this is right beside one other logit of 0 alone.",
-              of(lambda o, p: math.log(p / (1 - p)))),
-        Fault("The others' sum is in the denominator: it is a factor.",
-              of(lambda o, p: math.log(p / (1 - p) / o.exp().sum().item()))),
-        Fault("1 - p is missing: what the others have is 1 - p, not 1.",
-              of(lambda o, p: math.log(p * o.exp().sum().item()))),
-        Fault("The logarithm is missing: that is e to the power of the logit.",
-              of(lambda o, p: p * o.exp().sum().item() / (1 - p))),
-        Fault("You add the others' logits themselves: their exponentials are what the softmax sums.",
-              of(lambda o, p: math.log(p / (1 - p)) + o.sum().item())),
-        Fault("That is log p: the others' logits are given, and need not sum to 1 - p.", of(lambda o, p: math.log(p))),
-    )  # fmt: skip
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "You take the other logits to be 0, as the released code does: their exponentials have to be summed.",
+        of(lambda o, p: math.log(p * len(o) / (1 - p))),
+    )
+
+    faults.add(
+        "The fraction is inverted: p / (1 - p).",
+        of(lambda o, p: math.log((1 - p) / p * o.exp().sum().item())),
+    )
+
+    faults.add(
+        "The others' sum is missing: this is right beside one other logit of 0 alone.",
+        of(lambda o, p: math.log(p / (1 - p))),
+    )
+
+    faults.add(
+        "The others' sum is in the denominator: it is a factor.",
+        of(lambda o, p: math.log(p / (1 - p) / o.exp().sum().item())),
+    )
+
+    faults.add(
+        "1 - p is missing: what the others have is 1 - p, not 1.",
+        of(lambda o, p: math.log(p * o.exp().sum().item())),
+    )
+
+    faults.add(
+        "The logarithm is missing: that is e to the power of the logit.",
+        of(lambda o, p: p * o.exp().sum().item() / (1 - p)),
+    )
+
+    faults.add(
+        "You add the others' logits themselves: their exponentials are what the softmax sums.",
+        of(lambda o, p: math.log(p / (1 - p)) + o.sum().item()),
+    )
+
+    faults.add(
+        "That is log p: the others' logits are given, and need not sum to 1 - p.",
+        of(lambda o, p: math.log(p)),
+    )
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {"others": torch.tensor(others, dtype=torch.float64), "probability": p}
         for others, p in (
-            ((0.0,), 0.5), ((-0.5,), 0.95), ((0.0, 0.0, 0.0), 0.25), ((-0.2, -0.9, -0.4), 0.95),
+            ((0.0,), 0.5),
+            ((-0.5,), 0.95),
+            ((0.0, 0.0, 0.0), 0.25),
+            ((-0.2, -0.9, -0.4), 0.95),
             (tuple(-((0.37 * k) % 1) for k in range(63)), 0.95),
         )
-    ]  # fmt: skip
+    ]
 
     def label(case):
         return f"N = {len(case['others'])}, p = {case['probability']}"
@@ -136,14 +217,16 @@ def first_logit(answer) -> Verdict:
 
 @check
 def selection(answer) -> Verdict:
-    """Judge selection(probabilities) -> (row, column): the most probable row, then the most probable column in it.
+    """Judge selection(probabilities) -> (row, column): the most probable row, then the most
+    probable column in it.
 
-    >>> selection(lambda probabilities: divmod(int(probabilities.argmax()), probabilities.shape[1])).passed
+    >>> selection(lambda probabilities: (0, 0)).passed
     False
 
     The oracle compares sums and entries one by one. The cases have no ties.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(probabilities):
         table = probabilities.tolist()
         sums = [sum(row) for row in table]
@@ -159,20 +242,43 @@ def selection(answer) -> Verdict:
     def mean_row(p):
         return round(float((p.sum(1) * torch.arange(len(p))).sum()))
 
-    faults = (
-        Fault("That is the most probable pair: first add up each row, and take the row with the largest sum.", joint),
-        Fault("You choose the threshold before the bits: it is the row first.",
-              both(lambda p: int(p[:, p.sum(0).argmax()].argmax()), lambda p: int(p.sum(0).argmax()))),
-        Fault("Your column is the best over all rows: look at the chosen row alone.",
-              both(lambda p: int(p.sum(1).argmax()), lambda p: int(p.sum(0).argmax()))),
-        Fault("The order is row (bits), then column (threshold).", lambda probabilities: oracle(probabilities)[::-1]),
-        Fault("You round the mean row: the selection is the most probable one.",
-              both(mean_row, lambda p: int(p[mean_row(p)].argmax()))),
-        Fault("That is the least probable row: take the largest sum.",
-              both(lambda p: int(p.sum(1).argmin()), lambda p: int(p[p.sum(1).argmin()].argmax()))),
-        Fault("You give the position in the flat table: give row and column.",
-              both(lambda p: int(p.argmax()), lambda p: int(p.argmax()))),
-    )  # fmt: skip
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "That is the most probable pair: first add up each row, and take the row with the largest sum.",
+        joint,
+    )
+
+    faults.add(
+        "You choose the threshold before the bits: it is the row first.",
+        both(lambda p: int(p[:, p.sum(0).argmax()].argmax()), lambda p: int(p.sum(0).argmax())),
+    )
+
+    faults.add(
+        "Your column is the best over all rows: look at the chosen row alone.",
+        both(lambda p: int(p.sum(1).argmax()), lambda p: int(p.sum(0).argmax())),
+    )
+
+    @faults.says("The order is row (bits), then column (threshold).")
+    def _(probabilities):
+        return oracle(probabilities)[::-1]
+
+    faults.add(
+        "You round the mean row: the selection is the most probable one.",
+        both(mean_row, lambda p: int(p[mean_row(p)].argmax())),
+    )
+
+    faults.add(
+        "That is the least probable row: take the largest sum.",
+        both(lambda p: int(p.sum(1).argmin()), lambda p: int(p[p.sum(1).argmin()].argmax())),
+    )
+
+    faults.add(
+        "You give the position in the flat table: give row and column.",
+        both(lambda p: int(p.argmax()), lambda p: int(p.argmax())),
+    )
+
     generator = torch.Generator().manual_seed(6)
     tables = [
         torch.tensor(t, dtype=torch.float64)
@@ -185,22 +291,26 @@ def selection(answer) -> Verdict:
         )
     ]
     tables += [
-        torch.softmax(2 * torch.randn(64, generator=generator, dtype=torch.float64), 0).view(8, 8) for _ in range(8)
+        torch.softmax(2 * torch.randn(64, generator=generator, dtype=torch.float64), 0).view(8, 8)
+        for _ in range(8)
     ]
     return compare(answer, oracle, [{"probabilities": t} for t in tables], faults, draw=_table)
 
 
 @check
 def logit_gradient(answer) -> Verdict:
-    """Judge logit_gradient(sample, steps, thresholds, d_step, d_threshold, temperature) -> dL/dlogits, (B, T).
+    """Judge logit_gradient(sample, steps, thresholds, d_step, d_threshold, temperature) ->
+    dL/dlogits, (B, T).
 
-    >>> logit_gradient(lambda sample, steps, thresholds, d_step, d_threshold, temperature: 0 * sample).passed
+    >>> logit_gradient(lambda sample, *rest: 0 * sample).passed
     False
 
-    sample (B, T): softmax of (log p + g) / temperature. steps (B, T), thresholds (T,): of the schemes. d_step,
-    d_threshold: dL/d(expected step) and dL/d(expected threshold), two numbers. The oracle is autograd.
+    sample (B, T): softmax of (log p + g) / temperature. steps (B, T), thresholds (T,): of the
+    schemes. d_step, d_threshold: dL/d(expected step) and dL/d(expected threshold), two numbers.
+    The oracle is autograd.
     """
 
+    # What is right, computed in another way than an answer would.
     def oracle(sample, steps, thresholds, d_step, d_threshold, temperature):
         logits = (temperature * sample.log()).requires_grad_()
         p = torch.softmax(logits.flatten() / temperature, 0).view_as(logits)
@@ -208,7 +318,9 @@ def logit_gradient(answer) -> Verdict:
         return logits.grad
 
     def of(formula):
-        """A gradient from the sample, what each scheme would add to the loss, its mean, and the temperature."""
+        """A gradient from the sample, what each scheme would add to the loss, its mean, and the
+        temperature.
+        """
 
         def gradient(sample, steps, thresholds, d_step, d_threshold, temperature):
             slope = d_step * steps + d_threshold * thresholds
@@ -219,34 +331,77 @@ def logit_gradient(answer) -> Verdict:
     def without(name):
         return lambda **case: of(lambda p, v, m, tau: p * (v - m) / tau)(**{**case, name: 0.0})
 
-    faults = (
-        Fault("The means are missing: what counts is how far a scheme's step and threshold are from the expected ones.",
-              of(lambda p, v, m, tau: p * v / tau)),
-        Fault("The temperature is missing: the softmax is one of logits / temperature.",
-              of(lambda p, v, m, tau: p * (v - m))),
-        Fault("The temperature is upside down: divide by it.", of(lambda p, v, m, tau: p * (v - m) * tau)),
-        Fault("The sample is missing as a factor: a scheme that has no weight in it gets no gradient.",
-              of(lambda p, v, m, tau: (v - m) / tau)),
-        Fault("You subtract the plain mean over the schemes: it is the mean under the sample.",
-              of(lambda p, v, m, tau: p * (v - v.mean()) / tau)),
-        Fault("The sign is turned round: the gradient points uphill.", of(lambda p, v, m, tau: p * (m - v) / tau)),
-        Fault("The threshold is left out: the loss depends on the expected threshold too.", without("d_threshold")),
-        Fault("The step is left out: the loss depends on the expected step too.", without("d_step")),
-        Fault("That is the diagonal alone, p (1 - p): raising one logit lowers the weight of all other schemes.",
-              of(lambda p, v, m, tau: p * (1 - p) * v / tau)),
-    )  # fmt: skip
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "The means are missing: what counts is how far a scheme's step and threshold are from the expected ones.",
+        of(lambda p, v, m, tau: p * v / tau),
+    )
+
+    faults.add(
+        "The temperature is missing: the softmax is one of logits / temperature.",
+        of(lambda p, v, m, tau: p * (v - m)),
+    )
+
+    faults.add(
+        "The temperature is inverted: divide by it.", of(lambda p, v, m, tau: p * (v - m) * tau)
+    )
+
+    faults.add(
+        "The sample is missing as a factor: a scheme that has no weight in it gets no gradient.",
+        of(lambda p, v, m, tau: (v - m) / tau),
+    )
+
+    faults.add(
+        "You subtract the plain mean over the schemes: it is the mean under the sample.",
+        of(lambda p, v, m, tau: p * (v - v.mean()) / tau),
+    )
+
+    faults.add(
+        "The sign is reversed: the gradient points uphill.",
+        of(lambda p, v, m, tau: p * (m - v) / tau),
+    )
+
+    faults.add(
+        "The threshold is left out: the loss depends on the expected threshold too.",
+        without("d_threshold"),
+    )
+
+    faults.add(
+        "The step is left out: the loss depends on the expected step too.", without("d_step")
+    )
+
+    faults.add(
+        "That is the diagonal alone, p (1 - p): raising one logit lowers the weight of all other schemes.",
+        of(lambda p, v, m, tau: p * (1 - p) * v / tau),
+    )
+
     generator = torch.Generator().manual_seed(7)
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = []
     for bits, exponents, d_step, d_threshold, temperature in (
-        ((1, 2), (0,), 1.0, 0.0, 1.0), ((2,), (0, -1), 0.0, 1.0, 1.0), ((2, 4), (0, -1), 1.0, -0.5, 1.0),
-        ((2, 4), (1, 0), 0.3, 0.2, 0.5), (tuple(range(1, 9)), tuple(range(0, -8, -1)), -0.7, 0.4, 0.7),
-    ):  # fmt: skip
+        ((1, 2), (0,), 1.0, 0.0, 1.0),
+        ((2,), (0, -1), 0.0, 1.0, 1.0),
+        ((2, 4), (0, -1), 1.0, -0.5, 1.0),
+        ((2, 4), (1, 0), 0.3, 0.2, 0.5),
+        (tuple(range(1, 9)), tuple(range(0, -8, -1)), -0.7, 0.4, 0.7),
+    ):
         thresholds = 2.0 ** torch.tensor(exponents, dtype=torch.float64)
         steps = thresholds / 2.0 ** (torch.tensor(bits, dtype=torch.float64)[:, None] - 1)
         score = torch.randn(len(bits) * len(exponents), generator=generator, dtype=torch.float64)
         sample = torch.softmax(score, 0).view(len(bits), len(exponents))
-        cases.append({"sample": sample, "steps": steps, "thresholds": thresholds, "d_step": d_step,
-                      "d_threshold": d_threshold, "temperature": temperature})  # fmt: skip
+        cases.append(
+            {
+                "sample": sample,
+                "steps": steps,
+                "thresholds": thresholds,
+                "d_step": d_step,
+                "d_threshold": d_threshold,
+                "temperature": temperature,
+            }
+        )
     return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=_heat)
 
 
@@ -255,21 +410,31 @@ def _plain(value) -> np.ndarray:
 
 
 def _table(cases, wanted, given) -> plots.Drawing:
-    """The first table where the answer is wrong, or the fourth: a frame on what is right, a cross on the answer."""
+    """The first table where the answer is wrong, or the fourth: a frame on what is right, a cross
+    on the answer.
+    """
     wrong = [i for i in range(len(cases)) if tuple(_plain(given[i])) != tuple(_plain(wanted[i]))]
     at = wrong[0] if wrong else 3
     table = cases[at]["probabilities"].numpy()
     drawing, ax = plots.canvas(height=3.2)
-    style = {"cmap": "cividis", "annot": table.size <= 12, "fmt": ".0f", "cbar_kws": {"label": "probability (%)"}}
+    style = {
+        "cmap": "cividis",
+        "annot": table.size <= 12,
+        "fmt": ".0f",
+        "cbar_kws": {"label": "probability (%)"},
+    }
     sns.heatmap(100 * table, ax=ax, linewidths=0.5, **style)
     (row, column), (r, c) = wanted[at], _plain(given[at])
-    ax.add_patch(Rectangle((column, row), 1, 1, fill=False, ec=plots.RED, lw=3, clip_on=False, label="right"))
-    ax.plot(c + 0.8, r + 0.25, "X", ms=13, color=plots.BLUE, mec="white", clip_on=False, label="yours")
+    ax.add_patch(
+        Rectangle((column, row), 1, 1, fill=False, ec=plots.RED, lw=3, clip_on=False, label="right")
+    )
+    ax.plot(
+        c + 0.8, r + 0.25, "X", ms=13, color=plots.BLUE, mec="white", clip_on=False, label="yours"
+    )
     ax.set(xlabel="column: threshold", ylabel="row: bits")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
-    drawing.sentence = (
-        f"A table of {table.shape[0]} x {table.shape[1]}: right is ({row}, {column}), yours ({r:g}, {c:g})."
-    )
+    size = f"{table.shape[0]} x {table.shape[1]}"
+    drawing.sentence = f"A table of {size}: right is ({row}, {column}), yours ({r:g}, {c:g})."
     return drawing
 
 
@@ -279,10 +444,23 @@ def _heat(cases, wanted, given) -> plots.Drawing:
     drawing, axes = plots.canvas(1, 2, height=3.2)
     reach = np.abs(right).max()
     for ax, table, title in zip(axes, (right, yours), ("right", "yours"), strict=True):
-        sns.heatmap(table, ax=ax, cmap="vlag", vmin=-reach, vmax=reach, linewidths=0.5, yticklabels=range(1, 9))
+        sns.heatmap(
+            table,
+            ax=ax,
+            cmap="vlag",
+            vmin=-reach,
+            vmax=reach,
+            linewidths=0.5,
+            yticklabels=range(1, 9),
+        )
         ax.invert_yaxis()
-        ax.set(xlabel="octaves below the largest threshold", ylabel="bits", title=f"gradient of the logits: {title}")
+        ax.set(
+            xlabel="octaves below the largest threshold",
+            ylabel="bits",
+            title=f"gradient of the logits: {title}",
+        )
+    most = np.abs(yours).max()
     drawing.sentence = (
-        f"The right gradient of 64 logits, at most {reach:.2g}, and yours, at most {np.abs(yours).max():.2g}."
+        f"The right gradient of 64 logits, at most {reach:.2g}, and yours, at most {most:.2g}."
     )
     return drawing

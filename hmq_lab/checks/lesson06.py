@@ -1,11 +1,13 @@
-"""Lesson 06, a search under a budget: the hinge, the regret of a choice, the best choice by trying all of them."""
+"""Lesson 06, a search under a budget: the hinge, the regret of a choice, the best choice by trying
+all of them.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from hmq_lab import plots
-from hmq_lab.checks.frame import Fault, Verdict, check, compare, points
+from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
 
 TARGET = 8.0
 RATES = np.array([6.0, 8.0, 2.0, 4.0, 7.5, 8.5, 12.0, 16.0, 32.0])
@@ -18,34 +20,46 @@ def hinge(answer) -> Verdict:
     >>> checks.hinge(lambda rate, target: max((target - rate) / target, 0) ** 2).passed
     True
     """
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"rate": float(r), "target": t} for t in (8.0, 4.0, 16.0) for r in RATES]
-    faults = [
-        Fault(
-            "Above the target it must be 0: a rate that is higher than asked for costs nothing.",
-            lambda rate, target: ((target - rate) / target) ** 2,
-        ),
-        Fault("The relative shortfall is squared.", lambda rate, target: max((target - rate) / target, 0)),
-        Fault(
-            "That punishes the rates above the target and not those below: the other way round.",
-            lambda rate, target: max((rate - target) / target, 0) ** 2,
-        ),
-        Fault(
-            "The shortfall is relative to the target: divide by it, so that the term means the same for every target.",
-            lambda rate, target: max(target - rate, 0) ** 2,
-        ),
-        Fault(
-            "That is relative to the rate. Divide by the target: near a rate of 0 the term must not explode.",
-            lambda rate, target: max((target - rate) / rate, 0) ** 2,
-        ),
-        Fault(
-            "Divide before squaring: the square is of the whole fraction.",
-            lambda rate, target: max(target - rate, 0) ** 2 / target,
-        ),
-        Fault(
-            "That is the smaller of the two where it should be the larger: max(shortfall, 0).",
-            lambda rate, target: min((target - rate) / target, 0) ** 2,
-        ),
-    ]
+
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says(
+        "Above the target it must be 0: a compression that is higher than asked for costs nothing."
+    )
+    def _(rate, target):
+        return ((target - rate) / target) ** 2
+
+    @faults.says("The relative shortfall is squared.")
+    def _(rate, target):
+        return max((target - rate) / target, 0)
+
+    @faults.says("That punishes the compressions above the target and not those below: reversed.")
+    def _(rate, target):
+        return max((rate - target) / target, 0) ** 2
+
+    @faults.says(
+        "The shortfall is relative to the target: divide by it, so that the term means the same for every target."
+    )
+    def _(rate, target):
+        return max(target - rate, 0) ** 2
+
+    @faults.says(
+        "That is relative to the compression. Divide by the target: near a compression of 0 the term must not explode."
+    )
+    def _(rate, target):
+        return max((target - rate) / rate, 0) ** 2
+
+    @faults.says("Divide before squaring: the square is of the whole fraction.")
+    def _(rate, target):
+        return max(target - rate, 0) ** 2 / target
+
+    @faults.says("That is the smaller of the two where it should be the larger: max(shortfall, 0).")
+    def _(rate, target):
+        return min((target - rate) / target, 0) ** 2
+
     return compare(answer, _hinge, cases, faults, tolerance=1e-6, draw=_hinges)
 
 
@@ -59,11 +73,15 @@ def _hinges(cases, wanted, given) -> plots.Drawing:
     drawing, ax = plots.canvas(height=3.2)
     along = [rate for rate, _ in at]
     ax.plot(along, [wanted[i] for _, i in at], color=plots.PALE, lw=5, label="right")
-    ax.plot(along, [float(given[i]) for _, i in at], color=plots.BLUE, marker="o", lw=1.6, label="yours")
+    ax.plot(
+        along, [float(given[i]) for _, i in at], color=plots.BLUE, marker="o", lw=1.6, label="yours"
+    )
     ax.axvline(TARGET, color=plots.INK, ls="--", label="target")
-    ax.set(xlabel="rate", ylabel="hinge")
+    ax.set(xlabel="compression", ylabel="hinge")
     ax.legend(frameon=False)
-    drawing.sentence = f"Your hinge over the rate beside the right one, for a target of {TARGET:g}."
+    drawing.sentence = (
+        f"Your hinge over the compression beside the right one, for a target of {TARGET:g}."
+    )
     return drawing
 
 
@@ -71,8 +89,18 @@ CHOICES = [  # losses and rates of a few choices, which of them was taken, and t
     {"losses": [0.2, 0.5, 0.9], "rates": [4.0, 8.0, 16.0], "chosen": 2, "target": 8.0},
     {"losses": [0.2, 0.5, 0.9], "rates": [4.0, 8.0, 16.0], "chosen": 1, "target": 8.0},
     {"losses": [0.9, 0.3, 0.7, 0.1], "rates": [9.0, 8.1, 8.0, 7.9], "chosen": 0, "target": 8.0},
-    {"losses": [0.4, 0.3, 0.25, 2.0], "rates": [16.0, 10.0, 12.0, 16.0], "chosen": 3, "target": 12.0},
-    {"losses": [1.5, 0.6, 0.8, 0.7, 0.65], "rates": [20.0, 5.0, 6.0, 9.0, 7.0], "chosen": 2, "target": 6.0},
+    {
+        "losses": [0.4, 0.3, 0.25, 2.0],
+        "rates": [16.0, 10.0, 12.0, 16.0],
+        "chosen": 3,
+        "target": 12.0,
+    },
+    {
+        "losses": [1.5, 0.6, 0.8, 0.7, 0.65],
+        "rates": [20.0, 5.0, 6.0, 9.0, 7.0],
+        "chosen": 2,
+        "target": 6.0,
+    },
 ]
 
 
@@ -88,40 +116,47 @@ def regret(answer) -> Verdict:
     def fit(losses, rates, target):
         return np.array(losses)[np.array(rates) >= target]
 
-    faults = [
-        Fault(
-            "The best of all choices is not the one to compare with: take the best that reaches the target.",
-            lambda losses, rates, chosen, target: losses[chosen] - min(losses),
-        ),
-        Fault(
-            "The sign is turned round: a regret is never negative.",
-            lambda losses, rates, chosen, target: min(fit(losses, rates, target)) - losses[chosen],
-        ),
-        Fault(
-            "A choice whose rate is exactly the target reaches it: >=, not >.",
-            lambda losses, rates, chosen, target: losses[chosen] - min(fit(losses, rates, np.nextafter(target, 99))),
-        ),
-        Fault(
-            "That compares with the choices below the target. A higher rate is a smaller network: rates >= target.",
-            lambda losses, rates, chosen, target: losses[chosen] - min(fit(losses, -np.array(rates), -target)),
-        ),
-        Fault(
-            "That is the loss of the best choice, not what yours loses beyond it.",
-            lambda losses, rates, chosen, target: min(fit(losses, rates, target)),
-        ),
-        Fault(
-            "That is how many choices are better, a rank; the regret is a difference of losses.",
-            lambda losses, rates, chosen, target: sum(fit(losses, rates, target) < losses[chosen]),
-        ),
-        Fault(
-            "That is a quotient; the regret is a difference of losses.",
-            lambda losses, rates, chosen, target: losses[chosen] / min(fit(losses, rates, target)),
-        ),
-        Fault(
-            "That compares with the worst choice: regret looks up to the best.",
-            lambda losses, rates, chosen, target: losses[chosen] - max(fit(losses, rates, target)),
-        ),
-    ]
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says(
+        "The best of all choices is not the one to compare with: take the best that reaches the target."
+    )
+    def _(losses, rates, chosen, target):
+        return losses[chosen] - min(losses)
+
+    @faults.says("The sign is reversed: a regret is never negative.")
+    def _(losses, rates, chosen, target):
+        return min(fit(losses, rates, target)) - losses[chosen]
+
+    @faults.says("A choice whose compression is exactly the target reaches it: >=, not >.")
+    def _(losses, rates, chosen, target):
+        return losses[chosen] - min(fit(losses, rates, np.nextafter(target, 99)))
+
+    @faults.says(
+        "That compares with the choices below the target. A higher compression is a smaller network: rates >= target."
+    )
+    def _(losses, rates, chosen, target):
+        return losses[chosen] - min(fit(losses, -np.array(rates), -target))
+
+    @faults.says("That is the loss of the best choice, not what yours loses beyond it.")
+    def _(losses, rates, chosen, target):
+        return min(fit(losses, rates, target))
+
+    @faults.says(
+        "That is how many choices are better, a rank; the regret is a difference of losses."
+    )
+    def _(losses, rates, chosen, target):
+        return sum(fit(losses, rates, target) < losses[chosen])
+
+    @faults.says("That is a quotient; the regret is a difference of losses.")
+    def _(losses, rates, chosen, target):
+        return losses[chosen] / min(fit(losses, rates, target))
+
+    @faults.says("That compares with the worst choice: regret looks up to the best.")
+    def _(losses, rates, chosen, target):
+        return losses[chosen] - max(fit(losses, rates, target))
+
     draw = points("regret", lambda case: f"choice {case['chosen']} of {len(case['losses'])}")
     return compare(answer, _regret, CHOICES, faults, tolerance=1e-9, draw=draw)
 
@@ -147,37 +182,74 @@ PROBLEMS = [
         "sizes": [100, 900],
         "target": 8.0,
     },  # fewer can be better
-    {"costs": [{2: 0.9, 8: 0.0}, {2: 0.8, 8: 0.0}], "sizes": [10, 10], "target": 6.4},  # exactly what 2 and 8 reach
+    {
+        "costs": [{2: 0.9, 8: 0.0}, {2: 0.8, 8: 0.0}],
+        "sizes": [10, 10],
+        "target": 6.4,
+    },  # exactly what 2 and 8 reach
     # the cheapest change per bit, twice, leads past the best: little is missing after the first one
-    {"costs": [{2: 0.8, 4: 0.5, 8: 0.0}, {2: 1.0, 4: 0.1, 8: 0.0}], "sizes": [10, 100], "target": 7.5},
-    *[_problem(seed, tensors, target) for seed, tensors, target in ((1, 3, 6.0), (2, 4, 8.0), (3, 5, 10.0))],
+    {
+        "costs": [{2: 0.8, 4: 0.5, 8: 0.0}, {2: 1.0, 4: 0.1, 8: 0.0}],
+        "sizes": [10, 100],
+        "target": 7.5,
+    },
+    *[
+        _problem(seed, tensors, target)
+        for seed, tensors, target in ((1, 3, 6.0), (2, 4, 8.0), (3, 5, 10.0))
+    ],
 ]
 
 
 @check
 def best_bits(answer) -> Verdict:
-    """Exercise 3: the bits with the least sum of costs that reach the target, by trying every choice.
+    """Exercise 3: the bits with the least sum of costs that reach the target, by trying every
+    choice.
 
     >>> checks.best_bits(lambda costs, sizes, target: ...).passed        # lesson 06 has a solution
     """
-    faults = [
-        Fault("That has the least cost of all but does not reach the target.", _fault(lambda rate, target: True)),
-        Fault(
-            "That reaches the target counted over tensors: a weight rate counts weights, so multiply bits by sizes.",
-            _fault(counted=lambda sizes: np.ones_like(sizes)),
-        ),
-        Fault("The sign of the target is turned round: rate >= target.", _fault(lambda rate, target: rate <= target)),
-        Fault("A rate equal to the target reaches it: >=, not >.", _fault(lambda rate, target: rate > target)),
-        Fault("That is the dearest choice that reaches the target; look for the cheapest.", _fault(sign=-1)),
-        Fault("Those are the fewest bits everywhere, more than the target asks for.", _fewest),
-        Fault(
-            "That is what a greedy choice gives, the cheapest change per bit first. It reaches the target, but trying "
-            "all choices finds a cheaper one.",
-            _greedy,
-        ),
-        Fault("That gives every tensor the same bits; tensors may differ.", _uniform),
-    ]
-    return compare(answer, _best_bits, PROBLEMS, faults, draw=_sums, right="Right, in all {count} problems.")
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "That has the least cost of all but does not reach the target.",
+        _fault(lambda rate, target: True),
+    )
+
+    faults.add(
+        "That reaches the target counted over tensors: a compression of the weights counts "
+        "weights, so multiply "
+        "bits by sizes.",
+        _fault(counted=lambda sizes: np.ones_like(sizes)),
+    )
+
+    faults.add(
+        "The sign of the target is reversed: rate >= target.",
+        _fault(lambda rate, target: rate <= target),
+    )
+
+    faults.add(
+        "A compression equal to the target reaches it: >=, not >.",
+        _fault(lambda rate, target: rate > target),
+    )
+
+    faults.add(
+        "That is the dearest choice that reaches the target; look for the cheapest.",
+        _fault(sign=-1),
+    )
+
+    faults.add("Those are the fewest bits everywhere, more than the target asks for.", _fewest)
+
+    faults.add(
+        "That is what a greedy choice gives, the cheapest change per bit first. It reaches the "
+        "target, but trying all choices finds a cheaper one.",
+        _greedy,
+    )
+
+    faults.add("That gives every tensor the same bits; tensors may differ.", _uniform)
+
+    return compare(
+        answer, _best_bits, PROBLEMS, faults, draw=_sums, right="Right, in all {count} problems."
+    )
 
 
 def _sums(cases, wanted, given) -> plots.Drawing:
@@ -199,10 +271,12 @@ def _listed(bits) -> list:
 
 
 def _table(costs, sizes, counted=np.asarray):
-    """Of every choice its bits (N, T), its sum of costs (N,), its rate (N,)."""
+    """Of every choice its bits (N, T), its sum of costs (N,), its compression (N,)."""
     grid = np.meshgrid(*[np.array(list(row)) for row in costs], indexing="ij")
     bits = np.stack([g.ravel() for g in grid], 1)
-    cost = sum(np.vectorize(row.__getitem__)(column) for row, column in zip(costs, bits.T, strict=True))
+    cost = sum(
+        np.vectorize(row.__getitem__)(column) for row, column in zip(costs, bits.T, strict=True)
+    )
     weight = counted(np.array(sizes))
     return bits, cost, 32 * weight.sum() / (bits @ weight)
 
@@ -235,7 +309,10 @@ def _greedy(costs, sizes, target) -> list[int]:
     while 32 * sum(sizes) / np.dot(bits, sizes) < target:
         changes = [(i, b) for i, row in enumerate(costs) for b in row if b < bits[i]]
         i, b = min(
-            changes, key=lambda c: (costs[c[0]][c[1]] - costs[c[0]][bits[c[0]]]) / sizes[c[0]] / (bits[c[0]] - c[1])
+            changes,
+            key=lambda c: (
+                (costs[c[0]][c[1]] - costs[c[0]][bits[c[0]]]) / sizes[c[0]] / (bits[c[0]] - c[1])
+            ),
         )
         bits[i] = b
     return bits

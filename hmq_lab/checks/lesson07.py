@@ -1,4 +1,7 @@
-"""Lesson 07, CIFAR10: two rates from the same tables, how many 1-bit weights a target needs, what a test can say."""
+"""Lesson 07, CIFAR10: two compressions from the same tables, how many 1-bit weights a target needs,
+what
+a test can say.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import math
 
 import numpy as np
 
-from hmq_lab.checks.frame import Fault, Verdict, check, compare, points
+from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
 
 
 def _tables(seed: int, tensors: int, bits: tuple[int, ...], thresholds: int = 3) -> dict:
@@ -14,7 +17,11 @@ def _tables(seed: int, tensors: int, bits: tuple[int, ...], thresholds: int = 3)
     random = np.random.default_rng(seed)
     logits = random.normal(0, 1.5, (tensors, len(bits), thresholds))
     tables = np.exp(logits) / np.exp(logits).sum((1, 2), keepdims=True)
-    return {"tables": tables, "bits": list(bits), "sizes": (100 * random.integers(1, 60, tensors)).tolist()}
+    return {
+        "tables": tables,
+        "bits": list(bits),
+        "sizes": (100 * random.integers(1, 60, tensors)).tolist(),
+    }
 
 
 RATES = [
@@ -35,33 +42,48 @@ def both_rates(answer) -> Verdict:
 
     >>> checks.both_rates(lambda tables, bits, sizes: ...).passed        # lesson 07 has a solution
     """
-    faults = [
-        Fault("The two are in the wrong order: first the expected rate, then the actual one.", _two(swap=True)),
-        Fault(
-            "Both rates count weights, not tensors: multiply the bits of a tensor by its size.",
-            _two(counted=np.ones_like),
-        ),
-        Fault(
-            "The actual rate takes the most probable *bits*: sum over the thresholds before you look for the largest. "
-            "The most probable cell may have other bits.",
-            _two(choose=lambda table, bits: bits[np.unravel_index(table.argmax(), table.shape)[0]]),
-        ),
-        Fault(
-            "The place of the most probable bits is not their number: look it up in `bits`.",
-            _two(choose=lambda table, bits: table.sum(1).argmax()),
-        ),
-        Fault(
-            "The expected rate is 32 over the mean bits. You averaged 32 / bits, which is larger.",
-            _two(expect=lambda tables, bits, n: (tables.sum(2) @ (32 / bits)) @ n / n.sum()),
-        ),
-        Fault("That is bits over 32; a rate is 32 over bits.", _two(turned=True)),
-        Fault("Those are mean bits; the rate is 32 over them.", _two(scale=None)),
-        Fault(
-            "Both are the expected rate: the actual one takes for each tensor its most probable bits alone.",
-            _two(choose=lambda table, bits: table.sum(1) @ bits),
-        ),
-    ]
-    draw = points("expected rate + actual rate", lambda case: f"{len(case['sizes'])} weights")
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "The two are in the wrong order: first the expected compression, then the actual one.",
+        _two(swap=True),
+    )
+
+    faults.add(
+        "Both compressions count weights, not tensors: multiply the bits of a tensor by its size.",
+        _two(counted=np.ones_like),
+    )
+
+    faults.add(
+        "The actual compression takes the most probable *bits*: sum over the thresholds before "
+        "you look "
+        "for the largest. The most probable cell may have other bits.",
+        _two(choose=lambda table, bits: bits[np.unravel_index(table.argmax(), table.shape)[0]]),
+    )
+
+    faults.add(
+        "The place of the most probable bits is not their number: look it up in `bits`.",
+        _two(choose=lambda table, bits: table.sum(1).argmax()),
+    )
+
+    faults.add(
+        "The expected compression is 32 over the mean bits. You averaged 32 / bits, which is larger.",
+        _two(expect=lambda tables, bits, n: tables.sum(2) @ (32 / bits) @ n / n.sum()),
+    )
+
+    faults.add("That is bits over 32; a compression is 32 over bits.", _two(turned=True))
+
+    faults.add("Those are mean bits; the compression is 32 over them.", _two(scale=None))
+
+    faults.add(
+        "Both are the expected compression: the actual one takes for each tensor its most probable bits alone.",
+        _two(choose=lambda table, bits: table.sum(1) @ bits),
+    )
+
+    draw = points(
+        "expected compression + actual compression", lambda case: f"{len(case['sizes'])} weights"
+    )
     return compare(answer, _both_rates, RATES, faults, tolerance=1e-6, draw=draw)
 
 
@@ -101,28 +123,50 @@ def one_bit_share(answer) -> Verdict:
     >>> checks.one_bit_share(lambda target: max(0.0, 2 - 32 / target)).passed
     True
     """
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"target": t} for t in (4.0, 8.0, 16.0, 17.3, 19.5, 24.0, 32.0)]
-    faults = [
-        Fault("Up to a rate of 16 no weight needs 1 bit: a share is never negative.", lambda target: 2 - 32 / target),
-        Fault("That is the share of the others, with 2 bits.", lambda target: min(1.0, 32 / target - 1)),
-        Fault(
-            "The *bits* of the two parts average, not their rates: the mean must come down to 32 / target.",
-            lambda target: max(0.0, target / 16 - 1),
-        ),
-        Fault("That is in percent; a share lies from 0 to 1.", lambda target: 100 * max(0.0, 2 - 32 / target)),
-        Fault(
-            "That takes the rest of the weights to need 0 bits. They have at least 2.",
-            lambda target: max(0.0, 1 - 16 / target),
-        ),
-        Fault("Those are the mean bits of a target, the first step.", lambda target: 32 / target),
-        Fault("Above 16 some need 1 bit, not all of them.", lambda target: float(target > 16)),
-    ]
+
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says("Up to a compression of 16 no weight needs 1 bit: a share is never negative.")
+    def _(target):
+        return 2 - 32 / target
+
+    @faults.says("That is the share of the others, with 2 bits.")
+    def _(target):
+        return min(1.0, 32 / target - 1)
+
+    @faults.says(
+        "The *bits* of the two parts average, not their compressions: the mean must come down to 32 / target."
+    )
+    def _(target):
+        return max(0.0, target / 16 - 1)
+
+    @faults.says("That is in percent; a share lies from 0 to 1.")
+    def _(target):
+        return 100 * max(0.0, 2 - 32 / target)
+
+    @faults.says("That takes the rest of the weights to need 0 bits. They have at least 2.")
+    def _(target):
+        return max(0.0, 1 - 16 / target)
+
+    @faults.says("Those are the mean bits of a target, the first step.")
+    def _(target):
+        return 32 / target
+
+    @faults.says("Above 16 some need 1 bit, not all of them.")
+    def _(target):
+        return float(target > 16)
+
     draw = points("share of 1-bit weights", lambda case: f"target {case['target']:g}")
     return compare(answer, _one_bit_share, cases, faults, tolerance=1e-6, draw=draw)
 
 
 def _one_bit_share(target: float) -> float:
-    """By counting: of 64,000 weights at 2 bits, one after another comes down to 1 until the bits fit the budget."""
+    """By counting: of 64,000 weights at 2 bits, one after another comes down to 1 until the bits
+    fit the budget.
+    """
     weights = 64_000
     over = 2 * weights - 32 * weights / target
     return min(max(over, 0.0), weights) / weights
@@ -132,48 +176,70 @@ def _one_bit_share(target: float) -> float:
 def standard_error(answer) -> Verdict:
     """Exercise 3: the standard error of an accuracy, in points.
 
-    >>> checks.standard_error(lambda accuracy, pictures: (accuracy * (100 - accuracy) / pictures) ** 0.5).passed
-    True
+    >>> checks.standard_error(lambda accuracy, count: (accuracy / count) ** 0.5).passed
+    False
     """
-    counted = (50, 100), (90, 100), (90, 10_000), (91.73, 10_000), (91.01, 10_000), (99.86, 5000), (10, 400)
+    counted = (
+        (50, 100),
+        (90, 100),
+        (90, 10_000),
+        (91.73, 10_000),
+        (91.01, 10_000),
+        (99.86, 5000),
+        (10, 400),
+    )
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"accuracy": float(a), "pictures": n} for a, n in counted]
-    faults = [
-        Fault("That is the variance: take its square root.", lambda accuracy, pictures: _variance(accuracy, pictures)),
-        Fault(
-            "That is a fraction: in points it is 100 times as much.",
-            lambda accuracy, pictures: math.sqrt(_variance(accuracy, pictures)) / 100,
-        ),
-        Fault(
-            "That is the spread of a single picture, right or wrong: the mean of many has a smaller one.",
-            lambda accuracy, pictures: math.sqrt(accuracy * (100 - accuracy)),
-        ),
-        Fault(
-            "The spread falls with the square root of the number of pictures: the division belongs under the root.",
-            lambda accuracy, pictures: math.sqrt(accuracy * (100 - accuracy)) / pictures,
-        ),
-        Fault(
-            "That estimates the spread from the pictures, over n - 1. Here it is known: accuracy x (100 - accuracy), "
-            "over n.",
-            lambda accuracy, pictures: math.sqrt(_variance(accuracy, pictures - 1)),
-        ),
-        Fault(
-            "That is half of a 95 % interval; the standard error itself is asked for.",
-            lambda accuracy, pictures: 1.96 * math.sqrt(_variance(accuracy, pictures)),
-        ),
-        Fault(
-            "That is twice the standard error: one is asked for.",
-            lambda accuracy, pictures: 2 * math.sqrt(_variance(accuracy, pictures)),
-        ),
-        Fault(
-            "That is for an accuracy of 50 %, where it is largest: put in the accuracy.",
-            lambda accuracy, pictures: 50 / math.sqrt(pictures),
-        ),
-        Fault(
-            "The accuracy is in percent: what is wrong is 100 - accuracy.",
-            lambda accuracy, pictures: math.sqrt(abs(accuracy * (1 - accuracy)) / pictures),
-        ),
-    ]
-    draw = points("standard error (points)", lambda case: f"{case['accuracy']:g} % of {case['pictures']:,}")
+
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says("That is the variance: take its square root.")
+    def _(accuracy, pictures):
+        return _variance(accuracy, pictures)
+
+    @faults.says("That is a fraction: in points it is 100 times as much.")
+    def _(accuracy, pictures):
+        return math.sqrt(_variance(accuracy, pictures)) / 100
+
+    @faults.says(
+        "That is the spread of a single image, right or wrong: the mean of many has a smaller one."
+    )
+    def _(accuracy, pictures):
+        return math.sqrt(accuracy * (100 - accuracy))
+
+    @faults.says(
+        "The spread falls with the square root of the number of images: the division belongs under the root."
+    )
+    def _(accuracy, pictures):
+        return math.sqrt(accuracy * (100 - accuracy)) / pictures
+
+    @faults.says(
+        "That estimates the spread from the images, over n - 1. Here it is known: accuracy x (100 - accuracy), over n."
+    )
+    def _(accuracy, pictures):
+        return math.sqrt(_variance(accuracy, pictures - 1))
+
+    @faults.says("That is half of a 95 % interval; the standard error itself is asked for.")
+    def _(accuracy, pictures):
+        return 1.96 * math.sqrt(_variance(accuracy, pictures))
+
+    @faults.says("That is twice the standard error: one is asked for.")
+    def _(accuracy, pictures):
+        return 2 * math.sqrt(_variance(accuracy, pictures))
+
+    @faults.says("That is for an accuracy of 50 %, where it is largest: put in the accuracy.")
+    def _(accuracy, pictures):
+        return 50 / math.sqrt(pictures)
+
+    @faults.says("The accuracy is in percent: what is wrong is 100 - accuracy.")
+    def _(accuracy, pictures):
+        return math.sqrt(abs(accuracy * (1 - accuracy)) / pictures)
+
+    draw = points(
+        "standard error (points)", lambda case: f"{case['accuracy']:g} % of {case['pictures']:,}"
+    )
     return compare(answer, _standard_error, cases, faults, tolerance=1e-3, draw=draw)
 
 
@@ -182,7 +248,9 @@ def _variance(accuracy: float, pictures: int) -> float:
 
 
 def _standard_error(accuracy: float, pictures: int) -> float:
-    """From the pictures: so many hundreds and zeros, their standard deviation, over the root of their number."""
+    """From the images: so many hundreds and zeros, their standard deviation, over the root of
+    their number.
+    """
     right = accuracy * pictures / 100
     mean = 100 * right / pictures
     squares = right * (100 - mean) ** 2 + (pictures - right) * mean**2

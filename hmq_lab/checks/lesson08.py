@@ -1,4 +1,7 @@
-"""Lesson 08, ImageNet: weights of an inverted residual, the rate of the rest, activation bits, peak memory."""
+"""Lesson 08, ImageNet: weights of an inverted residual, the compression of the rest, activation
+bits,
+peak memory.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from hmq_lab import plots
-from hmq_lab.checks.frame import Fault, Verdict, check, compare, points
+from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
 
 BLOCKS = [
     {"inputs": 2, "outputs": 3, "expansion": 2, "kernel": 1},
@@ -23,12 +26,18 @@ BLOCKS = [
 
 @check
 def inverted(answer) -> Verdict:
-    """Exercise 1: the weights of an inverted residual block: expansion, depthwise convolution, projection.
+    """Exercise 1: the weights of an inverted residual block: expansion, depthwise convolution,
+    projection.
 
-    >>> checks.inverted(lambda inputs, outputs, expansion, kernel: ...).passed       # lesson 08 has a solution
+    # lesson 08 has a solution
+    >>> checks.inverted(lambda inputs, outputs, expansion, kernel: ...).passed
     """
 
-    def block(expand=lambda i, h, k: i * h, depthwise=lambda h, k: h * k * k, project=lambda h, o, k: h * o):
+    def block(
+        expand=lambda i, h, k: i * h,
+        depthwise=lambda h, k: h * k * k,
+        project=lambda h, o, k: h * o,
+    ):
         def made(inputs, outputs, expansion, kernel):
             hidden = expansion * inputs
             first = expand(inputs, hidden, kernel) if expansion > 1 else 0
@@ -41,32 +50,52 @@ def inverted(answer) -> Verdict:
         return inputs * hidden, hidden * kernel**2, hidden * outputs
 
     def unexpanded(inputs, outputs, expansion, kernel):
-        return inputs * expansion * inputs if expansion > 1 else 0, inputs * kernel**2, inputs * outputs
+        return (
+            inputs * expansion * inputs if expansion > 1 else 0,
+            inputs * kernel**2,
+            inputs * outputs,
+        )
 
-    faults = [
-        Fault("With an expansion of 1 there is no first layer: 0 weights.", always),
-        Fault(
-            "That is a full convolution in the middle. A depthwise one has a single filter for each channel.",
-            block(depthwise=lambda h, k: h * h * k * k),
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add("With an expansion of 1 there is no first layer: 0 weights.", always)
+
+    faults.add(
+        "That is a full convolution in the middle. A depthwise one has a single filter for each channel.",
+        block(depthwise=lambda h, k: h * h * k * k),
+    )
+
+    faults.add(
+        "A depthwise filter is a square: kernel x kernel weights, not kernel.",
+        block(depthwise=lambda h, k: h * k),
+    )
+
+    faults.add(
+        "The pointwise layers have 1x1 kernels: `kernel` belongs to the depthwise layer alone.",
+        block(lambda i, h, k: i * h * k * k, project=lambda h, o, k: h * o * k * k),
+    )
+
+    faults.add(
+        "Depthwise layer and projection work on the expanded channels, expansion x inputs.",
+        unexpanded,
+    )
+
+    @faults.says("The layers are in another order: expansion, depthwise, projection.")
+    def _(**case):
+        return (lambda a, b, c: (a, c, b))(*block()(**case))
+
+    faults.add(
+        "These convolutions have no biases: batch norm follows each of them.",
+        block(
+            lambda i, h, k: (i + 1) * h, lambda h, k: h * (k * k + 1), lambda h, o, k: (h + 1) * o
         ),
-        Fault(
-            "A depthwise filter is a square: kernel x kernel weights, not kernel.", block(depthwise=lambda h, k: h * k)
-        ),
-        Fault(
-            "The pointwise layers have 1x1 kernels: `kernel` belongs to the depthwise layer alone.",
-            block(lambda i, h, k: i * h * k * k, project=lambda h, o, k: h * o * k * k),
-        ),
-        Fault("Depthwise layer and projection work on the expanded channels, expansion x inputs.", unexpanded),
-        Fault(
-            "The layers are in another order: expansion, depthwise, projection.",
-            lambda **case: (lambda a, b, c: (a, c, b))(*block()(**case)),
-        ),
-        Fault(
-            "These convolutions have no biases: batch norm follows each of them.",
-            block(lambda i, h, k: (i + 1) * h, lambda h, k: h * (k * k + 1), lambda h, o, k: (h + 1) * o),
-        ),
-    ]
-    draw = points("weights of the block", lambda case: f"{case['inputs']} to {case['outputs']}, x{case['expansion']}")
+    )
+
+    draw = points(
+        "weights of the block",
+        lambda case: f"{case['inputs']} to {case['outputs']}, x{case['expansion']}",
+    )
     return compare(answer, _inverted, BLOCKS, faults, draw=draw)
 
 
@@ -108,39 +137,50 @@ def rest_rate(answer) -> Verdict:
     def guarded(made):
         return lambda **case: made(**case) if left(**case) > 0 else math.inf
 
-    faults = [
-        Fault("That is the rate you were given: the kept weights take more or less than it.", lambda rate, **_: rate),
-        Fault(
-            "Where the weights that are kept take all the room, or more, no rate will do: return infinity.",
-            lambda rate, elements, kept, bits: (
-                32 * (elements - kept) / left(rate, elements, kept, bits)
-                if left(rate, elements, kept, bits)
-                else math.inf
-            ),
-        ),
-        Fault(
-            "The room is what is left, but it is for the other weights alone: above, too, take the kept ones away.",
-            guarded(lambda **case: 32 * case["elements"] / left(**case)),
-        ),
-        Fault(
-            "Those are the mean bits of the other weights; the rate is 32 over them.",
-            lambda rate, elements, kept, bits: max(0, left(rate, elements, kept, bits)) / (elements - kept),
-        ),
-        Fault(
-            "Rates do not average like that. Count the bits that all weights may take, then those of the kept ones.",
-            lambda rate, elements, kept, bits: (rate * elements - kept * 32 / bits) / (elements - kept),
-        ),
-        Fault(
-            "Take away the bits of the kept weights: kept x bits, not their number.",
-            lambda rate, elements, kept, bits: 32 * (elements - kept) / (32 * elements / rate - kept),
-        ),
-        Fault(
-            "The kept weights have the number of bits that was given, not always 32.",
-            lambda rate, elements, kept, bits: guarded(
-                lambda **case: 32 * (elements - kept) / left(**case)
-            )(rate=rate, elements=elements, kept=kept, bits=32),
-        ),
-    ]  # fmt: skip
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says(
+        "That is the compression you were given: the kept weights take more or less than it."
+    )
+    def _(rate, **_):
+        return rate
+
+    @faults.says(
+        "Where the weights that are kept take all the room, or more, no compression will do: return infinity."
+    )
+    def _(rate, elements, kept, bits):
+        return (
+            32 * (elements - kept) / left(rate, elements, kept, bits)
+            if left(rate, elements, kept, bits)
+            else math.inf
+        )
+
+    faults.add(
+        "The room is what is left, but it is for the other weights alone: above, too, take the kept ones away.",
+        guarded(lambda **case: 32 * case["elements"] / left(**case)),
+    )
+
+    @faults.says("Those are the mean bits of the other weights; the compression is 32 over them.")
+    def _(rate, elements, kept, bits):
+        return max(0, left(rate, elements, kept, bits)) / (elements - kept)
+
+    @faults.says(
+        "Rates do not average like that. Count the bits that all weights may take, then those of the kept ones."
+    )
+    def _(rate, elements, kept, bits):
+        return (rate * elements - kept * 32 / bits) / (elements - kept)
+
+    @faults.says("Take away the bits of the kept weights: kept x bits, not their number.")
+    def _(rate, elements, kept, bits):
+        return 32 * (elements - kept) / (32 * elements / rate - kept)
+
+    @faults.says("The kept weights have the number of bits that was given, not always 32.")
+    def _(rate, elements, kept, bits):
+        return guarded(lambda **case: 32 * (elements - kept) / left(**case))(
+            rate=rate, elements=elements, kept=kept, bits=32
+        )
+
     return compare(answer, _rest_rate, KEPT, faults, tolerance=1e-6, draw=_rates)
 
 
@@ -158,7 +198,10 @@ def _rates(cases, wanted, given) -> plots.Drawing:
         value = float(value)
         return min(top, max(0.0, value)) if not math.isnan(value) else 0.0
 
-    draw = points(f"rate of the others\n(infinite: {top:.0f})", lambda case: f"{case['kept']:,} at {case['bits']}")
+    draw = points(
+        f"compression of the others\n(infinite: {top:.0f})",
+        lambda case: f"{case['kept']:,} at {case['bits']}",
+    )
     return draw(cases, [low(w) for w in wanted], [low(g) for g in given])
 
 
@@ -182,45 +225,76 @@ SIZES = [
 
 @check
 def activation_bits(answer) -> Verdict:
-    """Exercise 3: the bits of each activation from a target rate of the largest, by the paper's rule.
+    """Exercise 3: the bits of each activation from a target rate of the largest, by the paper's
+    rule.
 
     >>> checks.activation_bits(lambda sizes, rate: [8] * len(sizes)).passed
     False
     """
 
     def rule(whole=math.floor, low=4, high=8, reference=max):
-        return lambda sizes, rate: [min(high, max(low, whole(32 * reference(sizes) / (rate * size)))) for size in sizes]
+        return lambda sizes, rate: [
+            min(high, max(low, whole(32 * reference(sizes) / (rate * size)))) for size in sizes
+        ]
 
-    faults = [
-        Fault("Round down: half a bit too many is more memory than the target allows.", rule(whole=round)),
-        Fault("Round down, not up: one bit too many is more memory than the target allows.", rule(whole=math.ceil)),
-        Fault("The bits are whole numbers: round down.", rule(whole=float)),
-        Fault("No tensor has more than 8 bits.", rule(high=math.inf)),
-        Fault("No tensor has fewer than 4 bits.", rule(low=0)),
-        Fault("No tensor has fewer than 4 bits.", rule(low=1)),
-        Fault(
-            "That divides each tensor's own 32 bits by the rate. Only what is large must shrink: compare with the "
-            "largest tensor.",
-            lambda sizes, rate: [min(8, max(4, math.floor(32 / rate)))] * len(sizes),
-        ),
-        Fault("The room is set by the largest tensor, not by all of them together.", rule(reference=sum)),
-        Fault("The room is set by the largest tensor, not by their mean.", rule(reference=np.mean)),
-        Fault("The room is set by the largest tensor, not by the first.", rule(reference=lambda sizes: sizes[0])),
-        Fault(
-            "The rate is upside down: a higher rate leaves less room.",
-            lambda sizes, rate: [min(8, max(4, math.floor(32 * max(sizes) * rate / size))) for size in sizes],
-        ),
-        Fault(
-            "The sizes are upside down: the larger a tensor, the fewer bits.",
-            lambda sizes, rate: [min(8, max(4, math.floor(32 * size / (rate * max(sizes))))) for size in sizes],
-        ),
-    ]
-    draw = points("bits, all tensors together", lambda case: f"{len(case['sizes'])} tensors, rate {case['rate']:g}")
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "Round down: half a bit too many is more memory than the target allows.", rule(whole=round)
+    )
+
+    faults.add(
+        "Round down, not up: one bit too many is more memory than the target allows.",
+        rule(whole=math.ceil),
+    )
+
+    faults.add("The bits are whole numbers: round down.", rule(whole=float))
+
+    faults.add("No tensor has more than 8 bits.", rule(high=math.inf))
+
+    faults.add("No tensor has fewer than 4 bits.", rule(low=0))
+
+    faults.add("No tensor has fewer than 4 bits.", rule(low=1))
+
+    @faults.says(
+        "That divides each tensor's own 32 bits by the compression. Only what is large must "
+        "shrink: "
+        "compare with the largest tensor."
+    )
+    def _(sizes, rate):
+        return [min(8, max(4, math.floor(32 / rate)))] * len(sizes)
+
+    faults.add(
+        "The room is set by the largest tensor, not by all of them together.", rule(reference=sum)
+    )
+
+    faults.add("The room is set by the largest tensor, not by their mean.", rule(reference=np.mean))
+
+    faults.add(
+        "The room is set by the largest tensor, not by the first.",
+        rule(reference=lambda sizes: sizes[0]),
+    )
+
+    @faults.says("The compression is inverted: a higher compression leaves less room.")
+    def _(sizes, rate):
+        return [min(8, max(4, math.floor(32 * max(sizes) * rate / size))) for size in sizes]
+
+    @faults.says("The sizes are inverted: the larger a tensor, the fewer bits.")
+    def _(sizes, rate):
+        return [min(8, max(4, math.floor(32 * size / (rate * max(sizes))))) for size in sizes]
+
+    draw = points(
+        "bits, all tensors together",
+        lambda case: f"{len(case['sizes'])} tensors, compression {case['rate']:g}",
+    )
     return compare(answer, _activation_bits, SIZES, faults, draw=draw)
 
 
 def _activation_bits(sizes, rate) -> list[int]:
-    """By trying them: the most bits from 4 to 8 with which a tensor takes no more than the largest may; else 4."""
+    """By trying them: the most bits from 4 to 8 with which a tensor takes no more than the largest
+    may; else 4.
+    """
     room = Fraction(32 * max(sizes)) / Fraction(rate)
     return [max([b for b in range(4, 9) if b * size <= room], default=4) for size in sizes]
 
@@ -238,7 +312,8 @@ CHAINS = [
 
 @check
 def peak_bytes(answer) -> Verdict:
-    """Exercise 4: the bytes that the activations of a chain of layers need, input and output of a layer at once.
+    """Exercise 4: the bytes that the activations of a chain of layers need, input and output of a
+    layer at once.
 
     >>> checks.peak_bytes(lambda sizes, bits: max(n * b for n, b in zip(sizes, bits)) / 8).passed
     False
@@ -254,30 +329,44 @@ def peak_bytes(answer) -> Verdict:
     def two_largest(sizes, bits):
         return sum(sorted(n * b for n, b in zip(sizes, bits, strict=True))[-2:]) / 8
 
-    faults = [
-        Fault("That is the largest tensor alone. While a layer runs, its input and output are both there.", spans(1)),
-        Fault("Those are bits; a byte has 8 of them.", spans(2, unit=1)),
-        Fault(
-            "That keeps three tensors at a time. In a chain, what came before a layer's input is needed no more.",
-            spans(3),
-        ),
-        Fault(
-            "That keeps every tensor to the end. Only the input and the output of the layer that runs are needed.",
-            lambda sizes, bits: np.dot(sizes, bits) / 8,
-        ),
-        Fault(
-            "The two largest tensors need not be there at the same time: take neighbours, output k is input k + 1.",
-            two_largest,
-        ),
-        Fault("That takes every tensor for an 8-bit one.", spans(2, width=8)),
-        Fault("That takes every tensor for a float one.", spans(2, width=32)),
-        Fault(
-            "First bytes, then the largest: the pair with the most elements need not be that with the most bytes.",
-            lambda sizes, bits: (lambda k: (sizes[k] * bits[k] + sizes[k + 1] * bits[k + 1]) / 8)(
-                int(np.argmax(np.add(sizes[:-1], sizes[1:])))
-            ),
-        ),
-    ]  # fmt: skip
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "That is the largest tensor alone. While a layer runs, its input and output are both there.",
+        spans(1),
+    )
+
+    faults.add("Those are bits; a byte has 8 of them.", spans(2, unit=1))
+
+    faults.add(
+        "That keeps three tensors at a time. In a chain, what came before a layer's input is needed no more.",
+        spans(3),
+    )
+
+    @faults.says(
+        "That keeps every tensor to the end. Only the input and the output of the layer that runs are needed."
+    )
+    def _(sizes, bits):
+        return np.dot(sizes, bits) / 8
+
+    faults.add(
+        "The two largest tensors need not be there at the same time: take neighbours, output k is input k + 1.",
+        two_largest,
+    )
+
+    faults.add("That takes every tensor for an 8-bit one.", spans(2, width=8))
+
+    faults.add("That takes every tensor for a float one.", spans(2, width=32))
+
+    @faults.says(
+        "First bytes, then the largest: the pair with the most elements need not be that with the most bytes."
+    )
+    def _(sizes, bits):
+        return (lambda k: (sizes[k] * bits[k] + sizes[k + 1] * bits[k + 1]) / 8)(
+            int(np.argmax(np.add(sizes[:-1], sizes[1:])))
+        )
+
     draw = points("bytes", lambda case: f"{len(case['sizes'])} tensors")
     return compare(answer, _peak_bytes, CHAINS, faults, tolerance=1e-9, draw=draw)
 

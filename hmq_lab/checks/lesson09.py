@@ -1,17 +1,23 @@
-"""Lesson 09, reading the selection: how far two selections agree, in bits and in order, and what none gives up."""
+"""Lesson 09, reading the selection: how far two selections agree, in bits and in order, and what
+none gives up.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from hmq_lab.checks.frame import Fault, Verdict, check, compare, points
+from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
 
 
 def _pair(seed: int, count: int) -> dict:
     random = np.random.default_rng(seed)
     one = random.integers(1, 9, count)
     two = np.where(random.random(count) < 0.5, one, random.integers(1, 9, count))
-    return {"one": one.tolist(), "two": two.tolist(), "sizes": (10 * random.integers(1, 90, count)).tolist()}
+    return {
+        "one": one.tolist(),
+        "two": two.tolist(),
+        "sizes": (10 * random.integers(1, 90, count)).tolist(),
+    }
 
 
 PAIRS = [
@@ -33,32 +39,37 @@ def agreement(answer) -> Verdict:
     def same(one, two):
         return np.array(one) == np.array(two)
 
-    faults = [
-        Fault(
-            "That counts tensors; count weights: each tensor by its size.",
-            lambda one, two, sizes: same(one, two).mean(),
-        ),
-        Fault(
-            "That is the share they do not agree on.",
-            lambda one, two, sizes: np.dot(~same(one, two), sizes) / sum(sizes),
-        ),
-        Fault(
-            "That is in percent; a share lies from 0 to 1.",
-            lambda one, two, sizes: 100 * np.dot(same(one, two), sizes) / sum(sizes),
-        ),
-        Fault(
-            "That is a number of weights; divide by all of them.", lambda one, two, sizes: np.dot(same(one, two), sizes)
-        ),
-        Fault(
-            "Bits that are one apart are not the same: ==.",
-            lambda one, two, sizes: np.dot(np.abs(np.subtract(one, two)) <= 1, sizes) / sum(sizes),
-        ),
-        Fault(
-            "That weighs by bits and size; a weight counts once whatever bits it has.",
-            lambda one, two, sizes: np.dot(same(one, two) * one, sizes) / np.dot(one, sizes),
-        ),
-        Fault("That is the number of tensors that agree.", lambda one, two, sizes: same(one, two).sum()),
-    ]
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says("That counts tensors; count weights: each tensor by its size.")
+    def _(one, two, sizes):
+        return same(one, two).mean()
+
+    @faults.says("That is the share they do not agree on.")
+    def _(one, two, sizes):
+        return np.dot(~same(one, two), sizes) / sum(sizes)
+
+    @faults.says("That is in percent; a share lies from 0 to 1.")
+    def _(one, two, sizes):
+        return 100 * np.dot(same(one, two), sizes) / sum(sizes)
+
+    @faults.says("That is a number of weights; divide by all of them.")
+    def _(one, two, sizes):
+        return np.dot(same(one, two), sizes)
+
+    @faults.says("Bits that are one apart are not the same: ==.")
+    def _(one, two, sizes):
+        return np.dot(np.abs(np.subtract(one, two)) <= 1, sizes) / sum(sizes)
+
+    @faults.says("That weighs by bits and size; a weight counts once whatever bits it has.")
+    def _(one, two, sizes):
+        return np.dot(same(one, two) * one, sizes) / np.dot(one, sizes)
+
+    @faults.says("That is the number of tensors that agree.")
+    def _(one, two, sizes):
+        return same(one, two).sum()
+
     draw = points("share that agrees", lambda case: f"{len(case['sizes'])} weights")
     return compare(answer, _agreement, PAIRS, faults, tolerance=1e-6, draw=draw)
 
@@ -75,7 +86,10 @@ ORDERS = [
     {"one": [2, 3, 8], "two": [1, 2, 3]},  # the same order, not on a line
     {"one": [2, 2, 8], "two": [2, 4, 8]},
     {"one": [8, 3, 3, 2, 2, 1, 8], "two": [8, 4, 2, 2, 2, 2, 8]},
-    *[{key: _pair(seed, count)[key] for key in ("one", "two")} for seed, count in ((4, 6), (5, 9), (6, 20))],
+    *[
+        {key: _pair(seed, count)[key] for key in ("one", "two")}
+        for seed, count in ((4, 6), (5, 9), (6, 20))
+    ],
 ]
 
 
@@ -87,35 +101,47 @@ def rank_correlation(answer) -> Verdict:
     >>> checks.rank_correlation(lambda one, two: spearmanr(one, two).statistic).passed
     True
     """
-    faults = [
-        Fault(
-            "That is the correlation of the bits. Of two lists in the same order the rank correlation is 1, whether or "
-            "not they lie on a line: put ranks in the place of the bits.",
-            lambda one, two: _pearson(one, two),
-        ),
-        Fault(
-            "Equal bits have different ranks in your answer: the first comes before the second. Give all of them the "
-            "mean of their ranks.",
-            _of_ranks(lambda x: np.argsort(np.argsort(x, kind="stable"))),
-        ),
-        Fault(
-            "The formula with 6 * sum d^2 holds without ties only. The plain way always does: correlate the ranks.",
-            lambda one, two: 1 - 6 * np.square(_ranks(one) - _ranks(two)).sum() / (len(one) ** 3 - len(one)),
-        ),
-        Fault(
-            "All equal bits have the lowest of their ranks in your answer; take the mean of their ranks.",
-            _of_ranks(lambda x: [sum(b < a for b in x) for a in x]),
-        ),
-        Fault(
-            "You numbered the different bit-widths. A rank says how many are below: equal bits share the mean rank.",
-            _of_ranks(lambda x: np.unique(x, return_inverse=True)[1]),
-        ),
-        Fault("The sign is turned round: the same order is +1.", lambda one, two: -_pearson(_ranks(one), _ranks(two))),
-        Fault(
-            "argsort once gives the order, not the ranks: the place of the smallest first.",
-            _of_ranks(lambda x: np.argsort(x, kind="stable")),
-        ),
-    ]
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says(
+        "That is the correlation of the bits. Of two lists in the same order the rank "
+        "correlation is 1, whether or not they lie on a line: put ranks in the place of the bits."
+    )
+    def _(one, two):
+        return _pearson(one, two)
+
+    faults.add(
+        "Equal bits have different ranks in your answer: the first comes before the second. Give "
+        "all of them the mean of their ranks.",
+        _of_ranks(lambda x: np.argsort(np.argsort(x, kind="stable"))),
+    )
+
+    @faults.says(
+        "The formula with 6 * sum d^2 holds without ties only. The plain way always does: correlate the ranks."
+    )
+    def _(one, two):
+        return 1 - 6 * np.square(_ranks(one) - _ranks(two)).sum() / (len(one) ** 3 - len(one))
+
+    faults.add(
+        "All equal bits have the lowest of their ranks in your answer; take the mean of their ranks.",
+        _of_ranks(lambda x: [sum(b < a for b in x) for a in x]),
+    )
+
+    faults.add(
+        "You numbered the different bit-widths. A rank says how many are below: equal bits share the mean rank.",
+        _of_ranks(lambda x: np.unique(x, return_inverse=True)[1]),
+    )
+
+    @faults.says("The sign is reversed: the same order is +1.")
+    def _(one, two):
+        return -_pearson(_ranks(one), _ranks(two))
+
+    faults.add(
+        "argsort once gives the order, not the ranks: the place of the smallest first.",
+        _of_ranks(lambda x: np.argsort(x, kind="stable")),
+    )
+
     draw = points("rank correlation", lambda case: f"{len(case['one'])} weights")
     return compare(answer, _rank_correlation, ORDERS, faults, tolerance=1e-6, draw=draw)
 
@@ -154,38 +180,43 @@ SELECTIONS = [
 def kept(answer) -> Verdict:
     """Exercise 3: which tensors have at least so many bits in every selection.
 
-    >>> checks.kept(lambda selections, least: [min(bits) >= least for bits in zip(*selections)]).passed
-    True
+    >>> checks.kept(lambda selections, least: [b >= least for b in selections[0]]).passed
+    False
     """
-    faults = [
-        Fault(
-            "In *every* selection, not in any: one search that gave the bits up is enough.",
-            lambda selections, least: [max(bits) >= least for bits in zip(*selections, strict=True)],
-        ),
-        Fault(
-            "At least: >=, so that exactly so many bits count.",
-            lambda selections, least: [min(bits) > least for bits in zip(*selections, strict=True)],
-        ),
-        Fault(
-            "A mean hides the search that gave the bits up: ask of each one.",
-            lambda selections, least: [np.mean(bits) >= least for bits in zip(*selections, strict=True)],
-        ),
-        Fault(
-            "You looked at the first selection alone.", lambda selections, least: [b >= least for b in selections[0]]
-        ),
-        Fault(
-            "You looked at the last selection alone.", lambda selections, least: [b >= least for b in selections[-1]]
-        ),
-        Fault(
-            "Those are the tensors that some search gave up: the others are asked for.",
-            lambda selections, least: [min(bits) < least for bits in zip(*selections, strict=True)],
-        ),
-        Fault(
-            "Exactly so many bits in every selection is too narrow: more are as good.",
-            lambda selections, least: [set(bits) == {least} for bits in zip(*selections, strict=True)],
-        ),
-    ]
-    draw = points("tensors kept", lambda case: f"{len(case['selections'])} searches, {case['least']} bits")
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says("In *every* selection, not in any: one search that gave the bits up is enough.")
+    def _(selections, least):
+        return [max(bits) >= least for bits in zip(*selections, strict=True)]
+
+    @faults.says("At least: >=, so that exactly so many bits count.")
+    def _(selections, least):
+        return [min(bits) > least for bits in zip(*selections, strict=True)]
+
+    @faults.says("A mean hides the search that gave the bits up: ask of each one.")
+    def _(selections, least):
+        return [np.mean(bits) >= least for bits in zip(*selections, strict=True)]
+
+    @faults.says("You looked at the first selection alone.")
+    def _(selections, least):
+        return [b >= least for b in selections[0]]
+
+    @faults.says("You looked at the last selection alone.")
+    def _(selections, least):
+        return [b >= least for b in selections[-1]]
+
+    @faults.says("Those are the tensors that some search gave up: the others are asked for.")
+    def _(selections, least):
+        return [min(bits) < least for bits in zip(*selections, strict=True)]
+
+    @faults.says("Exactly so many bits in every selection is too narrow: more are as good.")
+    def _(selections, least):
+        return [set(bits) == {least} for bits in zip(*selections, strict=True)]
+
+    draw = points(
+        "tensors kept", lambda case: f"{len(case['selections'])} searches, {case['least']} bits"
+    )
     return compare(answer, _kept, SELECTIONS, faults, draw=draw)
 
 

@@ -1,4 +1,6 @@
-"""Checks of lesson 10: the requantizing shift, sums of two exponents, the width of an accumulator, packed codes."""
+"""Checks of lesson 10: the requantizing shift, sums of two exponents, the width of an accumulator,
+packed codes.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +10,34 @@ import numpy as np
 import torch
 
 from hmq_lab import plots
-from hmq_lab.checks.frame import Fault, Verdict, call, check, compare, curve, points
+from hmq_lab.checks.frame import Faults, Verdict, array, call, check, compare, curve, points
 
 AROUND = torch.arange(-40, 41)  # halves of every kind, on both sides of 0
 
 
 @check
 def requantize(answer) -> Verdict:
-    """Judge requantize(sums, places, low, high) -> the codes: sums / 2^places, half to even, clipped to low..high.
+    """Judge requantize(sums, places, low, high) -> the codes: sums / 2^places, half to even,
+    clipped to low..high.
 
-    >>> requantize(lambda sums, places, low, high: (sums / 2**places).round().clamp(low, high)).passed
+    >>> requantize(lambda sums, places, low, high: (sums >> places).clamp(low, high)).passed
     False
 
     sums: int64 tensors. The largest need more than the 53 bits that a float has.
     """
     near = 2**58
     large = torch.tensor([near + d for d in (-(2**50), 2**50, 2**50 + 1)] + [2**51 + 2**50 - 1])
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
-        {"sums": torch.tensor([n]), "places": k, "low": -8, "high": 7} for k in (1, 2) for n in (1, 2, 3, 5, 6, -1, -3)
+        {"sums": torch.tensor([n]), "places": k, "low": -8, "high": 7}
+        for k in (1, 2)
+        for n in (1, 2, 3, 5, 6, -1, -3)
     ]
-    cases += [{"sums": AROUND, "places": k, "low": lo, "high": hi} for k, lo, hi in ((2, 0, 7), (0, -8, 7), (3, -4, 3))]
+    cases += [
+        {"sums": AROUND, "places": k, "low": lo, "high": hi}
+        for k, lo, hi in ((2, 0, 7), (0, -8, 7), (3, -4, 3))
+    ]
     cases.append({"sums": large, "places": 51, "low": 0, "high": 255})
     cases.append({"sums": AROUND, "places": 2, "low": -8, "high": 7})
 
@@ -37,38 +47,66 @@ def requantize(answer) -> Verdict:
 
         return codes
 
-    faults = (
-        Fault("A shift alone rounds down: look at what was shifted out.", shifted(lambda n, k: n >> k)),
-        Fault("You round a half up: a half goes to the even integer.", shifted(lambda n, k: (2 * n + 2**k) >> (k + 1))),
-        Fault("You round a half away from zero: a half goes to the even integer.",
-              shifted(lambda n, k: ((2 * abs(n) + 2**k) >> (k + 1)) * (1 if n > 0 else -1))),
-        Fault("You round towards zero: look at what was shifted out.",
-              shifted(lambda n, k: (abs(n) >> k) * (1 if n > 0 else -1))),
-        Fault("Nothing is clipped: beyond low and high the codes must stop.", lambda sums, places, low, high:
-              [round(Fraction(int(n), 2**places)) for n in sums]),
-        Fault("You clip before the shift: low and high are codes, and sums are larger.", lambda sums, places, low, high:
-              [round(Fraction(min(max(int(n), low), high), 2**places)) for n in sums]),
-        Fault("high itself is a code that may occur: clip to low..high, both included.",
-              lambda sums, places, low, high: np.clip(_codes(sums, places, low, high), low, high - 1)),
-        Fault("Your sums went through floats, which hold 53 bits: stay with integers.", lambda sums, places, low, high:
-              np.clip(np.rint(sums.numpy() / 2.0**places), low, high)),
-        Fault("Your sums went through float32, which holds 24 bits: stay with integers.",
-              lambda sums, places, low, high: np.clip(np.rint(sums.float().numpy() / 2.0**places), low, high)),
-        Fault("You shift to the left: that multiplies.", lambda sums, places, low, high:
-              (sums << places).clamp(low, high)),
-    )  # fmt: skip
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "A shift alone rounds down: look at what was shifted out.", shifted(lambda n, k: n >> k)
+    )
+
+    faults.add(
+        "You round a half up: a half goes to the even integer.",
+        shifted(lambda n, k: 2 * n + 2**k >> k + 1),
+    )
+
+    faults.add(
+        "You round a half away from zero: a half goes to the even integer.",
+        shifted(lambda n, k: (2 * abs(n) + 2**k >> k + 1) * (1 if n > 0 else -1)),
+    )
+
+    faults.add(
+        "You round towards zero: look at what was shifted out.",
+        shifted(lambda n, k: (abs(n) >> k) * (1 if n > 0 else -1)),
+    )
+
+    @faults.says("Nothing is clipped: beyond low and high the codes must stop.")
+    def _(sums, places, low, high):
+        return [round(Fraction(int(n), 2**places)) for n in sums]
+
+    @faults.says("You clip before the shift: low and high are codes, and sums are larger.")
+    def _(sums, places, low, high):
+        return [round(Fraction(min(max(int(n), low), high), 2**places)) for n in sums]
+
+    @faults.says("high itself is a code that may occur: clip to low..high, both included.")
+    def _(sums, places, low, high):
+        return np.clip(_codes(sums, places, low, high), low, high - 1)
+
+    @faults.says("Your sums went through floats, which hold 53 bits: stay with integers.")
+    def _(sums, places, low, high):
+        return np.clip(np.rint(sums.numpy() / 2.0**places), low, high)
+
+    @faults.says("Your sums went through float32, which holds 24 bits: stay with integers.")
+    def _(sums, places, low, high):
+        return np.clip(np.rint(sums.float().numpy() / 2.0**places), low, high)
+
+    @faults.says("You shift to the left: that multiplies.")
+    def _(sums, places, low, high):
+        return (sums << places).clamp(low, high)
+
     return compare(answer, _codes, cases, faults, draw=curve("sums", "code", pick=-1))
 
 
 @check
 def aligned_sum(answer) -> Verdict:
-    """Judge aligned_sum(a, a_exponent, b, b_exponent) -> integers of a + b in units of the smaller exponent's power.
+    """Judge aligned_sum(a, a_exponent, b, b_exponent) -> integers of a + b in units of the smaller
+    exponent's power.
 
     >>> aligned_sum(lambda a, a_exponent, b, b_exponent: a + b).passed
     False
 
     The integers a stand for a * 2^a_exponent, b for b * 2^b_exponent.
     """
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {"a": torch.tensor([1]), "a_exponent": 0, "b": torch.tensor([1]), "b_exponent": -1},
         {"a": torch.tensor([1]), "a_exponent": -3, "b": torch.tensor([1]), "b_exponent": -1},
@@ -83,57 +121,99 @@ def aligned_sum(answer) -> Verdict:
 
         def total(a, a_exponent, b, b_exponent):
             first, second = shift(a_exponent, b_exponent)
-            return [int(np.floor(int(m) * 2.0**first + int(n) * 2.0**second)) for m, n in zip(a, b, strict=True)]
+            return [
+                int(np.floor(int(m) * 2.0**first + int(n) * 2.0**second))
+                for m, n in zip(a, b, strict=True)
+            ]
 
         return total
 
     def coarse(a, a_exponent, b, b_exponent):
         unit = max(a_exponent, b_exponent)
-        return [(int(m) >> (unit - a_exponent)) + (int(n) >> (unit - b_exponent)) for m, n in zip(a, b, strict=True)]
+        return [
+            (int(m) >> (unit - a_exponent)) + (int(n) >> (unit - b_exponent))
+            for m, n in zip(a, b, strict=True)
+        ]
 
-    faults = (
-        Fault("The integers count different units: shift one side before you add.", moved(lambda p, q: (0, 0))),
-        Fault("You shift the wrong side: the one with the larger exponent has the larger unit, and more small units "
-              "in it.", moved(lambda p, q: (max(q - p, 0), max(p - q, 0)))),
-        Fault("You shift to the right, to the larger unit: bits get lost. To the left, to the smaller unit, nothing "
-              "is.", coarse),
-        Fault("That is right where a has the larger exponent; where b has it, b must be shifted.",
-              moved(lambda p, q: (max(p - q, 0), 0))),
-        Fault("That is right where b has the larger exponent; where a has it, a must be shifted.",
-              moved(lambda p, q: (0, max(q - p, 0)))),
-        Fault("A shift by k places is a multiplication by 2^k, not by k.", lambda a, a_exponent, b, b_exponent:
-              a * max(a_exponent - b_exponent, 1) + b * max(b_exponent - a_exponent, 1)),
-        Fault("These are the values: give the integers, in units of the smaller exponent's power.",
-              lambda a, a_exponent, b, b_exponent: a.double() * 2.0**a_exponent + b.double() * 2.0**b_exponent),
-        Fault("The sign of b is turned round: the sum is asked for.", lambda a, a_exponent, b, b_exponent:
-              2 * np.array(_times(a, a_exponent - min(a_exponent, b_exponent)))
-              - np.array(_aligned(a, a_exponent, b, b_exponent))),
-    )  # fmt: skip
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "The integers count different units: shift one side before you add.",
+        moved(lambda p, q: (0, 0)),
+    )
+
+    faults.add(
+        "You shift the wrong side: the one with the larger exponent has the larger unit, and more small units in it.",
+        moved(lambda p, q: (max(q - p, 0), max(p - q, 0))),
+    )
+
+    faults.add(
+        "You shift to the right, to the larger unit: bits get lost. To the left, to the smaller unit, nothing is.",
+        coarse,
+    )
+
+    faults.add(
+        "That is right where a has the larger exponent; where b has it, b must be shifted.",
+        moved(lambda p, q: (max(p - q, 0), 0)),
+    )
+
+    faults.add(
+        "That is right where b has the larger exponent; where a has it, a must be shifted.",
+        moved(lambda p, q: (0, max(q - p, 0))),
+    )
+
+    @faults.says("A shift by k places is a multiplication by 2^k, not by k.")
+    def _(a, a_exponent, b, b_exponent):
+        return a * max(a_exponent - b_exponent, 1) + b * max(b_exponent - a_exponent, 1)
+
+    @faults.says(
+        "These are the values: give the integers, in units of the smaller exponent's power."
+    )
+    def _(a, a_exponent, b, b_exponent):
+        return a.double() * 2.0**a_exponent + b.double() * 2.0**b_exponent
+
+    @faults.says("The sign of b is reversed: the sum is asked for.")
+    def _(a, a_exponent, b, b_exponent):
+        return 2 * np.array(_times(a, a_exponent - min(a_exponent, b_exponent))) - np.array(
+            _aligned(a, a_exponent, b, b_exponent)
+        )
+
     return compare(answer, _aligned, cases, faults, draw=_sums)
 
 
 @check
 def accumulator_bits(answer) -> Verdict:
-    """Judge accumulator_bits(weight, bias, largest) -> the fewest bits that hold every sum, whatever the picture.
+    """Judge accumulator_bits(weight, bias, largest) -> the fewest bits that hold every sum,
+    whatever the picture.
 
     >>> accumulator_bits(lambda weight, bias, largest: 32).passed
     False
 
-    weight: integers (outputs, inputs); bias: (outputs,); inputs are codes from 0 to largest. Two's complement.
+    weight: integers (outputs, inputs); bias: (outputs,); inputs are codes from 0 to largest.
+    The accumulator is in two's complement.
     """
     generator = np.random.default_rng(0)
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {"weight": torch.tensor([[1]]), "bias": torch.tensor([0]), "largest": 127},
         {"weight": torch.tensor([[1]]), "bias": torch.tensor([1]), "largest": 127},
         {"weight": torch.tensor([[-1]]), "bias": torch.tensor([-1]), "largest": 127},
         {"weight": torch.tensor([[1, -1]]), "bias": torch.tensor([0]), "largest": 127},
         {"weight": torch.tensor([[-2, -2]]), "bias": torch.tensor([0]), "largest": 2},
-        {"weight": torch.tensor([[7, -8, 1], [1, 1, 1]]), "bias": torch.tensor([3, 100]), "largest": 15},
+        {
+            "weight": torch.tensor([[7, -8, 1], [1, 1, 1]]),
+            "bias": torch.tensor([3, 100]),
+            "largest": 15,
+        },
         {"weight": torch.tensor([[1, 0], [0, 1]]), "bias": torch.tensor([0, 0]), "largest": 7},
         {"weight": torch.tensor([[6, -5], [0, 0]]), "bias": torch.tensor([0, 300]), "largest": 3},
     ]
     for bits, inputs in ((2, 9), (4, 72), (4, 144), (8, 144), (8, 27)):
-        weight = torch.from_numpy(generator.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (8, inputs)))
+        weight = torch.from_numpy(
+            generator.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (8, inputs))
+        )
         bias = torch.from_numpy(generator.integers(-5000, 5000, 8))
         cases.append({"weight": weight, "bias": bias, "largest": 255})
 
@@ -149,42 +229,76 @@ def accumulator_bits(answer) -> Verdict:
     def extremes(w, b, x):
         return (np.minimum(w, 0).sum(1) * x + b).min(), (np.maximum(w, 0).sum(1) * x + b).max()
 
-    faults = (
-        Fault("A bit is missing: two's complement needs one for the sign.", lambda weight, bias, largest:
-              _bits(weight, bias, largest) - 1),
-        Fault("One bit too many: -2^(b-1) is still held by b bits, and positive and negative sums share them.",
-              lambda weight, bias, largest: _bits(weight, bias, largest) + 1),
-        Fault("The bias is missing.", reach(lambda w, b, x: extremes(w, 0 * b, x))),
-        Fault("That holds sum |w| * largest + |b|. But no picture makes the negative weights count as positive ones: "
-              "take the positive and the negative weights apart.",
-              reach(lambda w, b, x: (-1, (abs(w).sum(1) * x + abs(b)).max()))),
-        Fault("That is for the sum over all outputs: each output has an accumulator of its own.",
-              reach(lambda w, b, x: extremes(w.reshape(1, -1), b.sum(keepdims=True), x))),
-        Fault("That is the bits of a product and log2 of their number: safe, but it assumes the largest weight "
-              "everywhere.",
-              reach(lambda w, b, x: (-(abs(w).max() * x * w.shape[1] + abs(b).max()),
-                                     abs(w).max() * x * w.shape[1] + abs(b).max() - 1))),
-        Fault("You looked at positive sums alone: a negative one can be the longer.",
-              reach(lambda w, b, x: (-1, max(extremes(w, b, x)[1], 0)))),
-        Fault("You looked at the picture where all inputs are the largest: zeros where a weight is positive, and the "
-              "largest where it is negative, make the smallest sum.",
-              reach(lambda w, b, x: ((w.sum(1) * x + b).min(), (w.sum(1) * x + b).max()))),
-        Fault("That holds one product: a sum of them is longer.",
-              reach(lambda w, b, x: (min((w * x).min(), 0), max((w * x).max(), 0)))),
-    )  # fmt: skip
-    names = points("bits", lambda c: f"{c['weight'].shape[0]} x {c['weight'].shape[1]}, to {c['largest']}")
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says("A bit is missing: two's complement needs one for the sign.")
+    def _(weight, bias, largest):
+        return _bits(weight, bias, largest) - 1
+
+    @faults.says(
+        "One bit too many: -2^(b-1) is still held by b bits, and positive and negative sums share them."
+    )
+    def _(weight, bias, largest):
+        return _bits(weight, bias, largest) + 1
+
+    faults.add("The bias is missing.", reach(lambda w, b, x: extremes(w, 0 * b, x)))
+
+    faults.add(
+        "That holds sum |w| * largest + |b|. But no image makes the negative weights count as "
+        "positive ones: take the positive and the negative weights apart.",
+        reach(lambda w, b, x: (-1, (abs(w).sum(1) * x + abs(b)).max())),
+    )
+
+    faults.add(
+        "That is for the sum over all outputs: each output has an accumulator of its own.",
+        reach(lambda w, b, x: extremes(w.reshape(1, -1), b.sum(keepdims=True), x)),
+    )
+
+    faults.add(
+        "That is the bits of a product and log2 of their number: safe, but it assumes the largest weight everywhere.",
+        reach(
+            lambda w, b, x: (
+                -(abs(w).max() * x * w.shape[1] + abs(b).max()),
+                abs(w).max() * x * w.shape[1] + abs(b).max() - 1,
+            )
+        ),
+    )
+
+    faults.add(
+        "You looked at positive sums alone: a negative one can be the longer.",
+        reach(lambda w, b, x: (-1, max(extremes(w, b, x)[1], 0))),
+    )
+
+    faults.add(
+        "You looked at the image where all inputs are the largest: zeros where a weight is "
+        "positive, and the largest where it is negative, make the smallest sum.",
+        reach(lambda w, b, x: ((w.sum(1) * x + b).min(), (w.sum(1) * x + b).max())),
+    )
+
+    faults.add(
+        "That holds one product: a sum of them is longer.",
+        reach(lambda w, b, x: (min((w * x).min(), 0), max((w * x).max(), 0))),
+    )
+
+    names = points(
+        "bits", lambda c: f"{c['weight'].shape[0]} x {c['weight'].shape[1]}, to {c['largest']}"
+    )
     return compare(answer, _bits, cases, faults, draw=names)
 
 
 @check
 def pack(answer) -> Verdict:
-    """Judge pack(codes, bits) -> the bytes, integers 0 to 255, of signed codes of so many bits each.
+    """Judge pack(codes, bits) -> the bytes, integers 0 to 255, of signed codes of so many bits
+    each.
 
     >>> pack(lambda codes, bits: codes).passed
     False
 
-    codes: a list. Two's complement, the first code in the lowest bits of the first byte; zeros fill the last byte.
+    codes: a list. Two's complement, the first code in the lowest bits of the first byte; zeros fill
+    the last byte.
     """
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         {"codes": [1, 0, 0, 0], "bits": 2},
         {"codes": [0, 0, 0, 1], "bits": 2},
@@ -215,29 +329,52 @@ def pack(answer) -> Verdict:
     def mirrored(codes, bits):
         return bytes_of(stream(codes, bits), last_first=True)
 
-    faults = (
-        Fault("The first code belongs into the lowest bits: yours stands in the highest.",
-              lambda codes, bits: bytes_of(stream(codes, bits))),
-        Fault("The bits of each code are turned round: its lowest bit comes first.", mirrored),
-        Fault("The codes come in the wrong order: the first one goes first.",
-              lambda codes, bits: _packed(codes[::-1], bits)),
-        Fault("That is a byte for each code: with fewer than 8 bits several share one.",
-              lambda codes, bits: [c & 255 for c in codes]),
-        Fault("Codes may lie across two bytes: with 3 bits, 8 codes fill 3 bytes without a gap.", separately),
-        Fault("Negative codes reach into their neighbours: keep `bits` bits of each, with & (2**bits - 1).",
-              lambda codes, bits: _split(sum(c << (bits * i) for i, c in enumerate(codes)), len(codes), bits)),
-        Fault("The sign is lost: -1 is all ones in two's complement, not 1.",
-              lambda codes, bits: _packed([abs(c) for c in codes], bits)),
-        Fault("You moved the codes up to make them positive: two's complement keeps 0 as 0.",
-              lambda codes, bits: _packed([c + 2 ** (bits - 1) for c in codes], bits)),
-        Fault("The bytes come in the wrong order: the lowest one first.",
-              lambda codes, bits: _packed(codes, bits)[::-1]),
-    )  # fmt: skip
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says("The first code belongs into the lowest bits: yours stands in the highest.")
+    def _(codes, bits):
+        return bytes_of(stream(codes, bits))
+
+    faults.add("The bits of each code are reversed: its lowest bit comes first.", mirrored)
+
+    @faults.says("The codes come in the wrong order: the first one goes first.")
+    def _(codes, bits):
+        return _packed(codes[::-1], bits)
+
+    @faults.says("That is a byte for each code: with fewer than 8 bits several share one.")
+    def _(codes, bits):
+        return [c & 255 for c in codes]
+
+    faults.add(
+        "Codes may lie across two bytes: with 3 bits, 8 codes fill 3 bytes without a gap.",
+        separately,
+    )
+
+    @faults.says(
+        "Negative codes reach into their neighbours: keep `bits` bits of each, with & (2**bits - 1)."
+    )
+    def _(codes, bits):
+        return _split(sum((c << bits * i for i, c in enumerate(codes))), len(codes), bits)
+
+    @faults.says("The sign is lost: -1 is all ones in two's complement, not 1.")
+    def _(codes, bits):
+        return _packed([abs(c) for c in codes], bits)
+
+    @faults.says("You moved the codes up to make them positive: two's complement keeps 0 as 0.")
+    def _(codes, bits):
+        return _packed([c + 2 ** (bits - 1) for c in codes], bits)
+
+    @faults.says("The bytes come in the wrong order: the lowest one first.")
+    def _(codes, bits):
+        return _packed(codes, bits)[::-1]
+
     for case in cases:  # an answer with another number of bytes is told so by name, not by shape
         given = call(answer, case)
         wanted = _packed(**case)
         if hasattr(given, "__len__") and len(given) != len(wanted):
-            says = f"Not yet. For codes={case['codes']}, bits={case['bits']} you gave {len(given)} bytes; "
+            asked = f"codes={case['codes']}, bits={case['bits']}"
+            says = f"Not yet. For {asked} you gave {len(given)} bytes; "
             says += f"{len(case['codes'])} x {case['bits']} bits are {len(wanted)}."
             named = [f.says for f in faults if _same(f.answer(**case), given)]
             return Verdict(False, " ".join([says, *named[:1]]))
@@ -245,7 +382,10 @@ def pack(answer) -> Verdict:
 
 
 def _listed(given):
-    return [int(byte) for byte in given] if hasattr(given, "__iter__") else given
+    """Return the bytes as numbers, not rounded: 1.5 is no byte."""
+    if isinstance(given, bytes | bytearray):
+        return list(given)
+    return array(given).tolist() if hasattr(given, "__iter__") else given
 
 
 def _same(a, b) -> bool:
@@ -285,7 +425,10 @@ def _width(low: int, high: int) -> int:
 
 def _bits(weight, bias, largest) -> int:
     rows = zip(weight.tolist(), bias.tolist(), strict=True)
-    ends = [(b + largest * sum(w for w in row if w < 0), b + largest * sum(w for w in row if w > 0)) for row, b in rows]
+    ends = [
+        (b + largest * sum(w for w in row if w < 0), b + largest * sum(w for w in row if w > 0))
+        for row, b in rows
+    ]
     return _width(min(low for low, _ in ends), max(high for _, high in ends))
 
 
@@ -300,7 +443,9 @@ def _split(number: int, count: int, bits: int) -> list[int]:
 
 
 def _bytes(cases, wanted, given) -> plots.Drawing:
-    """The bits of the packed bytes of one case, the lowest first, what is right above what was given."""
+    """The bits of the packed bytes of one case, the lowest first, what is right above what was
+    given.
+    """
     wrong = [i for i in range(len(cases)) if not _same(wanted[i], given[i])]
     at = wrong[0] if wrong else 5
     bits = cases[at]["bits"]
@@ -317,7 +462,7 @@ def _bytes(cases, wanted, given) -> plots.Drawing:
         ax.set(xticks=[], yticks=[], title=name)
         ax.grid(False)
     drawing.sentence = (
-        f"The bits of the bytes for codes {cases[at]['codes']} of {bits} bits, the lowest first: the right ones above, "
-        "yours below. Lines part the bytes, broken lines the codes."
+        f"The bits of the bytes for codes {cases[at]['codes']} of {bits} bits, the lowest first: "
+        "the right ones above, yours below. Lines separate the bytes, broken lines the codes."
     )
     return drawing

@@ -1,4 +1,7 @@
-"""Lesson 11, the paper's figures and tables: a rate, a rate counted again, a fair comparison, a Pareto front."""
+"""Lesson 11, the paper's figures and tables: a compression, a compression counted again, a fair
+comparison, a
+Pareto front.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from hmq_lab import plots
-from hmq_lab.checks.frame import Fault, Verdict, check, compare, points
+from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
 
 LAYERS = [
     {"sizes": [100], "bits": [4]},
@@ -23,28 +26,43 @@ LAYERS = [
 def wcr(answer) -> Verdict:
     """Exercise 1: the compression rate of the weights from the tensors' sizes and bits.
 
-    >>> checks.wcr(lambda sizes, bits: 32 * sum(sizes) / sum(n * b for n, b in zip(sizes, bits))).passed
-    True
+    >>> checks.wcr(lambda sizes, bits: 32 / max(bits)).passed
+    False
     """
-    faults = [
-        Fault(
-            "That counts tensors: a tensor of 36,864 weights must weigh more than one of 432. Multiply bits by sizes.",
-            lambda sizes, bits: 32 / np.mean(bits),
-        ),
-        Fault("Those are the mean bits of a weight; the rate is 32 over them.", _mean_bits),
-        Fault(
-            "That is upside down: the float size over the quantized one.",
-            lambda sizes, bits: _mean_bits(sizes, bits) / 32,
-        ),
-        Fault(
-            "That is the mean of the tensors' own rates. Add up the bits of all weights first, and divide once.",
-            lambda sizes, bits: np.average(32 / np.array(bits), weights=sizes),
-        ),
-        Fault("That is the plain mean of the tensors' rates.", lambda sizes, bits: np.mean(32 / np.array(bits))),
-        Fault("A float weight has 32 bits, not 8.", lambda sizes, bits: 8 / _mean_bits(sizes, bits)),
-        Fault("A float weight has 32 bits, not 16.", lambda sizes, bits: 16 / _mean_bits(sizes, bits)),
-    ]
-    draw = points("rate of the weights", lambda case: f"{len(case['sizes'])} tensors")
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says(
+        "That counts tensors: a tensor of 36,864 weights must weigh more than one of 432. Multiply bits by sizes."
+    )
+    def _(sizes, bits):
+        return 32 / np.mean(bits)
+
+    faults.add("Those are the mean bits of a weight; the compression is 32 over them.", _mean_bits)
+
+    @faults.says("That is inverted: the float size over the quantized one.")
+    def _(sizes, bits):
+        return _mean_bits(sizes, bits) / 32
+
+    @faults.says(
+        "That is the mean of the tensors' own compressions. Add up the bits of all weights first, and divide once."
+    )
+    def _(sizes, bits):
+        return np.average(32 / np.array(bits), weights=sizes)
+
+    @faults.says("That is the plain mean of the tensors' compressions.")
+    def _(sizes, bits):
+        return np.mean(32 / np.array(bits))
+
+    @faults.says("A float weight has 32 bits, not 8.")
+    def _(sizes, bits):
+        return 8 / _mean_bits(sizes, bits)
+
+    @faults.says("A float weight has 32 bits, not 16.")
+    def _(sizes, bits):
+        return 16 / _mean_bits(sizes, bits)
+
+    draw = points("compression of the weights", lambda case: f"{len(case['sizes'])} tensors")
     return compare(answer, _wcr, LAYERS, faults, tolerance=1e-6, draw=draw)
 
 
@@ -75,43 +93,54 @@ def recount(answer) -> Verdict:
     ...     (quantized + left_float) / (quantized / rate + left_float)).passed
     True
     """
-    faults = [
-        Fault(
-            "That is the rate you were given: the float weights are not counted yet.",
-            lambda rate, quantized, left_float: rate,
-        ),
-        Fault(
-            "Rates do not average like that. Add up the sizes, then divide once.",
-            lambda rate, quantized, left_float: (rate * quantized + left_float) / (quantized + left_float),
-        ),
-        Fault(
-            "The float weights are in the size now, but not among all weights: add them above, too.",
-            lambda rate, quantized, left_float: quantized / (quantized / rate + left_float),
-        ),
-        Fault(
-            "The float weights are among the weights now, but take no room: add them below, too.",
-            lambda rate, quantized, left_float: (quantized + left_float) / (quantized / rate),
-        ),
-        Fault(
-            "That takes the weights that were left float for 8-bit ones. They have 32 bits, as before.",
-            lambda rate, quantized, left_float: (quantized + left_float) / (quantized / rate + left_float / 4),
-        ),
-        Fault(
-            "That is upside down: the float size over the new size.",
-            lambda rate, quantized, left_float: (quantized / rate + left_float) / (quantized + left_float),
-        ),
-    ]
-    draw = points("rate over all weights", lambda case: f"{case['rate']:g}, {case['left_float']:,} float")
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says("That is the compression you were given: the float weights are not counted yet.")
+    def _(rate, quantized, left_float):
+        return rate
+
+    @faults.says("Rates do not average like that. Add up the sizes, then divide once.")
+    def _(rate, quantized, left_float):
+        return (rate * quantized + left_float) / (quantized + left_float)
+
+    @faults.says(
+        "The float weights are in the size now, but not among all weights: add them above, too."
+    )
+    def _(rate, quantized, left_float):
+        return quantized / (quantized / rate + left_float)
+
+    @faults.says(
+        "The float weights are among the weights now, but take no room: add them below, too."
+    )
+    def _(rate, quantized, left_float):
+        return (quantized + left_float) / (quantized / rate)
+
+    @faults.says(
+        "That takes the weights that were left float for 8-bit ones. They have 32 bits, as before."
+    )
+    def _(rate, quantized, left_float):
+        return (quantized + left_float) / (quantized / rate + left_float / 4)
+
+    @faults.says("That is inverted: the float size over the new size.")
+    def _(rate, quantized, left_float):
+        return (quantized / rate + left_float) / (quantized + left_float)
+
+    draw = points(
+        "compression over all weights",
+        lambda case: f"{case['rate']:g}, {case['left_float']:,} float",
+    )
     return compare(answer, _recount, COUNTS, faults, tolerance=1e-6, draw=draw)
 
 
 def _recount(rate, quantized, left_float) -> float:
-    """As one more tensor of 32 bits beside those of 32 / rate."""
+    """As one more tensor of 32 bits beside those of 32 / compression."""
     bits = Fraction(32) / Fraction(rate)
     return float(32 * (quantized + left_float) / (quantized * bits + left_float * 32))
 
 
-RESULTS = [  # (rate, accuracy, accuracy of the own float network): quarters of a point, so that sums are exact
+# (rate, accuracy, accuracy of the own float network): quarters of a point, so that sums are exact
+RESULTS = [
     {"results": [(8.0, 91.5, 91.75)], "points": 0.5},
     {"results": [(8.0, 91.5, 91.75), (16.0, 91.0, 91.75)], "points": 0.5},
     {"results": [(10.5, 92.75, 93.0), (17.5, 92.5, 93.5), (14.0, 91.5, 91.5)], "points": 0.5},
@@ -123,10 +152,11 @@ RESULTS = [  # (rate, accuracy, accuracy of the own float network): quarters of 
 
 @check
 def best_rate(answer) -> Verdict:
-    """Exercise 2: the highest rate at which a result loses at most so many points to its own float network.
+    """Exercise 2: the highest rate at which a result loses at most so many points to its own float
+    network.
 
-    >>> checks.best_rate(lambda results, points: max([r for r, a, f in results if f - a <= points], default=0)).passed
-    True
+    >>> checks.best_rate(lambda results, points: max(r for r, a, f in results)).passed
+    False
     """
 
     def fault(fits, pick=max, of=0):
@@ -139,41 +169,66 @@ def best_rate(answer) -> Verdict:
     def within(rate, accuracy, own, results, points):
         return own - accuracy <= points
 
-    faults = [
-        Fault(
-            "That compares with the highest accuracy of the list: each result has a float network of its own.",
-            fault(lambda rate, accuracy, own, results, points: max(a for _, a, _ in results) - accuracy <= points),
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    faults.add(
+        "That compares with the highest accuracy of the list: each result has a float network of its own.",
+        fault(
+            lambda rate, accuracy, own, results, points: (
+                max((a for _, a, _ in results)) - accuracy <= points
+            )
         ),
-        Fault(
-            "That compares with the best float network of the list: each result has one of its own.",
-            fault(lambda rate, accuracy, own, results, points: max(f for *_, f in results) - accuracy <= points),
+    )
+
+    faults.add(
+        "That compares with the best float network of the list: each result has one of its own.",
+        fault(
+            lambda rate, accuracy, own, results, points: (
+                max((f for *_, f in results)) - accuracy <= points
+            )
         ),
-        Fault(
-            "A loss of exactly so many points is still allowed: <=, not <.",
-            fault(lambda rate, accuracy, own, results, points: own - accuracy < points),
-        ),
-        Fault(
-            "The sign is turned round: float accuracy minus quantized accuracy is what was lost.",
-            fault(lambda rate, accuracy, own, results, points: accuracy - own <= points),
-        ),
-        Fault(
-            "A result above its float network has lost nothing: no absolute value.",
-            fault(lambda rate, accuracy, own, results, points: abs(own - accuracy) <= points),
-        ),
-        Fault(
-            "Points are differences of percentages, not a share of the float accuracy.",
-            fault(lambda rate, accuracy, own, results, points: 100 * (own - accuracy) / own <= points),
-        ),
-        Fault("That is the lowest rate that fits; the highest was asked for.", fault(within, min)),
-        Fault("That is an accuracy; a rate was asked for.", fault(within, of=1)),
-        Fault("That ignores what was lost: the rate must be of a result that fits.", fault(lambda *_: True)),
-    ]
-    draw = points("rate", lambda case: f"{len(case['results'])} results, {case['points']:g} points")
+    )
+
+    faults.add(
+        "A loss of exactly so many points is still allowed: <=, not <.",
+        fault(lambda rate, accuracy, own, results, points: own - accuracy < points),
+    )
+
+    faults.add(
+        "The sign is reversed: float accuracy minus quantized accuracy is what was lost.",
+        fault(lambda rate, accuracy, own, results, points: accuracy - own <= points),
+    )
+
+    faults.add(
+        "A result above its float network has lost nothing: no absolute value.",
+        fault(lambda rate, accuracy, own, results, points: abs(own - accuracy) <= points),
+    )
+
+    faults.add(
+        "Points are differences of percentages, not a share of the float accuracy.",
+        fault(lambda rate, accuracy, own, results, points: 100 * (own - accuracy) / own <= points),
+    )
+
+    faults.add(
+        "That is the lowest compression that fits; the highest was asked for.", fault(within, min)
+    )
+
+    faults.add("That is an accuracy; a compression was asked for.", fault(within, of=1))
+
+    faults.add(
+        "That ignores what was lost: the compression must be of a result that fits.",
+        fault(lambda *_: True),
+    )
+
+    draw = points(
+        "compression", lambda case: f"{len(case['results'])} results, {case['points']:g} points"
+    )
     return compare(answer, _best_rate, RESULTS, faults, tolerance=1e-9, draw=draw)
 
 
 def _best_rate(results, points) -> float:
-    """From the highest rate downwards, the first that fits."""
+    """From the highest compression downwards, the first that fits."""
     for rate, accuracy, own in sorted(results, reverse=True):
         if not accuracy + points < own:
             return rate
@@ -212,44 +267,63 @@ def pareto(answer) -> Verdict:
     def fault(beats, keep=False):
         return lambda points: [any(beats(o, p) for o in points) == keep for p in points]
 
-    faults = [
-        Fault("Those are the points that are beaten: turn True and False round.", lambda points: ~_pareto(points)),
-        Fault(
-            "To be beaten it is enough to be lower in one and equal in the other: >= in both, and not the same point.",
-            fault(lambda o, p: o[0] > p[0] and o[1] > p[1]),
-        ),
-        Fault(
-            "Every point is at least as good as itself, and so beats itself there: leave out equal points.",
-            fault(lambda o, p: o[0] >= p[0] and o[1] >= p[1]),
-        ),
-        Fault(
-            "A point is beaten by one that is as good in both and better in one; better in one of them alone does not.",
-            fault(lambda o, p: o[0] > p[0] or o[1] > p[1]),
-        ),
-        Fault(
-            "That is the front towards low rates. A higher rate is a smaller network: more of both is better.",
-            fault(lambda o, p: o[0] <= p[0] and o[1] >= p[1] and o != p),
-        ),
-        Fault(
-            "That finds the highest accuracy alone; a lower one at a higher rate may lie on the front, too.",
-            lambda points: [a == max(b for _, b in points) for _, a in points],
-        ),
-        Fault(
-            "Two equal points do not beat each other: both lie on the front, or neither.",
-            lambda points: [on and p not in points[:i] for i, (on, p) in enumerate(pairs(_pareto(points), points))],
-        ),
-        Fault(
-            "That compares each point with the next one of the list alone; compare it with all.",
-            lambda points: [
-                not (n[0] >= p[0] and n[1] >= p[1] and n != p) for p, n in pairs(points, [*points[1:], points[-1]])
-            ],
-        ),
-    ]
-    return compare(answer, _pareto, CLOUDS, faults, draw=_cloud, right="Right, for all {count} sets of points.")
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says("Those are the points that are beaten: turn True and False round.")
+    def _(points):
+        return ~_pareto(points)
+
+    faults.add(
+        "To be beaten it is enough to be lower in one and equal in the other: >= in both, and not the same point.",
+        fault(lambda o, p: o[0] > p[0] and o[1] > p[1]),
+    )
+
+    faults.add(
+        "Every point is at least as good as itself, and so beats itself there: leave out equal points.",
+        fault(lambda o, p: o[0] >= p[0] and o[1] >= p[1]),
+    )
+
+    faults.add(
+        "A point is beaten by one that is as good in both and better in one; better in one of them alone does not.",
+        fault(lambda o, p: o[0] > p[0] or o[1] > p[1]),
+    )
+
+    faults.add(
+        "That is the front towards low compressions. A higher compression is a smaller network: "
+        "more of both "
+        "is better.",
+        fault(lambda o, p: o[0] <= p[0] and o[1] >= p[1] and (o != p)),
+    )
+
+    @faults.says(
+        "That finds the highest accuracy alone; a lower one at a higher compression may lie on the front, too."
+    )
+    def _(points):
+        return [a == max((b for _, b in points)) for _, a in points]
+
+    @faults.says("Two equal points do not beat each other: both lie on the front, or neither.")
+    def _(points):
+        return [
+            on and p not in points[:i] for i, (on, p) in enumerate(pairs(_pareto(points), points))
+        ]
+
+    @faults.says(
+        "That compares each point with the next one of the list alone; compare it with all."
+    )
+    def _(points):
+        return [
+            not (n[0] >= p[0] and n[1] >= p[1] and (n != p))
+            for p, n in pairs(points, [*points[1:], points[-1]])
+        ]
+
+    return compare(
+        answer, _pareto, CLOUDS, faults, draw=_cloud, right="Right, for all {count} sets of points."
+    )
 
 
 def _pareto(points) -> np.ndarray:
-    """From the highest rate downwards: on the front is what is higher than all before it."""
+    """From the highest compression downwards: on the front is what is higher than all before it."""
     on, best = np.zeros(len(points), bool), -np.inf
     for rate in sorted({r for r, _ in points}, reverse=True):
         highest = max(a for r, a in points if r == rate)
@@ -269,7 +343,9 @@ def _cloud(cases, wanted, given) -> plots.Drawing:
     ax.plot(rates, accuracies, "o", color=plots.PALE, ms=7, label="points")
     ax.plot(rates[wanted[at]], accuracies[wanted[at]], label="on the front", **ring)
     ax.plot(rates[yours], accuracies[yours], "x", color=plots.BLUE, ms=7, mew=2, label="yours")
-    ax.set(xlabel="rate", ylabel="accuracy (%)")
+    ax.set(xlabel="compression", ylabel="accuracy (%)")
     ax.legend(frameon=False)
-    drawing.sentence = f"{int(wanted[at].sum())} of {len(rates)} points lie on the front; you named {int(yours.sum())}."
+    right = int(wanted[at].sum())
+    named = int(yours.sum())
+    drawing.sentence = f"{right} of {len(rates)} points lie on the front; you named {named}."
     return drawing

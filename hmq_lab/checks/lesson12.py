@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hmq_lab.checks.frame import Fault, Verdict, check, compare, points
+from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
 
 PAIRS = [  # (rate, accuracy) of one's own choice and of the other
     ((8.0, 90.0), (8.0, 90.0)),
@@ -21,38 +21,54 @@ PAIRS = [  # (rate, accuracy) of one's own choice and of the other
 
 @check
 def beats(answer) -> Verdict:
-    """Exercise 1: whether a choice is nowhere worse than another, in rate and accuracy, and better in one of them.
+    """Exercise 1: whether a choice is nowhere worse than another, in rate and accuracy, and better
+    in one of them.
 
-    >>> checks.beats(lambda mine, other: mine != other and mine[0] >= other[0] and mine[1] >= other[1]).passed
-    True
+    >>> checks.beats(lambda mine, other: mine > other).passed
+    False
     """
-    faults = [
-        Fault(
-            "Two equal choices do not beat each other: one of the two numbers must be better.",
-            lambda mine, other: mine[0] >= other[0] and mine[1] >= other[1],
-        ),
-        Fault(
-            "That asks for both to be better; better in one and equal in the other beats it, too.",
-            lambda mine, other: mine[0] > other[0] and mine[1] > other[1],
-        ),
-        Fault(
-            "Better in one is not enough where the other number is worse: such choices are not comparable.",
-            lambda mine, other: mine[0] > other[0] or mine[1] > other[1],
-        ),
-        Fault("That looks at the accuracy alone; the rate counts, too.", lambda mine, other: mine[1] > other[1]),
-        Fault("That looks at the rate alone; the accuracy counts, too.", lambda mine, other: mine[0] > other[0]),
-        Fault(
-            "The rate is turned round: a higher rate is a smaller network, and better.",
-            lambda mine, other: mine != other and mine[0] <= other[0] and mine[1] >= other[1],
-        ),
-        Fault(
-            "That tells whether the other one beats yours.",
-            lambda mine, other: mine != other and mine[0] <= other[0] and mine[1] <= other[1],
-        ),
-        Fault(
-            "Rate and accuracy do not add up: compare each with its own.", lambda mine, other: sum(mine) > sum(other)
-        ),
-    ]
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says("Two equal choices do not beat each other: one of the two numbers must be better.")
+    def _(mine, other):
+        return mine[0] >= other[0] and mine[1] >= other[1]
+
+    @faults.says(
+        "That asks for both to be better; better in one and equal in the other beats it, too."
+    )
+    def _(mine, other):
+        return mine[0] > other[0] and mine[1] > other[1]
+
+    @faults.says(
+        "Better in one is not enough where the other number is worse: such choices are not comparable."
+    )
+    def _(mine, other):
+        return mine[0] > other[0] or mine[1] > other[1]
+
+    @faults.says("That looks at the accuracy alone; the compression counts, too.")
+    def _(mine, other):
+        return mine[1] > other[1]
+
+    @faults.says("That looks at the compression alone; the accuracy counts, too.")
+    def _(mine, other):
+        return mine[0] > other[0]
+
+    @faults.says(
+        "The compression is reversed: a higher compression is a smaller network, and better."
+    )
+    def _(mine, other):
+        return mine != other and mine[0] <= other[0] and (mine[1] >= other[1])
+
+    @faults.says("That tells whether the other one beats yours.")
+    def _(mine, other):
+        return mine != other and mine[0] <= other[0] and (mine[1] <= other[1])
+
+    @faults.says("Rate and accuracy do not add up: compare each with its own.")
+    def _(mine, other):
+        return sum(mine) > sum(other)
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"mine": mine, "other": other} for mine, other in PAIRS]
     draw = points("beats (1: yes)", lambda case: "{:g}, {:g} %".format(*case["mine"]))
     return compare(answer, _beats, cases, faults, draw=draw)
@@ -77,35 +93,53 @@ CHANGES = [
 
 @check
 def cheapest_bit(answer) -> Verdict:
-    """Exercise 2: the number of the layer in which one bit less costs the least loss for each bit it saves.
+    """Exercise 2: the number of the layer in which one bit less costs the least loss for each bit
+    it saves.
 
-    >>> checks.cheapest_bit(lambda changes, sizes: min(range(len(sizes)), key=lambda i: changes[i] / sizes[i])).passed
-    True
+    >>> checks.cheapest_bit(lambda changes, sizes: changes.index(min(changes))).passed
+    False
     """
-    faults = [
-        Fault(
-            "That is the layer whose loss rises least; one bit less in a large layer saves more: divide by the size.",
-            lambda changes, sizes: np.argmin(changes),
-        ),
-        Fault(
-            "That is the dearest one: look for the least.",
-            lambda changes, sizes: np.argmax(np.array(changes) / sizes),
-        ),
-        Fault(
-            "Multiplied by the size, small layers look cheap; the loss *per bit saved* is a quotient.",
-            lambda changes, sizes: np.argmin(np.array(changes) * sizes),
-        ),
-        Fault("That is the largest layer; what it costs counts as well.", lambda changes, sizes: np.argmax(sizes)),
-        Fault(
-            "A change below zero is a gain and the cheapest of all: no absolute values.",
-            lambda changes, sizes: np.argmin(np.abs(changes) / sizes),
-        ),
-        Fault(
-            "That is the price itself, not the number of the layer that has it.",
-            lambda changes, sizes: min(np.array(changes) / sizes),
-        ),
-        Fault("Layers are counted from 0.", lambda changes, sizes: 1 + np.argmin(np.array(changes) / sizes)),
-    ]
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says(
+        "A change below zero is a gain, and a larger gain is cheaper: do not cut it off at 0."
+    )
+    def _(changes, sizes):
+        return np.argmin(np.maximum(changes, 0) / sizes)
+
+    @faults.says(
+        "That is the layer whose loss rises least; one bit less in a large layer saves more: divide by the size."
+    )
+    def _(changes, sizes):
+        return np.argmin(changes)
+
+    @faults.says("That is the dearest one: look for the least.")
+    def _(changes, sizes):
+        return np.argmax(np.array(changes) / sizes)
+
+    @faults.says(
+        "Multiplied by the size, small layers look cheap; the loss *per bit saved* is a quotient."
+    )
+    def _(changes, sizes):
+        return np.argmin(np.array(changes) * sizes)
+
+    @faults.says("That is the largest layer; what it costs counts as well.")
+    def _(changes, sizes):
+        return np.argmax(sizes)
+
+    @faults.says("A change below zero is a gain and the cheapest of all: no absolute values.")
+    def _(changes, sizes):
+        return np.argmin(np.abs(changes) / sizes)
+
+    @faults.says("That is the price itself, not the number of the layer that has it.")
+    def _(changes, sizes):
+        return min(np.array(changes) / sizes)
+
+    @faults.says("Layers are counted from 0.")
+    def _(changes, sizes):
+        return 1 + np.argmin(np.array(changes) / sizes)
+
     draw = points("layer", lambda case: f"{len(case['sizes'])} layers")
     return compare(answer, _cheapest_bit, CHANGES, faults, draw=draw)
 
@@ -136,33 +170,41 @@ def bit_operations(answer) -> Verdict:
     ...     m * w * i for m, w, i in zip(macs, weight_bits, input_bits))).passed
     True
     """
-    faults = [
-        Fault(
-            "That leaves the inputs' bits out: a product of a w-bit and an i-bit number takes w times i bit products.",
-            lambda macs, weight_bits, input_bits: np.dot(macs, weight_bits),
-        ),
-        Fault("That leaves the weights' bits out.", lambda macs, weight_bits, input_bits: np.dot(macs, input_bits)),
-        Fault(
-            "The bits of the two factors are multiplied, not added.",
-            lambda macs, weight_bits, input_bits: np.dot(macs, np.add(weight_bits, input_bits)),
-        ),
-        Fault(
-            "That multiplies sums or means over the layers; each layer has its own bits: sum the products.",
-            lambda macs, weight_bits, input_bits: sum(macs) * np.mean(weight_bits) * np.mean(input_bits),
-        ),
-        Fault(
-            "Those are the multiply-accumulates; each counts as often as its bits say.",
-            lambda macs, weight_bits, input_bits: sum(macs),
-        ),
-        Fault(
-            "That is one number for each layer; add them up.",
-            lambda macs, weight_bits, input_bits: (np.array(macs) * weight_bits * input_bits).tolist(),
-        ),
-        Fault(
-            "That counts bytes: nothing is divided by 8 here.",
-            lambda macs, weight_bits, input_bits: np.einsum("i,i,i", macs, weight_bits, input_bits) / 8,
-        ),
-    ]
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says(
+        "That leaves the inputs' bits out: a product of a w-bit and an i-bit number takes w times i bit products."
+    )
+    def _(macs, weight_bits, input_bits):
+        return np.dot(macs, weight_bits)
+
+    @faults.says("That leaves the weights' bits out.")
+    def _(macs, weight_bits, input_bits):
+        return np.dot(macs, input_bits)
+
+    @faults.says("The bits of the two factors are multiplied, not added.")
+    def _(macs, weight_bits, input_bits):
+        return np.dot(macs, np.add(weight_bits, input_bits))
+
+    @faults.says(
+        "That multiplies sums or means over the layers; each layer has its own bits: sum the products."
+    )
+    def _(macs, weight_bits, input_bits):
+        return sum(macs) * np.mean(weight_bits) * np.mean(input_bits)
+
+    @faults.says("Those are the multiply-accumulates; each counts as often as its bits say.")
+    def _(macs, weight_bits, input_bits):
+        return sum(macs)
+
+    @faults.says("That is one number for each layer; add them up.")
+    def _(macs, weight_bits, input_bits):
+        return (np.array(macs) * weight_bits * input_bits).tolist()
+
+    @faults.says("That counts bytes: nothing is divided by 8 here.")
+    def _(macs, weight_bits, input_bits):
+        return np.einsum("i,i,i", macs, weight_bits, input_bits) / 8
+
     draw = points("bit operations", lambda case: " + ".join(map(str, case["macs"])))
     return compare(answer, _bit_operations, LAYERS, faults, tolerance=1e-9, draw=draw)
 

@@ -1,4 +1,6 @@
-"""Lesson 13, your own network: a forward pass without branches, the share that is quantized, calibrated thresholds."""
+"""Lesson 13, your own network: a forward pass without branches, the share that is quantized,
+calibrated thresholds.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +9,17 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 
 from hmq_lab import plots
-from hmq_lab.checks.frame import Fault, Verdict, call, check, compare, points
+from hmq_lab.checks.frame import Faults, Verdict, call, check, compare, points
 from hmq_lab.graph import tracing
 from hmq_lab.network import Placement
 
 
 @check
 def upright(answer) -> Verdict:
-    """Exercise 1: negate the pictures whose mean is negative, so that torch.fx can follow.
+    """Exercise 1: negate the pictures whose mean is negative, so that torch.export can follow.
 
     >>> checks.upright(lambda x: torch.where(x.mean((1, 2, 3), keepdim=True) < 0, -x, x)).passed
     True
@@ -25,32 +27,42 @@ def upright(answer) -> Verdict:
     verdict = compare(answer, _upright, _pictures(), UPRIGHT_FAULTS, tolerance=1e-6, draw=_means)
     if not verdict.passed:
         return verdict
+    # Read it as a network is read, for any number of images, and run what was read.
+    mixed = _pictures()[-1]["x"]
     try:
-        with torch.no_grad():
-            run = tracing.run(tracing.trace(_Calling(answer), training=False))
-            again = compare(lambda x: run(_Calling(answer), x), _upright, _pictures(), UPRIGHT_FAULTS, tolerance=1e-6)
+        reading = tracing.trace(_Calling(answer), mixed, training=False)
     except ValueError as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        said = f"Not yet. The pictures are right, but torch.fx cannot follow the function: {reason}. "
-        return Verdict(False, said + (BRANCH if _branches(error.__cause__) else PLACEHOLDER), verdict.drawing)
+        reason = str(error).replace(_Calling.__name__, "your function")
+        said = f"Not yet. The images are right, but {reason}. {BRANCH}"
+        return Verdict(False, said, verdict.drawing)
+    calling = _Calling(answer)
+    for name, value in reading.constants.items():
+        setattr(calling, name, value)
+    run = tracing.run(reading.graph)
+    cases = [{"x": mixed}, {"x": mixed[:3]}]
+    with torch.no_grad():
+        again = compare(
+            lambda x: run(calling, x)[0],
+            _upright,
+            cases,
+            UPRIGHT_FAULTS,
+            tolerance=1e-6,
+        )
     if not again.passed:
         said = (
-            "Not yet. Called, the function is right; read by torch.fx, it gives something else: a number of one batch "
+            "Not yet. Called, the function is right; read by torch.export, it gives something "
+            "else: a number of one batch was written down as a constant. "
         )
-        return Verdict(False, said + f"was written down as a constant. {again.message}", verdict.drawing)
-    return Verdict(True, f"{verdict.message[:-1]}, and torch.fx can follow it.", verdict.drawing)
+        return Verdict(False, said + again.message, verdict.drawing)
+    return Verdict(
+        True, f"{verdict.message[:-1]}, and torch.export can follow it.", verdict.drawing
+    )
 
 
-BRANCH = "An `if` or a loop over pictures asks for values that are not there when a network is read."
-PLACEHOLDER = (
-    "When a network is read, x and its sizes are placeholders without values. `len`, NumPy, an assignment to a part "
-    "and a new tensor of such a size ask for values; torch.where, torch.ones_like and x.new_ones do not."
+BRANCH = (
+    "When a network is read, x has no values and its number of images is open. An `if`, a loop "
+    "over images and NumPy ask for what is not there; torch.where does not."
 )
-
-
-def _branches(error: Exception | None) -> bool:
-    """Whether torch.fx stopped at a decision or a loop; the second is what `range` says."""
-    return isinstance(error, fx.proxy.TraceError) or "cannot be interpreted as an integer" in str(error)
 
 
 class _Calling(nn.Module):
@@ -68,13 +80,18 @@ def _pictures() -> list[dict]:
     rng = torch.Generator().manual_seed(0)
     one = torch.tensor([[[[1.0, -3.0]]]])  # its mean is -1
     zero = torch.tensor([[[[2.0, -2.0]]], [[[-1.0, -1.0]]]])  # a mean of 0 is not negative
-    mixed = torch.randn(4, 3, 5, 5, generator=rng) + torch.tensor([1.0, -0.6, -0.8, 0.3])[:, None, None, None]
-    channels = torch.tensor([1.0, 0.5, -0.6])[None, :, None, None] * torch.ones(1, 3, 2, 2)  # one channel is negative
+    mixed = (
+        torch.randn(4, 3, 5, 5, generator=rng)
+        + torch.tensor([1.0, -0.6, -0.8, 0.3])[:, None, None, None]
+    )
+    channels = torch.tensor([1.0, 0.5, -0.6])[None, :, None, None] * torch.ones(
+        1, 3, 2, 2
+    )  # one channel is negative
     return [{"x": one}, {"x": zero}, {"x": torch.cat([channels, -channels])}, {"x": mixed}]
 
 
 def _upright(x: torch.Tensor) -> np.ndarray:
-    """Picture by picture, as a loop does it."""
+    """Image by image, as a loop does it."""
     return np.stack([-picture if picture.mean() < 0 else picture for picture in x.numpy()])
 
 
@@ -82,35 +99,59 @@ def _where(x, negative):
     return torch.where(negative, -x, x)
 
 
-UPRIGHT_FAULTS = [
-    Fault(
-        "That lets the mean of the whole batch decide: each picture has to decide for itself.",
-        lambda x: _where(x, x.mean() < 0),
-    ),
-    Fault(
-        "That negates the other ones, whose mean is not negative.",
-        lambda x: _where(x, x.mean((1, 2, 3), keepdim=True) >= 0),
-    ),
-    Fault("That takes the magnitude of each value; the picture is to be negated as a whole.", lambda x: x.abs()),
-    Fault(
-        "That multiplies by the sign of the mean, which is 0 for a mean of 0: such a picture is lost.",
-        lambda x: x * x.mean((1, 2, 3), keepdim=True).sign(),
-    ),
-    Fault(
-        "That decides for each channel: keep one mean for a picture, over channels, rows and columns.",
-        lambda x: _where(x, x.mean((2, 3), keepdim=True) < 0),
-    ),
-    Fault("That negates every picture.", lambda x: -x),
-    Fault("That gives the pictures back as they came.", lambda x: x),
-    Fault(
-        "That negates a mean of 0, too: it is not negative.",
-        lambda x: _where(x, x.mean((1, 2, 3), keepdim=True) <= 0),
-    ),
-]
+UPRIGHT_FAULTS = Faults()
+
+
+@UPRIGHT_FAULTS.says(
+    "That lets the mean of the whole batch decide: each image has to decide for itself."
+)
+def _(x):
+    return _where(x, x.mean() < 0)
+
+
+@UPRIGHT_FAULTS.says("That negates the other ones, whose mean is not negative.")
+def _(x):
+    return _where(x, x.mean((1, 2, 3), keepdim=True) >= 0)
+
+
+@UPRIGHT_FAULTS.says(
+    "That takes the magnitude of each value; the image is to be negated as a whole."
+)
+def _(x):
+    return x.abs()
+
+
+@UPRIGHT_FAULTS.says(
+    "That multiplies by the sign of the mean, which is 0 for a mean of 0: such an image is lost."
+)
+def _(x):
+    return x * x.mean((1, 2, 3), keepdim=True).sign()
+
+
+@UPRIGHT_FAULTS.says(
+    "That decides for each channel: keep one mean for an image, over channels, rows and columns."
+)
+def _(x):
+    return _where(x, x.mean((2, 3), keepdim=True) < 0)
+
+
+@UPRIGHT_FAULTS.says("That negates every image.")
+def _(x):
+    return -x
+
+
+@UPRIGHT_FAULTS.says("That gives the images back as they came.")
+def _(x):
+    return x
+
+
+@UPRIGHT_FAULTS.says("That negates a mean of 0, too: it is not negative.")
+def _(x):
+    return _where(x, x.mean((1, 2, 3), keepdim=True) <= 0)
 
 
 def _means(cases, wanted, given) -> plots.Drawing:
-    """The mean of every picture before and after."""
+    """The mean of every image before and after."""
     drawing, ax = plots.canvas(height=3.0)
     before = np.concatenate([case["x"].mean((1, 2, 3)).numpy() for case in cases])
     after = np.concatenate([np.asarray(w).mean((1, 2, 3)) for w in wanted])
@@ -118,9 +159,11 @@ def _means(cases, wanted, given) -> plots.Drawing:
     ax.plot(before, "_", color=plots.ORANGE, ms=14, mew=2, label="before")
     ax.plot(after, "o", color=plots.INK, ms=11, mfc="none", mew=2, label="right")
     ax.plot(yours, "x", color=plots.BLUE, ms=7, mew=2, label="yours")
-    ax.set(xlabel="picture", ylabel="mean of the picture", xticks=range(len(before)))
+    ax.set(xlabel="image", ylabel="mean of the image", xticks=range(len(before)))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    drawing.sentence = f"The means of {len(before)} pictures: before, as they should be, and as you make them."
+    drawing.sentence = (
+        f"The means of {len(before)} images: before, as they should be, and as you make them."
+    )
     return drawing
 
 
@@ -128,7 +171,11 @@ class Places(tuple):
     """Placements that say themselves in a few words."""
 
     def __repr__(self):
-        return "[" + ", ".join(f"{p.kind} of {p.size}{'' if p.quantized else ' (float)'}" for p in self) + "]"
+        return (
+            "["
+            + ", ".join(f"{p.kind} of {p.size}{'' if p.quantized else ' (float)'}" for p in self)
+            + "]"
+        )
 
 
 def _place(kind: str, size: int) -> Placement:
@@ -142,7 +189,14 @@ NETWORKS = [
         [("weight", 90), ("parameter", 10)],
         [("weight", 60), ("parameter", 20), ("activation", 300)],
         [("weight", 50), ("shared", 50), ("parameter", 30), ("activation", 10)],
-        [("weight", 27), ("weight", 400), ("parameter", 8), ("parameter", 8), ("activation", 64), ("shared", 400)],
+        [
+            ("weight", 27),
+            ("weight", 400),
+            ("parameter", 8),
+            ("parameter", 8),
+            ("activation", 64),
+            ("shared", 400),
+        ],
     )
 ]
 
@@ -154,41 +208,61 @@ def share(answer) -> Verdict:
     >>> checks.share(lambda places: 0.9).passed
     False
     """
-    faults = [
-        Fault("That counts tensors; a tensor of 400 numbers counts 400 times.", lambda places: _ratio(places, False)),
-        Fault(
-            "That counts activations, too: they are no parameters, and nothing stores them.",
-            lambda places: _ratio(places, kinds=("weight", "parameter", "activation")),
-        ),
-        Fault(
-            'That counts a "shared" tensor below the line once more: it is another name for one that is counted.',
-            lambda places: _ratio(places, kinds=("weight", "parameter", "shared")),
-        ),
-        Fault(
-            "That is over all placements, activations and shared names included.",
-            lambda places: _ratio(places, kinds=("weight", "parameter", "activation", "shared")),
-        ),
-        Fault("That is the share that stays float.", lambda places: 1 - float(_share(places))),
-        Fault("That is in percent: a share goes from 0 to 1.", lambda places: 100 * float(_share(places))),
-        Fault(
-            "That is quantized over float; divide by all parameters.",
-            lambda places: float(_share(places) / (1 - _share(places))),
-        ),
-        Fault(
-            "Your numerator has the activations in it: they are quantized, but no parameters.",
-            lambda places: sum(p.size for p in places if p.quantized) / _elements(places, ("weight", "parameter")),
-        ),
-    ]
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says("That counts tensors; a tensor of 400 numbers counts 400 times.")
+    def _(places):
+        return _ratio(places, False)
+
+    @faults.says("That counts activations, too: they are no parameters, and nothing stores them.")
+    def _(places):
+        return _ratio(places, kinds=("weight", "parameter", "activation"))
+
+    @faults.says(
+        'That counts a "shared" tensor below the line once more: it is another name for one that is counted.'
+    )
+    def _(places):
+        return _ratio(places, kinds=("weight", "parameter", "shared"))
+
+    @faults.says("That is over all placements, activations and shared names included.")
+    def _(places):
+        return _ratio(places, kinds=("weight", "parameter", "activation", "shared"))
+
+    @faults.says("That is the share that stays float.")
+    def _(places):
+        return 1 - float(_share(places))
+
+    @faults.says("That is in percent: a share goes from 0 to 1.")
+    def _(places):
+        return 100 * float(_share(places))
+
+    @faults.says("That is quantized over float; divide by all parameters.")
+    def _(places):
+        return float(_share(places) / (1 - _share(places)))
+
+    @faults.says("Your numerator has the activations in it: they are quantized, but no parameters.")
+    def _(places):
+        return sum(p.size for p in places if p.quantized) / _elements(
+            places, ("weight", "parameter")
+        )
+
     draw = points("share of the parameters", lambda case: f"{len(case['places'])} tensors")
+
+    # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"places": places} for places in NETWORKS]
-    return compare(answer, lambda places: float(_share(places)), cases, faults, tolerance=1e-9, draw=draw)
+    return compare(
+        answer, lambda places: float(_share(places)), cases, faults, tolerance=1e-9, draw=draw
+    )
 
 
 def _elements(places: tuple, kinds: tuple[str, ...]) -> int:
     return sum(p.size for p in places if p.kind in kinds)
 
 
-def _ratio(places: tuple, by_size: bool = True, kinds: tuple[str, ...] = ("weight", "parameter")) -> float:
+def _ratio(
+    places: tuple, by_size: bool = True, kinds: tuple[str, ...] = ("weight", "parameter")
+) -> float:
     """Quantized over all, of these kinds."""
     counted = [(p.size if by_size else 1, p.quantized) for p in places if p.kind in kinds]
     return sum(size for size, quantized in counted if quantized) / sum(size for size, _ in counted)
@@ -205,41 +279,75 @@ def _share(places: tuple) -> Fraction:
 
 @check
 def largest_exponent(answer) -> Verdict:
-    """Exercise 3: the exponent of an activation's largest threshold, from the maxima of the batches.
+    """Exercise 3: the exponent of an activation's largest threshold, from the maxima of the
+    batches.
 
     >>> checks.largest_exponent(lambda maxima: 0).passed
     False
     """
-    cases = [[1.5], [1.0], [1.05], [8.0, 1.0], [1.0, 8.0, 1.0], [8.0, 1.0, 1.0], [0.3, 0.2, 0.25], [3.0, 5.0, 4.6]]
-    faults = [
-        Fault(
-            "That starts from 0: the first batch's maximum is where theta begins.",
-            lambda maxima: _up(_run(maxima, start=0.0)),
-        ),
-        Fault("That is the largest maximum of all; the running one forgets.", lambda maxima: _up(max(maxima))),
-        Fault("That is the mean of the maxima.", lambda maxima: _up(sum(maxima) / len(maxima))),
-        Fault(
-            "That moves a tenth of the way to each new maximum: nine tenths it is.",
-            lambda maxima: _up(_run(maxima, rate=0.1)),
-        ),
-        Fault(
-            "That rounds the logarithm down: the threshold would lie below theta.",
-            lambda maxima: math.floor(math.log2(_run(maxima))),
-        ),
-        Fault(
-            "That rounds the logarithm to the nearest: the threshold may lie below theta.",
-            lambda maxima: round(math.log2(_run(maxima))),
-        ),
-        Fault("That is one octave above: weights have that, activations do not.", lambda maxima: _up(_run(maxima)) + 1),
-        Fault("That is the last batch's maximum alone.", lambda maxima: _up(maxima[-1])),
-        Fault(
-            "That is theta itself; asked is the exponent of the power of two not below it.", lambda maxima: _run(maxima)
-        ),
-        Fault("That is the threshold; asked is its exponent.", lambda maxima: 2.0 ** _up(_run(maxima))),
+    # The cases, the simplest first: a message names the first that is wrong.
+    cases = [
+        [1.5],
+        [1.0],
+        [1.05],
+        [8.0, 1.0],
+        [1.0, 8.0, 1.0],
+        [8.0, 1.0, 1.0],
+        [0.3, 0.2, 0.25],
+        [3.0, 5.0, 4.6],
     ]
+
+    # Typical mistakes, the likeliest first.
+    faults = Faults()
+
+    @faults.says("That starts from 0: the first batch's maximum is where theta begins.")
+    def _(maxima):
+        return _up(_run(maxima, start=0.0))
+
+    @faults.says("That is the largest maximum of all; the running one forgets.")
+    def _(maxima):
+        return _up(max(maxima))
+
+    @faults.says("That is the mean of the maxima.")
+    def _(maxima):
+        return _up(sum(maxima) / len(maxima))
+
+    @faults.says("That moves a tenth of the way to each new maximum: nine tenths it is.")
+    def _(maxima):
+        return _up(_run(maxima, rate=0.1))
+
+    @faults.says("That rounds the logarithm down: the threshold would lie below theta.")
+    def _(maxima):
+        return math.floor(math.log2(_run(maxima)))
+
+    @faults.says("That rounds the logarithm to the nearest: the threshold may lie below theta.")
+    def _(maxima):
+        return round(math.log2(_run(maxima)))
+
+    @faults.says("That is one octave above: weights have that, activations do not.")
+    def _(maxima):
+        return _up(_run(maxima)) + 1
+
+    @faults.says("That is the last batch's maximum alone.")
+    def _(maxima):
+        return _up(maxima[-1])
+
+    @faults.says("That is theta itself; asked is the exponent of the power of two not below it.")
+    def _(maxima):
+        return _run(maxima)
+
+    @faults.says("That is the threshold; asked is its exponent.")
+    def _(maxima):
+        return 2.0 ** _up(_run(maxima))
+
     draw = points("exponent", lambda case: ", ".join(f"{m:g}" for m in case["maxima"]))
     return compare(
-        answer, _largest_exponent, [{"maxima": maxima} for maxima in cases], faults, tolerance=1e-9, draw=draw
+        answer,
+        _largest_exponent,
+        [{"maxima": maxima} for maxima in cases],
+        faults,
+        tolerance=1e-9,
+        draw=draw,
     )
 
 

@@ -1,6 +1,6 @@
-"""How long an explorer takes from a moved control to the new picture, beside the plainest redraw there is.
+"""The time from a moved control to the new image of an explorer, beside the plainest redraw.
 
->>> bench.report(rounds=3)["quantizer"]["over_bare"]                        # doctest: +SKIP
+>>> report(rounds=3)["quantizer"]["over_bare"]  # doctest: +SKIP
 0.7
 """
 
@@ -9,33 +9,56 @@ from __future__ import annotations
 import io
 import itertools
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from hmq_lab import explorers
 from hmq_lab.commands import bench
-from hmq_lab.explorers import tensors
-from hmq_lab.explorers.frame import DPI
+
+try:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from hmq_lab import explorers
+    from hmq_lab.explorers import tensors
+    from hmq_lab.explorers.frame import DPI
+except ImportError as error:
+    raise bench.needs_lab(error, "--explorers") from error
+
 from hmq_lab.rivals import game
 from hmq_lab.runs import records
 
+# Two searches of one network.
 RECORDS = "cifar10-resnet20-w16-a8", "cifar10-resnet20-w8-a8"
-MOVED = {  # the control that moves, and the values it takes in turn
+
+
+def _replay() -> explorers.Explorer:
+    return explorers.replay(records.recorded(RECORDS[0]))
+
+
+def _selection() -> explorers.Explorer:
+    return explorers.selection(*map(records.recorded, RECORDS))
+
+
+# Each explorer, the control that moves, and the values it takes in turn.
+MOVED: dict[str, tuple[Callable[[], Any], str, Sequence[float]]] = {
     "quantizer": (explorers.quantizer, "bits", (2, 4)),
     "surface": (explorers.surface, "bits", (2, 4)),
     "gumbel": (explorers.gumbel, "temperature", (0.2, 2.0)),
     "block": (explorers.block, "mass", (0.3, 0.6)),
-    "replay": (lambda: explorers.replay(records.recorded("cifar10-resnet20-w16-a8")), "play", (10, 30)),
-    "selection": (lambda: explorers.selection(*map(records.recorded, RECORDS)), "play", (10, 30)),
+    "replay": (_replay, "play", (10, 30)),
+    "selection": (_selection, "play", (10, 30)),
 }
 
 
-def bare(inches) -> Callable[[], None]:
-    """A function that redraws one axes with a staircase of another step, and saves it as PNG: matplotlib alone."""
+def bare(inches: tuple[float, float]) -> Callable[[], None]:
+    """Return a function that redraws one axes with a staircase and saves it: matplotlib alone.
+
+    Args:
+        inches: width and height of the figure.
+    """
+    # A figure without a window.
     figure = Figure(figsize=inches, dpi=DPI)
     FigureCanvasAgg(figure)
     ax = figure.subplots()
@@ -43,88 +66,108 @@ def bare(inches) -> Callable[[], None]:
     line = ax.plot([], [])[0]
     steps = itertools.cycle((0.5, 0.125))
 
-    def redraw():
+    def redraw() -> None:
         step = next(steps)
-        line.set_data(tensors.staircase(step, (-1 / step, 1 / step - 1), (-1, 1)))
+        levels = (-1 / step, 1 / step - 1)
+        line.set_data(tensors.staircase(step, levels, (-1, 1)))
         figure.savefig(io.BytesIO(), format="png")
 
     return redraw
 
 
-def moved(explorer: explorers.Explorer, name: str, values) -> Callable[[], None]:
-    """A function that moves a control as a reader does; when it returns, the widget has the new picture."""
+def moved(explorer: explorers.Explorer, name: str, values: Sequence[float]) -> Callable[[], None]:
+    """Return a function that moves a control as a reader does; the widget then has its new image.
+
+    Args:
+        explorer: the explorer.
+        name: of the control.
+        values: it takes them in turn.
+    """
+    # A value that is set again would change nothing.
     turns = itertools.cycle(values)
 
-    def move():
+    def move() -> None:
         explorer.controls[name].value = next(turns)
 
     return move
 
 
 def report(rounds: int = 15) -> dict[str, dict[str, float]]:
-    """For each explorer the median seconds of a move, of the bare redraw at the same size, and their ratio.
+    """Return the median seconds of a move of each explorer, of the bare redraw, and the ratio.
 
-    The bar is a ratio of 2. Both are timed in turn, in one run.
+    The bare redraw has the same size. Both are timed in turn, in one run. A ratio of 2 is the bar.
     """
+    # The bare redraw at the size of each explorer.
     found = {}
     for name, (make, control, values) in MOVED.items():
         explorer = make()
-        size = np.array(explorer.figure.get_size_inches())
-        plain, own = bench.seconds(bare(size), moved(explorer, control, values), rounds=rounds)
+        width, height = explorer.figure.get_size_inches()
+        move = moved(explorer, control, values)
+        plain, own = bench.seconds(bare((width, height)), move, rounds=rounds)
         found[name] = {"bare_seconds": plain, "seconds": own, "over_bare": own / plain}
     return found
 
 
 def moves(pictures: int = 500, rounds: int = 5) -> dict[str, float]:
-    """Median seconds of a move of the game, in the first and in the last layer, and of the network's forward pass.
+    """Return the median seconds of a move of the game, in the first and in the last layer.
 
-    >>> bench.moves()["first_over_forward"]                                 # doctest: +SKIP
+    >>> moves()["first_over_forward"]  # doctest: +SKIP
     1.6
 
-    A move is a slider moved to a value that was not measured before, until the widget has the new picture. The forward
-    pass is the attached network's over the same pictures, with the schemes fixed: a move computes all of it for the
-    first layer, and draws. Measured in turn, in one run.
+    A move is a slider at a value that was not measured before, until the widget has the new image.
+    Beside it stands a forward pass of the attached network over the same images, with the schemes
+    fixed: a move in the first layer computes all of it, and draws. All are timed in turn.
+
+    Args:
+        pictures: how many images.
+        rounds: of the measurement.
     """
+    # A move forgets what was measured, or it would be free.
     with tempfile.TemporaryDirectory() as folder:
         play = game.shipped(pictures=pictures, folder=folder)
         view = explorers.beat(play)
         whole, x = play.arena.network(play.choice), play.arena.x
 
-        def forward():
+        def forward() -> None:
             with torch.no_grad():
                 whole(x)
 
-        def mover(layer):
+        def mover(layer: str) -> Callable[[], None]:
             turns = itertools.cycle((5, 6))
 
-            def move():
+            def move() -> None:
                 play.arena.forget()
                 view.set(layer=layer, bits=next(turns))
 
             return move
 
-        first, last = play.layers[0], play.layers[-1]
-        plain, *own = bench.seconds(forward, mover(first), mover(last), rounds=rounds)
+        # In turn, in one run.
+        first, last = mover(play.layers[0]), mover(play.layers[-1])
+        plain, *own = bench.seconds(forward, first, last, rounds=rounds)
     found = {"pictures": pictures, "forward_seconds": plain}
     for name, seconds in zip(("first", "last"), own, strict=True):
-        found |= {f"{name}_seconds": seconds, f"{name}_over_forward": seconds / plain}
+        found[f"{name}_seconds"] = seconds
+        found[f"{name}_over_forward"] = seconds / plain
     return found
 
 
 def text_of_moves(found: dict[str, float]) -> str:
-    """What `moves` found, in two lines."""
-    rows = [
-        f"a move in the game, {name} layer: {found[f'{name}_seconds'] * 1e3:5.0f} ms, "
-        f"{found[f'{name}_over_forward']:.2f} times a forward pass over its {found['pictures']} pictures"
-        for name in ("first", "last")
-    ]
+    """Return what `moves` found, in two lines."""
+    # A line for each layer.
+    rows = []
+    for name in ("first", "last"):
+        milliseconds, ratio = 1e3 * found[f"{name}_seconds"], found[f"{name}_over_forward"]
+        rows.append(
+            f"a move in the game, {name} layer: {milliseconds:5.0f} ms, {ratio:.2f} times a "
+            f"forward pass over its {found['pictures']} images"
+        )
     return "\n".join(rows)
 
 
 def text(found: dict[str, dict[str, float]]) -> str:
-    """The report, a line for each explorer."""
-    rows = [
-        f"{name:10s} {row['seconds'] * 1e3:5.0f} ms, {row['over_bare']:.2f} times a bare redraw"
-        for name, row in found.items()
-    ]
+    """Return the report, a line for each explorer."""
+    rows = []
+    for name, row in found.items():
+        milliseconds, ratio = 1e3 * row["seconds"], row["over_bare"]
+        rows.append(f"{name:10s} {milliseconds:5.0f} ms, {ratio:.2f} times a bare redraw")
     return "\n".join(rows)

@@ -142,8 +142,7 @@ def add_data(command: argparse.ArgumentParser, default: str | None = "builtin") 
         "--picture-size",
         type=whole(1),
         metavar="N",
-        help="pixels a side that images in files are brought to (default: 224, "
-        "small ones as they are)",
+        help="pixels a side that images in files are brought to (default: 224, small ones as they are)",
     )
 
 

@@ -317,6 +317,5 @@ def _source(options: argparse.Namespace, record: Record) -> str:
             return os.path.expanduser(place)
     where = f", which was {remembered}" if remembered else ""
     raise BadInput(
-        f"--data is missing: this run is on images called {name!r}{where}; say where they are: "
-        f"--data FOLDER"
+        f"--data is missing: this run is on images called {name!r}{where}; say where they are: --data FOLDER"
     )

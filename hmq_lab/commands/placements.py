@@ -30,9 +30,9 @@ def placements(options: argparse.Namespace) -> int:
     import torch
 
     from hmq_lab import models
+    from hmq_lab.data.tables import columns
     from hmq_lab.placement import attach
     from hmq_lab.placement import placements as listed
-    from hmq_lab.runs import records
 
     small = models.is_for_small_images(options.model)
     classes = options.classes or (10 if small else 1000)
@@ -54,7 +54,7 @@ def placements(options: argparse.Namespace) -> int:
                 place.reason,
             )
         )
-    print(records.columns(rows))
+    print(columns(rows))
 
     # How many there are of each kind.
     quantized = [place for place in listed(model) if place.quantized]

@@ -246,8 +246,7 @@ def _check_folder(out: Path, options: argparse.Namespace, weights: Path | None) 
         and not options.resume
     ):
         raise BadInput(
-            f"the weights {weights} are a file that the search in {out} replaces: choose another "
-            f"--out"
+            f"the weights {weights} are a file that the search in {out} replaces: choose another --out"
         )
     # Nothing is there, or it was said what to do with it.
     there = [file for file in mine if file.exists()]

@@ -10,18 +10,10 @@ import types
 import typing
 from typing import Any
 
-from hmq_lab.settings import LOSSES, PRECISIONS, SCHEDULES, STARTS, Settings
+from hmq_lab.settings import CHOICES, Settings
 
 # Options of before -> the setting that they stand for.
 OLD_NAMES = {"--logit-rate": "logit_learning_rate"}
-CHOICES = {  # the words that a setting takes
-    "final_schedule": SCHEDULES,
-    "precision": PRECISIONS,
-    "compile": ("auto", "on", "off"),
-    "search_loss": LOSSES,
-    "final_loss": LOSSES,
-    "final_weights": STARTS,
-}
 
 
 def add_settings(command: argparse.ArgumentParser) -> None:

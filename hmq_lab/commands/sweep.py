@@ -86,8 +86,7 @@ def sweep(options: argparse.Namespace) -> int:
         )
     if options.activations and (options.activation_bits or options.target_activations):
         raise ValueError(
-            "--activations: not allowed with --activation-bits, --target-activations or a preset's "
-            "target"
+            "--activations: not allowed with --activation-bits, --target-activations or a preset's target"
         )
     if options.seeds and options.seed:
         raise ValueError("--seeds: not allowed with --seed")

@@ -160,10 +160,7 @@ class Data:
         try:
             changed = self.with_channels(wanted)
         except ValueError as error:
-            said = (
-                f"the network takes images of {wanted} channels, the data {self.name} has "
-                f"{channels}"
-            )
+            said = f"the network takes images of {wanted} channels, the data {self.name} has {channels}"
             raise ValueError(f"{said}: give the first layer {channels} inputs") from error
         return changed if _runs(model, changed.train) else self
 
@@ -291,8 +288,7 @@ def _check_options(normalize: str | None, picture_size: int | None) -> None:
         return
     if not isinstance(picture_size, numbers.Integral) or not 1 <= picture_size <= LARGEST:
         raise ValueError(
-            f"picture_size must be a whole number of pixels from 1 to {LARGEST}, got "
-            f"{picture_size!r}"
+            f"picture_size must be a whole number of pixels from 1 to {LARGEST}, got {picture_size!r}"
         )
 
 
@@ -311,10 +307,7 @@ def _find(source: str | os.PathLike, root: Path, download: bool) -> Path:
     if source == "imagenet":
         place = root / "imagenet"
         if not place.is_dir():
-            said = (
-                f"no folder {place}: put train/ and val/ into it, or pass the folder it is in "
-                f"(root, --root)"
-            )
+            said = f"no folder {place}: put train/ and val/ into it, or pass the folder it is in (root, --root)"
             raise FileNotFoundError(said)
         return place
     # A folder of images, by its path or in the root.
@@ -385,8 +378,7 @@ def _cut(
         return train.subset(rest), train.subset(held)
     if len(train) < 10:
         raise ValueError(
-            f"{place} has {len(train)} training images, at least 10 are needed: a tenth is set "
-            f"aside for validation"
+            f"{place} has {len(train)} training images, at least 10 are needed: a tenth is set aside for validation"
         )
     # Else a tenth, and of CIFAR10 what is usual.
     count = 5000 if name == "cifar10" and len(train) == 50_000 else min(10_000, len(train) // 10)

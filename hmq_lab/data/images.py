@@ -486,10 +486,7 @@ def _check_item(item: object) -> None:
     # Transforms are the user's: bytes could mean any range.
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() != 3:
         said = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        how = (
-            "give the data set a transform such as torchvision.transforms.ToTensor(), with "
-            "Normalize behind it"
-        )
+        how = "give the data set a transform such as torchvision.transforms.ToTensor(), with Normalize behind it"
         raise TypeError(f"images must be float tensors (C, H, W), got {said}: {how}")
     if isinstance(y, Tensor) and y.dim():
         raise TypeError(f"labels must be whole numbers, got a tensor {tuple(y.shape)}")

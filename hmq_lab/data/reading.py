@@ -81,8 +81,7 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
     )
     if image.mode == "I" and not sixteen:
         raise ValueError(
-            "its mode is I (32-bit integers), which have no defined range: save it with 8 or 16 "
-            "bits"
+            "its mode is I (32-bit integers), which have no defined range: save it with 8 or 16 bits"
         )
     if not sixteen:
         return image

@@ -1,13 +1,14 @@
 """Explorers: move a slider, see what changes, read one sentence that says what the picture shows.
 
 >>> from hmq_lab import explorers
->>> explorers.quantizer(model.conv1.weight)              # a cell that ends so shows it, on the reader's own tensor
+>>> explorers.quantizer(model.conv1.weight)  # shown where a cell ends so
 >>> explorer = explorers.surface(weight, bits=2)
->>> explorer.controls["bits"].value = 4                  # as the slider does; `explorer.set(bits=4)` does the same
+>>> explorer.controls["bits"].value = 4  # as the slider does; `explorer.set(bits=4)` does the same
 >>> print(explorer.sentence)
 
-Each is a state, `compute(state, ...) -> result` of plain numbers, `draw` and `move` that put a result on a figure, and
-core ipywidgets around it (`frame.py`). Where no kernel runs, the picture and its sentence stay.
+Each is a state, `compute(state, ...) -> result` of plain numbers, `draw` and `move` that put a
+result on a figure, and core ipywidgets around it (`frame.py`). Where no kernel runs, the picture
+and its sentence stay.
 """
 
 from hmq_lab.explorers.choice import Selection

@@ -32,7 +32,8 @@ class Selection:
     >>> search(model, data, selection.target)                             # doctest: +SKIP
 
     Args:
-        schemes: by name; a tensor that is not among them has 8 bits, and the threshold that fits them best.
+        schemes: by name; a tensor that is not among them has 8 bits, and the threshold that fits
+        them best.
         sizes: elements of every quantized weight of the network, by name.
         hardware: whether the network was looked at in hardware mode, which `IntegerNetwork` needs.
     """
@@ -50,8 +51,12 @@ class Selection:
 
     @property
     def target(self) -> Target:
-        """What a search must reach to be as small as this selection; it begins anew, and trains the weights."""
-        activations = {scheme.bits for name, scheme in self.schemes.items() if name not in self.sizes}
+        """What a search must reach to be as small as this selection; it begins anew, and trains the
+        weights.
+        """
+        activations = {
+            scheme.bits for name, scheme in self.schemes.items() if name not in self.sizes
+        }
         bits = activations.pop() if len(activations) == 1 else 8
         return Target(weights=min(32.0, self.compression), activation_bits=bits)
 
@@ -60,10 +65,12 @@ class Selection:
 
         Args:
             network: as it was looked at, with or without blocks.
-            sample: a batch of its inputs (N, C, H, W), from which a network without blocks is calibrated.
+            sample: a batch of its inputs (N, C, H, W), from which a network without blocks is
+            calibrated.
 
         Raises:
-            ValueError: for a tensor that the network does not have, and a scheme that a block does not choose from.
+            ValueError: for a tensor that the network does not have, and a scheme that a block does
+            not choose from.
         """
         model = copy.deepcopy(network)
         if not is_attached(model):
@@ -71,18 +78,27 @@ class Selection:
                 attach(model, sample=sample, hardware=self.hardware)
         found = blocks(model)
         if unknown := sorted(self.schemes.keys() - found.keys()):
-            raise ValueError(f"this network has no quantized tensor {unknown[0]}: the selection is another network's")
+            raise ValueError(
+                f"this network has no quantized tensor {unknown[0]}: the selection is another network's"
+            )
+        # What nobody chose gets the most bits and its best threshold.
         kinds = {place.name: place.kind for place in placements(model)}
         for name, block in found.items():
             if kinds[name] != "weight" and name in self.schemes:
-                block.bits.fill_(self.schemes[name].bits)  # an activation has one bit-width, which is set
+                # An activation has one bit-width, which is set.
+                block.bits.fill_(self.schemes[name].bits)
             block.fix(self.schemes.get(name) or default_scheme(model, name, kinds[name]))
         return model.eval()
 
     def write(self, path: Path | str) -> None:
         """Write the selection as JSON."""
         schemes = {n: [s.bits, s.threshold_exponent, s.signed] for n, s in self.schemes.items()}
-        content = {"format": FORMAT, "hardware": self.hardware, "sizes": dict(self.sizes), "schemes": schemes}
+        content = {
+            "format": FORMAT,
+            "hardware": self.hardware,
+            "sizes": dict(self.sizes),
+            "schemes": schemes,
+        }
         with replacing(Path(path)) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -96,7 +112,10 @@ class Selection:
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
-                raise ValueError(f"its format is {content['format']!r}, this version reads {FORMAT!r}")
+                raise ValueError(
+                    f"its format is {content['format']!r}, this version reads {FORMAT!r}"
+                )
+            # A scheme checks its own values.
             schemes = {name: Scheme(*values) for name, values in content["schemes"].items()}
             sizes = {str(name): int(size) for name, size in content["sizes"].items()}
             return cls(schemes, sizes, bool(content["hardware"]))
@@ -107,7 +126,8 @@ class Selection:
 def default_scheme(model: nn.Module, name: str, kind: str) -> Scheme:
     """The scheme of a tensor that nobody chose: the most bits it can have, the best threshold.
 
-    For an activation, whose values differ from image to image, the largest threshold is the best one.
+    For an activation, whose values differ from image to image, the largest threshold is the best
+    one.
     """
     block = blocks(model)[name]
     if kind != "weight":

@@ -28,8 +28,14 @@ class Whole:
     step: int = 1
 
     def check(self, name: str, value) -> int:
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not self.low <= value <= self.high:
-            raise ValueError(f"{name} must be an integer from {self.low} to {self.high}, got {value!r}")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, numbers.Integral)
+            or not self.low <= value <= self.high
+        ):
+            raise ValueError(
+                f"{name} must be an integer from {self.low} to {self.high}, got {value!r}"
+            )
         return int(value)
 
     def described(self) -> dict:
@@ -43,7 +49,9 @@ class Whole:
 
 @dataclass(frozen=True)
 class Real:
-    """A number from `low` to `high`; `logarithmic`: the slider moves by the step in the exponent of ten."""
+    """A number from `low` to `high`; `logarithmic`: the slider moves by the step in the exponent of
+    ten.
+    """
 
     label: str
     low: float
@@ -54,20 +62,28 @@ class Real:
     def check(self, name: str, value) -> float:
         good = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not good or not self.low <= value <= self.high:
-            raise ValueError(f"{name} must be a number from {self.low:g} to {self.high:g}, got {value!r}")
+            raise ValueError(
+                f"{name} must be a number from {self.low:g} to {self.high:g}, got {value!r}"
+            )
         return float(value)
 
     def near(self, value: float, other: float) -> bool:
-        """Whether the slider has one place for both: a browser rounds to the slider's steps, and sends that back."""
+        """Whether the slider has one place for both: a browser rounds to the slider's steps, and
+        sends that back.
+        """
         value, other = (math.log10(v) if self.logarithmic else v for v in (value, other))
         return abs(value - other) < 0.499 * self.step
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Ends of the slider: of a logarithmic one the exponents of ten, so that 1 is one of its steps."""
+        """Ends of the slider: of a logarithmic one the exponents of ten, so that 1 is one of its
+        steps.
+        """
         if not self.logarithmic:
             return self.low, self.high
-        low, high = (self.step * round(math.log10(end) / self.step) for end in (self.low, self.high))
+        low, high = (
+            self.step * round(math.log10(end) / self.step) for end in (self.low, self.high)
+        )
         return low, high
 
     def described(self) -> dict:
@@ -85,9 +101,10 @@ class Real:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of `options`, written as `texts`; with `rows`, a list of so many lines to click instead of a slider.
+    """One of `options`, written as `texts`; with `rows`, a list of so many lines to click instead
+    of a slider.
 
-    >>> Choice("layer", ("conv1.weight",), ("conv1",)).check("layer", "conv1")    # as it is written will do, too
+    >>> Choice("layer", ("conv1.weight",), ("conv1",)).check("layer", "conv1")
     'conv1.weight'
     """
 
@@ -100,10 +117,17 @@ class Choice:
         if isinstance(value, str) and value not in self.options and value in self.texts:
             return self.options[self.texts.index(value)]
         if value not in self.options:
+            # What is allowed, as short as can be, and what is near.
             few = [repr(option) for option in self.options]
             few = few if len(few) <= 12 else [*few[:5], "...", *few[-5:]]
-            words = dict.fromkeys([*self.texts, *(option for option in self.options if isinstance(option, str))])
-            near = difflib.get_close_matches(value, words, n=3, cutoff=0.5) if isinstance(value, str) else []
+            words = dict.fromkeys(
+                [*self.texts, *(option for option in self.options if isinstance(option, str))]
+            )
+            near = (
+                difflib.get_close_matches(value, words, n=3, cutoff=0.5)
+                if isinstance(value, str)
+                else []
+            )
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise ValueError(f"{name} must be one of {', '.join(few)}, got {value!r}{hint}")
         return self.options[self.options.index(value)]
@@ -150,7 +174,9 @@ class Player(Whole):
 
     def widget(self) -> widgets.Widget:
         looks = {"description": self.label, "layout": LAYOUT, "show_repeat": False, "style": STYLE}
-        return widgets.Play(min=self.low, max=self.high, step=self.step, interval=self.milliseconds, **looks)
+        return widgets.Play(
+            min=self.low, max=self.high, step=self.step, interval=self.milliseconds, **looks
+        )
 
 
 Control = Whole | Real | Choice | Switch

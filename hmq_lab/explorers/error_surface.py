@@ -1,4 +1,6 @@
-"""The error surface: what a tensor loses under every bit-width and threshold, and the best threshold for each."""
+"""The error surface: what a tensor loses under every bit-width and threshold, and the best
+threshold for each.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,13 @@ class Surface:
 
     @property
     def best(self) -> dict[int, int]:
-        """The exponent of the threshold that loses least, for each bit-width; the larger one at a tie."""
-        return {b: self.exponents[int(row.argmin())] for b, row in zip(tensors.BITS, self.total, strict=True)}
+        """The exponent of the threshold that loses least, for each bit-width; the larger one at a
+        tie.
+        """
+        return {
+            b: self.exponents[int(row.argmin())]
+            for b, row in zip(tensors.BITS, self.total, strict=True)
+        }
 
 
 @dataclass(frozen=True)
@@ -60,11 +67,17 @@ def surface(tensor=None, *, exponents: tuple[int, ...] | None = None, **initial)
     >>> explorers.surface(weight).result.surface.best
     {1: -4, 2: -3, 3: -3, ...}
 
-    tensor: as for `quantizer`; signed if one of its values is negative. initial: bits 1 to 8; exponent of the
-    threshold, eight of them from one octave above the tight one; exponents: others, descending. Raises ValueError for a tensor that is empty or not
-    finite, and for other values.
+    Args:
+        tensor: as for `quantizer`; signed if one of its values is negative.
+        exponents: of the thresholds, descending; by default eight of them, from one octave above
+            the tight one.
+        initial: bits, 1 to 8; exponent of the threshold.
+
+    Raises:
+        ValueError: for a tensor that is empty or not finite, and for other values.
     """
     x = tensors.sample(tensor)
+    # All schemes are measured once, at the start.
     found = measured(x, exponents)
     controls = {
         "bits": Whole("bits", tensors.BITS[0], tensors.BITS[-1]),
@@ -73,25 +86,35 @@ def surface(tensor=None, *, exponents: tuple[int, ...] | None = None, **initial)
     state = State(exponent=found.exponents[min(1, len(found.exponents) - 1)])
     data = {"values": x.packed(), "exponents": list(found.exponents)}
     module = Module("surface", "error surface", data, tuple(controls))
-    return Explorer(state, lambda state: compute(state, found), draw, move, controls, initial, module=module)
+    return Explorer(
+        state, lambda state: compute(state, found), draw, move, controls, initial, module=module
+    )
 
 
 def measured(x: np.ndarray | tensors.Sample, exponents: tuple[int, ...] | None = None) -> Surface:
     """Quantize x with every bit-width and threshold; exponents: of the thresholds, descending."""
     x = tensors.Sample.of(x)
-    exponents, signed = exponents or tensors.exponents(x.v), x.signed
+    exponents = exponents or tensors.exponents(x.v)
+    signed = x.signed
     schemes = [[Scheme(b, e, signed) for e in exponents] for b in tensors.BITS]
     losses = [[tensors.loss(x, s.step, s.integers) for s in row] for row in schemes]
-    parts = (np.array([[getattr(one, part) for one in row] for row in losses]) for part in ("rounding", "clipping"))
+    parts = (
+        np.array([[getattr(one, part) for one in row] for row in losses])
+        for part in ("rounding", "clipping")
+    )
     return Surface(exponents, signed, *parts, x.size)
 
 
 def compute(state: State, surface: Surface) -> Result:
     """The loss at the picked point beside the least that its bits allow."""
-    row, column = tensors.BITS.index(state.bits), surface.exponents.index(state.exponent)
-    loss, least, best = surface.total[row, column], surface.total[row].min(), surface.best
+    row = tensors.BITS.index(state.bits)
+    column = surface.exponents.index(state.exponent)
+    loss = surface.total[row, column]
+    least = surface.total[row].min()
+    best = surface.best
     text = f"{tensors.many(state.bits, 'bit')} below 2^{state.exponent}: "
     text += f"{100 * loss:.3g} % of the tensor's sum of squares is lost"
+    # Beside the best threshold for these bits.
     if not loss and not least:
         text += ": no error at all."
     elif loss == least:
@@ -99,41 +122,82 @@ def compute(state: State, surface: Surface) -> Result:
     else:
         octaves = tensors.many(abs(best[state.bits] - state.exponent), "octave")
         where = "below" if best[state.bits] < state.exponent else "above"
-        text += f"; with the best threshold, 2^{best[state.bits]}, {octaves} {where}, it is {100 * least:.3g} %."
+        text += f"; with the best threshold, 2^{best[state.bits]}, {octaves} {where}, it is "
+        text += f"{100 * least:.3g} %."
     text += f" From 8 bits to 1 the best threshold goes from 2^{best[8]} to 2^{best[1]}."
     return Result(surface, (state.bits, state.exponent), float(loss), float(least), text)
 
 
 def draw(result: Result, figure) -> dict:
-    """The map of the losses; beside it the row of the picked bits, split into rounding and clipping."""
+    """The map of the losses; beside it the row of the picked bits, split into rounding and
+    clipping.
+    """
     surface = result.surface
     chart, row = figure.subplots(1, 2, width_ratios=(1.25, 1))
+    # Left the map: colour by the logarithm of the loss, its value as a word.
     shown = np.log10(np.maximum(100 * surface.total, FLOOR))
-    words = [[f"{100 * v:.2g}" if v < 0.995 else f"{100 * v:.0f}" for v in line] for line in surface.total]
-    ticks = {"xticklabels": [f"$2^{{{e}}}$" for e in surface.exponents], "yticklabels": tensors.BITS}
-    style = {"cmap": "cividis_r", "annot": words, "fmt": "", "annot_kws": {"fontsize": 9}, "cbar": False}
+    words = [
+        [f"{100 * v:.2g}" if v < 0.995 else f"{100 * v:.0f}" for v in line]
+        for line in surface.total
+    ]
+    ticks = {
+        "xticklabels": [f"$2^{{{e}}}$" for e in surface.exponents],
+        "yticklabels": tensors.BITS,
+    }
+    style = {
+        "cmap": "cividis_r",
+        "annot": words,
+        "fmt": "",
+        "annot_kws": {"fontsize": 9},
+        "cbar": False,
+    }
     sns.heatmap(shown, ax=chart, linewidths=0.5, **style, **ticks)
     chart.invert_yaxis()
-    chart.invert_xaxis()  # larger thresholds at the right, as on the slider
+    # Larger thresholds at the right, as on the slider.
+    chart.invert_xaxis()
     chart.tick_params(axis="y", rotation=0)
     chart.set(xlabel="threshold", ylabel="bits")
     chart.set_title("lost of the sum of squares (%)\ncircle: the best threshold", loc="left")
+    # A ring on the best threshold of each bit-width, a frame on what is picked.
     best = [surface.exponents.index(e) + 0.5 for e in surface.best.values()]
     chart.plot(best, np.arange(8) + 0.5, "o", ms=27, mfc="none", mec=RED, mew=1.5, clip_on=False)
     style = {"fill": False, "edgecolor": INK, "lw": 3, "clip_on": False, "zorder": 5}
     artists = {"picked": chart.add_patch(Rectangle((0, 0), 1, 1, **style))}
 
-    for name, colour, marker, line in (("rounding", BLUE, "o", "-"), ("clipping", ORANGE, "s", "--")):
+    # Right one row of the map as curves.
+    for name, colour, marker, line in (
+        ("rounding", BLUE, "o", "-"),
+        ("clipping", ORANGE, "s", "--"),
+    ):
         artists[name] = row.plot([], [], color=colour, marker=marker, ls=line, label=name)[0]
     artists["total"] = row.plot([], [], color=GREEN, lw=4, alpha=0.4, label="both")[0]
-    style = {"color": INK, "marker": "s", "ms": 14, "mfc": "none", "mew": 2.5, "ls": "none", "label": "picked"}
+    style = {
+        "color": INK,
+        "marker": "s",
+        "ms": 14,
+        "mfc": "none",
+        "mew": 2.5,
+        "ls": "none",
+        "label": "picked",
+    }
     artists["point"] = row.plot([], [], **style)[0]
     exponents = surface.exponents
-    row.set(yscale="log", ylim=(FLOOR, 1e3), xlim=(exponents[-1] - 0.5, exponents[0] + 0.5), xlabel="threshold")
+    row.set(
+        yscale="log",
+        ylim=(FLOOR, 1e3),
+        xlim=(exponents[-1] - 0.5, exponents[0] + 0.5),
+        xlabel="threshold",
+    )
+    # Thresholds as powers of two.
     row.set_xticks(exponents, [f"$2^{{{e}}}$" for e in exponents])
     row.set_ylabel("lost (%)")
     artists["title"] = row.set_title("with 8 bits\n", loc="left")
-    above = {"loc": "lower right", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0, "frameon": False}
+    above = {
+        "loc": "lower right",
+        "bbox_to_anchor": (1.02, 1),
+        "borderaxespad": 0,
+        "frameon": False,
+    }
     row.legend(ncols=2, columnspacing=1, markerscale=0.7, **above)
     move(result, artists)
     return artists
@@ -141,7 +205,9 @@ def draw(result: Result, figure) -> dict:
 
 def move(result: Result, artists: dict) -> None:
     surface, (bits, exponent) = result.surface, result.picked
-    at, column = tensors.BITS.index(bits), surface.exponents.index(exponent)
+    at = tensors.BITS.index(bits)
+    column = surface.exponents.index(exponent)
+    # The frame on the map, the curves of its row, a square on the picked threshold.
     artists["picked"].set_xy((column, at))
     for name in ("rounding", "clipping", "total"):
         artists[name].set_data(surface.exponents, 100 * getattr(surface, name)[at])

@@ -1,4 +1,4 @@
-"""Integers: one picture followed through one layer, code by code, beside the simulation in floats."""
+"""Integers: one image followed through one layer, code by code, beside a simulation in floats."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from hmq_lab.hardware import faults as breaking
 from hmq_lab.hardware.integer import IntegerNetwork
 from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, RED
 
-REGISTERS, MULTIPLIERS = (32, 16, 14, 12), (0, 4, 8, 12)
+REGISTERS = (32, 16, 14, 12)
+MULTIPLIERS = (0, 4, 8, 12)
 DIGITS, LINES = 24, 8  # of a sum in binary that are shown at least; of text
 
 
 @dataclass(frozen=True)
 class State:
-    """Which code is followed, and what is made worse. sizes: of each layer's output, (channels, rows, columns)."""
+    """Which code is followed, and what is made worse. sizes: of each layer's output, (channels,
+    rows, columns).
+    """
 
     sizes: Mapping[str, tuple[int, int, int]]
     layer: str
@@ -36,11 +39,15 @@ class State:
     register: int = 32
 
     def change(self, **values) -> State:
-        """A place that is asked for must exist; one that is left from another layer moves to the nearest."""
+        """A place that is asked for must exist; one that is left from another layer moves to the
+        nearest.
+        """
         state = replace(self, **values)
         for name, size in zip(("channel", "row", "column"), state.sizes[state.layer], strict=True):
             if name in values and not 0 <= values[name] < size:
-                raise ValueError(f"{name} must be from 0 to {size - 1} in {state.layer}, got {values[name]}")
+                raise ValueError(
+                    f"{name} must be from 0 to {size - 1} in {state.layer}, got {values[name]}"
+                )
             state = replace(state, **{name: min(getattr(state, name), size - 1)})
         return state
 
@@ -49,8 +56,9 @@ class State:
 class Result:
     """One code, from the integers it is made of on; and the channel it stands in.
 
-    x, weight: codes (inputs, places of the kernel). partial: the running sum (products + 1,), the bias last. sum: what
-    the register holds. simulated: the sum in float64, in steps of the output, and simulated_code its code. codes,
+    x, weight: codes (inputs, places of the kernel). partial: the running sum (products + 1,), the
+    bias last. sum: what the register holds. simulated: the sum in float64, in steps of the output,
+    and simulated_code its code. codes,
     differ: of the channel, (rows, columns).
     """
 
@@ -76,19 +84,27 @@ class Result:
         return 2.0**self.places / (breaking.HALF_AN_OCTAVE if self.state.odd_threshold else 1.0)
 
 
-def integers(network: nn.Module | None = None, picture: Tensor | None = None, **initial) -> Explorer:
-    """Follow one picture through one layer in integers: codes in, weights, sum, shift, code out; and the simulation.
+def integers(
+    network: nn.Module | None = None, picture: Tensor | None = None, **initial
+) -> Explorer:
+    """Follow one picture through one layer in integers: codes in, weights, sum, shift, code out;
+    and the simulation.
 
     >>> explorers.integers(network, picture, layer="layer2.0.conv1", channel=3)
     >>> explorer = explorers.integers(odd_threshold=True, multiplier=4)     # where the bits part
     >>> explorer.result.differ_in_layer
 
-    network: attached in hardware mode, its schemes fixed; by default the small network that comes with the package, its
-    bits those of the recorded search. picture (C, H, W): by default a built-in one. initial: layer, one whose sums are
-    shifted to codes next (a sum of a residual connection is not); channel, row, column of its output; odd_threshold:
-    the weights below 2^-1/2 times their threshold; multiplier: of so many bits, 0, 4, 8 or 12, in place of that factor;
-    register: bits of the accumulator, 32, 16, 14 or 12. Raises ValueError for others, and what
-    `IntegerNetwork.from_selected` does.
+    Args:
+        network: attached in hardware mode, its schemes fixed; by default the small network that
+            comes with the package, with the bits of its recorded search.
+        picture: an image (C, H, W); by default a built-in one.
+        initial: layer, one whose sums are shifted to codes next (a sum of a residual connection is
+            not); channel, row, column of its output; odd_threshold: the weights below 2^-1/2 times
+            their threshold; multiplier: of so many bits, 0, 4, 8 or 12, in place of that factor;
+            register: bits of the accumulator, 32, 16, 14 or 12.
+
+    Raises:
+        ValueError: for others, and what `IntegerNetwork.from_selected` does.
     """
     network = example() if network is None else network
     program = IntegerNetwork.from_selected(network)
@@ -99,11 +115,19 @@ def integers(network: nn.Module | None = None, picture: Tensor | None = None, **
     if not isinstance(picture, Tensor) or picture.dim() != 3 or not picture.is_floating_point():
         what = tuple(picture.shape) if isinstance(picture, Tensor) else type(picture).__name__
         raise ValueError(f"picture must be a float tensor (C, H, W), got {what}")
+    # Every layer's codes for the image, and the layers that can be followed.
     values = {name: codes for name, (codes, _) in program.trace(picture[None]).items()}
-    followed = {name: layer for name in breaking.layers(program) if (layer := Followed.of(program, name, values))}
+    followed = {
+        name: layer
+        for name in breaking.layers(program)
+        if (layer := Followed.of(program, name, values))
+    }
     if not followed:
-        raise ValueError("no convolution (2d) or linear layer of this network is followed by a shift")
+        raise ValueError(
+            "no convolution (2d) or linear layer of this network is followed by a shift"
+        )
     sizes = {name: layer.size for name, layer in followed.items()}
+    # The places of the largest output; a state checks those of its layer.
     most = [max(size[axis] for size in sizes.values()) - 1 for axis in range(3)]
     controls = {
         "layer": Choice("layer", tuple(sizes), tuple(sizes)),
@@ -111,9 +135,12 @@ def integers(network: nn.Module | None = None, picture: Tensor | None = None, **
         "channel": Whole("channel", 0, most[0]),
         "odd_threshold": Switch("threshold no power of two"),
         "row": Whole("row", 0, most[1]),
-        "multiplier": Choice("multiplier", MULTIPLIERS, ("none", *(f"{bits} bits" for bits in MULTIPLIERS[1:]))),
+        "multiplier": Choice(
+            "multiplier", MULTIPLIERS, ("none", *(f"{bits} bits" for bits in MULTIPLIERS[1:]))
+        ),
         "column": Whole("column", 0, most[2]),
     }
+    # It opens at the largest code of the first layer.
     name = next(iter(sizes))
     largest = int(followed[name].codes().argmax())
     state = State(sizes, name, *map(int, np.unravel_index(largest, sizes[name])))
@@ -122,32 +149,48 @@ def integers(network: nn.Module | None = None, picture: Tensor | None = None, **
         return compute(state, followed[state.layer], partial(breaking.threshold, program, network))
 
     def dead(state: State) -> tuple[str, ...]:
-        return () if state.odd_threshold else ("multiplier",)  # a power of two needs none
+        # A power of two needs none.
+        return () if state.odd_threshold else ("multiplier",)
 
     return Explorer(state, follow, draw, move, controls, initial, height=4.5, dead=dead)
 
 
 def example() -> nn.Module:
-    """The small network that comes with the package in hardware mode, with the bits that a recorded search chose."""
+    """The small network that comes with the package in hardware mode, with the bits that a recorded
+    search chose.
+    """
     from hmq_lab import SearchSpace, attach, data, models
     from hmq_lab.models.weights import SHIPPED, load_weights
     from hmq_lab.placement import blocks
     from hmq_lab.rivals.landscape import best_schemes
     from hmq_lab.runs import records
 
+    # The shipped network with blocks in hardware mode.
     network = models.build("tiny_resnet8").eval()
     load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")
-    attach(network, SearchSpace(), next(data.load("builtin").train.batches(256, seed=0))[0], hardware=True)
+    attach(
+        network,
+        SearchSpace(),
+        next(data.load("builtin").train.batches(256, seed=0))[0],
+        hardware=True,
+    )
+    # The recorded bits, each with its best threshold.
     bits = {t["name"]: t["bits"] for t in records.recorded("builtin-tiny_resnet8-w8-a8").tensors}
     for name, block in blocks(network).items():
-        layer = network.get_submodule(name.rpartition(".")[0]) if name in blocks(network, "weight") else None
+        layer = (
+            network.get_submodule(name.rpartition(".")[0])
+            if name in blocks(network, "weight")
+            else None
+        )
         block.fix(layer and best_schemes(block, layer.parametrizations.weight.original)[bits[name]])
     return network
 
 
 @dataclass(frozen=True, eq=False)
 class Followed:
-    """A layer of a program with the codes that come in for one picture, and what leads to the codes that go out."""
+    """A layer of a program with the codes that come in for one picture, and what leads to the codes
+    that go out.
+    """
 
     name: str
     x: Tensor  # (1, channels, rows, columns) or (1, features)
@@ -158,16 +201,21 @@ class Followed:
     size: tuple[int, int, int]
 
     @classmethod
-    def of(cls, program: IntegerNetwork, name: str, values: Mapping[str, Tensor]) -> Followed | None:
+    def of(
+        cls, program: IntegerNetwork, name: str, values: Mapping[str, Tensor]
+    ) -> Followed | None:
         """None for layers that have no picture to draw."""
         by_name = {i.name: i for i in program.instructions}
-        own, out = by_name[name], values[name]
+        own = by_name[name]
+        out = values[name]
         source = by_name[own.inputs[0]]
         if out.dim() not in (2, 4) or isinstance(_options(own).get("padding"), str):
             return None
         size = (*out.shape[1:], 1, 1)[:3]
         x = values[source.name]
-        return cls(name, x, source.exponent, own.exponent, own, tuple(breaking.chain(program, name)), size)
+        return cls(
+            name, x, source.exponent, own.exponent, own, tuple(breaking.chain(program, name)), size
+        )
 
     def codes(self) -> Tensor:
         codes = self.own.compute(self.x)
@@ -176,13 +224,14 @@ class Followed:
         return codes
 
     def window(self, weight: Tensor, state: State) -> tuple[np.ndarray, np.ndarray]:
-        """Codes of the inputs and weights that make one sum, both (inputs, places of the kernel)."""
+        """Codes of the inputs and weights of one sum, both (inputs, places of the kernel)."""
         own = weight[state.channel]
         if weight.dim() == 2:
             return self.x[0][:, None].numpy(), own[:, None].numpy()
         options = _options(self.own)
         groups = options.pop("groups")
-        columns = F.unfold(self.x.double(), weight.shape[2:], **options)[0]  # (inputs * places, positions)
+        # (inputs * places, positions).
+        columns = F.unfold(self.x.double(), weight.shape[2:], **options)[0]
         at = columns[:, state.row * self.size[2] + state.column].long().view(self.x.shape[1], -1)
         first = state.channel // (self.size[0] // groups) * len(own)
         return at[first : first + len(own)].numpy(), own.flatten(1).numpy()
@@ -190,42 +239,69 @@ class Followed:
 
 def _options(own) -> dict:
     """Stride, padding, dilation, groups of a convolution; empty for a linear layer."""
-    return dict(getattr(own.compute.keywords["convolve"], "keywords", {}))
+    return dict(own.parameters["convolve"].options)
 
 
 def compute(state: State, layer: Followed, odd) -> Result:
-    """The sums, shifts and codes of a layer in integers, and the codes of the same layer in float64."""
-    own, chain = layer.own, layer.chain
+    """The sums, shifts and codes of a layer in integers, and the codes of the same layer in
+    float64.
+    """
+    own = layer.own
+    chain = layer.chain
+    # A threshold that is no power of two changes the layer's codes and its shift.
     factor = breaking.HALF_AN_OCTAVE if state.odd_threshold else 1.0
     if state.odd_threshold:
         changed = {i.name: i for i in odd(state.layer, factor, state.multiplier).instructions}
-        own, chain = changed[own.name], [changed[i.name] for i in chain]
-    weight, bias, convolve = (own.compute.keywords[key] for key in ("weight", "bias", "convolve"))
+        own = changed[own.name]
+        chain = [changed[i.name] for i in chain]
+    weight, bias, convolve = (own.parameters[key] for key in ("weight", "bias", "convolve"))
+    # In integers: sums, what the register holds of them, codes.
     exact = own.compute(layer.x)
     codes = sums = breaking.wrap(exact, state.register)
     for i in chain:
         codes = i.compute(codes)
 
-    unit, step = factor * 2.0**layer.exponent, 2.0 ** chain[-1].exponent
+    # In float64: the same layer in the values that the codes stand for.
+    unit = factor * 2.0**layer.exponent
+    step = 2.0 ** chain[-1].exponent
     values = layer.x.double() * 2.0**layer.x_exponent
-    values = convolve(values, weight.double() * (unit / 2.0**layer.x_exponent)) + bias.double() * unit
+    values = (
+        convolve(values, weight.double() * (unit / 2.0**layer.x_exponent)) + bias.double() * unit
+    )
     steps = values / step
     for i in chain[:-1]:
-        low, high = i.compute.keywords["min"], i.compute.keywords["max"]
-        values = values.clamp(-math.inf if low is None else low * unit, math.inf if high is None else high * unit)
+        low = i.parameters["smallest"]
+        high = i.parameters["largest"]
+        values = values.clamp(
+            -math.inf if low is None else low * unit, math.inf if high is None else high * unit
+        )
     ends = chain[-1].scheme.integers
     simulated = (values / step).round().clamp(*ends).long()
 
+    # The one sum that is followed, product by product.
     at = (0, state.channel, state.row, state.column)[: codes.dim()]
     x, own_weight = layer.window(weight, state)
     running = np.append(np.cumsum((x * own_weight).ravel()), int(exact[at]))
     places = chain[-1].exponent - layer.exponent
     differ = (codes != simulated)[0].view(layer.size).numpy()
+    # Where the two part, in the channel and in the layer.
     found = Result(
-        state, x, own_weight, running, int(sums[at]), places, ends, int(codes[at]), float(steps[at]),
-        int(simulated[at]), codes[0].view(layer.size)[state.channel].numpy(), differ[state.channel],
-        int(differ.sum()), differ.size, "",
-    )  # fmt: skip
+        state,
+        x,
+        own_weight,
+        running,
+        int(sums[at]),
+        places,
+        ends,
+        int(codes[at]),
+        float(steps[at]),
+        int(simulated[at]),
+        codes[0].view(layer.size)[state.channel].numpy(),
+        differ[state.channel],
+        int(differ.sum()),
+        differ.size,
+        "",
+    )
     return replace(found, sentence=_sentence(found))
 
 
@@ -239,23 +315,35 @@ def scaling(state: State, places: int) -> str:
 
 def _sentence(r: Result) -> str:
     s = r.state
-    text = f"{s.layer}, channel {s.channel} at ({s.row}, {s.column}): {r.x.size:,} products and a bias add up to "
+    text = f"{s.layer}, channel {s.channel} at ({s.row}, {s.column}): {r.x.size:,} products and a "
+    text += "bias add up to "
     text += f"{r.partial[-1]:,}"
     if r.sum != r.partial[-1]:
         text += f", of which {s.register} bits hold {r.sum:,}"
-    text += f"; {scaling(s, r.places)}, rounded half to even and clipped to {r.ends[0]}..{r.ends[1]} it is the code "
-    text += f"{r.code}. The simulation has {r.simulated:.6g} steps and the code {r.simulated_code}. "
+    text += f"; {scaling(s, r.places)}, rounded half to even and clipped to "
+    text += f"{r.ends[0]}..{r.ends[1]} it is the code "
+    text += (
+        f"{r.code}. The simulation has {r.simulated:.6g} steps and the code {r.simulated_code}. "
+    )
     return text + f"Of the layer's {r.codes_in_layer:,} codes {r.differ_in_layer:,} differ."
 
 
 def draw(r: Result, figure) -> dict:
-    """Above the codes that come in, the weights and the channel; below the running sum, and the sum in binary."""
-    axes = figure.subplot_mosaic([["x", "weight", "codes"], ["sum", "sum", "bits"]], height_ratios=(1, 1.05),
-                                 width_ratios=(1, 1, 1.45))  # fmt: skip
+    """Above the codes that come in, the weights and the channel; below the running sum, and the sum
+    in binary.
+    """
+    axes = figure.subplot_mosaic(
+        [["x", "weight", "codes"], ["sum", "sum", "bits"]],
+        height_ratios=(1, 1.05),
+        width_ratios=(1, 1, 1.45),
+    )
     artists = {}
+    # Above: codes that come in, weights, and the channel that goes out.
     for name, cmap, low in (("x", "cividis", 0), ("weight", "PuOr", -1), ("codes", "cividis", 0)):
         ax = axes[name]
-        artists[name] = ax.imshow(np.zeros((1, 1)), cmap=cmap, vmin=low, vmax=1, aspect="auto", extent=(0, 1, 1, 0))
+        artists[name] = ax.imshow(
+            np.zeros((1, 1)), cmap=cmap, vmin=low, vmax=1, aspect="auto", extent=(0, 1, 1, 0)
+        )
         artists[f"title {name}"] = ax.set_title("Qq", loc="left")
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
@@ -264,7 +352,10 @@ def draw(r: Result, figure) -> dict:
     axes["codes"].set(xlabel="columns", ylabel="rows")
     style = {"ls": "none", "transform": axes["codes"].transData}
     artists["parted"] = axes["codes"].plot([], [], "x", color=RED, ms=6, mew=1.6, **style)[0]
-    artists["frame"] = axes["codes"].plot([], [], "s", mec=ORANGE, mfc="none", ms=11, mew=2, **style)[0]
+    artists["frame"] = axes["codes"].plot(
+        [], [], "s", mec=ORANGE, mfc="none", ms=11, mew=2, **style
+    )[0]
+    # Below: the running sum, with the ends of the codes and of the register.
     ax = axes["sum"]
     ax.set(xlim=(-0.02, 1.02), xticks=[], ylim=(-1, 1))
     ax.set_title("running sum, the bias last (steps of the output)", loc="left")
@@ -276,10 +367,15 @@ def draw(r: Result, figure) -> dict:
     artists["end"] = ax.plot([], [], "D", color=BLUE, ms=7, clip_on=False)[0]
     artists["ticks"] = ax.yaxis
     ax.yaxis.set_tick_params(labelsize=9)
-    ax.set_yticks([-1, 1], ["-88888", "88888"])  # as much room as the ticks may need
-    handles = [artists[name] for name in ("partial", "wrapped")] + [artists["limits"][0], artists["range"]]
+    # As much room as the ticks may need.
+    ax.set_yticks([-1, 1], ["-88888", "88888"])
+    handles = [artists[name] for name in ("partial", "wrapped")] + [
+        artists["limits"][0],
+        artists["range"],
+    ]
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.02), "frameon": False, "ncols": 4}
     ax.legend(handles=handles, columnspacing=1, handlelength=1.2, handletextpad=0.5, **place)
+    # Beside it the sum in binary, line by line.
     ax = axes["bits"]
     ax.set_axis_off()
     style = {"family": "monospace", "fontsize": 9, "transform": ax.transAxes, "va": "center"}
@@ -293,24 +389,33 @@ def draw(r: Result, figure) -> dict:
 def move(r: Result, artists: dict) -> None:
     s = r.state
     low, high = r.ends
-    largest = {"x": max(abs(r.x).max(), 1), "weight": max(abs(r.weight).max(), 1), "codes": max(r.codes.max(), 1)}
+    largest = {
+        "x": max(abs(r.x).max(), 1),
+        "weight": max(abs(r.weight).max(), 1),
+        "codes": max(r.codes.max(), 1),
+    }
     for name, data in (("x", r.x), ("weight", r.weight), ("codes", r.codes)):
         artists[name].set_data(data / largest[name])
     artists["x"].set_clim(-1 if r.x.min() < 0 else 0, 1)
     artists["title x"].set_text(f"input codes, {r.x.min()}..{r.x.max()}")
     artists["title weight"].set_text(f"weight codes, {r.weight.min()}..{r.weight.max()}")
-    artists["title codes"].set_text(f"codes out, channel {s.channel}: {r.differ.sum()} of {r.differ.size} differ")
+    artists["title codes"].set_text(
+        f"codes out, channel {s.channel}: {r.differ.sum()} of {r.differ.size} differ"
+    )
+    # Marks on the channel: the followed code, and where codes differ.
     rows, columns = r.codes.shape
     artists["frame"].set_data([(s.column + 0.5) / columns], [(s.row + 0.5) / rows])
     at = np.argwhere(r.differ)
     artists["parted"].set_data((at[:, 1] + 0.5) / columns, (at[:, 0] + 0.5) / rows)
 
-    steps, held = r.partial / r.step, breaking.wrap(torch.from_numpy(r.partial), s.register).numpy() / r.step
+    steps = r.partial / r.step
+    held = breaking.wrap(torch.from_numpy(r.partial), s.register).numpy() / r.step
     along = np.linspace(0, 1, len(steps))
     differ = held != steps
     artists["partial"].set_data(along, steps)
     artists["wrapped"].set_data(along[differ], held[differ])
     artists["end"].set_data([1], [held[-1]])
+    # Axes as far as the sum goes, with three round ticks.
     reach = 1.15 * max(np.abs(steps).max(), np.abs(held).max(), 4)
     limit = 2.0 ** (s.register - 1) / r.step
     for line, y in zip(artists["limits"], (-limit, limit), strict=True):
@@ -329,12 +434,15 @@ def move(r: Result, artists: dict) -> None:
 def words(r: Result) -> list[str]:
     """The sum in binary, cut where it is shifted, and what becomes of it."""
     s = r.state
+    # A multiplier makes the number longer, and the shift with it.
     by = round(breaking.HALF_AN_OCTAVE * 2**s.multiplier) if s.odd_threshold and s.multiplier else 1
     places = r.places + (s.multiplier if by > 1 else 0)
     number = r.sum * by
+    # Two's complement, cut where it is shifted.
     digits = max(DIGITS, number.bit_length() + 1, places + 1)
     binary = f"{number & (2**digits - 1):0{digits}b}"
     kept, out = (binary[:-places], binary[-places:]) if places > 0 else (binary, "")
+    # What becomes of the sum, one thing a line.
     lines = [f"sum         {r.partial[-1]:,}"]
     if r.sum != r.partial[-1]:
         lines.append(f"in {s.register} bits  {r.sum:,}")
@@ -342,7 +450,8 @@ def words(r: Result) -> list[str]:
         lines.append(f"times       {by}, {s.multiplier} bits")
     lines.append(f"binary      {kept}|{out}")
     if places > 0:
-        rest, half = number & (2**places - 1), 2 ** (places - 1)
+        rest = number & (2**places - 1)
+        half = 2 ** (places - 1)
         how = "a half" if rest == half else "up" if rest > half else "down"
         lines.append(f"shift       by {places}, out {rest}/{2 * half}: {how}")
     else:

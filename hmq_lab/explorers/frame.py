@@ -1,4 +1,5 @@
-"""The frame of every explorer: a state, the result computed from it, a figure of that, controls that change it.
+"""The frame of every explorer: a state, the result computed from it, a figure of that, controls
+that change it.
 
 >>> @dataclass(frozen=True)
 ... class State:
@@ -7,11 +8,13 @@
 >>> Explorer(State(), compute, draw, move, controls, initial={"bits": 2})       # doctest: +SKIP
 
 compute(state) -> result: plain data, with a `sentence` that says what the figure shows.
-draw(result, figure) -> artists: lays the figure out and gives, by name, the artists that a later result moves.
-move(result, artists): gives them the data of another result. Everything else on the figure is drawn once.
+draw(result, figure) -> artists: lays the figure out and gives, by name, the artists that a later
+result moves. move(result, artists): gives them the data of another result. Everything else on the
+figure is drawn once.
 
-An explorer that has a module of JavaScript (`modules.py`) computes and draws in the browser. Where anywidget is
-missing, and for all other explorers, core ipywidgets show a still picture that Python draws anew at each move.
+An explorer that has a module of JavaScript (`modules.py`) computes and draws in the browser. Where
+anywidget is missing, and for all other explorers, core ipywidgets show a still picture that Python
+draws anew at each move.
 """
 
 from __future__ import annotations
@@ -34,11 +37,14 @@ from hmq_lab.explorers import modules
 from hmq_lab.explorers.controls import Control, Real
 from hmq_lab.plots import STYLE
 
-WIDTH, DPI = 8.2, 100  # 820 pixels: what a notebook has at 1280, so that the browser need not shrink the text
+# 820 pixels: what a notebook has at 1280, so that the browser need not shrink the text.
+WIDTH, DPI = 8.2, 100
 
 
 class Picture:
-    """A figure as PNG, again and again: what stands still is painted once and kept, what moves is painted over it."""
+    """A figure as PNG, again and again: what stands still is painted once and kept, what moves is
+    painted over it.
+    """
 
     def __init__(self, height: float, draw: Callable, result):
         with mpl.rc_context(STYLE):
@@ -48,14 +54,18 @@ class Picture:
             groups = [a if isinstance(a, list) else [a] for a in self.artists.values()]
             moving = [artist for group in groups for artist in group]
             self.moving = sorted(moving, key=lambda artist: artist.get_zorder())
-            self.figure.draw_without_rendering()  # ticks take the style of whoever looks first: we do
+            # Ticks take the style of whoever looks first: we do.
+            self.figure.draw_without_rendering()
             self.figure.set_layout_engine("none")
             for artist in self.moving:
-                artist.set_animated(True)  # left out when the canvas draws, drawn by savefig
+                # Left out when the canvas draws, drawn by savefig.
+                artist.set_animated(True)
             self.settle()
 
     def settle(self) -> None:
-        """Paint what stands still, again where it was changed: axes with new ends, in the same places."""
+        """Paint what stands still, again where it was changed: axes with new ends, in the same
+        places.
+        """
         with mpl.rc_context(STYLE):
             self.canvas.draw()
             self.still = self.canvas.copy_from_bbox(self.figure.bbox)
@@ -103,10 +113,13 @@ class CoreView:
 
 
 class ModuleView:
-    """An explorer as a module of JavaScript in anywidget: it moves without the kernel, and tells it the state."""
+    """An explorer as a module of JavaScript in anywidget: it moves without the kernel, and tells it
+    the state.
+    """
 
     def __init__(self, explorer: Explorer, module: modules.Module):
-        self.explorer, self.module = explorer, module
+        self.explorer = explorer
+        self.module = module
         self.widget = modules.view(module, explorer.allowed, explorer.state)
         self.widget.observe(lambda change: explorer._heard(change["new"]), "state")
 
@@ -127,10 +140,11 @@ class Explorer:
     >>> explorer.controls["bits"].value = 4                     # doctest: +SKIP
     >>> ipywidgets.HBox([explorer.widget, other.widget])        # doctest: +SKIP
 
-    `controls` are ipywidgets, by the name of what they set; `widget` is what is shown, to be placed beside others. Two
-    explorers of one kind move together by `jslink((a.widget, "state"), (b.widget, "state"))`. Without a kernel a
-    notebook keeps the picture of the state it was displayed in, with the sentence as its alternative text. `set`
-    raises ValueError naming the value and what is allowed, and then nothing has changed.
+    `controls` are ipywidgets, by the name of what they set; `widget` is what is shown, to be placed
+    beside others. Two explorers of one kind move together by `jslink((a.widget, "state"),
+    (b.widget, "state"))`. Without a kernel a notebook keeps the picture of the state it was
+    displayed in, with the sentence as its alternative text. `set` raises ValueError naming the
+    value and what is allowed, and then nothing has changed.
 
     Args:
         state: a frozen dataclass, what the explorer opens with.
@@ -154,12 +168,19 @@ class Explorer:
         module: modules.Module | None = None,
         dead: Callable[..., tuple[str, ...]] = lambda state: (),
     ):
-        self._compute, self._draw, self._move, self._allowed = compute, draw, move, controls
-        self._height, self._dead, self.module = height, dead, module
+        self._compute = compute
+        self._draw = draw
+        self._move = move
+        self._allowed = controls
+        # What Python draws is made when somebody looks at it.
+        self._height = height
+        self._dead = dead
+        self.module = module
         self.state = changed(state, controls, initial or {})
         self._result = compute(self.state)
         self._picture: Picture | None = None
-        self._drawn = None  # the result that the picture shows
+        # The result that the picture shows.
+        self._drawn = None
         self.controls = {name: control.widget() for name, control in controls.items()}
         self._follow()
         uses_module = module is not None and modules.are_used()
@@ -226,7 +247,8 @@ class Explorer:
         return modules.fragment(self._needed_module(), self._allowed, self.state)
 
     def page(self, title: str | None = None, about: str = "", above: str = "") -> str:
-        """This explorer as a whole HTML page that needs no kernel and no network; its state is kept in the link.
+        """This explorer as a whole HTML page that needs no kernel and no network; its state is kept
+        in the link.
 
         >>> Path("mine.html").write_text(explorers.quantizer(weight).page())    # doctest: +SKIP
 
@@ -244,7 +266,9 @@ class Explorer:
 
     def _needed_module(self) -> modules.Module:
         if self.module is None:
-            raise ValueError("this explorer needs Python at every move: it has no page without a kernel")
+            raise ValueError(
+                "this explorer needs Python at every move: it has no page without a kernel"
+            )
         return self.module
 
     def set(self, **values) -> None:
@@ -252,8 +276,10 @@ class Explorer:
         self._show(changed(self.state, self._allowed, values))
 
     def _show(self, state) -> None:
+        # Nothing is changed where computing fails.
         result = self._compute(state)
-        self.state, self._result = state, result
+        self.state = state
+        self._result = result
         self._follow()
         self.view.show()
 
@@ -266,12 +292,16 @@ class Explorer:
             state = changed(self.state, self._allowed, fields, derive=False)
         except ValueError:
             return self.view.show()
-        self.state, self._result = state, None
+        self.state = state
+        self._result = None
         self._follow()
 
     def _changed(self, name: str, value) -> None:
-        """A reader moved a control. What does not go together is said in words: nobody reads a kernel's traceback."""
-        control, now = self._allowed[name], getattr(self.state, name)
+        """A reader moved a control. What does not go together is said in words: nobody reads a
+        kernel's traceback.
+        """
+        control = self._allowed[name]
+        now = getattr(self.state, name)
         if self._following or (isinstance(control, Real) and control.near(value, now)):
             return
         try:
@@ -291,8 +321,10 @@ class Explorer:
             self._following = False
 
     def _repr_mimebundle_(self, **_):
+        # The still picture is for a notebook without a kernel.
         png = base64.b64encode(self.picture.png(9)).decode()
-        found = self.widget._repr_mimebundle_()  # anywidget gives the metadata, too
+        # Anywidget gives the metadata, too.
+        found = self.widget._repr_mimebundle_()
         shown = found[0] if isinstance(found, tuple) else found
         data = {**shown, "image/png": png, "text/plain": self.sentence}
         if self.module is not None and os.environ.get(modules.VARIABLE) == "html":
@@ -304,7 +336,8 @@ def changed(state, allowed: dict[str, Control], values: dict, derive: bool = Tru
     """The state with some of its values changed, each checked.
 
     Args:
-        state: a frozen dataclass. One that is more than its fields has a method `change` that takes what its controls
+        state: a frozen dataclass. One that is more than its fields has a method `change` that takes
+        what its controls
             set.
         allowed: what each control may be set to, by name.
         values: by name.
@@ -313,6 +346,7 @@ def changed(state, allowed: dict[str, Control], values: dict, derive: bool = Tru
     Raises:
         ValueError: naming what is not there or not allowed.
     """
+    # What can be changed: controls, and fields that have none.
     names = [*allowed, *(f.name for f in dataclasses.fields(state) if f.name not in allowed)]
     checked = {}
     for name, value in values.items():
@@ -321,6 +355,7 @@ def changed(state, allowed: dict[str, Control], values: dict, derive: bool = Tru
         checked[name] = allowed[name].check(name, value) if name in allowed else value
     change = getattr(state, "change", None) if derive else None
     state = change(**checked) if change else dataclasses.replace(state, **checked)
-    for name, control in allowed.items():  # what follows from the values has its limits, too
+    # What follows from the values has its limits, too.
+    for name, control in allowed.items():
         control.check(name, getattr(state, name))
     return state

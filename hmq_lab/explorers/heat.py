@@ -15,12 +15,16 @@ PERCENT = {"vmin": 0, "vmax": 100, "cmap": "cividis"}
 
 
 def blank(ax: Axes, rows, columns, label: str = "", **style) -> QuadMesh:
-    """An empty table with its names, the first row at the bottom; `label`: of a colour bar below it.
+    """An empty table with its names, the first row at the bottom; `label`: of a colour bar below
+    it.
 
     >>> mesh = blank(ax, rows=(1, 2, 4, 8), columns=(0, -1, -2), **PERCENT)
     >>> mesh.set_array(100 * table)
     """
-    bar = {"cbar": bool(label), "cbar_kws": {"label": label, "location": "bottom", "shrink": 0.9, "aspect": 25}}
+    bar = {
+        "cbar": bool(label),
+        "cbar_kws": {"label": label, "location": "bottom", "shrink": 0.9, "aspect": 25},
+    }
     zeros = np.zeros((len(rows), len(columns)))
     ticks = {"xticklabels": list(columns), "yticklabels": list(rows)}
     sns.heatmap(zeros, ax=ax, linewidths=0.5, linecolor="#888888", **bar, **ticks, **style)
@@ -42,10 +46,15 @@ def words(ax: Axes, count: int = 12) -> list[Text]:
 
 def write(texts: list[Text], percent: np.ndarray) -> None:
     """Write the largest entries of a table into their cells, from 1 % on."""
+    # The largest entries first, as many as there are texts.
     order = np.argsort(-percent, axis=None)[: len(texts)]
     for text in texts:
         text.set_text("")
     for text, at in zip(texts, order, strict=False):
         row, column = divmod(int(at), percent.shape[1])
         if (value := percent[row, column]) >= 1:
-            text.set(text=f"{value:.0f}", position=(column + 0.5, row + 0.5), color="black" if value > 45 else "white")
+            text.set(
+                text=f"{value:.0f}",
+                position=(column + 0.5, row + 0.5),
+                color="black" if value > 45 else "white",
+            )

@@ -1,4 +1,6 @@
-"""The HMQ block: probability moved over bits and thresholds, the quantizer it implies, the gradient it gets back."""
+"""The HMQ block: probability moved over bits and thresholds, the quantizer it implies, the gradient
+it gets back.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,15 @@ from hmq_lab.explorers.modules import Module
 from hmq_lab.plots import BLUE, INK, PALE
 from hmq_lab.quantizer import Scheme
 
-LEAST, MOST = 0.001, 0.999  # mass of the picked cell: with none, or all of it, the others would lose their proportions
+# Mass of the picked cell: with none, or all of it, the others would lose their proportions.
+LEAST, MOST = 0.001, 0.999
 
 
 @dataclass(frozen=True)
 class State:
-    """`bits` and `exponent` pick a cell; `mass` is a control for its probability: the others keep their proportions."""
+    """`bits` and `exponent` pick a cell; `mass` is a control for its probability: the others keep
+    their proportions.
+    """
 
     bit_widths: tuple[int, ...]  # ascending
     exponents: tuple[int, ...]  # of the thresholds, descending
@@ -31,12 +36,22 @@ class State:
     sample: int = 0  # which sample of the noise; 0: none
 
     def __post_init__(self):
-        table, shape = np.array(self.table, dtype=float), (len(self.bit_widths), len(self.exponents))
-        table = table.reshape(shape) if table.shape == (shape[0] * shape[1],) else table  # as a module gives it
+        table = np.array(self.table, dtype=float)
+        shape = (len(self.bit_widths), len(self.exponents))
+        # As a module gives it.
+        table = table.reshape(shape) if table.shape == (shape[0] * shape[1],) else table
         if table.shape != shape:
-            raise ValueError(f"table must have the shape {shape} of bits x thresholds, got {table.shape}")
-        if not np.isfinite(table).all() or table.min() < 0 or not np.isclose(table.sum(), 1, atol=1e-4):
-            raise ValueError(f"table must hold probabilities that sum to one, got a sum of {table.sum():g}")
+            raise ValueError(
+                f"table must have the shape {shape} of bits x thresholds, got {table.shape}"
+            )
+        if (
+            not np.isfinite(table).all()
+            or table.min() < 0
+            or not np.isclose(table.sum(), 1, atol=1e-4)
+        ):
+            raise ValueError(
+                f"table must hold probabilities that sum to one, got a sum of {table.sum():g}"
+            )
         table = table if abs(table.sum() - 1) < 1e-12 else table / table.sum()
         object.__setattr__(self, "table", tuple(map(tuple, table.tolist())))
 
@@ -55,7 +70,11 @@ class State:
             return state
         table = np.array(state.table)
         others = 1 - table[state.cell]
-        table = table * (1 - mass) / others if others > 1e-12 else np.full(table.shape, (1 - mass) / (table.size - 1))
+        table = (
+            table * (1 - mass) / others
+            if others > 1e-12
+            else np.full(table.shape, (1 - mass) / (table.size - 1))
+        )
         table[state.cell] = mass
         return replace(state, table=table)
 
@@ -63,7 +82,8 @@ class State:
 @dataclass(frozen=True)
 class Result:
     state: State
-    weights: np.ndarray  # (B, T): what the parameters are mixed with; the table itself at temperature 1 without noise
+    # (B, T): what the parameters are mixed with; the table itself at temperature 1 without noise.
+    weights: np.ndarray
     step: float  # expected
     threshold: float  # expected
     stairs: tuple[np.ndarray, np.ndarray]
@@ -74,17 +94,29 @@ class Result:
     sentence: str
 
 
-def block(tensor=None, hmq: HMQ | None = None, *, space: SearchSpace | None = None, **initial) -> Explorer:
-    """Move probability from cell to cell of a block's table; see the quantizer, and where the error wants it to go.
+def block(
+    tensor=None, hmq: HMQ | None = None, *, space: SearchSpace | None = None, **initial
+) -> Explorer:
+    """Move probability from cell to cell of a block's table; see the quantizer, and where the error
+    wants it to go.
 
     >>> explorers.block(bits=2, exponent=-1, mass=0.5)
-    >>> explorers.block(conv.weight, blocks(model)["conv.weight"])        # the reader's own block and tensor
+    >>> explorers.block(conv.weight, blocks(model)["conv.weight"])
 
-    tensor: as for `quantizer`. hmq: a block, whose space, sign and probabilities are taken over; without one a new
-    block of `space`. initial: bits and exponent of the cell that `mass`, 0.001 to 0.999, is put on; temperature 0.05
-    to 20; sample of the Gumbel noise, 0 (none) to 50; table. The gradient is that of the squared error of the
-    quantized tensor over its sum of squares, through the expected step and threshold, straight-through.
-    Raises ValueError for a tensor that is empty or not finite, and for other values. Source: HMQ, sections 3.2 to 3.4.
+    The gradient is that of the squared error of the quantized tensor over its sum of squares,
+    through the expected step and threshold, straight-through.
+
+    Args:
+        tensor: as for `quantizer`.
+        hmq: a block, whose space, sign and probabilities are taken over.
+        space: of a new block, where none is given.
+        initial: bits and exponent of the cell that `mass`, 0.001 to 0.999, is put on; temperature,
+            0.05 to 20; sample of the Gumbel noise, 0 (none) to 50; table.
+
+    Raises:
+        ValueError: for a tensor that is empty or not finite, and for other values.
+
+    Source: HMQ, sections 3.2 to 3.4.
     """
     x = tensors.sample(tensor)
     is_new = hmq is None
@@ -96,7 +128,9 @@ def block(tensor=None, hmq: HMQ | None = None, *, space: SearchSpace | None = No
         raise ValueError(f"hmq must be an HMQ block, got {type(hmq).__name__}")
     elif space is not None:
         raise ValueError("a block has its space: give hmq or space, not both")
-    bits, exponents = hmq.space.bits, tuple(hmq.exponents.tolist())
+    # The block's own space and probabilities.
+    bits = hmq.space.bits
+    exponents = tuple(hmq.exponents.tolist())
     if len(bits) * len(exponents) < 2:
         raise ValueError("the block has one scheme only: there is nothing to move")
     table = tuple(map(tuple, hmq.probabilities().detach().double().tolist()))
@@ -109,49 +143,78 @@ def block(tensor=None, hmq: HMQ | None = None, *, space: SearchSpace | None = No
         "temperature": Real("temperature", 0.05, 20.0, 0.02, logarithmic=True),
         "sample": Whole("noise (0: none)", 0, 50),
     }
-    if bits != tuple(range(bits[0], bits[-1] + 1)):  # a slider over what there is, nothing between
+    # A slider over what there is, nothing between.
+    if bits != tuple(range(bits[0], bits[-1] + 1)):
         controls["bits"] = replace(powers("bits", bits), texts=tuple(map(str, bits)))
-    view, signed = tensors.window(x.v), hmq.signed
-    if is_new and not initial:  # a new block is nearly hard: half of its mass is moved, so that there is a mixture
+    view = tensors.window(x.v)
+    signed = hmq.signed
+    # A new block is nearly hard: half of its mass is moved, so that there is a mixture.
+    if is_new and not initial:
         few = min(bits, key=lambda b: abs(b - 3))
-        state = replace(state, bits=few, exponent=exponents[min(1, len(exponents) - 1)]).change(mass=0.5)
-    data = {"values": x.packed(), "bits": list(bits), "exponents": list(exponents), "signed": signed}
+        state = replace(state, bits=few, exponent=exponents[min(1, len(exponents) - 1)]).change(
+            mass=0.5
+        )
+    data = {
+        "values": x.packed(),
+        "bits": list(bits),
+        "exponents": list(exponents),
+        "signed": signed,
+    }
     fields = ("table", "bits", "exponent", "temperature", "sample")
     module = Module("block", "HMQ block", data | {"view": list(view)}, fields)
     return Explorer(
-        state, lambda state: compute(state, x, signed, view), draw, move, controls, initial, 4.4, module
+        state,
+        lambda state: compute(state, x, signed, view),
+        draw,
+        move,
+        controls,
+        initial,
+        4.4,
+        module,
     )
 
 
 def compute(state: State, x: tensors.Sample, signed: bool, view: tuple[float, float]) -> Result:
     """What a block with the state's table does to x, by the equations of HMQ.
 
-    p = softmax((log table + g) / temperature); step = sum p s and threshold = sum p t, with s and t of each cell. By
-    the chain rule the logit of a cell gets p ((s - step) dL/dstep + (t - threshold) dL/dthreshold) / temperature.
+    p = softmax((log table + g) / temperature); step = sum p s and threshold = sum p t, with s and t
+    of each cell. By the chain rule the logit of a cell gets p ((s - step) dL/dstep + (t -
+    threshold) dL/dthreshold) / temperature.
     """
-    bits, exponents = np.array(state.bit_widths)[:, None], np.array(state.exponents)[None]
+    bits = np.array(state.bit_widths)[:, None]
+    exponents = np.array(state.exponents)[None]
     steps, thresholds = 2.0 ** (exponents - bits + signed), 2.0**exponents  # (B, T), (1, T)
-    with np.errstate(divide="ignore"):  # the logarithm of no probability
+    # The logarithm of no probability.
+    with np.errstate(divide="ignore"):
         score = (np.log(state.table) + noise(state.sample, steps.shape)) / state.temperature
     p = np.exp(score - score.max())
     p /= p.sum()
-    step, threshold = float((p * steps).sum()), float((p * thresholds).sum())
+    step = float((p * steps).sum())
+    threshold = float((p * thresholds).sum())
+    # The chain rule, from the error to each logit.
     d_step, d_threshold = _slopes(x, step, threshold, signed)
-    gradient = p * ((steps - step) * d_step + (thresholds - threshold) * d_threshold) / state.temperature
+    gradient = (
+        p * ((steps - step) * d_step + (thresholds - threshold) * d_threshold) / state.temperature
+    )
 
     table = np.array(state.table)
-    row = int(table.sum(1).argmax())  # the selection: bits by their marginal, then the threshold given them
+    # The selection: bits by their marginal, then the threshold given them.
+    row = int(table.sum(1).argmax())
     selected = Scheme(state.bit_widths[row], state.exponents[int(table[row].argmax())], signed)
     ends = _ends(step, threshold, signed)
     stairs = tensors.staircase(step, ends, view)
+    # What the mixture loses, and what the selection would.
     found = tensors.loss(x, step, ends), tensors.loss(x, selected.step, selected.integers)
     text = _sentence(state, gradient, step, threshold, len(np.unique(stairs[1])), selected, *found)
     selected_stairs = tensors.staircase(selected.step, selected.integers, view)
-    return Result(state, p, step, threshold, stairs, selected, selected_stairs, gradient, view, text)
+    return Result(
+        state, p, step, threshold, stairs, selected, selected_stairs, gradient, view, text
+    )
 
 
 def _ends(step: float, threshold: float, signed: bool) -> tuple[float, float]:
-    """Ends of the mixed quantizer in steps; one that rounding alone keeps from an integer is that integer.
+    """Ends of the mixed quantizer in steps; one that rounding alone keeps from an integer is that
+    integer.
 
     >>> _ends(0.5, 1.0, True), _ends(0.4, 1.0, False)
     ((-2.0, 1.0), (0.0, 1.5))
@@ -162,10 +225,13 @@ def _ends(step: float, threshold: float, signed: bool) -> tuple[float, float]:
 
 
 def _slopes(x: tensors.Sample, step: float, threshold: float, signed: bool) -> tuple[float, float]:
-    """d error / d step and d threshold, straight-through, of the squared error over the sum of squares."""
+    """d error / d step and d threshold, straight-through, of the squared error over the sum of
+    squares.
+    """
     r = np.round(x.v / step)
     low, high = _ends(step, threshold, signed)
-    below, above = r < low, r > high
+    below = r < low
+    above = r > high
     within = ~(below | above)
 
     # Above, Q(x) = threshold - step; below, -threshold (signed) or 0; within, r step.
@@ -186,16 +252,24 @@ def noise(sample: int, shape: tuple[int, int]) -> np.ndarray:
 
 def _sentence(state, gradient, step, threshold, levels, selected, mixed, hard) -> str:
     text = (
-        f"With {tensors.percent(np.array(state.table)[state.cell], 1)} on {_name(state.bits, state.exponent)} the expected step is "
+        f"With {tensors.percent(np.array(state.table)[state.cell], 1)} on "
+        f"{_name(state.bits, state.exponent)} the expected step is "
         f"{step:.3g}, the expected threshold {threshold:.3g}: {levels} levels, which lose "
         f"{100 * mixed.total:.3g} % of the sum of squares; the selection, "
         f"{_name(selected.bits, selected.threshold_exponent)}, loses {100 * hard.total:.3g} %."
     )
     if not gradient.any():
         return text + " No gradient reaches the logits."
-    up, down = (np.unravel_index(at, gradient.shape) for at in (gradient.argmin(), gradient.argmax()))
+    # The cells whose logits the gradient moves most.
+    up, down = (
+        np.unravel_index(at, gradient.shape) for at in (gradient.argmin(), gradient.argmax())
+    )
     up, down = (_name(state.bit_widths[row], state.exponents[column]) for row, column in (up, down))
-    return text + f" To lose less, the gradient raises the logit of {up} most and lowers that of {down} most."
+    return (
+        text
+        + f" To lose less, the gradient raises the logit of {up} most "
+        + f"and lowers that of {down} most."
+    )
 
 
 def _name(bits: int, exponent: int) -> str:
@@ -205,22 +279,28 @@ def _name(bits: int, exponent: int) -> str:
 def draw(result: Result, figure) -> dict:
     """The table of probabilities; the gradient of each logit; the staircase."""
     state = result.state
+    # Two tables with frames, and a staircase.
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
     style = {"label": "of the largest", "vmin": -1, "vmax": 1, "cmap": "vlag"}
     artists = {
-        "weights": heat.blank(left, state.bit_widths, state.exponents, label="p (%)", **heat.PERCENT),
+        "weights": heat.blank(
+            left, state.bit_widths, state.exponents, label="p (%)", **heat.PERCENT
+        ),
         "gradient": heat.blank(middle, state.bit_widths, state.exponents, **style),
         "picked": [heat.frame(left), heat.frame(middle)],
         "words": heat.words(left),
     }
     for ax in (left, middle):
         ax.set(xlabel="M of the threshold $2^M$", ylabel="bits")
-        ax.invert_xaxis()  # larger thresholds at the right, as on the slider
+        # Larger thresholds at the right, as on the slider.
+        ax.invert_xaxis()
+    # Titles say the numbers; they are as long from the start as they will be.
     artists["titles"] = [
         left.set_title("probabilities;\nframe: picked", loc="left"),
         middle.set_title("gradient of the logits,\nlargest 0.0000", loc="left"),
         right.set_title("step 0.0000,\nthreshold 0.0000", loc="left"),
     ]
+    # The mixture over the selection, and the line of no quantization.
     right.plot(result.view, result.view, color=INK, lw=1, ls=":")
     artists["selected"] = right.plot([], [], color=PALE, lw=4, label="the selection")[0]
     artists["stairs"] = right.plot([], [], color=BLUE, lw=2, label="the mixture")[0]
@@ -231,14 +311,17 @@ def draw(result: Result, figure) -> dict:
 
 
 def move(result: Result, artists: dict) -> None:
-    state, percent = result.state, 100 * result.weights
+    state = result.state
+    percent = 100 * result.weights
     largest = np.abs(result.gradient).max()
     artists["weights"].set_array(percent)
     artists["gradient"].set_array(result.gradient / (largest or 1.0))
+    # The picked cell is framed in both tables.
     row, column = state.cell
     for picked in artists["picked"]:
         picked.set_xy((column, row))
     heat.write(artists["words"], percent)
+    # Without noise at temperature 1 the mixture is the table itself.
     mixed = state.temperature != 1 or state.sample > 0
     title, gradient, quantizer = artists["titles"]
     title.set_text(f"{'a relaxed sample' if mixed else 'probabilities'};\nframe: picked")

@@ -1,7 +1,9 @@
-"""Explorers as modules of JavaScript: the same file in a notebook, in the book and on a page without a kernel.
+"""Explorers as modules of JavaScript: the same file in a notebook, in the book and on a page
+without a kernel.
 
-Each module in `js/` computes and draws by itself from data that Python prepared once. `source` puts a module and what
-it imports into one file, `ModuleView` shows it with anywidget, `page` and `fragment` write it into HTML.
+Each module in `js/` computes and draws by itself from data that Python prepared once. `source` puts
+a module and what it imports into one file, `ModuleView` shows it with anywidget, `page` and
+`fragment` write it into HTML.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ import numpy as np
 
 FOLDER = Path(__file__).parent / "js"
 IMPORT = re.compile(r'^import\s*\{[^}]*\}\s*from\s*"\./(\w+)\.js";\n', re.MULTILINE)
-VARIABLE = "HMQ_LAB_EXPLORERS"  # "core": never anywidget; "html": outputs hold the explorer as HTML, too
+# "core": never anywidget; "html": outputs hold the explorer as HTML, too.
+VARIABLE = "HMQ_LAB_EXPLORERS"
 COUNTER = itertools.count()
 
 
@@ -49,7 +52,9 @@ class Module:
 
 
 def are_used() -> bool:
-    """Whether explorers are shown by modules: anywidget is there, and the environment does not ask for core widgets."""
+    """Whether explorers are shown by modules: anywidget is there, and the environment does not ask
+    for core widgets.
+    """
     return os.environ.get(VARIABLE) != "core" and importlib.util.find_spec("anywidget") is not None
 
 
@@ -62,6 +67,7 @@ def packed(array: np.ndarray) -> dict[str, Any]:
     Args:
         array: numbers of any shape; it is sent flat.
     """
+    # The first type that holds every value exactly.
     for dtype in (np.uint8, np.uint16, np.uint32) if array.dtype.kind in "iu" else (np.float32,):
         small = array.astype(dtype)
         if (small == array).all():
@@ -84,7 +90,7 @@ def source(name: str) -> str:
 
 
 def _collect(text: str, parts: dict[str, str]) -> None:
-    """What a text imports, each file once, those it needs before it; they export nothing any more."""
+    """Add what a text imports to `parts`, each file once and after those it needs itself."""
     for name in IMPORT.findall(text):
         if name not in parts:
             needed = (FOLDER / f"{name}.js").read_text(encoding="utf-8")
@@ -99,7 +105,9 @@ def data_of(module: Module, controls: dict) -> dict[str, Any]:
 
 
 def view(module: Module, controls: dict, state: object):
-    """The widget that shows a module; its trait `state` follows the reader, and the reader sees what it is set to."""
+    """The widget that shows a module; its trait `state` follows the reader, and the reader sees
+    what it is set to.
+    """
     import anywidget
     import traitlets
 
@@ -120,6 +128,7 @@ def fragment(module: Module, controls: dict, state: object, linked: bool = False
         state: the state that it opens with.
         linked: keep the state in the page's address.
     """
+    # Text in a script must not end the script.
     shown = {"data": data_of(module, controls), "state": module.state(state)}
     text = json.dumps(shown, default=_text, separators=(",", ":"), ensure_ascii=False)
     place = f"hmq-{module.name}-{next(COUNTER)}"
@@ -153,11 +162,13 @@ const shown = JSON.parse(document.getElementById("{place}-data").textContent);
 </script>
 """
 PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><link rel="icon" href="data:,">
 <style>
 :root {{ color-scheme: light dark }}
-body {{ margin: 0 auto; max-width: 64rem; padding: 0.6rem 1rem; background: Canvas; color: CanvasText;
+body {{ margin: 0 auto; max-width: 64rem; padding: 0.6rem 1rem; background: Canvas;
+  color: CanvasText;
   font: 1rem/1.5 system-ui, "DejaVu Sans", sans-serif }}
 h1 {{ font-size: 1.3rem; margin: 0.2rem 0 }}
 h1 + p {{ margin: 0 0 0.6rem }}

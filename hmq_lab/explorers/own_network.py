@@ -52,10 +52,12 @@ class Effect:
 
 
 class Bench:
-    """A network with blocks on it, on which choices are measured; the reader's own is not changed."""
+    """A copy of a network with blocks on it, on which choices are measured."""
 
     def __init__(self, model: nn.Module, batch: Tensor, labels: Tensor | None, hardware: bool):
-        self.batch, self.labels, self.hardware = batch[:IMAGES], labels, hardware
+        self.batch = batch[:IMAGES]
+        self.labels = labels
+        self.hardware = hardware
         if labels is not None:
             self.labels = _checked_labels(labels, batch)[:IMAGES]
         self.model = copy.deepcopy(model)
@@ -65,8 +67,12 @@ class Bench:
             attach(self.model, sample=batch, hardware=hardware)
         self.model.eval()
         self.blocks = blocks(self.model)
-        self.places = {place.name: place for place in placements(self.model) if place.name in self.blocks}
-        self.weights = {name: place.size for name, place in self.places.items() if place.kind == "weight"}
+        self.places = {
+            place.name: place for place in placements(self.model) if place.name in self.blocks
+        }
+        self.weights = {
+            name: place.size for name, place in self.places.items() if place.kind == "weight"
+        }
         self._values: dict[str, tensors.Sample] = {}
         self._effects: dict[tuple, Effect] = {}
         with torch.no_grad(), switched_off(self.model):
@@ -78,7 +84,9 @@ class Bench:
         self.float_effect = self._effect(self.scores)
 
     def bits(self, name: str) -> tuple[int, ...]:
-        """What may be chosen for a tensor: an activation's block has one bit-width, which is set as one likes."""
+        """What may be chosen for a tensor: an activation's block has one bit-width, which is set as
+        one likes.
+        """
         is_weight = name in self.weights
         return tuple(self.blocks[name].bits.tolist()) if is_weight else tensors.BITS
 
@@ -88,6 +96,7 @@ class Bench:
 
     def values(self, name: str) -> tensors.Sample:
         """A weight's values; an activation's for the batch, from a pass of the float network."""
+        # Looked at once for each tensor.
         if name not in self._values:
             if name in self.weights:
                 found = original(self.model, name)
@@ -108,7 +117,8 @@ class Bench:
 
     def best(self, name: str, bits: int) -> int:
         """The exponent of the threshold that loses least of a tensor's values with so many bits."""
-        sample, signed = self.values(name), self.blocks[name].signed
+        sample = self.values(name)
+        signed = self.blocks[name].signed
         schemes = [Scheme(bits, exponent, signed) for exponent in self.exponents(name)]
         losses = [tensors.loss(sample, scheme.step, scheme.integers).total for scheme in schemes]
         return self.exponents(name)[int(np.argmin(losses))]
@@ -137,6 +147,7 @@ class Bench:
                     self.blocks[name].free()
 
     def _effect(self, scores: Tensor) -> Effect:
+        # Beside the float network's scores for the same batch.
         energy = float(self.scores.double().square().sum()) or 1.0
         change = float((scores.double() - self.scores.double()).square().sum()) / energy
         right = scores.argmax(1) == self.labels_or_answers
@@ -144,7 +155,9 @@ class Bench:
         return Effect(change, 100 * float(right.float().mean()), loss)
 
     def compression(self, pairs: Pairs) -> float:
-        """32 bits over the mean bits of an element of the weights; a tensor that is not chosen counts 32."""
+        """32 bits over the mean bits of an element of the weights; a tensor that is not chosen
+        counts 32.
+        """
         total = sum(self.weights.values())
         bits = {name: pairs[name][0] if name in pairs else FLOAT_BITS for name in self.weights}
         packed = sum(bits[name] * size for name, size in self.weights.items())
@@ -167,13 +180,17 @@ def _scores(output: Any) -> Tensor:
 def _checked_labels(labels: Any, batch: Tensor) -> Tensor:
     found = torch.as_tensor(labels)
     if found.dim() != 1 or len(found) != len(batch) or found.is_floating_point():
-        raise ValueError(f"labels must be {len(batch)} class numbers, one for each image, got {tuple(found.shape)}")
+        raise ValueError(
+            f"labels must be {len(batch)} class numbers, one for each image, got {tuple(found.shape)}"
+        )
     return found.long()
 
 
 @dataclass(frozen=True)
 class State:
-    """Which tensor is looked at, and what was chosen so far; tensors that are not in `choice` are float."""
+    """Which tensor is looked at, and what was chosen so far; tensors that are not in `choice` are
+    float.
+    """
 
     bench: Bench
     tensor: str
@@ -188,13 +205,21 @@ class State:
     def exponent(self) -> int:
         return self.choice[self.tensor][1] if self.tensor in self.choice else self.last
 
-    def change(self, tensor: str | None = None, bits: int | None = None, exponent: int | None = None, **others):
+    def change(
+        self,
+        tensor: str | None = None,
+        bits: int | None = None,
+        exponent: int | None = None,
+        **others,
+    ):
         state = replace(self, **others)
         if tensor is not None and tensor != self.tensor:
             state = replace(state, tensor=tensor, last=self.bench.exponents(tensor)[0])
         if bits is None and exponent is None:
             return state
-        name, choice = state.tensor, dict(state.choice)
+        # A new bit-width keeps the threshold, or takes the best one.
+        name = state.tensor
+        choice = dict(state.choice)
         if bits == FLOAT:
             choice.pop(name, None)
             return replace(state, choice=choice)
@@ -204,13 +229,15 @@ class State:
         if exponent is None:
             exponent = choice[name][1] if name in choice else self.bench.best(name, bits)
         if exponent not in self.bench.exponents(name):
-            raise ValueError(f"exponent of {name} must be among {self.bench.exponents(name)}, got {exponent}")
+            raise ValueError(
+                f"exponent of {name} must be among {self.bench.exponents(name)}, got {exponent}"
+            )
         return replace(state, choice=choice | {name: (bits, exponent)}, last=exponent)
 
 
 @dataclass(frozen=True)
 class Result:
-    """Effects of the chosen tensor alone and of all choices, and how small they make the weights."""
+    """Effects of the chosen tensor alone and of all choices, and the size of the weights."""
 
     state: State
     alone: Effect
@@ -222,20 +249,24 @@ class Result:
 
 
 class Choosing(Explorer):
-    """The explorer of one's own network. Its buttons are methods, too: best(), everything(8), clear(), export().
+    """The explorer of one's own network. Its buttons are methods, too: best(), everything(8),
+    clear(), export().
 
     >>> view = explorers.network(model, batch, labels)            # doctest: +SKIP
     >>> view.set(tensor="layer1.0.conv1.weight", bits=4)          # doctest: +SKIP
     >>> view.best()                                               # doctest: +SKIP
     >>> view.selection.on(model, batch)                           # doctest: +SKIP
 
-    `parts` are a quantizer and an error surface of the chosen tensor: what is picked there is chosen here.
+    `parts` are a quantizer and an error surface of the chosen tensor: what is picked there is
+    chosen here.
     """
 
     def __init__(self, bench: Bench, initial: dict):
         self.bench = bench
         names = tuple(bench.blocks)
-        largest = max(bench.weights or dict.fromkeys(names, 0), key=lambda name: bench.places[name].size)
+        largest = max(
+            bench.weights or dict.fromkeys(names, 0), key=lambda name: bench.places[name].size
+        )
         exponents = sorted({e for name in names for e in bench.exponents(name)})
         most = sorted({b for name in names for b in bench.bits(name)})
         texts = tuple(f"{name.removesuffix('.weight')}{_kind(bench, name)}" for name in names)
@@ -249,7 +280,8 @@ class Choosing(Explorer):
         self._moving = False
         super().__init__(state, compute, draw, move, controls, initial, height=3.6)
         for name in ("bits", "exponent"):
-            self.controls[name].continuous_update = False  # a move is measured
+            # A move is measured.
+            self.controls[name].continuous_update = False
 
         # Buttons, and the two explorers of the chosen tensor, below the controls and the figure.
         does = {
@@ -258,7 +290,9 @@ class Choosing(Explorer):
             "all float": self.clear,
             "export": lambda: self.export(FILE),
         }
-        self.buttons = {text: widgets.Button(description=text, layout={"width": "auto"}) for text in does}
+        self.buttons = {
+            text: widgets.Button(description=text, layout={"width": "auto"}) for text in does
+        }
         for text, button in self.buttons.items():
             button.on_click(lambda _, do=does[text]: self._pressed(do))
         row = widgets.Box(list(self.buttons.values()), layout={"flex_flow": "row wrap"})
@@ -270,20 +304,28 @@ class Choosing(Explorer):
     @property
     def selection(self) -> Selection:
         """What was chosen so far, as plain data."""
-        found = {n: Scheme(b, e, self.bench.blocks[n].signed) for n, (b, e) in self.state.choice.items()}
+        found = {
+            n: Scheme(b, e, self.bench.blocks[n].signed) for n, (b, e) in self.state.choice.items()
+        }
         return Selection(found, dict(self.bench.weights), self.bench.hardware)
 
     def best(self) -> None:
-        """Take the threshold that loses least of the tensor's values with its bits; a float tensor gets 8 bits."""
+        """Take the threshold that loses least of the tensor's values with its bits; a float tensor
+        gets 8 bits.
+        """
         name = self.state.tensor
         bits = self.state.bits or max(self.bench.bits(name))
         self.set(bits=bits, exponent=self.bench.best(name, bits))
 
     def everything(self, bits: int) -> None:
-        """Give every tensor so many bits, or the most it can have below that, and its best threshold."""
+        """Give every tensor so many bits, or the most it can have below that, and its best
+        threshold.
+        """
         choice = {}
         for name in self.bench.blocks:
-            own = max(b for b in self.bench.bits(name) if b <= max(bits, min(self.bench.bits(name))))
+            own = max(
+                b for b in self.bench.bits(name) if b <= max(bits, min(self.bench.bits(name)))
+            )
             choice[name] = own, self.bench.best(name, own)
         self._show(replace(self.state, choice=choice, last=choice[self.state.tensor][1]))
 
@@ -295,7 +337,9 @@ class Choosing(Explorer):
         """Write the selection as JSON, for `Selection.read`; returns it."""
         self.selection.write(path)
         left = len(self.bench.blocks) - len(self.state.choice)
-        self.view.say(f"The selection is in {path}; {tensors.many(left, 'tensor')} not chosen: 8 bits.")
+        self.view.say(
+            f"The selection is in {path}; {tensors.many(left, 'tensor')} not chosen: 8 bits."
+        )
         return self.selection
 
     def _pressed(self, do) -> None:
@@ -328,7 +372,8 @@ class Choosing(Explorer):
         for part in self.parts.values():
             part.widget.close()
         name = self.state.tensor
-        sample, given = self.bench.values(name), {"exponents": self.bench.exponents(name)}
+        sample = self.bench.values(name)
+        given = {"exponents": self.bench.exponents(name)}
         self.parts = {"quantizer": quantizer(sample, **given), "surface": surface(sample, **given)}
         if self.state.bits:
             self._move_parts()
@@ -365,19 +410,28 @@ def _kind(bench: Bench, name: str) -> str:
 
 
 def network(
-    model: nn.Module | None = None, batch: Tensor | None = None, labels: Any = None, *, hardware: bool = False, **initial
+    model: nn.Module | None = None,
+    batch: Tensor | None = None,
+    labels: Any = None,
+    *,
+    hardware: bool = False,
+    **initial,
 ) -> Choosing:
-    """Choose bits and threshold for any tensor of a network of your own, and see what that does to its output.
+    """Choose bits and threshold for any tensor of a network of your own, and see what that does to
+    its output.
 
     >>> view = explorers.network(model, batch, labels)            # doctest: +SKIP
     >>> view.selection.write("mine.json")                         # doctest: +SKIP
 
     Args:
-        model: any network; it is copied, not changed. By default the small one that comes with the package.
-        batch: its inputs (N, C, H, W). Thresholds are calibrated on all of them; the output is measured on the first 32.
+        model: any network; it is copied, not changed. By default the small one that comes with the
+        package.
+        batch: its inputs (N, C, H, W). Thresholds are calibrated on all of them; the output is
+        measured on the first 32.
         labels: the class of each image; without them, how often the float network's answer stays.
         hardware: look at it in hardware mode, as `IntegerNetwork` needs it: batch norm is folded.
-        initial: tensor, a name of `hmq_lab.placements`; bits, of the tensor (0: float); exponent, of its threshold.
+        initial: tensor, a name of `hmq_lab.placements`; bits, of the tensor (0: float); exponent,
+        of its threshold.
 
     Returns:
         An explorer; its `selection` is what was chosen.
@@ -405,19 +459,28 @@ def _example() -> tuple[nn.Module, Tensor, Tensor]:
 
 def compute(state: State) -> Result:
     """Measure the chosen tensor alone, and all choices together."""
-    bench, name = state.bench, state.tensor
+    bench = state.bench
+    name = state.tensor
+    # Measured, if they were not before.
     own = {name: state.choice[name]} if name in state.choice else {}
-    alone, together = bench.effect(own), bench.effect(state.choice)
+    alone = bench.effect(own)
+    together = bench.effect(state.choice)
     compression = bench.compression(state.choice)
     size = sum(bench.weights.values()) * FLOAT_BITS / 8 / compression
+    # The tensor first, then all choices, then the size.
     place = bench.places[name]
     text = f"{name}, {place.size:,} elements, "
     if own:
-        text += f"{tensors.many(state.bits, 'bit')} below 2^{state.exponent}: alone it changes {_said(bench, alone)} "
+        text += f"{tensors.many(state.bits, 'bit')} below 2^{state.exponent}: alone it changes "
+        text += f"{_said(bench, alone)} "
     else:
         text += "is float. "
     count = len(state.choice)
-    text += f"All {tensors.many(count, 'choice')} together: {_said(bench, together)} " if count > 1 else ""
+    text += (
+        f"All {tensors.many(count, 'choice')} together: {_said(bench, together)} "
+        if count > 1
+        else ""
+    )
     text += f"The weights take {size:,.0f} bytes, {compression:.2f} times fewer than in float."
     return Result(state, alone, together, bench.float_effect, compression, size, text)
 
@@ -427,7 +490,8 @@ def _said(bench: Bench, effect: Effect) -> str:
     if bench.labels is None:
         return text + f"{effect.accuracy:.1f} % of {len(bench.batch)} answers stay."
     before = bench.float_effect
-    text += f"{effect.accuracy:.1f} % of {len(bench.batch)} images are right (float {before.accuracy:.1f} %), "
+    text += f"{effect.accuracy:.1f} % of {len(bench.batch)} images are right (float "
+    text += f"{before.accuracy:.1f} %), "
     return text + f"the loss is {effect.loss:.3f} (float {before.loss:.3f})."
 
 
@@ -437,11 +501,16 @@ def draw(result: Result, figure) -> dict:
     bars, effects = figure.subplots(1, 2, width_ratios=(1.5, 1))
     names = list(bench.blocks)
     at = np.arange(len(names))
+    # Weights and activations have a colour and a hatch each.
     kinds = np.array([name in bench.weights for name in names])
     artists: dict[str, Any] = {"view": bars.axvspan(0, 1, color=PALE, alpha=0.6, lw=0, zorder=0.5)}
-    for label, shown, colour, hatch in (("weights", kinds, BLUE, ""), ("activations", ~kinds, ORANGE, "///")):
+    for label, shown, colour, hatch in (
+        ("weights", kinds, BLUE, ""),
+        ("activations", ~kinds, ORANGE, "///"),
+    ):
         style = {"color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0, "label": label}
         artists[label] = list(bars.bar(at[shown], np.ones(shown.sum()), 0.82, **style))
+    # Numbers on the bars, as far as there is room.
     few = len(names) <= ROWS
     artists["words"] = [bars.text(i, 0.2, "", ha="center", fontsize=9) for i in at] if few else []
     bars.set(ylim=(0, 9.5), yticks=range(1, 9), xlim=(-0.7, len(names) - 0.3), xticks=[])
@@ -453,7 +522,9 @@ def draw(result: Result, figure) -> dict:
     # What the choices change, on a logarithmic axis.
     artists["changes"] = list(effects.barh([0, 1], [1, 1], 0.5, left=FLOOR, color=[BLUE, INK]))
     artists["numbers"] = [effects.text(1, y, "", va="center", fontsize=9) for y in (0, 1)]
-    effects.set(xscale="log", xlim=(FLOOR, 1e5), ylim=(1.6, -0.6), xlabel="change of the output (%)")
+    effects.set(
+        xscale="log", xlim=(FLOOR, 1e5), ylim=(1.6, -0.6), xlabel="change of the output (%)"
+    )
     effects.set_yticks([0, 1], ["this tensor", "all choices"])
     effects.set_xticks([1e-4, 1e-2, 1, 100])
     effects.minorticks_off()
@@ -467,6 +538,7 @@ def move(result: Result, artists: dict) -> None:
     state = result.state
     names = list(state.bench.blocks)
     bits = {name: state.choice[name][0] if name in state.choice else FLOAT for name in names}
+    # The bars, in the order in which they were drawn.
     weights = [name for name in names if name in state.bench.weights]
     others = [name for name in names if name not in state.bench.weights]
     for label, shown in (("weights", weights), ("activations", others)):
@@ -477,6 +549,7 @@ def move(result: Result, artists: dict) -> None:
         text.set_y(bits[name] + 0.15)
     artists["view"].set_x(names.index(state.tensor) - 0.5)
     artists["view"].set_width(1)
+    # Changes beyond the axis end at its end; the number says what they are.
     effects = zip(artists["changes"], artists["numbers"], (result.alone, result.all), strict=True)
     for bar, text, effect in effects:
         value = min(max(100 * effect.change, FLOOR), WHOLE)

@@ -1,12 +1,12 @@
 """The explorers as web pages for whoever is to move a slider and see no code: `make explore`.
 
-    python -m hmq_lab.explorers.pages runs/explore    # writes the pages and serves them on 127.0.0.1 alone
-    python -m hmq_lab.explorers.pages runs/explore --write-only
+    python -m hmq_lab.explorers.pages runs/explore    # writes the pages and serves them on
+    127.0.0.1 alone python -m hmq_lab.explorers.pages runs/explore --write-only
 
-A page for each explorer and a front page with their pictures, all written from `PAGES`. Explorers that have a module
-of JavaScript (`STATIC`) are whole by themselves: they need no kernel, and open from disk. The others are served by
-Voila, with a kernel each. A visitor's browser shows outputs only; the server takes from it what widgets say, and no
-code to run.
+A page for each explorer and a front page with their pictures, all written from `PAGES`. Explorers
+that have a module of JavaScript (`STATIC`) are whole by themselves: they need no kernel, and open
+from disk. The others are served by Voila, with a kernel each. A visitor's browser shows outputs
+only; the server takes from it what widgets say, and no code to run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ except ModuleNotFoundError as error:
     sys.exit(2)
 
 PORT = 8866
-LACKING = ["jupyterlab-jupytext", "@jupyter-notebook/lab-extension"]  # they need what Voila lacks, and say so
+# They need what Voila lacks, and say so.
+LACKING = ["jupyterlab-jupytext", "@jupyter-notebook/lab-extension"]
 IDLE = 900  # seconds until the kernel of a page that nobody looks at any more ends
 KERNELS = 8  # at a time; each takes about 0.8 GB
 
@@ -48,7 +49,8 @@ class Page:
 
     def explorer(self) -> explorers.Explorer:
         """The explorer that the cell shows."""
-        return eval(self.code, globals())  # our own table's code
+        # Our own table's code.
+        return eval(self.code, globals())
 
 
 RECORD = 'records.recorded("cifar10-resnet20-w16-a8")'
@@ -119,7 +121,8 @@ def pages() -> dict[str, Page]:
 def static(name: str, above: str = "") -> str:
     """The page of an explorer as one HTML file that needs no kernel and no network.
 
-    A state is given in its link: `quantizer.html#bits=3&exponent=-2` takes the names that `explorer.set` takes.
+    A state is given in its link: `quantizer.html#bits=3&exponent=-2` takes the names that
+    `explorer.set` takes.
 
     Args:
         name: one of `STATIC`.
@@ -149,7 +152,8 @@ def write_static(folder: Path | str) -> list[Path]:
 
 
 def write(folder: Path | str, names: list[str] | None = None) -> Path:
-    """Write a page and a picture for each explorer, and index.html with links to all; returns the folder.
+    """Write a page and a picture for each explorer, and index.html with links to all; returns the
+    folder.
 
     Args:
         folder: made where it is not there.
@@ -158,10 +162,13 @@ def write(folder: Path | str, names: list[str] | None = None) -> Path:
     Raises:
         ValueError: for a page that does not exist.
     """
-    chosen, folder = _chosen(names), Path(folder)
+    chosen = _chosen(names)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    # A page, a picture and an entry of the front page for each.
     entries = []
     for name, page in chosen.items():
+        # One file, or a notebook that Voila runs.
         if name in STATIC:
             text, explorer = _static(name, BACK)
             _save(folder / f"{name}.html", text)
@@ -186,7 +193,9 @@ def _save(path: Path, text: str) -> None:
 def _chosen(names: list[str] | None) -> dict[str, Page]:
     there = pages()
     if unknown := set(names or ()) - there.keys():
-        raise ValueError(f"no explorer page {', '.join(sorted(unknown))}: there are {', '.join(there)}")
+        raise ValueError(
+            f"no explorer page {', '.join(sorted(unknown))}: there are {', '.join(there)}"
+        )
     return {name: page for name, page in there.items() if names is None or name in names}
 
 
@@ -202,16 +211,20 @@ def notebook(page: Page) -> nbformat.NotebookNode:
 
 
 def serve(folder: Path, port: int = PORT, browser: bool = True) -> None:
-    """Serve the pages until Ctrl-C; the URL is printed. Only this machine can reach them, under a local name."""
+    """Serve the pages until Ctrl-C; the URL is printed. Only this machine can reach them, under a
+    local name.
+    """
     from tornado.web import StaticFileHandler
     from voila.app import Voila
 
     class Front(StaticFileHandler):
         def prepare(self):
-            _ = self.xsrf_token  # sets the cookie with which a page ends its kernel when it is left
+            # Sets the cookie with which a page ends its kernel when it is left.
+            _ = self.xsrf_token
 
     class Pages(Voila):
-        def init_settings(self):  # a page elsewhere that renames itself to 127.0.0.1 is refused
+        # A page elsewhere that renames itself to 127.0.0.1 is refused.
+        def init_settings(self):
             return super().init_settings() | {"allow_remote_access": False}
 
         def init_handlers(self):
@@ -220,11 +233,16 @@ def serve(folder: Path, port: int = PORT, browser: bool = True) -> None:
 
     there = [path.name for path in folder.iterdir() if path.suffix in (".png", ".html")]
     files = ["", *map(re.escape, sorted(there))]
+    # Only this machine may ask; idle kernels end.
     arguments = [
-        str(folder), "--Voila.ip=127.0.0.1", f"--port={port}", "--VoilaConfiguration.strip_sources=True",
+        str(folder),
+        "--Voila.ip=127.0.0.1",
+        f"--port={port}",
+        "--VoilaConfiguration.strip_sources=True",
         *(f"--VoilaConfiguration.extension_denylist={name}" for name in LACKING),
-        f"--MappingKernelManager.cull_idle_timeout={IDLE}", "--MappingKernelManager.cull_interval=60",
-    ]  # fmt: skip
+        f"--MappingKernelManager.cull_idle_timeout={IDLE}",
+        "--MappingKernelManager.cull_interval=60",
+    ]
     Pages.launch_instance(arguments + ([] if browser else ["--no-browser"]))
 
 
@@ -232,12 +250,16 @@ BACK = '<p><a href="index.html">All explorers</a></p>'
 ENTRY = """<li><a href="{link}"><img src="{name}.png" alt="{alt}">
 <h2>{title}</h2></a><p>{sentence}</p></li>"""
 FRONT = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>hmq_lab: explorers</title><link rel="icon" href="data:,">
 <style>
-:root { color-scheme: light dark; --ground: #ffffff; --ink: #222222; --line: #cccccc; --link: #0b5cad }
-@media (prefers-color-scheme: dark) { :root { --ground: #16191d; --ink: #e6e6e6; --line: #444444; --link: #7db8f5 } }
-body { margin: 0 auto; max-width: 80rem; padding: 1rem 2rem; background: var(--ground); color: var(--ink);
+:root { color-scheme: light dark; --ground: #ffffff; --ink: #222222; --line: #cccccc;
+  --link: #0b5cad }
+@media (prefers-color-scheme: dark) { :root { --ground: #16191d; --ink: #e6e6e6; --line: #444444;
+  --link: #7db8f5 } }
+body { margin: 0 auto; max-width: 80rem; padding: 1rem 2rem; background: var(--ground);
+  color: var(--ink);
   font: 1rem/1.5 system-ui, "DejaVu Sans", sans-serif }
 ul { list-style: none; margin: 0; padding: 0; display: grid; gap: 1.5rem;
   grid-template-columns: repeat(auto-fill, minmax(22rem, 1fr)) }
@@ -249,7 +271,8 @@ a { color: var(--link) }
 a:focus-visible { outline: 3px solid var(--link); outline-offset: 3px }
 </style></head><body>
 <h1>hmq_lab: explorers</h1>
-<p>Move a slider, see what changes, read the sentence below the picture. A page takes some seconds to start.</p>
+<p>Move a slider, see what changes, read the sentence below the figure.
+Pages that need Python take some seconds to start.</p>
 <ul>
 ENTRIES
 </ul>
@@ -272,10 +295,17 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m hmq_lab.explorers.pages", description="The explorers as web pages."
     )
     parser.add_argument("folder", type=Path, help="where the pages are written")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"some of {', '.join(pages())}; all by default")
-    parser.add_argument("--write-only", action="store_true", help="write the pages and do not serve them")
-    parser.add_argument("--port", type=_port, default=PORT, help=f"by default {PORT}, or one near it that is free")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help=f"some of {', '.join(pages())}; all by default"
+    )
+    parser.add_argument(
+        "--write-only", action="store_true", help="write the pages and do not serve them"
+    )
+    parser.add_argument(
+        "--port", type=_port, default=PORT, help=f"by default {PORT}, or one near it that is free"
+    )
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
+    # What is missing is said before anything is drawn.
     options = parser.parse_args(arguments)
     if not options.write_only and find_spec("voila") is None:
         parser.exit(2, LACKS.format("voila"))

@@ -1,8 +1,11 @@
-"""Placements: every tensor of a network on a map, quantized or float and why, and the values it holds."""
+"""Placements: every tensor of a network on a map, quantized or float and why, and the values it
+holds.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,11 +16,10 @@ from hmq_lab.block import SearchSpace
 from hmq_lab.explorers.controls import Choice, Switch
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.tensors import many
-from hmq_lab.graph.naming import numbered
-from hmq_lab.graph.tracing import in_mode, trace
-from hmq_lab.network import Placement, blocks, is_attached
+from hmq_lab.graph.tracing import in_mode
+from hmq_lab.network import Placement, attribute_of, blocks, is_attached, switched_off
 from hmq_lab.network import placements as listed
-from hmq_lab.placement import attach, detach
+from hmq_lab.placement import attach
 from hmq_lab.plots import BLUE, GREEN, INK, MARKERS, ORANGE, PALE, RED
 
 BINS, PICTURES = 60, 32  # of a histogram; of the sample that the values are looked at on
@@ -37,7 +39,9 @@ GROUPS = {  # what the map tells apart
 
 @dataclass(frozen=True)
 class Values:
-    """What a tensor holds: shares of its values between -1.3 and 1.3 times the largest threshold, in percent."""
+    """What a tensor holds: shares of its values between -1.3 and 1.3 times the largest threshold,
+    in percent.
+    """
 
     shares: np.ndarray  # (BINS,)
     low: float
@@ -47,7 +51,9 @@ class Values:
 
 @dataclass(frozen=True)
 class Listing:
-    """The placements of a network in one mode; the exponents of each block's thresholds; values by name."""
+    """The placements of a network in one mode; the exponents of each block's thresholds; values by
+    name.
+    """
 
     places: dict[str, Placement]
     exponents: dict[str, tuple[int, ...]]
@@ -67,7 +73,9 @@ class State:
     hardware: bool = False
 
     def change(self, **values) -> State:
-        """A tensor that is asked for must be there; one that a filter or mode hides gives way to the first shown."""
+        """A tensor that is asked for must be there; one that a filter or mode hides gives way to
+        the first shown.
+        """
         state = replace(self, **values)
         shown = state.listings[state.hardware].shown(state.show)
         if state.tensor in shown:
@@ -78,7 +86,8 @@ class State:
         if "tensor" not in values:
             return replace(state, tensor=next(iter(shown)))
         if set(values) == {"tensor"} and state.tensor in state.listings[state.hardware].places:
-            return replace(state, show="all")  # a reader clicked on what the filter hides
+            # A reader clicked on what the filter hides.
+            return replace(state, show="all")
         raise ValueError(f"tensor {state.tensor} is not {where}")
 
 
@@ -88,34 +97,44 @@ class Result:
     at: int  # of the shown tensors
     shown: tuple[Placement, ...]
     values: Values | None
-    exponents: tuple[int, ...]  # of the thresholds its block may choose, descending; empty for a float tensor
+    # Of the thresholds its block may choose, descending; empty for a float tensor.
+    exponents: tuple[int, ...]
     largest: int  # size of a tensor in any mode: what the map has room for
     sentence: str
 
 
 def placements(model: nn.Module | None = None, sample: Tensor | None = None, **initial) -> Explorer:
-    """See every tensor of a network, in the order of the network: quantized or float, why, how large, what it holds.
+    """See every tensor of a network, in the order of the network: quantized or float, why, how
+    large, what it holds.
 
     >>> explorers.placements(model, sample, show="float")
-    >>> explorer = explorers.placements(torchvision.models.mobilenet_v2(), torch.randn(2, 3, 224, 224))
+    >>> explorer = explorers.placements(torchvision.models.resnet18(), torch.randn(2, 3, 224, 224))
     >>> explorer.result.place.reason, len(explorer.result.shown)
 
-    model: any network, by default the small one that comes with the package; it is copied, not changed. One that has
-    blocks already is shown as it is, without the switch to hardware mode. Further names of a shared parameter are left
-    out. sample (N, C, H, W): input pictures, by default built-in ones; the first 32 are looked at. initial: tensor, a
-    name of `hmq_lab.placements`; show, "all", "quantized", "float", "weights" or "activations"; hardware, whether to
-    attach in hardware mode. Raises ValueError for other values, for a tensor with NaN or infinity in it, and what
-    `attach` raises.
+    Args:
+        model: any network, by default the small one that comes with the package; it is copied, not
+            changed. One that has blocks already is shown as it is, without the switch to hardware
+            mode. Further names of a shared parameter are left out.
+        sample: a batch of input images (N, C, H, W), by default built-in ones; the first 32 are
+            looked at.
+        initial: tensor, a name of `hmq_lab.placements`; show, "all", "quantized", "float",
+            "weights" or "activations"; hardware, whether to attach in hardware mode.
+
+    Raises:
+        ValueError: for other values, for a tensor with NaN or infinity in it, and what `attach`
+            raises.
     """
     if model is None:
         model, sample = _example(sample)
     listings, problem = _listings(model, sample)
+    # Tensors of both modes, each once.
     names = list(dict.fromkeys(name for listing in listings.values() for name in listing.places))
     controls = {"show": Choice("show", tuple(FILTERS), tuple(FILTERS))}
     if len(listings) > 1:
         controls["hardware"] = Switch("hardware mode")
     elif initial.get("hardware") and problem:
         raise problem
+    # It opens with the first quantized tensor.
     controls["tensor"] = Choice("tensor", tuple(names), tuple(names), rows=6)
     first = next((p.name for p in listings[False].places.values() if p.quantized), names[0])
     return Explorer(State(listings, first), compute, draw, move, controls, initial, height=4.6)
@@ -129,22 +148,32 @@ def _example(sample: Tensor | None) -> tuple[nn.Module, Tensor]:
 
     network = models.build("tiny_resnet8").eval()
     load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")
-    if sample is None:  # some of the built-in ones, without drawing them all
+    # Some of the built-in ones, without drawing them all.
+    if sample is None:
         drawn = map(torch.from_numpy, glyphs.make(PICTURES, stream="test"))
         sample = next(Pictures(*drawn, *STATISTICS["builtin"]).batches(PICTURES))[0]
     return network, sample
 
 
-def _listings(model: nn.Module, sample: Tensor | None) -> tuple[dict[bool, Listing], Exception | None]:
-    """A listing for each mode; what hardware mode cannot have of this network is left out, with the error."""
+def _listings(
+    model: nn.Module, sample: Tensor | None
+) -> tuple[dict[bool, Listing], Exception | None]:
+    """A listing for each mode; what hardware mode cannot have of this network is left out, with the
+    error.
+    """
+    # A network with blocks is shown as it is.
     if is_attached(model):
         if not isinstance(sample, Tensor):
-            raise ValueError(f"sample must be a batch of input pictures, got {type(sample).__name__}")
+            raise ValueError(
+                f"sample must be a batch of input pictures, got {type(sample).__name__}"
+            )
         return {False: _listing(copy.deepcopy(model), sample)}, None
     some = sample[:PICTURES] if isinstance(sample, Tensor) and sample.dim() else sample
     found = {False: _listing(attach(copy.deepcopy(model), SearchSpace(), some), some)}
     try:
-        found[True] = _listing(attach(copy.deepcopy(model), SearchSpace(), some, hardware=True), some)
+        found[True] = _listing(
+            attach(copy.deepcopy(model), SearchSpace(), some, hardware=True), some
+        )
     except ValueError as error:
         return found, error
     return found, None
@@ -152,23 +181,36 @@ def _listings(model: nn.Module, sample: Tensor | None) -> tuple[dict[bool, Listi
 
 def _listing(attached: nn.Module, sample: Tensor) -> Listing:
     """attached: a copy, which loses its blocks."""
+    # The blocks' thresholds, before they are taken off the copy.
     places = {place.name: place for place in listed(attached) if place.kind != "shared"}
     exponents = {name: tuple(block.exponents.tolist()) for name, block in blocks(attached).items()}
-    plain = detach(attached)
-    found = {n: _values(n, p, exponents.get(n)) for n, p in plain.named_parameters() if n in places}
-    graph = trace(plain, training=False)
-    names = numbered(graph)
+    graph = attached.hmq.graph
 
     class Looking(fx.Interpreter):
         def run_node(self, node):
-            value, name = super().run_node(node), names[node]
-            if isinstance(value, Tensor) and name in places and name not in found:
+            value, name = super().run_node(node), node.meta.get("name")
+            if (
+                isinstance(value, Tensor)
+                and name in places
+                and name not in found
+                and node.meta["kind"] != "block"
+            ):
                 found[name] = _values(name, value, exponents.get(name))
             return value
 
-    with in_mode(plain, training=False), torch.no_grad():
-        Looking(plain, graph=graph).run(sample[:PICTURES])
+    with switched_off(attached), in_mode(attached, training=False), torch.no_grad():
+        found = {
+            n: _values(n, p, exponents.get(n)) for n, p in _parameters(attached) if n in places
+        }
+        Looking(attached, graph=graph).run(sample[:PICTURES])
     return Listing(places, exponents, found)
+
+
+def _parameters(attached: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of a network by the names that they have without blocks."""
+    for place in listed(attached):
+        if place.kind in ("weight", "parameter"):
+            yield place.name, attribute_of(attached, place.name)
 
 
 def _values(name: str, tensor: Tensor, exponents: tuple[int, ...] | None) -> Values:
@@ -186,7 +228,8 @@ def compute(state: State) -> Result:
     listing = state.listings[state.hardware]
     shown = listing.shown(state.show)
     place = shown[state.tensor]
-    exponents, values = listing.exponents.get(place.name, ()), listing.values.get(place.name)
+    exponents = listing.exponents.get(place.name, ())
+    values = listing.values.get(place.name)
     at = list(shown).index(place.name)
     sentence = f"{_counts(listing)} {_about(place, values, exponents, listing)}"
     sentence += f" Shown: {len(shown)} of {many(len(listing.places), 'tensor')}."
@@ -195,49 +238,86 @@ def compute(state: State) -> Result:
 
 
 def _counts(listing: Listing) -> str:
-    groups = {name: [p for p in listing.places.values() if test(p)] for name, test in GROUPS.items()}
+    groups = {
+        name: [p for p in listing.places.values() if test(p)] for name, test in GROUPS.items()
+    }
     weights, activations, floats = groups.values()
     elements = sum(p.size for p in weights)
     return (
-        f"{many(len(weights), 'weight')} ({elements:,} elements) and {many(len(activations), 'activation')} are "
+        f"{many(len(weights), 'weight')} ({elements:,} elements) and "
+        f"{many(len(activations), 'activation')} are "
         f"quantized, {many(len(floats), 'tensor')} float."
     )
 
 
-def _about(place: Placement, values: Values | None, exponents: tuple[int, ...], listing: Listing) -> str:
+def _about(
+    place: Placement, values: Values | None, exponents: tuple[int, ...], listing: Listing
+) -> str:
     shape = " × ".join(map(str, place.shape)) or "one number"
-    form = "float" if not place.quantized else "quantized, signed" if place.signed else "quantized, unsigned"
+    form = (
+        "float"
+        if not place.quantized
+        else "quantized, signed"
+        if place.signed
+        else "quantized, unsigned"
+    )
     text = f"{place.name} ({place.layer}, {shape}) is {form}: {place.reason}."
     if place.kind == "weight":
-        share = place.size / sum(p.size for p in listing.places.values() if GROUPS["quantized weight"](p))
+        share = place.size / sum(
+            p.size for p in listing.places.values() if GROUPS["quantized weight"](p)
+        )
         text += f" It holds {share:.2%} of the quantized weights' elements."
     if values is not None:
         text += f" Its values go from {values.low:.3g} to {values.high:.3g}"
-        text += f"; thresholds from 2^{exponents[0]} down to 2^{exponents[-1]}." if exponents else "."
+        text += (
+            f"; thresholds from 2^{exponents[0]} down to 2^{exponents[-1]}." if exponents else "."
+        )
     return text
 
 
 def draw(result: Result, figure) -> dict:
-    """Above the map, a mark for each tensor; below the values of the chosen one with its thresholds."""
+    """Above the map, a mark for each tensor; below the values of the chosen one with its
+    thresholds.
+    """
     sizes, held = figure.subplots(2, 1, height_ratios=(1.5, 1))
     artists = {}
-    for (name, _), marker, colour in zip(GROUPS.items(), MARKERS, (BLUE, GREEN, ORANGE), strict=False):
-        style = {"ls": "none", "ms": 6, "alpha": 0.85, "mfc": "none" if name == "float" else colour, "mew": 1.4}
+    for (name, _), marker, colour in zip(
+        GROUPS.items(), MARKERS, (BLUE, GREEN, ORANGE), strict=False
+    ):
+        style = {
+            "ls": "none",
+            "ms": 6,
+            "alpha": 0.85,
+            "mfc": "none" if name == "float" else colour,
+            "mew": 1.4,
+        }
         artists[name] = sizes.plot([], [], marker=marker, color=colour, label=name, **style)[0]
+    # A ring on the chosen tensor, a logarithmic axis for the elements.
     ring = {"marker": "o", "ms": 14, "mfc": "none", "mec": RED, "mew": 2}
     artists["chosen"] = sizes.plot([], [], ls="none", **ring)[0]
     sizes.set(xticks=[], yscale="log", ylabel="elements", xlim=(-0.03, 1.03))
-    sizes.set_xlabel("tensors in the order of the network's list: parameters, then activations", loc="left")
+    sizes.set_xlabel(
+        "tensors in the order of the network's list: parameters, then activations", loc="left"
+    )
     sizes.set_ylim(0.5, 2.0 * result.largest + 1)
     sizes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0)
+    # Below its values as bars, in units of its largest threshold.
     edges = np.linspace(-1.3, 1.3, BINS + 1)
     style = {"color": PALE, "edgecolor": "white", "lw": 0.3}
-    artists["shares"] = list(held.bar(edges[:-1], np.ones(BINS), np.diff(edges), align="edge", **style))
-    artists["thresholds"] = held.plot([], [], color=RED, lw=1.2, ls="--", transform=held.get_xaxis_transform())[0]
+    artists["shares"] = list(
+        held.bar(edges[:-1], np.ones(BINS), np.diff(edges), align="edge", **style)
+    )
+    # Broken lines for the thresholds that its block chooses from.
+    artists["thresholds"] = held.plot(
+        [], [], color=RED, lw=1.2, ls="--", transform=held.get_xaxis_transform()
+    )[0]
     artists["none"] = held.text(0, 50, "", ha="center", va="center", color=INK)
     artists["title"] = held.set_title("Qq", loc="left")
     held.set(xlim=(-1.3, 1.3), ylim=(0, 100), ylabel="% of the highest", yticks=[0, 50, 100])
-    artists["x"] = [held.text(x, -6, "", ha="center", va="top", fontsize=9) for x in (-1, -0.5, 0, 0.5, 1)]
+    # The ticks have the tensor's own numbers.
+    artists["x"] = [
+        held.text(x, -6, "", ha="center", va="top", fontsize=9) for x in (-1, -0.5, 0, 0.5, 1)
+    ]
     held.set_xticks([-1, -0.5, 0, 0.5, 1], [" "] * 5)
     held.grid(False, axis="x")
     move(result, artists)
@@ -247,17 +327,26 @@ def draw(result: Result, figure) -> dict:
 def move(result: Result, artists: dict) -> None:
     count = max(len(result.shown) - 1, 1)
     for name, test in GROUPS.items():
+        # Each group has its marks, at its places among what is shown.
         points = [(at / count, max(p.size, 1)) for at, p in enumerate(result.shown) if test(p)]
         artists[name].set_data(*(zip(*points, strict=True) if points else ([], [])))
     artists["chosen"].set_data([result.at / count], [max(result.place.size, 1)])
     values = result.values
+    # Bars in percent of the highest one.
     top = values.shares.max() if values is not None and values.shares.any() else 1.0
-    for bar, share in zip(artists["shares"], values.shares if values is not None else np.zeros(BINS), strict=True):
+    for bar, share in zip(
+        artists["shares"], values.shares if values is not None else np.zeros(BINS), strict=True
+    ):
         bar.set_height(100 * share / top)
-    artists["none"].set_text("" if values is not None else "no values: it is not computed in evaluation")
+    artists["none"].set_text(
+        "" if values is not None else "no values: it is not computed in evaluation"
+    )
     ends = [sign * 2.0 ** (e - result.exponents[0]) for e in result.exponents for sign in (-1, 1)]
-    lows = [0.0 if abs(end) == 1 else 0.8 for end in ends]  # those below the largest are close together
-    artists["thresholds"].set_data(np.repeat(ends, 3), [y for low in lows for y in (low, 1, np.nan)])
+    # Those below the largest are close together.
+    lows = [0.0 if abs(end) == 1 else 0.8 for end in ends]
+    artists["thresholds"].set_data(
+        np.repeat(ends, 3), [y for low in lows for y in (low, 1, np.nan)]
+    )
     unit = values.reach / 1.3 if values is not None else 0.0
     for text in artists["x"]:
         text.set_text(f"{text.get_position()[0] * unit:.3g}" if values is not None else "")

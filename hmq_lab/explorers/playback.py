@@ -17,8 +17,10 @@ from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, RED
 from hmq_lab.runs.records import Record
 
 ROWS = 24  # so many names of layers fit beside the map
-DIGITS = 9  # of a sum of probabilities: of equal ones the first is the selection, whatever rounding does
-KINDS = {"hardware": "hardware mode"}  # in words, of tensors that are quantized in hardware mode alone
+# Of a sum of probabilities: of equal ones the first is the selection, whatever rounding does.
+DIGITS = 9
+# In words, of tensors that are quantized in hardware mode alone.
+KINDS = {"hardware": "hardware mode"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Run:
     selected: np.ndarray  # (K, weights): the most probable bits
     expected_rate: np.ndarray  # (K,): of the mean bits
     actual_rate: np.ndarray  # (K,): of the most probable bits
-    events: dict[str, np.ndarray]  # step, epoch, temperature, target_rate, task_loss of the steps of the search
+    # Step, epoch, temperature, target_rate, task_loss of the steps of the search.
+    events: dict[str, np.ndarray]
     target: float  # the rate asked for; NaN where the record's header does not say
     margin: float  # the search aims at target * (1 + margin)
     raw: dict[str, np.ndarray]  # the tables as the record has them, for `data`
@@ -42,21 +45,38 @@ class Run:
     @property
     def rows(self) -> tuple[int, ...]:
         """Every bit-width that some tensor chose from."""
-        return tuple(sorted({b for name in self.tables for b in self.tensors[name]["space"]["bits"]}))
+        return tuple(
+            sorted({b for name in self.tables for b in self.tensors[name]["space"]["bits"]})
+        )
 
     def text(self, name: str) -> str:
-        """A tensor as a list of tensors names it: a weight by its layer, any other with its kind."""
+        """A tensor as a list names it: a weight by its layer, any other with its kind."""
         kind = self.tensors[name]["kind"]
         return short(name) + ("" if kind == "weight" else f" ({KINDS.get(kind, kind)})")
 
     def data(self) -> dict:
-        """The record as a module of JavaScript takes it; a table's probabilities are thousandths, as in the record."""
+        """The record as a module of JavaScript takes it; a table's probabilities are thousandths,
+        as in the record.
+        """
         found = []
-        for name, tables in self.tables.items():
-            tensor, space = self.tensors[name], self.tensors[name]["space"]
-            told = {"name": name, "kind": tensor["kind"], "size": tensor["size"], "tables": packed(self.raw[name])}
-            found.append(told | {"bits": list(space["bits"]), "exponents": list(space["exponents"])})
-        events = {key: [None if math.isnan(v) else v for v in values.tolist()] for key, values in self.events.items()}
+        for name in self.tables:
+            # What the module needs of each tensor.
+            tensor = self.tensors[name]
+            space = self.tensors[name]["space"]
+            told = {
+                "name": name,
+                "kind": tensor["kind"],
+                "size": tensor["size"],
+                "tables": packed(self.raw[name]),
+            }
+            found.append(
+                told | {"bits": list(space["bits"]), "exponents": list(space["exponents"])}
+            )
+        events = {
+            key: [None if math.isnan(v) else v for v in values.tolist()]
+            for key, values in self.events.items()
+        }
+        # JSON has no NaN: what is not known is null.
         target = None if math.isnan(self.target) else self.target
         run = {"steps": list(self.steps), "tensors": found, "events": events}
         return run | {"target": target, "margin": self.margin}
@@ -67,32 +87,56 @@ class Run:
             hint = f": {tensors.NETWORK}" if isinstance(record, nn.Module) else ""
             what = type(record).__name__
             raise ValueError(f"a record is needed, as `records.read` gives it, got {what}{hint}")
+        # The tensors that every table has.
         found = record.of("tables")
         names = [t["name"] for t in record.tensors if all(t["name"] in e["tables"] for e in found)]
         if not found or not names:
-            raise ValueError("the record holds no tables of probabilities: there is nothing to replay")
+            raise ValueError(
+                "the record holds no tables of probabilities: there is nothing to replay"
+            )
         described = {t["name"]: t for t in record.tensors}
         raw = {name: np.array([e["tables"][name] for e in found], dtype=float) for name in names}
-        tables = {name: t / t.sum((1, 2), keepdims=True) for name, t in raw.items()}  # they are rounded
+        # They are rounded.
+        tables = {name: t / t.sum((1, 2), keepdims=True) for name, t in raw.items()}
         raw = {name: _thousandths(t) for name, t in raw.items()}
+        # Marginals over bits for the weights, as the map shows them.
         weights = tuple(name for name in names if described[name]["kind"] == "weight")
         bits = tuple(sorted({b for name in weights for b in described[name]["space"]["bits"]}))
         marginals = np.zeros((len(found), len(weights), len(bits)))
         for i, name in enumerate(weights):
             columns = [bits.index(b) for b in described[name]["space"]["bits"]]
             marginals[:, i, columns] = tables[name].sum(2).round(DIGITS)
-        selected = np.array(bits)[marginals.argmax(2)] if weights else np.zeros((len(found), 0), int)
+        selected = (
+            np.array(bits)[marginals.argmax(2)] if weights else np.zeros((len(found), 0), int)
+        )
+        # Compression at each step: of the mean bits, and of the selection.
         sizes = {name: described[name]["size"] for name in weights}
         mean = marginals @ np.array(bits)
         rates = [[_rate(row, sizes) for row in rows] for rows in (mean, selected)]
+        # The steps of stage 1, as arrays; what a step does not say is NaN.
         searching = [e for e in record.of("step") if e["stage"] == 1]
         keys = ("step", "epoch", "temperature", "target_rate", "task_loss")
-        events = {key: np.array([e.get(key, math.nan) for e in searching], dtype=float) for key in keys}
+        events = {
+            key: np.array([e.get(key, math.nan) for e in searching], dtype=float) for key in keys
+        }
         steps = tuple(e["step"] for e in found)
         target = record.header.get("target", {}).get("weights", math.nan)
         margin = record.header.get("settings", {}).get("margin", 0.0)
         rates = map(np.array, rates)
-        return cls(steps, tables, described, weights, bits, marginals, selected, *rates, events, target, margin, raw)
+        return cls(
+            steps,
+            tables,
+            described,
+            weights,
+            bits,
+            marginals,
+            selected,
+            *rates,
+            events,
+            target,
+            margin,
+            raw,
+        )
 
 
 def _thousandths(tables: np.ndarray) -> np.ndarray:
@@ -145,13 +189,19 @@ class Result:
 
 
 def replay(record: Record, **initial) -> Explorer:
-    """Play a recorded search: every layer's probabilities, the rates, temperature and loss; any layer's table.
+    """Play a recorded search: every layer's probabilities, the rates, temperature and loss; any
+    layer's table.
 
     >>> explorers.replay(records.recorded("cifar10-resnet20-w16-a8"))
     >>> explorers.replay(record, layer="layer3.0.conv1.weight", step=324)
 
-    initial: step, one at which the record holds tables, or play, its number; layer, the name of a weight or activation
-    (by default the weight with the most elements). Raises ValueError for a record without tables, and other values.
+    Args:
+        record: of any search, as `records.read` gives it.
+        initial: step, one at which the record holds tables, or play, its number; layer, the name of
+            a weight or activation, by default the weight with the most elements.
+
+    Raises:
+        ValueError: for a record without tables, and other values.
     """
     run = Run.of(record)
     names = tuple(run.tables)
@@ -161,35 +211,50 @@ def replay(record: Record, **initial) -> Explorer:
         "layer": Choice("layer", names, texts, rows=4),
         "play": Player("play", 0, len(run.steps) - 1),
     }
+    # It opens with the largest weight.
     first = max(run.weights or names, key=lambda name: run.tensors[name]["size"])
     state = State(run.steps, first, run.steps[0])
     module = Module("replay", "recorded search", {"run": run.data()}, ("layer", "step"))
-    return Explorer(state, lambda state: compute(state, run), draw, move, controls, initial, 4.6, module)
+    return Explorer(
+        state, lambda state: compute(state, run), draw, move, controls, initial, 4.6, module
+    )
 
 
 def compute(state: State, run: Run) -> Result:
     """What the record says at a step."""
     at = run.steps.index(state.step)
-    table, space = run.tables[state.layer][at], run.tensors[state.layer]["space"]
-    marginal, choice = table.sum(1), chosen(table, space)
+    table = run.tables[state.layer][at]
+    space = run.tensors[state.layer]["space"]
+    # The tensor's marginal and selection at this step.
+    marginal = table.sum(1)
+    choice = chosen(table, space)
     row = space["bits"].index(choice[0])
     text = f"Step {state.step} of {run.steps[-1]}"
     if (now := moment(run, state.step)) is not None:
         text += f" (epoch {now['epoch'] + 1:.0f}, temperature {now['temperature']:.2f})"
-    expected, actual = float(run.expected_rate[at]), float(run.actual_rate[at])
+    # What all weights together have at this step.
+    expected = float(run.expected_rate[at])
+    actual = float(run.actual_rate[at])
     if run.weights:
-        text += f": the expected compression of the weights is {expected:.2f}, that of the selection {actual:.2f}"
+        text += f": the expected compression of the weights is {expected:.2f}, that of the "
+        text += f"selection {actual:.2f}"
         text += f", {_aim(now['target_rate'], run)}" if now is not None else ""
     text += (
-        f". {state.layer} has {tensors.percent(marginal[row])} on {tensors.many(choice[0], 'bit')}, and given "
+        f". {state.layer} has {tensors.percent(marginal[row])} on "
+        f"{tensors.many(choice[0], 'bit')}, and given "
         f"these {tensors.percent(table[row].max() / marginal[row])} on the threshold 2^{choice[1]}."
     )
-    marginals, selected = run.marginals[at], run.selected[at]
-    return Result(run, state.step, state.layer, marginals, selected, table, choice, expected, actual, text)
+    marginals = run.marginals[at]
+    selected = run.selected[at]
+    return Result(
+        run, state.step, state.layer, marginals, selected, table, choice, expected, actual, text
+    )
 
 
 def chosen(table: np.ndarray, space: dict) -> tuple[int, int]:
-    """The selection of a table (B, T): the most probable bits, then the most probable exponent given them."""
+    """The selection of a table (B, T): the most probable bits, then the most probable exponent
+    given them.
+    """
     row = int(table.sum(1).round(DIGITS).argmax())
     return space["bits"][row], space["exponents"][int(table[row].argmax())]
 
@@ -208,7 +273,9 @@ def _aim(rate: float, run: Run) -> str:
     """
     if math.isnan(run.target):
         return f"the aim {rate:.2f}"
-    target = f"the target {run.target:g}" + (f" and a margin of {100 * run.margin:g} %" if run.margin else "")
+    target = f"the target {run.target:g}" + (
+        f" and a margin of {100 * run.margin:g} %" if run.margin else ""
+    )
     if math.isclose(rate, run.target * (1 + run.margin), rel_tol=1e-6):
         return f"the aim {rate:.2f} ({target})" if run.margin else target
     return f"the aim {rate:.2f} (on its way to {target})"
@@ -216,22 +283,35 @@ def _aim(rate: float, run: Run) -> str:
 
 def draw(result: Result, figure) -> dict:
     """The map of all weights; the layer's table; rate, temperature and loss with a cursor."""
-    run, events, artists = result.run, result.run.events, {}
+    run = result.run
+    events = result.run.events
+    artists = {}
+    # Three columns; the third one has three curves below each other.
     mosaic = [["map", "table", "rate"], ["map", "table", "temperature"], ["map", "table", "loss"]]
-    axes = figure.subplot_mosaic(mosaic, width_ratios=(0.9, 1, 1.1), height_ratios=(1.6, 1.15, 1.15))
-    chart, table, curves = axes["map"], axes["table"], [axes[name] for name in ("rate", "temperature", "loss")]
+    axes = figure.subplot_mosaic(
+        mosaic, width_ratios=(0.9, 1, 1.1), height_ratios=(1.6, 1.15, 1.15)
+    )
+    chart = axes["map"]
+    table = axes["table"]
+    curves = [axes[name] for name in ("rate", "temperature", "loss")]
     chart.axis("on" if run.weights else "off")
     if run.weights:
+        # The map of all weights: a row for each, named as far as names fit.
         every = math.ceil(len(run.weights) / ROWS)
-        names = [name.removesuffix(".weight") if i % every == 0 else "" for i, name in enumerate(run.weights)]
+        names = [
+            name.removesuffix(".weight") if i % every == 0 else ""
+            for i, name in enumerate(run.weights)
+        ]
         artists["map"] = heat.blank(chart, names, run.bits, **heat.PERCENT)
         artists["layer"] = heat.frame(chart, len(run.bits))
-        chart.invert_yaxis()  # the first layer on top
+        # The first layer on top.
+        chart.invert_yaxis()
         chart.set_xlabel("bits")
         chart.set_title("every weight's bits;\ndots: the selection", loc="left")
         style = {"ls": "none", "mfc": "white", "mec": INK, "zorder": 6}
         artists["selected"] = chart.plot([], [], "o", ms=5 if every == 1 else 3, **style)[0]
 
+    # The table of the chosen tensor; its numbers, frame and axis move.
     columns = max(t.shape[2] for t in run.tables.values())
     artists["table"] = heat.blank(table, run.rows, [""] * columns, label="p (%)", **heat.PERCENT)
     artists["choice"], artists["words"] = heat.frame(table), heat.words(table)
@@ -239,18 +319,37 @@ def draw(result: Result, figure) -> dict:
     artists["exponents"] = [table.text(i + 0.5, -0.015, "-0", **below) for i in range(columns)]
     artists["title"] = table.set_title("name,\nframe: the selection", loc="left")
     table.set_xlabel("\nM of the threshold $2^M$")
-    table.invert_xaxis()  # larger thresholds at the right, as on the slider
+    # Larger thresholds at the right, as on the slider.
+    table.invert_xaxis()
     table.set_ylabel("bits")
 
+    # The curves stand still: only a cursor moves over them.
     rate, temperature, loss = curves
     rate.plot(run.steps, run.expected_rate, color=BLUE, label="expected")
-    rate.plot(run.steps, run.actual_rate, color=ORANGE, marker="o", ms=3, lw=1, label="of the selection")
-    rate.plot(events["step"], events["target_rate"], color=INK, ls="--", drawstyle="steps-post", label="aim")
-    rate.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, frameon=False, borderaxespad=0, columnspacing=1)
+    rate.plot(
+        run.steps, run.actual_rate, color=ORANGE, marker="o", ms=3, lw=1, label="of the selection"
+    )
+    rate.plot(
+        events["step"],
+        events["target_rate"],
+        color=INK,
+        ls="--",
+        drawstyle="steps-post",
+        label="aim",
+    )
+    rate.legend(
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1),
+        ncols=2,
+        frameon=False,
+        borderaxespad=0,
+        columnspacing=1,
+    )
     temperature.plot(events["step"], events["temperature"], color=GREEN)
     temperature.set_ylim(bottom=0)
     loss.plot(events["step"], events["task_loss"], color=BLUE, lw=1)
     loss.set(xlabel="training step")
+    # All three have one axis of steps, written below the lowest.
     for ax, label in zip(curves, ("compression", "temperature", "task loss"), strict=True):
         ax.set(ylabel=label, xlim=(run.steps[0], max(run.steps[-1], run.steps[0] + 1)))
         ax.tick_params(labelbottom=ax is loss)
@@ -264,21 +363,28 @@ def move(result: Result, artists: dict) -> None:
     run = result.run
     if run.weights:
         artists["map"].set_array(100 * result.marginals)
+        # A dot on the selected bits of each weight.
         columns = [run.bits.index(b) + 0.5 for b in result.selected]
         artists["selected"].set_data(columns, np.arange(len(columns)) + 0.5)
         artists["layer"].set_visible(result.layer in run.weights)
         if result.layer in run.weights:
             artists["layer"].set_xy((0, run.weights.index(result.layer)))
+    # The tensor's table on the rows and columns that all tensors need.
     space = run.tensors[result.layer]["space"]
     shown = np.full((len(run.rows), len(artists["exponents"])), np.nan)
     for b, row in zip(space["bits"], result.table, strict=True):
         shown[run.rows.index(b), : len(row)] = 100 * row
     artists["table"].set_array(np.ma.masked_invalid(shown))
     heat.write(artists["words"], shown)
-    artists["choice"].set_xy((space["exponents"].index(result.choice[1]), run.rows.index(result.choice[0])))
+    artists["choice"].set_xy(
+        (space["exponents"].index(result.choice[1]), run.rows.index(result.choice[0]))
+    )
     for i, text in enumerate(artists["exponents"]):
         text.set_text(f"{space['exponents'][i]}" if i < len(space["exponents"]) else "")
+    # A long name keeps its end.
     name = result.layer.removesuffix(".weight")
-    artists["title"].set_text(f"{name if len(name) < 28 else '…' + name[-26:]};\nframe: the selection")
+    artists["title"].set_text(
+        f"{name if len(name) < 28 else '…' + name[-26:]};\nframe: the selection"
+    )
     for cursor in artists["cursor"]:
         cursor.set_xdata([result.step] * 2)

@@ -1,4 +1,6 @@
-"""Beat the search: sliders for the bits and threshold of every layer of a real network, measured at each move."""
+"""Beat the search: sliders for the bits and threshold of every layer of a real network, measured at
+each move.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ ROWS = 24  # so many names of layers fit beside their bars
 
 @dataclass(frozen=True)
 class State:
-    """Where a player stands: the layer in view, the choice of all layers, what is locked; `note` is said first."""
+    """Where a player stands: the layer in view, the choice of all layers, what is locked; `note` is
+    said first.
+    """
 
     game: Game
     layer: str
@@ -48,9 +52,13 @@ class State:
 
     def change(self, layer=None, bits=None, exponent=None, locked=None, **others) -> State:
         if others:
-            raise ValueError(f"a move sets layer, bits, exponent or locked, got {', '.join(others)}")
+            raise ValueError(
+                f"a move sets layer, bits, exponent or locked, got {', '.join(others)}"
+            )
         layer = layer or self.layer
-        kept = self.kept if locked is None else self.kept | {layer} if locked else self.kept - {layer}
+        kept = (
+            self.kept if locked is None else self.kept | {layer} if locked else self.kept - {layer}
+        )
         state = replace(self, layer=layer, kept=kept, note="")
         if exponent is None and bits in (None, state.bits):
             return state
@@ -71,7 +79,8 @@ class Result:
 
 
 class Playing(Explorer):
-    """The explorer of a game. Its buttons are methods, too: undo(), redo(), hint(), start("HMQ"), export().
+    """The explorer of a game. Its buttons are methods, too: undo(), redo(), hint(), start("HMQ"),
+    export().
 
     >>> view = explorers.beat()
     >>> view.set(layer="conv1.weight", bits=4); view.undo()
@@ -82,27 +91,50 @@ class Playing(Explorer):
     def __init__(self, game: Game, layer: str):
         self.game = game
         arena = game.arena
+        # The controls of the layer in view.
         exponents = sorted({e for name in arena.layers for e in arena.exponents(name)})
         controls = {
-            "layer": Choice("layer", arena.layers, tuple(n.removesuffix(".weight") for n in arena.layers), rows=5),
+            "layer": Choice(
+                "layer",
+                arena.layers,
+                tuple(n.removesuffix(".weight") for n in arena.layers),
+                rows=5,
+            ),
             "bits": Choice("bits", arena.space.bits, tuple(map(str, arena.space.bits))),
             "exponent": powers("threshold", exponents),
-            "locked": Switch("keep this layer"),
+            "locked": Switch("locked"),
         }
         super().__init__(State.of(game, layer), compute, draw, move, controls, height=4.1)
         for name in ("bits", "exponent"):
-            self.controls[name].continuous_update = False  # a move is measured: not at every place that is dragged over
+            # A move is measured: not at every place that is dragged over.
+            self.controls[name].continuous_update = False
+        # Starts, and what else can be done, as buttons.
         starts = [what for what in rules.STARTS if what != "HMQ" or arena.rival]
-        texts = {"uniform": "uniform bits", "greedy": "greedy choice", "HMQ": "HMQ's bits", "best": "my best score"}
+        texts = {
+            "uniform": "uniform bits",
+            "greedy": "greedy choice",
+            "HMQ": "HMQ's bits",
+            "best": "my best score",
+        }
         options = [(texts[what], what) for what in starts]
         looks = {"layout": {"width": "250px"}, "style": {"description_width": "80px"}}
         self._start = widgets.Dropdown(options=options, description="start from", **looks)
-        does = {"start": lambda: self.start(self._start.value), "undo": self.undo, "redo": self.redo,
-                "hint": self.hint, "export": self.export}  # fmt: skip
-        self.buttons = {name: widgets.Button(description=name, layout={"width": "80px"}) for name in does}
+        does = {
+            "start": lambda: self.start(self._start.value),
+            "undo": self.undo,
+            "redo": self.redo,
+            "hint": self.hint,
+            "export": self.export,
+        }
+        self.buttons = {
+            name: widgets.Button(description=name, layout={"width": "80px"}) for name in does
+        }
         for name, button in self.buttons.items():
             button.on_click(lambda _, do=does[name]: self._pressed(do))
-        row = widgets.Box([self._start, *self.buttons.values()], layout={"display": "flex", "flex_flow": "row wrap"})
+        row = widgets.Box(
+            [self._start, *self.buttons.values()],
+            layout={"display": "flex", "flex_flow": "row wrap"},
+        )
         controls, *shown = self.widget.children
         self.widget.children = (controls, row, *shown)
 
@@ -114,8 +146,8 @@ class Playing(Explorer):
         self._do(self.game.redo)
 
     def start(self, what) -> None:
-        """Begin from another choice, as `Game.start`."""
-        self._do(lambda: self.game.start(what))
+        """Begin from another choice, as `Game.start`; a start is no move, and no score."""
+        self._do(lambda: self.game.start(what), said="A start does not count: make a move. ")
 
     def hint(self) -> None:
         """Measure, say which layer promises most, and bring it into view."""
@@ -126,13 +158,18 @@ class Playing(Explorer):
         """Write the scores as .csv beside the player's file."""
         table = self.game.file.with_suffix(".csv")
         self.game.export(table)
-        super()._show(State.of(self.game, self.state.layer, f"{len(self.game.scores)} scores are in {table}. "))
+        super()._show(
+            State.of(
+                self.game, self.state.layer, f"{len(self.game.scores)} scores are in {table}. "
+            )
+        )
 
     def _show(self, state: State) -> None:
         """A control was moved: make the move, then show what came of it."""
 
         def do():
-            for name in self.game.locked - state.kept:  # before the move: what is unlocked with it can be moved
+            # Before the move: what is unlocked with it can be moved.
+            for name in self.game.locked - state.kept:
                 self.game.lock(name, False)
             if state.choice != self.game.choice:
                 self.game.play(state.layer, *state.choice[state.layer])
@@ -141,17 +178,24 @@ class Playing(Explorer):
 
         self._do(do, state.layer)
 
-    def _do(self, do: Callable, layer: str | None = None) -> None:
-        note, before, locked = "", self.game.choice, self.game.locked
+    def _do(self, do: Callable, layer: str | None = None, said: str = "") -> None:
+        note = said
+        before = self.game.choice
+        locked = self.game.locked
         try:
             do()
         except (OSError, ValueError) as error:
-            if isinstance(error, ValueError) and (before, locked) == (self.game.choice, self.game.locked):
-                raise  # no move
+            if isinstance(error, ValueError) and (before, locked) == (
+                self.game.choice,
+                self.game.locked,
+            ):
+                # No move.
+                raise
             # The move is made, and can be made again; the reader must know that it is not kept.
             note = f"Your scores could not be saved: {error}. "
         moved = [name for name, pair in self.game.choice.items() if pair != before[name]]
-        layer = layer or (moved[0] if len(moved) == 1 else self.state.layer)  # an undone move is looked at
+        # An undone move is looked at.
+        layer = layer or (moved[0] if len(moved) == 1 else self.state.layer)
         super()._show(State.of(self.game, layer, note))
 
     def _pressed(self, do: Callable) -> None:
@@ -172,12 +216,17 @@ class Playing(Explorer):
 def beat(game: Game | None = None, layer: str | None = None, **options) -> Playing:
     """Set bits and thresholds by hand on a real network, and try to beat HMQ's selection.
 
-    >>> explorers.beat()                                          # the shipped network, on held built-in pictures
-    >>> explorers.beat(player="ada", folder="class-7b")           # scores of their own, in a folder you name
+    >>> explorers.beat()  # the shipped network, on held built-in pictures
+    >>> explorers.beat(player="ada", folder="class-7b")  # scores of their own, in a folder you name
     >>> explorers.beat(game.of_run("runs/cifar10-w16", weights="cifar10_resnet20.safetensors"))
 
-    game: None is `game.shipped(**options)`. layer: in view first, by default the largest. Raises ValueError for options
-    beside a game, and for a layer that it has not.
+    Args:
+        game: None is `game.shipped(**options)`.
+        layer: in view first, by default the largest.
+        options: of the shipped game.
+
+    Raises:
+        ValueError: for options beside a game, and for a layer that it has not.
     """
     if game is not None and (options or not isinstance(game, Game)):
         hint = f": {NETWORK}" if isinstance(game, nn.Module) else ""
@@ -189,22 +238,37 @@ def beat(game: Game | None = None, layer: str | None = None, **options) -> Playi
 
 def compute(state: State) -> Result:
     """What the choice is worth: measured, if it was not before."""
-    game, arena = state.game, state.game.arena
-    outcome, hmq = arena.evaluate(state.choice), arena.hmq
+    game = state.game
+    arena = state.game.arena
+    outcome = arena.evaluate(state.choice)
+    hmq = arena.hmq
     tried = tuple((o.rate, o.accuracy) for o in arena.tried)
-    text = f"{state.note}{state.layer}: {many(state.bits, 'bit')} below 2^{state.exponent}. All weights take "
-    text += f"{outcome.weight_bytes:,.0f} bytes, {outcome.rate:.2f} times fewer than in float; a picture takes "
-    text += f"{outcome.bit_operations / 1e6:,.1f} million bit operations; {outcome.accuracy:.1f} % of "
+    text = f"{state.note}{state.layer}: {many(state.bits, 'bit')} below 2^{state.exponent}. All "
+    text += "weights take "
+    text += f"{outcome.weight_bytes:,.0f} bytes, {outcome.rate:.2f} times fewer than in float; a "
+    text += "picture takes "
+    text += (
+        f"{outcome.bit_operations / 1e6:,.1f} million bit operations; {outcome.accuracy:.1f} % of "
+    )
     text += f"{arena.count:,} held pictures are right. "
     short = game.target - outcome.rate
-    text += "" if short <= 0 else f"The rate is {short:.2f} below the target. "
+    if short >= 0.005:
+        text += f"The compression is {short:.2f} below the target. "
     if hmq is not None:
         apart = outcome.accuracy - hmq.accuracy
-        text += f"HMQ's selection, not fine-tuned, on the same pictures: rate {hmq.rate:.2f}, {hmq.accuracy:.1f} %; "
-        text += f"you are {abs(apart):.1f} points {'above' if apart > 0 else 'below'}, " if apart else "you equal it, "
-        text += f"your rate {abs(outcome.rate - hmq.rate):.2f} {'higher' if outcome.rate >= hmq.rate else 'lower'}. "
+        text += f"HMQ's selection, not fine-tuned, on the same pictures: rate {hmq.rate:.2f}, "
+        text += f"{hmq.accuracy:.1f} %; "
+        text += (
+            f"you are {abs(apart):.1f} points {'above' if apart > 0 else 'below'}, "
+            if apart
+            else "you equal it, "
+        )
+        text += f"your rate {abs(outcome.rate - hmq.rate):.2f} "
+        text += f"{'higher' if outcome.rate >= hmq.rate else 'lower'}. "
     if (best := game.best) is not None:
-        text += f"Your best at the target: {best.accuracy:.1f} %" + (", and you beat HMQ." if game.won else ".")
+        text += f"Your best at the target: {best.accuracy:.1f} %" + (
+            ", and you beat HMQ." if game.won else "."
+        )
     return Result(state, outcome, hmq, front(game.scores), tried, text.strip())
 
 
@@ -212,23 +276,53 @@ def draw(r: Result, figure) -> dict:
     """Left every layer's bits beside HMQ's; right accuracy over rate, with all that was tried."""
     arena = r.state.game.arena
     bars, ax = figure.subplots(1, 2, width_ratios=(1, 1.25))
+    # Left a bar for each layer, over a band that marks the one in view.
     every = -(-len(arena.layers) // ROWS)
     at = range(len(arena.layers))
     artists = {"view": bars.axhspan(0, 1, color=PALE, alpha=0.6, lw=0, zorder=0.5)}
     artists["bars"] = list(bars.barh(at, [1] * len(at), 0.72, color=BLUE, zorder=2))
-    style = {"ls": "none", "marker": "D", "ms": 6 if every == 1 else 3, "mfc": "white", "mec": INK, "mew": 1.5}
+    style = {
+        "ls": "none",
+        "marker": "D",
+        "ms": 6 if every == 1 else 3,
+        "mfc": "white",
+        "mec": INK,
+        "mew": 1.5,
+    }
+    # HMQ's choice beside the player's.
     if r.hmq is not None:
-        hmq = bars.plot([pair[0] for pair in r.hmq.choice.values()], at, label="HMQ's bits", zorder=4, **style)
-        artists["hmq"] = hmq  # painted again at each move, over the bars
-        bars.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), frameon=False, borderaxespad=0, handletextpad=0.3)
+        hmq = bars.plot(
+            [pair[0] for pair in r.hmq.choice.values()], at, label="HMQ's bits", zorder=4, **style
+        )
+        # Painted again at each move, over the bars.
+        artists["hmq"] = hmq
+        bars.legend(
+            loc="lower left",
+            bbox_to_anchor=(-0.02, 1),
+            frameon=False,
+            borderaxespad=0,
+            handletextpad=0.3,
+        )
+    # Thresholds in words, at the right of the bars.
     top = max(arena.space.bits)
     words = {"va": "center", "fontsize": 9, "color": INK, "clip_on": False}
-    artists["words"] = [bars.text(top + 0.7, i, "2^-8 kept", **words) for i in at if i % every == 0]
-    names = [n.removesuffix(".weight") if i % every == 0 else "" for i, n in enumerate(arena.layers)]
-    bars.set(yticks=list(at), yticklabels=names, ylim=(len(at) - 0.4, -0.6), xlim=(0, top + 3.8),
-             xticks=[b for b in arena.space.bits if b <= top], xlabel="bits; right of them the threshold")  # fmt: skip
+    artists["words"] = [
+        bars.text(top + 0.7, i, "2^-8 locked", **words) for i in at if i % every == 0
+    ]
+    names = [
+        n.removesuffix(".weight") if i % every == 0 else "" for i, n in enumerate(arena.layers)
+    ]
+    bars.set(
+        yticks=list(at),
+        yticklabels=names,
+        ylim=(len(at) - 0.4, -0.6),
+        xlim=(0, top + 3.8),
+        xticks=[b for b in arena.space.bits if b <= top],
+        xlabel="bits; right of them the threshold",
+    )
     bars.grid(False, axis="y")
 
+    # Right everything that was measured, the scores, and where the player stands.
     rate_and_accuracy(ax)
     artists["tried"] = ax.plot([], [], ".", color="#888888", ms=4, label="tried")[0]
     still = references(ax, arena.references, r.state.game.target)
@@ -236,8 +330,15 @@ def draw(r: Result, figure) -> dict:
     artists["scores"] = ax.plot([], [], label="your scores", **line)[0]
     artists["now"] = ax.plot([], [], "o", color=RED, ms=10, mec="white", label="now", zorder=7)[0]
     handles = [*still, artists["tried"], artists["scores"], artists["now"]]
-    place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0.2, "frameon": False}
-    ax.legend(handles=handles, ncols=3, columnspacing=1, handlelength=1.4, handletextpad=0.5, **place)
+    place = {
+        "loc": "lower left",
+        "bbox_to_anchor": (-0.02, 1),
+        "borderaxespad": 0.2,
+        "frameon": False,
+    }
+    ax.legend(
+        handles=handles, ncols=3, columnspacing=1, handlelength=1.4, handletextpad=0.5, **place
+    )
     move(r, artists)
     return artists
 
@@ -249,7 +350,8 @@ def move(r: Result, artists: dict) -> None:
     for bar, name in zip(artists["bars"], layers, strict=True):
         bar.set_width(s.choice[name][0])
     for text, name in zip(artists["words"], layers[::every], strict=True):
-        text.set_text(f"2^{s.choice[name][1]}" + (" kept" if name in s.kept else ""))
+        text.set_text(f"2^{s.choice[name][1]}" + (" locked" if name in s.kept else ""))
+    # The band, then the points of the right panel.
     artists["view"].set_y(layers.index(s.layer) - 0.5)
     artists["view"].set_height(1)
     artists["tried"].set_data([rate for rate, _ in r.tried], [accuracy for _, accuracy in r.tried])

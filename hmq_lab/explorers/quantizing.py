@@ -44,19 +44,30 @@ class Result:
 
 
 def quantizer(tensor=None, *, exponents: tuple[int, ...] | None = None, **initial) -> Explorer:
-    """Move bits and threshold of a quantizer on a tensor's values; see its levels, and what it rounds and clips.
+    """Move bits and threshold of a quantizer on a tensor's values; see its levels, and what it
+    rounds and clips.
 
     >>> explorers.quantizer(model.conv1.weight, bits=2)
     >>> explorers.quantizer(weight).result.ranges["two's complement"].loss
     Loss(rounding=..., clipping=..., clipped=...)
 
-    tensor: torch tensor, parameter or array; by default a layer of the network that comes with the package. initial:
-    bits 1 to 8; exponent of the threshold, eight of them from one octave above the tensor's tight one; signed, by
-    default if a value is negative; exponents: other thresholds to choose from, descending; authors: show the range of the authors' code beside two's complement.
-    Raises ValueError for a tensor that is empty or not finite, and for other values. Source: HMQ, section 3.1.
+    Args:
+        tensor: torch tensor, parameter or array; by default a layer of the network that comes with
+            the package.
+        exponents: of the thresholds to choose from, descending; by default eight of them, from one
+            octave above the tensor's tight one.
+        initial: bits, 1 to 8; exponent of the threshold; signed, by default if a value is negative;
+            authors: show the range of the authors' code beside two's complement.
+
+    Raises:
+        ValueError: for a tensor that is empty or not finite, and for other values.
+
+    Source: HMQ, section 3.1.
     """
+    # The values in groups: a move costs the same for large tensors.
     x = tensors.sample(tensor)
-    exponents, view = exponents or tensors.exponents(x.v), tensors.window(x.v)
+    exponents = exponents or tensors.exponents(x.v)
+    view = tensors.window(x.v)
     controls = {
         "bits": Whole("bits", tensors.BITS[0], tensors.BITS[-1]),
         "exponent": powers("threshold", exponents),
@@ -64,14 +75,22 @@ def quantizer(tensor=None, *, exponents: tuple[int, ...] | None = None, **initia
         "authors": Switch("the authors' range, too"),
     }
     state = State(exponent=exponents[min(1, len(exponents) - 1)], signed=x.signed)
-    module = Module("quantizer", "quantizer", {"values": x.packed(), "view": list(view)}, tuple(controls))
-    return Explorer(state, lambda state: compute(state, x, view), draw, move, controls, initial, 4.2, module)
+    # JavaScript computes the same from the same groups.
+    module = Module(
+        "quantizer", "quantizer", {"values": x.packed(), "view": list(view)}, tuple(controls)
+    )
+    return Explorer(
+        state, lambda state: compute(state, x, view), draw, move, controls, initial, 4.2, module
+    )
 
 
 def compute(state: State, x: tensors.Sample, view: tuple[float, float]) -> Result:
-    """Levels, staircase and errors in two's complement, and in the authors' range where the state asks for it."""
+    """Levels, staircase and errors in two's complement, and in the authors' range where the state
+    asks for it.
+    """
     scheme = Scheme(state.bits, state.exponent, state.signed)
     lo, hi = scheme.integers
+    # The authors' range is one step higher than two's complement.
     ends = {OURS: (lo, hi)}
     if state.authors:
         ends[AUTHORS] = (lo + 1, hi + 1) if state.signed else (0, hi + 1)
@@ -88,15 +107,18 @@ def _sentence(scheme: Scheme, ranges: dict[str, Range], x: tensors.Sample) -> st
     text += f"{scheme.levels} levels, {scheme.step:g} apart. "
     if not x.v.any():
         return text + f"The {x.size:,} values are all zero: nothing is lost."
+    # What two's complement loses, then what the authors' range does.
     ours = ranges[OURS].loss
     text += (
-        f"Of the sum of squares of {x.size:,} values {percent(ours.rounding)} is lost to rounding and "
+        f"Of the sum of squares of {x.size:,} values {percent(ours.rounding)} is lost to rounding "
+        f"and "
         f"{percent(ours.clipping)} to clipping, which meets {ours.clipped:,} of them"
     )
     if AUTHORS in ranges:
         other = ranges[AUTHORS]
         text += (
-            f"; {AUTHORS} has {len(other.levels)} levels from {other.levels[0]:g} to {other.levels[-1]:g} and loses "
+            f"; {AUTHORS} has {len(other.levels)} levels from {other.levels[0]:g} to "
+            f"{other.levels[-1]:g} and loses "
             f"{percent(other.loss.rounding)} and {percent(other.loss.clipping)}"
         )
     return text + "."
@@ -108,8 +130,13 @@ def percent(share: float) -> str:
 
 def draw(result: Result, figure) -> dict:
     """The staircase; the histogram of the values with the levels on it; the errors."""
-    axes = figure.subplot_mosaic([["stairs", "values"], ["stairs", "errors"]], height_ratios=(3, 1.5))
-    stairs, values, errors = axes["stairs"], axes["values"], axes["errors"]
+    axes = figure.subplot_mosaic(
+        [["stairs", "values"], ["stairs", "errors"]], height_ratios=(3, 1.5)
+    )
+    # Left the staircase of each range, over the line of no quantization.
+    stairs = axes["stairs"]
+    values = axes["values"]
+    errors = axes["errors"]
     stairs.plot(result.view, result.view, color=INK, lw=1, ls=":")
     stairs.set(xlim=result.view, ylim=result.view, xlabel="x", ylabel="Q(x)")
     artists = {
@@ -118,20 +145,26 @@ def draw(result: Result, figure) -> dict:
         AUTHORS: stairs.plot([], [], color=ORANGE, lw=2, ls="--", label=AUTHORS)[0],
     }
     stairs.legend(loc="upper left")
+    # Right above the values, with a line for each level.
     tensors.histogram(result.values, values, result.view)
     values.set(xlim=result.view, xlabel="", ylabel="values (%)")
     values.set_title("values and levels; shaded: clipped", loc="left")
     values.grid(False, axis="x")
-    artists["levels"] = values.plot([], [], color=BLUE, lw=1, alpha=0.8, transform=values.get_xaxis_transform())[0]
+    artists["levels"] = values.plot(
+        [], [], color=BLUE, lw=1, alpha=0.8, transform=values.get_xaxis_transform()
+    )[0]
     style = {"color": RED, "alpha": 0.15, "lw": 0, "hatch": "///"}
     artists["clipped"] = [values.axvspan(0, 1, **style), values.axvspan(0, 1, **style)]
+    # Right below what is lost, a pair of bars for each range.
     for shift, name, colour, hatch in ((0, OURS, BLUE, ""), (0.4, AUTHORS, ORANGE, "///")):
         style = {"color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0}
         bars = errors.barh(np.arange(2) + shift, [1, 1], 0.38, left=FLOOR, **style)
         artists[f"loss, {name}"] = list(bars)
         texts = [errors.text(1, y + shift, "", va="center", fontsize=9) for y in range(2)]
         artists[f"loss in words, {name}"] = texts
-    errors.set(xscale="log", xlim=(FLOOR, 1e4), ylim=(1.8, -0.4), xlabel="lost of the sum of squares (%)")
+    errors.set(
+        xscale="log", xlim=(FLOOR, 1e4), ylim=(1.8, -0.4), xlabel="lost of the sum of squares (%)"
+    )
     errors.set_yticks([0.2, 1.2], ["rounding", "clipping"])
     errors.set_xticks([1e-4, 1e-2, 1, 100])
     errors.minorticks_off()
@@ -144,8 +177,10 @@ def move(result: Result, artists: dict) -> None:
     scheme = result.scheme
     artists["title"].set_text(f"{scheme.levels} levels, step {scheme.step:g}")
     levels = result.ranges[OURS].levels
-    height = 1 if len(levels) <= 32 else 0.12  # many lines would hide the histogram
+    # Many lines would hide the histogram.
+    height = 1 if len(levels) <= 32 else 0.12
     artists["levels"].set_data(np.repeat(levels, 3), np.tile([0, height, np.nan], len(levels)))
+    # What lies beyond the outermost levels by half a step is clipped.
     low, high = artists["clipped"]
     ends = levels[0] - scheme.step / 2, levels[-1] + scheme.step / 2
     low.set_x(min(result.view[0], ends[0]))
@@ -153,6 +188,7 @@ def move(result: Result, artists: dict) -> None:
     high.set_x(ends[1])
     high.set_width(max(result.view[1] - ends[1], 0))
     for name in (OURS, AUTHORS):
+        # A range that is not asked for has no staircase and no bars.
         shown = result.ranges.get(name)
         artists[name].set_data(shown.stairs if shown else ([], []))
         losses = (shown.loss.rounding, shown.loss.clipping) if shown else (0, 0)

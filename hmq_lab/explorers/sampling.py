@@ -25,7 +25,9 @@ EDGES = np.linspace(0, 1, 21)
 
 @dataclass(frozen=True)
 class State:
-    """`category` and `logit` are two controls for the many numbers in `logits`; `epoch` is one for the temperature."""
+    """`category` and `logit` are two controls for the many numbers in `logits`; `epoch` is one for
+    the temperature.
+    """
 
     logits: tuple[float, ...]
     category: int = 0
@@ -49,7 +51,9 @@ class State:
             values["temperature"] = SCHEDULE(round(values["epoch"] * SCHEDULE.steps_per_epoch))
         state = replace(self, **values)
         if len(state.logits) != len(self.logits):
-            raise ValueError(f"logits must stay {len(self.logits)} numbers, got {len(state.logits)}")
+            raise ValueError(
+                f"logits must stay {len(self.logits)} numbers, got {len(state.logits)}"
+            )
         if logit is None:
             return state
         logits = (*state.logits[: state.category], logit, *state.logits[state.category + 1 :])
@@ -68,21 +72,34 @@ class Result:
 
 
 def gumbel(logits=None, **initial) -> Explorer:
-    """Draw samples from softmax((log p + g) / temperature); move the temperature by hand, or along the schedule.
+    """Draw samples from softmax((log p + g) / temperature); move the temperature by hand, or along
+    the schedule.
 
-    >>> explorers.gumbel()                                  # three categories: every sample is a point in a triangle
+    >>> explorers.gumbel()  # three categories: every sample is a point in a triangle
     >>> explorers.gumbel(block.logits, temperature=0.5)     # a block's table, flat: bars
 
-    logits: two or more finite numbers, any shape. initial: temperature 0.05 to 20; epoch of the paper's schedule,
-    which sets the temperature; samples 10 to 1000; seed of the noise, 0 to 99; category and its logit.
-    Raises ValueError for anything else. Source: HMQ, section 3.3; Jang, Gu, Poole (2017).
+    Args:
+        logits: two or more finite numbers, any shape.
+        initial: temperature, 0.05 to 20; epoch of the paper's schedule, which sets the temperature;
+            samples, 10 to 1000; seed of the noise, 0 to 99; category and its logit.
+
+    Raises:
+        ValueError: for anything else.
+
+    Source: HMQ, section 3.3; Jang, Gu, Poole (2017).
     """
-    given = tensors.values([math.log(0.6), math.log(0.3), math.log(0.1)] if logits is None else logits)
-    low, high = min(-6.0, math.floor(given.min())), max(6.0, math.ceil(given.max()))
+    given = tensors.values(
+        [math.log(0.6), math.log(0.3), math.log(0.1)] if logits is None else logits
+    )
+    # The slider of a logit reaches at least from -6 to 6.
+    low = min(-6.0, math.floor(given.min()))
+    high = max(6.0, math.ceil(given.max()))
     controls = {
         "temperature": Real("temperature", 0.05, 20.0, 0.02, logarithmic=True),
         "epoch": Real("epoch (schedule)", 0.0, float(EPOCHS), 0.04),
-        "category": Choice("category", tuple(range(given.size)), tuple(f"{i + 1}" for i in range(given.size))),
+        "category": Choice(
+            "category", tuple(range(given.size)), tuple(f"{i + 1}" for i in range(given.size))
+        ),
         "logit": Real("its logit", low, high, 0.1),
         "samples": Whole("samples", 10, MOST, 10),
         "seed": Whole("seed of the noise", 0, 99),
@@ -94,11 +111,19 @@ def gumbel(logits=None, **initial) -> Explorer:
 
 
 def _schedule() -> dict[str, float]:
-    """The schedule in numbers: exp(-decay * round(step / update)) within a cycle, never below the floor."""
+    """The schedule in numbers: exp(-decay * round(step / update)) within a cycle, never below the
+    floor.
+    """
     length = round(SCHEDULE.epochs * SCHEDULE.steps_per_epoch)
     update = length / (5 * SCHEDULE.updates)
     steps = SCHEDULE.steps_per_epoch
-    return {"steps": steps, "length": length, "update": update, "decay": SCHEDULE.rate, "floor": SCHEDULE.floor}
+    return {
+        "steps": steps,
+        "length": length,
+        "update": update,
+        "decay": SCHEDULE.rate,
+        "floor": SCHEDULE.floor,
+    }
 
 
 def noise(seed: int, categories: int) -> torch.Tensor:
@@ -107,23 +132,33 @@ def noise(seed: int, categories: int) -> torch.Tensor:
 
 
 def compute(state: State) -> Result:
+    # Samples from the library's own function, with the explorer's noise.
     logits = torch.tensor(state.logits, dtype=torch.float64)
-    drawn = relaxed_categorical(logits, state.temperature, noise(state.seed, len(logits))[: state.samples]).numpy()
+    drawn = relaxed_categorical(
+        logits, state.temperature, noise(state.seed, len(logits))[: state.samples]
+    ).numpy()
     p = torch.softmax(logits, 0).numpy()
+    # What they choose, and how many are as good as one-hot.
     chosen = np.bincount(drawn.argmax(1), minlength=len(p)) / len(drawn)
     decided = float((drawn.max(1) > DECIDED).mean())
     text = (
-        f"At temperature {state.temperature:.3g}, {tensors.percent(decided)} of {len(drawn)} samples have an entry above {DECIDED}: "
+        f"At temperature {state.temperature:.3g}, {tensors.percent(decided)} of {len(drawn)} "
+        f"samples have an entry above {DECIDED}: "
         f"as good as one-hot. "
     )
     if len(p) <= 4:
-        text += f"The largest entry is that of categories 1 to {len(p)} in {_shares(chosen)} of them; "
+        text += (
+            f"The largest entry is that of categories 1 to {len(p)} in {_shares(chosen)} of them; "
+        )
         text += f"their probabilities are {_shares(p)}."
     else:
+        # Of many categories only the most probable is told.
         top = int(p.argmax())
         text += (
-            f"Category {top + 1}, the most probable of {len(p)} with {tensors.percent(p[top], 1)}, has the largest entry in "
-            f"{tensors.percent(chosen[top], 1)} of them, and {tensors.percent(drawn[:, top].mean(), 1)} of the mass on "
+            f"Category {top + 1}, the most probable of {len(p)} with "
+            f"{tensors.percent(p[top], 1)}, has the largest entry in "
+            f"{tensors.percent(chosen[top], 1)} of them, and "
+            f"{tensors.percent(drawn[:, top].mean(), 1)} of the mass on "
             f"average."
         )
     return Result(state, p, drawn, chosen, drawn.mean(0), decided, text)
@@ -136,21 +171,34 @@ def _shares(values: np.ndarray) -> str:
 
 def draw(result: Result, figure) -> dict:
     """The samples; how near to one-hot they are; the schedule of the temperature."""
-    axes = figure.subplot_mosaic([["samples", "largest"], ["samples", "schedule"]], width_ratios=(1.1, 1))
+    axes = figure.subplot_mosaic(
+        [["samples", "largest"], ["samples", "schedule"]], width_ratios=(1.1, 1)
+    )
+    # Three categories are the corners of a triangle, more are bars.
     artists = (_simplex if len(result.probabilities) == 3 else _bars)(result, axes["samples"])
 
+    # How near to one-hot the samples are.
     largest = axes["largest"]
-    sns.histplot(x=[0.5], bins=EDGES, ax=largest, color=BLUE, edgecolor="white")  # bars to be moved
+    # Bars to be moved.
+    sns.histplot(x=[0.5], bins=EDGES, ax=largest, color=BLUE, edgecolor="white")
     artists["largest"] = list(largest.patches)
-    largest.set(xlim=(0, 1), ylim=(0, 100), xlabel="largest entry of a sample", ylabel="samples (%)")
+    largest.set(
+        xlim=(0, 1), ylim=(0, 100), xlabel="largest entry of a sample", ylabel="samples (%)"
+    )
 
+    # The temperature over the epochs, and where it stands.
     schedule = axes["schedule"]
-    epochs = np.linspace(0, EPOCHS, 501)[:-1]  # the third cycle would begin
+    # The third cycle would begin.
+    epochs = np.linspace(0, EPOCHS, 501)[:-1]
     steps = [round(e * SCHEDULE.steps_per_epoch) for e in epochs]
     schedule.plot(epochs, [SCHEDULE(s) for s in steps], color=GREEN, label="the paper's schedule")
     artists["cursor"] = schedule.axvline(0, color=PALE, lw=2)
-    artists["now"] = schedule.plot([], [], "o", color=RED, ms=9, mec="white", clip_on=False, label="now")[0]
-    schedule.set(yscale="log", xlim=(0, EPOCHS), ylim=(0.05, 20), xlabel="epoch", ylabel="temperature τ")
+    artists["now"] = schedule.plot(
+        [], [], "o", color=RED, ms=9, mec="white", clip_on=False, label="now"
+    )[0]
+    schedule.set(
+        yscale="log", xlim=(0, EPOCHS), ylim=(0.05, 20), xlabel="epoch", ylabel="temperature τ"
+    )
     schedule.set_yticks([0.1, 1, 10], ["0.1", "1", "10"])
     schedule.minorticks_off()
     schedule.legend(loc="upper right", ncols=2)
@@ -161,16 +209,31 @@ def draw(result: Result, figure) -> dict:
 def _simplex(result: Result, ax) -> dict:
     ax.fill(*CORNERS.T, facecolor="#f7f7f7", edgecolor=INK, lw=1)
     for i, ((x, y), side) in enumerate(zip(CORNERS, ("right", "left", "center"), strict=True)):
-        ax.text(x, y + (0.03 if y else -0.03), f"category {i + 1}", ha=side, va="bottom" if y else "top", fontsize=10)
+        ax.text(
+            x,
+            y + (0.03 if y else -0.03),
+            f"category {i + 1}",
+            ha=side,
+            va="bottom" if y else "top",
+            fontsize=10,
+        )
+    # The lower two begin and end with the triangle.
     ax.texts[0].set_ha("left")
     ax.texts[1].set_ha("right")
     ax.set(xlim=(-0.04, 1.04), ylim=(-0.2, 0.97), aspect="equal")
     ax.axis("off")
+    # Samples, their mean and the probabilities have a marker each.
     style = {"ls": "none", "clip_on": False}
     artists = {
-        "samples": ax.plot([], [], marker="o", ms=4.5, color=BLUE, alpha=0.35, mew=0, label="samples", **style)[0],
-        "mean": ax.plot([], [], marker="D", ms=9, color=ORANGE, mec="white", label="their mean", **style)[0],
-        "probabilities": ax.plot([], [], marker="^", ms=11, color=INK, mec="white", label="probabilities", **style)[0],
+        "samples": ax.plot(
+            [], [], marker="o", ms=4.5, color=BLUE, alpha=0.35, mew=0, label="samples", **style
+        )[0],
+        "mean": ax.plot(
+            [], [], marker="D", ms=9, color=ORANGE, mec="white", label="their mean", **style
+        )[0],
+        "probabilities": ax.plot(
+            [], [], marker="^", ms=11, color=INK, mec="white", label="probabilities", **style
+        )[0],
     }
     ax.legend(loc="lower center", ncols=3, frameon=False, handletextpad=0.2, columnspacing=1)
     return artists
@@ -187,11 +250,19 @@ def _bars(result: Result, ax) -> dict:
     ax.set(xlim=(0.3, count + 0.7), ylim=(0, 100), xlabel="category", ylabel="%")
     ax.set_xticks(at[:: max(1, math.ceil(count / 12))])
     ax.grid(False, axis="x")
-    ax.legend(loc="upper left", bbox_to_anchor=(0, 1.2), ncols=2, frameon=False, columnspacing=1, handletextpad=0.4)
+    ax.legend(
+        loc="upper left",
+        bbox_to_anchor=(0, 1.2),
+        ncols=2,
+        frameon=False,
+        columnspacing=1,
+        handletextpad=0.4,
+    )
     return artists
 
 
 def move(result: Result, artists: dict) -> None:
+    # Points of the simplex are mixtures of its corners.
     if "samples" in artists:
         for name in ("samples", "mean", "probabilities"):
             artists[name].set_data((np.atleast_2d(getattr(result, name)) @ CORNERS).T)
@@ -201,6 +272,7 @@ def move(result: Result, artists: dict) -> None:
             bar.set_height(100 * p)
         artists["mean"].set_data(at, 100 * result.mean)
         artists["chosen"].set_data(at, 100 * result.chosen)
+    # The histogram of the largest entries.
     counts = np.histogram(result.samples.max(1), EDGES)[0]
     for bar, count in zip(artists["largest"], counts, strict=True):
         bar.set_height(100 * count / len(result.samples))

@@ -1,4 +1,6 @@
-"""Selection: the bits of a whole network as a map, any layer's table, at any step; two searches beside each other."""
+"""Selection: the bits of a whole network as a map, any layer's table, at any step; two searches
+beside each other.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ class Search:
 
     run: Run
     label: str
-    final: dict[str, tuple[int, int]]  # bits and exponent after the repair, by tensor; empty for an unfinished search
+    # Bits and exponent after the repair, by tensor; empty for an unfinished search.
+    final: dict[str, tuple[int, int]]
 
     def data(self) -> dict:
         """The search as a module of JavaScript takes it."""
@@ -44,7 +47,11 @@ class Search:
         run = Run.of(record)
         if not run.weights:
             raise ValueError("the record holds no tables of weights: there is no network to draw")
-        final = {t["name"]: (t["bits"], t["threshold_exponent"]) for t in record.tensors} if record.of("repair") else {}
+        final = (
+            {t["name"]: (t["bits"], t["threshold_exponent"]) for t in record.tensors}
+            if record.of("repair")
+            else {}
+        )
         return cls(run, records.label(record), final)
 
 
@@ -71,25 +78,35 @@ class Result:
 
 
 def selection(record: Record, other: Record | None = None, **initial) -> Explorer:
-    """A recorded search as a map of its network, coloured and numbered by bits; with `other`, two searches compared.
+    """A recorded search as a map of its network, coloured and numbered by bits; with `other`, two
+    searches compared.
 
     >>> explorers.selection(records.recorded("cifar10-resnet20-w16-a8"))
     >>> explorers.selection(low, high, layer="layer3.0.conv1.weight", step="repaired")
 
-    other: a record of the same network; it is shown at the same share of its own search, and where its bits differ, a
-    triangle says so. initial: step, one at which the first record holds tables, or "repaired" for the schemes of
-    stage 2; or play, its number; layer, the name of a weight or activation (by default the weight with the most
-    elements). Raises ValueError for a record without tables, for two that share no weight, and for other values.
+    Args:
+        record: of any search.
+        other: a record of the same network; it is shown at the same share of its own search, and a
+            triangle marks where its bits differ.
+        initial: step, one at which the first record holds tables, or "repaired" for the schemes of
+            stage 2; or play, its number; layer, the name of a weight or activation, by default the
+            weight with the most elements.
+
+    Raises:
+        ValueError: for a record without tables, two that share no weight, and other values.
     """
     searches = tuple(Search.of(r) for r in (record, other) if r is not None)
+    # The tensors that both searches have.
     runs = [search.run for search in searches]
     names = tuple(name for name in runs[0].tables if all(name in run.tables for run in runs))
     weights = tuple(name for name in runs[0].weights if name in names)
     if not weights:
         raise ValueError(
-            f"two records of one network are needed, these share no weight: {runs[0].weights[0]}, ... and "
+            f"two records of one network are needed, these share no weight: {runs[0].weights[0]}, "
+            f"... and "
             f"{runs[1].weights[0]}, ..."
         )
+    # After the last step comes the selection that the repair left.
     steps = runs[0].steps + ((FIXED,) if all(search.final for search in searches) else ())
     texts = [runs[0].text(name) for name in names]
     controls = {
@@ -98,11 +115,22 @@ def selection(record: Record, other: Record | None = None, **initial) -> Explore
         "play": Player("play", 0, len(steps) - 1),
     }
     state = State(steps, max(weights, key=lambda name: runs[0].tensors[name]["size"]), steps[0])
-    data = {"searches": [search.data() for search in searches], "weights": list(weights), "steps": list(steps)}
+    data = {
+        "searches": [search.data() for search in searches],
+        "weights": list(weights),
+        "steps": list(steps),
+    }
     data["stages"] = [list(stage) for stage in stages(weights)]
     module = Module("selection", "selection of a search", data, ("layer", "step"))
     return Explorer(
-        state, lambda state: compute(state, searches, weights), draw, move, controls, initial, 4.6, module
+        state,
+        lambda state: compute(state, searches, weights),
+        draw,
+        move,
+        controls,
+        initial,
+        4.6,
+        module,
     )
 
 
@@ -115,19 +143,29 @@ def compute(state: State, searches: tuple[Search, ...], weights: tuple[str, ...]
 
 
 def _side(state: State, search: Search, first: Run, weights: tuple[str, ...]) -> Side:
-    run, fixed = search.run, state.step == FIXED
+    run = search.run
+    fixed = state.step == FIXED
+    # The same share of its own search, for a second record of other length.
     share = 1.0 if fixed or not first.steps[-1] else state.step / first.steps[-1]
     at = int(np.abs(np.array(run.steps) - share * run.steps[-1]).argmin())
+    # The tensor's table and selection; after the repair those of the record.
     table = run.tables[state.layer][at]
-    choice = search.final[state.layer] if fixed else chosen(table, run.tensors[state.layer]["space"])
-    now = {n: search.final[n][0] if fixed else int(b) for n, b in zip(run.weights, run.selected[at], strict=True)}
+    choice = (
+        search.final[state.layer] if fixed else chosen(table, run.tensors[state.layer]["space"])
+    )
+    now = {
+        n: search.final[n][0] if fixed else int(b)
+        for n, b in zip(run.weights, run.selected[at], strict=True)
+    }
     rate = budget.rate(now, {name: run.tensors[name]["size"] for name in run.weights})
+    # The bits of all weights, in the order of the map.
     bits = np.array([now[name] for name in weights])
     return Side(search, run.steps[at], bits, table, choice, float(run.expected_rate[at]), rate)
 
 
 def _sentence(result: Result, fixed: bool) -> str:
-    side, layer = result.sides[0], result.layer
+    side = result.sides[0]
+    layer = result.layer
     run = side.search.run
     if fixed:
         text = "After the repair"
@@ -138,19 +176,26 @@ def _sentence(result: Result, fixed: bool) -> str:
     text += f": {short(layer)}, {run.tensors[layer]['size']:,} elements, has "
     texts = []
     for side in result.sides:
+        # Each search has its scheme and its compression.
         space, (bits, exponent) = side.search.run.tensors[layer]["space"], side.choice
         share = side.table[space["bits"].index(bits)].sum()
         scheme = f"{tensors.many(bits, 'bit')} below 2^{exponent}"
-        searched = f"{tensors.percent(share)} probable{' at the end of the search' if fixed else ''}"
-        rates = f"compression of the network {side.rate:.2f}" + ("" if fixed else f", expected {side.expected_rate:.2f}")
+        searched = (
+            f"{tensors.percent(share)} probable{' at the end of the search' if fixed else ''}"
+        )
+        rates = f"compression of the network {side.rate:.2f}" + (
+            "" if fixed else f", expected {side.expected_rate:.2f}"
+        )
         of = f" for {side.search.label}" if len(result.sides) > 1 else ""
         texts.append(f"{scheme}{of} ({searched}, {rates})")
     text += " and ".join(texts) + "."
     if len(result.sides) > 1:
+        # Where two are compared, how much they share.
         sizes = np.array([run.tensors[name]["size"] for name in result.weights])
         same = ~result.differ
         share = sizes[same].sum() / sizes.sum()
-        text += f" The two agree in {same.sum()} of {len(same)} weights, {tensors.percent(share)} of their elements."
+        text += f" The two agree in {same.sum()} of {len(same)} weights, {tensors.percent(share)} "
+        text += "of their elements."
     elif fixed:
         changed = (side.bits != run.selected[-1]).sum()
         text += f" The repair changed the bits of {changed} of {len(side.bits)} weights."
@@ -158,53 +203,91 @@ def _sentence(result: Result, fixed: bool) -> str:
 
 
 def draw(result: Result, figure) -> dict:
-    """A map of the network for each search; the layer's table in each; of a single search, the layer's bits by step."""
-    two, artists = len(result.sides) > 1, {}
+    """A map of the network for each search; the layer's table in each; of a single search, the
+    layer's bits by step.
+    """
+    two = len(result.sides) > 1
+    artists = {}
     below = [["table", "other"]]
+    # A map for each search above, tables below.
     mosaic = [["map", "map"], ["second", "second"], *below] if two else [["map", "map"], *below]
     axes = figure.subplot_mosaic(mosaic, height_ratios=(1, 1, 1.75) if two else (1, 1.5))
     maps = [axes["map"], axes["second"]] if two else [axes["map"]]
+    # Both maps have one scale of colours.
     top = max(8, *(b for side in result.sides for b in side.search.run.bits))
     for number, (ax, side) in enumerate(zip(maps, result.sides, strict=True)):
-        artists |= {f"{part} {number}": found for part, found in _map(ax, result, side, top).items()}
+        artists |= {
+            f"{part} {number}": found for part, found in _map(ax, result, side, top).items()
+        }
         said = f"{side.search.label}: bits of every weight"
-        ax.set_title(f"{said}; ▼: not those above" if number else f"{said}; height: its elements", loc="left")
+        ax.set_title(
+            f"{said}; ▼: not those above" if number else f"{said}; height: its elements",
+            loc="left",
+        )
         ax.tick_params(labelbottom=ax is maps[-1])
+    # The chosen tensor's table in each search.
     for number, ax in enumerate([axes["table"], axes["other"]] if two else [axes["table"]]):
-        artists |= {f"{part} {number}": found for part, found in _table(ax, result.sides[number]).items()}
+        artists |= {
+            f"{part} {number}": found for part, found in _table(ax, result.sides[number]).items()
+        }
+    # Of a single search there is room for the tensor's bits over the steps.
     if not two:
-        ax, run = axes["other"], result.sides[0].search.run
+        ax = axes["other"]
+        run = result.sides[0].search.run
         artists["history"] = ax.plot([], [], color=BLUE, label="mean")[0]
         style = {"color": ORANGE, "marker": "o", "ms": 3, "lw": 1}
         artists["selected"] = ax.plot([], [], label="selected", **style)[0]
         artists["cursor"] = ax.axvline(0, color=RED, lw=2)
-        ax.set(xlabel="training step", ylabel="bits of the layer", ylim=(0.5, top + 0.5), yticks=range(1, top + 1))
+        ax.set(
+            xlabel="training step",
+            ylabel="bits of the layer",
+            ylim=(0.5, top + 0.5),
+            yticks=range(1, top + 1),
+        )
         ax.set_xlim(run.steps[0], max(run.steps[-1], run.steps[0] + 1))
-        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, frameon=False, borderaxespad=0)
+        ax.legend(
+            loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, frameon=False, borderaxespad=0
+        )
     move(result, artists)
     return artists
 
 
 def _map(ax: Axes, result: Result, side: Side, top: int) -> dict:
     """A bar for each weight in order, as high as it has elements; what shows its bits moves."""
+    # A bar for each weight; its colour and number move.
     sizes = np.array([side.search.run.tensors[name]["size"] for name in result.weights])
-    places, floor = np.arange(len(sizes)), sizes.min() / 3
+    places = np.arange(len(sizes))
+    floor = sizes.min() / 3
     bars = [Rectangle((i - 0.43, floor), 0.86, size - floor) for i, size in enumerate(sizes)]
-    colours = ListedColormap(sns.color_palette("viridis", top))  # a bit-width looks the same in every figure
+    # A bit-width looks the same in every figure.
+    colours = ListedColormap(sns.color_palette("viridis", top))
     bars = ax.add_collection(PatchCollection(bars, cmap=colours, clim=(0.5, top + 0.5), zorder=2))
-    texts = [ax.text(i, 1.15 * size, "8", ha="center", va="bottom", fontsize=9) for i, size in enumerate(sizes)]
+    texts = [
+        ax.text(i, 1.15 * size, "8", ha="center", va="bottom", fontsize=9)
+        for i, size in enumerate(sizes)
+    ]
+    # A frame for the chosen weight, and marks where two searches differ.
     across = ax.get_xaxis_transform()
-    frame = Rectangle((0, 0), 1, 1, transform=across, fill=False, edgecolor=RED, lw=2.5, clip_on=False, zorder=5)
+    frame = Rectangle(
+        (0, 0), 1, 1, transform=across, fill=False, edgecolor=RED, lw=2.5, clip_on=False, zorder=5
+    )
     differ = ax.plot([], [], "v", color=INK, ms=5, transform=across, zorder=4)[0]
     ax.set_yscale("log")
+    # Room above the bars for their numbers.
     ends = np.log10(floor), np.log10(sizes.max())
     ax.set(xlim=(-0.7, len(sizes) - 0.3), ylim=(floor, 10 ** (ends[1] + 0.6 * (ends[1] - ends[0]))))
     ax.set_yticks(10.0 ** np.arange(math.ceil(ends[0]), math.floor(ends[1]) + 1))
     ax.minorticks_off()
     ax.grid(False, axis="x")
+    # The names of the network's parts, where they fit.
     groups = stages(result.weights)
-    per_letter = 0.0105 * (len(sizes) + 0.4)  # of the axis: nine points in some 700 pixels
-    kept = [(places[i : i + n].mean(), text) for i, n, text in groups if per_letter * len(text) <= 1.3 * n]
+    # Of the axis: nine points in some 700 pixels.
+    per_letter = 0.0105 * (len(sizes) + 0.4)
+    kept = [
+        (places[i : i + n].mean(), text)
+        for i, n, text in groups
+        if per_letter * len(text) <= 1.3 * n
+    ]
     ax.set_xticks([place for place, _ in kept], [text for _, text in kept])
     for i, _, _ in groups[1:]:
         ax.axvline(i - 0.5, color=INK, lw=0.6, ls=":")
@@ -220,7 +303,8 @@ def _table(ax: Axes, side: Side) -> dict:
     artists["exponents"] = [ax.text(i + 0.5, -0.03, "-0", **below) for i in range(columns)]
     artists["title"] = ax.set_title("name", loc="left")
     ax.set_xlabel("\nM of the threshold $2^M$")
-    ax.invert_xaxis()  # larger thresholds at the right, as on the slider
+    # Larger thresholds at the right, as on the slider.
+    ax.invert_xaxis()
     ax.set_ylabel("bits")
     return artists
 
@@ -230,13 +314,19 @@ def move(result: Result, artists: dict) -> None:
         artists[f"bars {number}"].set_array(side.bits)
         for text, bits in zip(artists[f"bits {number}"], side.bits, strict=True):
             text.set_text(f"{bits}")
+        # The frame is hidden for an activation, which has no bar.
         frame = artists[f"layer {number}"]
         frame.set_visible(result.layer in result.weights)
         if result.layer in result.weights:
             frame.set_x(result.weights.index(result.layer) - 0.5)
         places = np.flatnonzero(result.differ) if number else []
         artists[f"differ {number}"].set_data(places, [0.92] * len(places))
-        _move_table(result.layer, side, {part: artists[f"{part} {number}"] for part in TABLE}, len(result.sides) > 1)
+        _move_table(
+            result.layer,
+            side,
+            {part: artists[f"{part} {number}"] for part in TABLE},
+            len(result.sides) > 1,
+        )
     if "history" in artists:
         run = result.sides[0].search.run
         space, found = run.tensors[result.layer]["space"], run.tables[result.layer].sum(2)  # (K, B)
@@ -256,28 +346,36 @@ def _move_table(layer: str, side: Side, artists: dict, two: bool) -> None:
         shown[run.rows.index(b), : len(row)] = 100 * row
     artists["table"].set_array(np.ma.masked_invalid(shown))
     heat.write(artists["words"], shown)
-    artists["choice"].set_xy((space["exponents"].index(side.choice[1]), run.rows.index(side.choice[0])))
+    artists["choice"].set_xy(
+        (space["exponents"].index(side.choice[1]), run.rows.index(side.choice[0]))
+    )
     for i, text in enumerate(artists["exponents"]):
         text.set_text(f"{space['exponents'][i]}" if i < len(space["exponents"]) else "")
     name = short(layer)
     name = name if len(name) < 25 else "…" + name[-23:]
-    artists["title"].set_text(f"{name}: {side.search.label}" if two else f"{name}: probabilities (%)")
+    artists["title"].set_text(
+        f"{name}: {side.search.label}" if two else f"{name}: probabilities (%)"
+    )
 
 
 def stages(names: tuple[str, ...]) -> list[tuple[int, int, str]]:
-    """The parts of a network for the axis of a map: of each the first place, how many tensors, its name.
+    """The parts of a network for the axis of a map: of each the first place, how many tensors, its
+    name.
 
     >>> stages(("conv1.weight", "layer1.0.conv1.weight", "layer1.0.conv2.weight", "linear.weight"))
     [(0, 1, 'conv1'), (1, 2, 'layer1'), (3, 1, 'linear')]
 
-    By the first component of the names; by the second one within a component that has more than half of the tensors,
-    as torchvision's `features` do.
+    By the first component of the names; by the second one within a component that has more than
+    half of the tensors, as torchvision's `features` do.
     """
     paths = [short(name).split(".") for name in names]
     heads = [path[0] for path in paths]
     large = {head for head in heads if 2 * heads.count(head) > len(heads) and heads.count(head) > 1}
-    keys = [".".join(path[1:2] if path[0] in large and len(path) > 1 else path[:1]) for path in paths]
-    found, at = [], 0
+    keys = [
+        ".".join(path[1:2] if path[0] in large and len(path) > 1 else path[:1]) for path in paths
+    ]
+    found = []
+    at = 0
     for key, group in groupby(keys):
         count = len(list(group))
         found.append((at, count, key))

@@ -1,4 +1,6 @@
-"""What the explorers ask of a tensor: its values, the thresholds worth trying, what a quantization loses of it."""
+"""What the explorers ask of a tensor: its values, the thresholds worth trying, what a quantization
+loses of it.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,14 @@ SETTING = "a setting goes by its name, such as bits=3"
 
 
 def sample(tensor) -> Sample:
-    """The values of a tensor in groups; a sample stays as it is, None is a layer that comes with the package."""
-    return tensor if isinstance(tensor, Sample) else Sample.of(values(layer() if tensor is None else tensor))
+    """The values of a tensor in groups; a sample stays as it is, None is a layer that comes with
+    the package.
+    """
+    return (
+        tensor
+        if isinstance(tensor, Sample)
+        else Sample.of(values(layer() if tensor is None else tensor))
+    )
 
 
 def values(tensor) -> np.ndarray:
@@ -34,8 +42,11 @@ def values(tensor) -> np.ndarray:
     """
     if isinstance(tensor, torch.nn.Module):
         raise ValueError(f"a tensor is needed, got the network {type(tensor).__name__}: {NETWORK}")
+    # Real numbers in float64, from torch or from whatever NumPy takes.
     if isinstance(tensor, torch.Tensor):
-        real = not (tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_sparse or tensor.is_meta)
+        real = not (
+            tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_sparse or tensor.is_meta
+        )
         x = tensor.detach().to("cpu", torch.float64).numpy() if real else None
     else:
         x = np.asarray(tensor)
@@ -43,17 +54,24 @@ def values(tensor) -> np.ndarray:
     if x is None:
         what = getattr(tensor, "dtype", type(tensor).__name__)
         raise ValueError(f"a tensor or array of real numbers is needed, got {what}")
+    # Something to quantize.
     if x.ndim == 0:
-        raise ValueError(f"a tensor or array of values is needed, got the number {x.item():g}: {SETTING}")
+        raise ValueError(
+            f"a tensor or array of values is needed, got the number {x.item():g}: {SETTING}"
+        )
     if x.size == 0:
         raise ValueError(f"the tensor of shape {x.shape} is empty: there is nothing to quantize")
     if not np.isfinite(x).all():
-        raise ValueError(f"the tensor holds NaN or infinities in {(~np.isfinite(x)).sum()} of {x.size} places")
+        raise ValueError(
+            f"the tensor holds NaN or infinities in {(~np.isfinite(x)).sum()} of {x.size} places"
+        )
     return x.ravel()
 
 
 def layer() -> torch.Tensor:
-    """A real layer, for readers who bring none: a convolution of the small network that comes with the package."""
+    """A real layer, for readers who bring none: a convolution of the small network that comes with
+    the package.
+    """
     from hmq_lab import models
     from hmq_lab.models.weights import SHIPPED, load_weights
 
@@ -63,7 +81,9 @@ def layer() -> torch.Tensor:
 
 
 def exponents(x: np.ndarray, count: int = 8) -> tuple[int, ...]:
-    """M of the thresholds 2^M that a block for x would choose from, descending from one octave above the tight one."""
+    """M of the thresholds 2^M that a block for x would choose from, descending from one octave
+    above the tight one.
+    """
     largest = float(np.abs(x).max())
     top = threshold_exponent(largest) + (largest > 0)
     return tuple(top - octave for octave in range(count))
@@ -77,10 +97,11 @@ def window(x: np.ndarray) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """The values of a tensor, ascending, in groups of equal ones; of a large tensor in groups of near ones.
+    """The values of a tensor, ascending, in groups of equal ones; of a large tensor in groups of
+    near ones.
 
-    Between the values of one group no scheme of 8 bits or less rounds or clips differently: what is computed from the
-    groups is exact, and takes as long for a large tensor as for a small one.
+    Between the values of one group no scheme of 8 bits or less rounds or clips differently: what is
+    computed from the groups is exact, and takes as long for a large tensor as for a small one.
     """
 
     v: np.ndarray  # mean of each group
@@ -100,15 +121,19 @@ class Sample:
         v, n = np.unique(np.asarray(x, dtype=np.float64).ravel(), return_counts=True)
         s = np.zeros(v.size)
         if v.size > MOST:
-            # All borders between levels are multiples of this width; a value on one is a group of its own.
+            # All borders between levels are multiples of this width; a value on one is a group of
+            # its own.
             width = 2.0 ** (exponents(v)[0] - 16)
             places = v / width
             key = 2 * np.floor(places) + (places != np.floor(places))
             first = np.flatnonzero(np.r_[True, np.diff(key) > 0])
             counts = np.add.reduceat(n, first)
             means = np.add.reduceat(n * v, first) / counts
-            s = np.add.reduceat(n * np.square(v - np.repeat(means, np.diff(np.r_[first, v.size]))), first)
-            v, n = means, counts
+            s = np.add.reduceat(
+                n * np.square(v - np.repeat(means, np.diff(np.r_[first, v.size]))), first
+            )
+            v = means
+            n = counts
         return cls(v, n, s, int(n.sum()), float((n * v * v + s).sum()) or 1.0)
 
     @property
@@ -124,7 +149,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class Loss:
-    """What a quantization loses: squared errors as shares of the tensor's sum of squares; values clipped, a count."""
+    """What a quantization loses: squared errors as shares of the tensor's sum of squares; values
+    clipped, a count.
+    """
 
     rounding: float
     clipping: float
@@ -136,14 +163,16 @@ class Loss:
 
 
 def loss(x: np.ndarray | Sample, step: float, ends: tuple[float, float]) -> Loss:
-    """Round x to multiples of step and clip to `ends`, in steps: the error within the ends, and beyond them.
+    """Round x to multiples of step and clip to `ends`, in steps: the error within the ends, and
+    beyond them.
 
-    >>> loss(np.array([0.2, 0.9]), 0.5, (-2, 1))        # to 0 and to 0.5: 0.9 rounds to 1, beyond the last level
+    >>> loss(np.array([0.2, 0.9]), 0.5, (-2, 1))  # 0.9 rounds to 1, which is clipped
     Loss(rounding=0.047..., clipping=0.188..., clipped=1)
 
     A tensor of zeros loses nothing.
     """
     x = Sample.of(x)
+    # Rounding is half to even, as the quantizer rounds.
     codes = np.round(x.v / step)
     beyond = (codes < ends[0]) | (codes > ends[1])
     square = x.n * np.square(np.clip(codes, *ends) * step - x.v) + x.s
@@ -151,13 +180,17 @@ def loss(x: np.ndarray | Sample, step: float, ends: tuple[float, float]) -> Loss
     return Loss(float(parts[0]), float(parts[1]), int(x.n[beyond].sum()))
 
 
-def staircase(step: float, ends: tuple[float, float], view: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """The corners of x -> Q(x) from view[0] to view[1]. ends: in steps; not integers in general, as HMQ mixes them.
+def staircase(
+    step: float, ends: tuple[float, float], view: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The corners of x -> Q(x) from view[0] to view[1]. ends: in steps; not integers in general, as
+    HMQ mixes them.
 
     >>> staircase(0.5, (-1, 0), (-1, 1))
     (array([-1.  , -0.75, -0.75, -0.25, -0.25,  1.  ]), ...)
     """
-    r = np.arange(np.ceil(ends[0]) - 1, np.floor(ends[1]) + 2)  # what rounding gives, and one more at either end
+    # What rounding gives, and one more at either end.
+    r = np.arange(np.ceil(ends[0]) - 1, np.floor(ends[1]) + 2)
     rises = (r[:-1] + 0.5) * step
     x = np.r_[min(view[0], rises[0]), np.repeat(rises, 2), max(view[1], rises[-1])]
     return x, np.repeat(np.clip(r, *ends) * step, 2)
@@ -188,7 +221,8 @@ def percent(share: float, decimals: int = 0) -> str:
 
 @functools.lru_cache(maxsize=64)
 def noise(seed: int, count: int) -> np.ndarray:
-    """Standard Gumbel noise, -log(-log(U)): the same for a seed on every machine, and in the browser.
+    """Standard Gumbel noise, -log(-log(U)): the same for a seed on every machine, and in the
+    browser.
 
     >>> noise(3, 2).shape, bool((noise(3, 2) == noise(3, 3)[:2]).all())
     ((2,), True)

@@ -1,4 +1,6 @@
-"""Live: a search in a process of its own is drawn while it runs, paused, interrupted and resumed by buttons."""
+"""Live: a search in a process of its own is drawn while it runs, paused, interrupted and resumed by
+buttons.
+"""
 
 from __future__ import annotations
 
@@ -26,32 +28,55 @@ from hmq_lab.runs.records import Record
 
 HEIGHT = 4.6
 LOOK = 0.5  # seconds between two looks at the folder
-SHARE = 0.01  # of one processor, for painting: what a picture costs is paid off before the next one,
+# Of one processor, for painting: what a picture costs is paid off before the next one.
+SHARE = 0.01
 MOST = 0.1  # but for what the first one costs above so many seconds
-UNSEEN = "position:absolute; width:1px; height:1px; overflow:hidden; clip-path:inset(50%)"  # for who listens
-WATCHED: weakref.WeakValueDictionary[Path, Live] = weakref.WeakValueDictionary()  # one view of a folder is kept fresh
+# For who listens.
+UNSEEN = "position:absolute; width:1px; height:1px; overflow:hidden; clip-path:inset(50%)"
+# One view of a folder is kept fresh.
+WATCHED: weakref.WeakValueDictionary[Path, Live] = weakref.WeakValueDictionary()
 
 
-def live(out: Path | str, *, begin: bool = True, layer: str | None = None, **arguments) -> Live:
+def live(
+    out: Path | str,
+    *,
+    begin: bool = True,
+    layer: str | None = None,
+    trust: bool = False,
+    **arguments,
+) -> Live:
     """Watch the search in a folder while it runs; start it if there is none yet.
 
-    >>> explorers.live("runs/mine", target=8)                    # starts the built-in search, and shows it
-    >>> explorers.live("runs/w16", model="resnet20", data="cifar10", weights="resnet20.th", normalize="imagenet",
-    ...                target=16)                                # the same cell again: shows the same search
-    >>> explorers.live("runs/mine")                              # from another notebook, or another day
+    >>> explorers.live("runs/mine", target=8)  # starts the built-in search, and shows it
+    >>> explorers.live("runs/w16", model="resnet20", data="cifar10", weights="resnet20.th",
+    ...                target=16)  # the same cell again: shows the same search
+    >>> explorers.live("runs/mine")  # from another notebook, or another day
 
-    arguments: those of `hmq_lab.runs.live.start`. The search has a process of its own: it goes on when the tab is
-    closed or the kernel is shut down. begin: False leaves the start to the button. layer: the first to be shown.
-    Where the folder holds a run already, it is shown; one that was interrupted waits for the button Resume.
-    Raises FileNotFoundError where there is no run and no argument, ValueError where the run there was started with
-    others, and what `start` raises.
+    Where the folder holds a run already, it is shown; one that was interrupted waits for the button
+    Resume. The search has a process of its own: it goes on when the tab is closed or the kernel is
+    shut down.
+
+    Args:
+        out: the folder of the run.
+        begin: False leaves the start to the button.
+        layer: the first to be shown.
+        trust: whether Resume may run the code of an own network that the folder names. A cell
+            that names the same code needs no trust.
+        arguments: those of `hmq_lab.runs.live.start`.
+
+    Raises:
+        FileNotFoundError: where there is no run and no argument.
+        ValueError: where the run there was started with others, and what `start` raises.
     """
     try:
-        run = Run.attach(out)
+        # A run that is there already must be the one that is asked for.
+        run = Run.attach(out, trust)
     except FileNotFoundError:
         if not arguments:
             raise
-        plain(**{key: value for key, value in arguments.items() if key not in ("resume", "overwrite")})
+        plain(
+            **{key: value for key, value in arguments.items() if key not in ("resume", "overwrite")}
+        )
         run = start(out, **arguments) if begin else None
     else:
         if arguments.pop("overwrite", False) and begin and not run.is_alive():
@@ -62,12 +87,18 @@ def live(out: Path | str, *, begin: bool = True, layer: str | None = None, **arg
 
 
 def _check_same(run: Run, given: dict) -> None:
-    there, wanted = run.arguments, plain(**given)
+    there = run.arguments
+    wanted = plain(**given)
     if there is None:
         return
     if other := [key for key in given if wanted[key] != there[key]]:
         said = "; ".join(_difference(key, there[key], wanted[key]) for key in other)
-        raise ValueError(f"{run.out} holds a search with other arguments ({said}): choose another folder")
+        raise ValueError(
+            f"{run.out} holds a search with other arguments ({said}): choose another folder"
+        )
+    # Who names the code trusts it, where it lies in the same folder.
+    if "model" in given and wanted["model_folder"] == there.get("model_folder"):
+        run.trust = True
 
 
 def _difference(key: str, there, here) -> str:
@@ -77,35 +108,47 @@ def _difference(key: str, there, here) -> str:
     """
     if isinstance(there, dict) and isinstance(here, dict):
         parts = [part for part in {**there, **here} if there.get(part) != here.get(part)]
-        return ", ".join(f"{key}.{part}: {there.get(part)} there, {here.get(part)} here" for part in parts)
+        return ", ".join(
+            f"{key}.{part}: {there.get(part)} there, {here.get(part)} here" for part in parts
+        )
     return f"{key}: {there} there, {here} here"
 
 
 class Live:
-    """What a cell shows of a search: buttons, and below them first words, then the growing picture, then its replay.
+    """What a cell shows of a search: buttons, and below them first words, then the growing picture,
+    then its replay.
 
     >>> view = explorers.live("runs/mine", target=8)
     >>> view.buttons["pause"].click()
     >>> view.update()                               # as a notebook does by itself, twice a second
     >>> print(view.sentence)
-    >>> view.explorer                               # the picture of the moment; None before there is anything to draw
+    >>> view.explorer  # the picture of the moment; None before there is anything to draw
 
-    In a notebook the view looks after itself until the search has ended or `close` is called; of two views of one
-    folder the newer one does. `set`, `controls`, `figure` and `result` are those of the explorer.
+    In a notebook the view looks after itself until the search has ended or `close` is called; of
+    two views of one folder the newer one does. `set`, `controls`, `figure` and `result` are those
+    of the explorer.
     """
 
     def __init__(self, out: Path, run: Run | None, arguments: dict, layer: str | None = None):
-        self.out, self.run, self.arguments = out, run, arguments
+        self.out = out
+        self.run = run
+        self.arguments = arguments
         self.explorer: Explorer | None = None
         self.events: list[dict] = []
-        self._layer, self._shown, self._due, self._task = layer, None, 0.0, None
-        self._told: str | None = None  # the state that was last said to who listens
+        self._layer = layer
+        self._shown = None
+        self._due = 0.0
+        self._task = None
+        # The state that was last said to who listens.
+        self._told: str | None = None
         self._words = widgets.HTML(layout={"max_width": f"{WIDTH * DPI:.0f}px"})
         self.buttons = {
             "go": _button("Start", "start the search, or go on with it", self._go),
             "pause": _button("Pause", "finish the step, save, and wait", lambda: self.run.pause()),
             "interrupt": _button(
-                "Interrupt", "finish the step, save, and end the process", lambda: self.run.interrupt()
+                "Interrupt",
+                "finish the step, save, and end the process",
+                lambda: self.run.interrupt(),
             ),
         }
         for button in self.buttons.values():
@@ -135,7 +178,9 @@ class Live:
         return self.explorer and self.explorer.result
 
     def set(self, **values) -> None:
-        """As `Explorer.set`: layer, and when the search is finished step, too. ValueError before there is a picture."""
+        """As `Explorer.set`: layer, and when the search is finished step, too. ValueError before
+        there is a picture.
+        """
         if self.explorer is None:
             raise ValueError(f"there is nothing to set yet: {self.sentence}")
         self.explorer.set(**values)
@@ -149,10 +194,12 @@ class Live:
     def update(self, patient: bool = False) -> None:
         """Look at the folder, and show what is new.
 
-        patient: leave new steps for later while the last picture is not paid off; a new state is shown at once.
+        patient: leave new steps for later while the last picture is not paid off; a new state is
+        shown at once.
         """
         status = self.run.status() if self.run else None
         wish = self.run.wish if self.run else ""
+        # A new state is shown at once, new steps when the last picture is paid off.
         state = status and (status.state, status.message, wish)
         if patient and self._shown and state == self._shown[0] and time.monotonic() < self._due:
             return
@@ -176,17 +223,22 @@ class Live:
         self.buttons["interrupt"].disabled = state not in ALIVE or wish == "stop"
 
     def _show(self, status: Status | None, wish: str) -> None:
+        # Before the first table there are only words.
         record = self.run.record(self.events) if status else None
         if record is None or not record.of("tables"):
             self._say(html.escape(_waiting(status, wish)))
             self._said = _waiting(status, wish)
             return
         layer = self.explorer.state.layer if self.explorer else self._layer
+        # In the end the replay takes the figure's place.
         if status.state == "finished":
             self._replace(playback.replay(record, **({"layer": layer} if layer else {})))
             about = f"Finished: {self.out.name}\n{records.summary(record)}"
-            self._say(f'<pre style="line-height:1.4; white-space:pre-wrap">{html.escape(about)}</pre>')
+            self._say(
+                f'<pre style="line-height:1.4; white-space:pre-wrap">{html.escape(about)}</pre>'
+            )
             return
+        # While it runs the figure grows; it is told in words that something is new.
         now = Now.of(record, status, wish, self.out)
         if isinstance(self.explorer, Growing):
             self.explorer.grow(now)
@@ -214,7 +266,8 @@ class Live:
         try:
             button.does()
             self.update()
-        except (OSError, ValueError) as error:  # nobody reads a kernel's traceback
+        # Nobody reads a kernel's traceback.
+        except (OSError, ValueError) as error:
             self._say(html.escape(str(error)))
         except Exception as error:
             self._say(html.escape(f"{button.description}: {type(error).__name__}: {error}"))
@@ -222,7 +275,7 @@ class Live:
             self._watch()
 
     def _watch(self) -> None:
-        """Look again and again, in the kernel's loop; a program without one calls `update` itself."""
+        """Look again and again in the kernel's loop; a program without one calls `update`."""
         if self._task is None or self._task.done():
             with suppress(RuntimeError):
                 self._task = asyncio.get_running_loop().create_task(self._look())
@@ -232,9 +285,14 @@ class Live:
             await asyncio.sleep(LOOK)
             try:
                 self.update(patient=True)
-            except Exception as error:  # the folder was removed, holds another run's files by now, or a mistake of ours
+            # The folder was removed, holds another run's files by now, or a mistake of ours.
+            except Exception as error:
                 said = f"This view has ended: {type(error).__name__}: {error}"
-                self._say(html.escape(f"{said}. The search was left alone; run the cell again to look at it."))
+                self._say(
+                    html.escape(
+                        f"{said}. The search was left alone; run the cell again to look at it."
+                    )
+                )
                 return
 
     def _stop(self) -> None:
@@ -268,7 +326,9 @@ class Now:
 
     @classmethod
     def of(cls, record: Record, status: Status, wish: str, out: Path) -> Now:
-        steps, settings = record.of("step"), record.header["settings"]
+        # The curve of the loss, and the words about state and time.
+        steps = record.of("step")
+        settings = record.header["settings"]
         loss = np.array([e["step"] for e in steps]), np.array([e["task_loss"] for e in steps])
         per_epoch = status.steps // (settings["search_epochs"] + settings["final_epochs"])
         words = _doing(status, wish)
@@ -276,14 +336,18 @@ class Now:
             words += f", step {steps[-1]['step']} of {status.steps} ({_stage(record, steps[-1])})"
         if status.state == "running" and steps and (left := _left(status, steps[-1]["step"], out)):
             words += f", {left} left"
-        search_steps, runs = per_epoch * settings["search_epochs"], status.state in ("starting", "running")
+        search_steps = per_epoch * settings["search_epochs"]
+        runs = status.state in ("starting", "running")
         return cls(playback.Run.of(record), status.steps, search_steps, loss, words, runs)
 
 
 def _waiting(status: Status | None, wish: str) -> str:
     if status is None:
         return "Nothing has been searched here yet: press Start."
-    more = {"starting": ": loading the network and the pictures", "running": ": calibrating thresholds"}
+    more = {
+        "starting": ": loading the network and the pictures",
+        "running": ": calibrating thresholds",
+    }
     return _doing(status, wish) + more.get(status.state, "") + "."
 
 
@@ -295,24 +359,32 @@ def _doing(status: Status, wish: str) -> str:
 
 def _stage(record: Record, step: dict) -> str:
     """Where in the two stages a step is."""
-    settings, epochs = record.header["settings"], record.of("epoch")
+    settings = record.header["settings"]
+    epochs = record.of("epoch")
     if step["stage"] == 1:
-        return (
-            f"search, epoch {step['epoch'] + 1} of {settings['search_epochs']}, temperature {step['temperature']:.2f}"
-        )
+        epoch = f"search, epoch {step['epoch'] + 1} of {settings['search_epochs']}"
+        return f"{epoch}, temperature {step['temperature']:.2f}"
     text = f"fine-tuning, epoch {step['epoch'] + 1} of {settings['final_epochs']}"
     if repairs := record.of("repair"):
         text += f", rate {repairs[-1]['rate_after']:.2f}"
-    return text + (f", validation accuracy {epochs[-1]['validation_accuracy']:.1f} %" if epochs else "")
+    return text + (
+        f", validation accuracy {epochs[-1]['validation_accuracy']:.1f} %" if epochs else ""
+    )
 
 
 def _left(status: Status, step: int, out: Path) -> str:
-    """How long it will take at the pace since the search was last started or resumed; "" before that can be said."""
+    """How long it will take at the pace since the search was last started or resumed; "" before
+    that can be said.
+    """
     if not status.since or step - status.first < 20:
         return ""
     pace = (os.path.getmtime(out / EVENTS) - status.since) / (step - status.first)
     minutes = pace * (status.steps - step) / 60
-    return "less than a minute" if minutes < 1 else f"about {minutes:.0f} minute{'s' if minutes >= 1.5 else ''}"
+    return (
+        "less than a minute"
+        if minutes < 1
+        else f"about {minutes:.0f} minute{'s' if minutes >= 1.5 else ''}"
+    )
 
 
 @dataclass(frozen=True)
@@ -321,52 +393,70 @@ class Result(playback.Result):
 
 
 class Growing(Explorer):
-    """The picture of a search that runs; `grow` shows a later moment of it. Its one control is the layer."""
+    """The picture of a search that runs; `grow` shows a later moment of it. Its one control is the
+    layer.
+    """
 
     def __init__(self, now: Now, layer: str | None = None):
         self.now = now
-        names, run = tuple(now.run.tables), now.run
+        names = tuple(now.run.tables)
+        run = now.run
         texts = tuple(run.text(name) for name in names)
         first = max(run.weights or names, key=lambda name: run.tensors[name]["size"])
         state = playback.State(run.steps, first, run.steps[-1])
         controls = {"layer": Choice("layer", names, texts, rows=4)}
         initial = {"layer": layer} if layer else {}
-        super().__init__(state, lambda state: compute(state, self.now), draw, move, controls, initial, HEIGHT)
+        super().__init__(
+            state, lambda state: compute(state, self.now), draw, move, controls, initial, HEIGHT
+        )
 
     def grow(self, now: Now) -> None:
         """The layer stays; the map is that of the newest step that has one."""
-        room, self.now = limits(self.now), now
-        if limits(now) != room:  # axes stand still, so that little is painted again: now and then they must give
+        room = limits(self.now)
+        self.now = now
+        # Axes stand still, so that little is painted again: now and then they must give.
+        if limits(now) != room:
             fit(now, self.artists)
             self.picture.settle()
         self._show(playback.State(now.run.steps, self.state.layer, now.run.steps[-1]))
 
     @property
     def live(self) -> str:
-        """Nobody can listen to a sentence twice a second: while it grows by itself, `Live` tells the state alone."""
+        """Nobody can listen to a sentence twice a second: while it grows by itself, `Live` tells
+        the state alone.
+        """
         return "off" if self.now.runs else "polite"
 
 
 def compute(state: playback.State, now: Now) -> Result:
     """What the events so far say, as `playback.compute` of a whole record."""
     found = vars(playback.compute(state, now.run))
-    _, _, said = found["sentence"].partition(": ")  # after the step and what goes with it
+    # After the step and what goes with it.
+    _, _, said = found["sentence"].partition(": ")
     return Result(**found | {"sentence": f"{now.words}. At step {state.step} {said}"}, now=now)
 
 
 def limits(now: Now) -> tuple[float, float, float]:
-    """Ends of the axes of rate (low, high) and loss (high), with room so that they seldom change."""
+    """Ends of the axes of compression (low, high) and loss (high), with room to grow."""
     run = now.run
-    rates = np.r_[run.expected_rate, run.actual_rate, run.events["target_rate"], run.target * (1 + run.margin)]
+    rates = np.r_[
+        run.expected_rate, run.actual_rate, run.events["target_rate"], run.target * (1 + run.margin)
+    ]
     loss = np.nanmax(now.loss[1], initial=0.1)
-    return np.nanmin(rates) // 1, 2 * math.ceil(0.52 * np.nanmax(rates)), 1.5 ** math.ceil(math.log(1.02 * loss, 1.5))
+    return (
+        np.nanmin(rates) // 1,
+        2 * math.ceil(0.52 * np.nanmax(rates)),
+        1.5 ** math.ceil(math.log(1.02 * loss, 1.5)),
+    )
 
 
 def draw(result: Result, figure) -> dict:
     """The replay's figure with axes for the whole search, on which the curves grow."""
-    now, artists = result.now, playback.draw(result, figure)
+    now = result.now
+    artists = playback.draw(result, figure)
     rate, temperature, loss = (cursor.axes for cursor in artists["cursor"])
-    artists["curves"] = [*rate.lines[:3], temperature.lines[0], loss.lines[0]]  # they grow
+    # They grow.
+    artists["curves"] = [*rate.lines[:3], temperature.lines[0], loss.lines[0]]
     temperature.set_ylim(0, 1.1 * max(1, np.nanmax(now.run.events["temperature"], initial=0)))
     for ax in (rate, temperature, loss):
         ax.set_xlim(0, max(now.steps, 1))
@@ -380,6 +470,7 @@ def draw(result: Result, figure) -> dict:
 def fit(now: Now, artists: dict) -> None:
     """Give the axes of rate and loss room for what there is."""
     low, high, most = limits(now)
+    # Axes give only now and then, so that little is painted again.
     rate, _, loss = (cursor.axes for cursor in artists["cursor"])
     rate.set_ylim(low, high)
     loss.set_ylim(0, most)
@@ -387,8 +478,16 @@ def fit(now: Now, artists: dict) -> None:
 
 def move(result: Result, artists: dict) -> None:
     playback.move(result, artists)
-    run, events = result.run, result.run.events
+    run = result.run
+    events = result.run.events
+    # Each curve gets the steps that there are by now.
     step = events["step"]
-    series = ((run.steps, run.expected_rate), (run.steps, run.actual_rate), (step, events["target_rate"]))
-    for line, xy in zip(artists["curves"], (*series, (step, events["temperature"]), result.now.loss), strict=True):
+    series = (
+        (run.steps, run.expected_rate),
+        (run.steps, run.actual_rate),
+        (step, events["target_rate"]),
+    )
+    for line, xy in zip(
+        artists["curves"], (*series, (step, events["temperature"]), result.now.loss), strict=True
+    ):
         line.set_data(*xy)

@@ -1,81 +1,162 @@
-"""A name for each tensor of a network's graph: the same in training and in evaluation."""
+"""A name for each tensor of a network's graph: the same in training and in evaluation, and in every record.
+
+>>> reading = trace(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.randn(4, 3), training=False)
+>>> names = numbered(model, reading.graph)
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection
 
-from torch import fx
+from torch import fx, nn
+
+CONTAINERS = (
+    "torch.nn.modules.container",
+    "torch.nn.modules.transformer",
+)  # of layers with names of their own
+LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
 
 
-def numbered(graph: fx.Graph) -> dict[fx.Node, str]:
-    """Module path, operation, and which call it is: "layer1.0.relu:2" is the second call of a module.
+def numbered(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, str]:
+    """The name of each node: module path, operation, and which call it is.
 
-    >>> list(numbered(trace(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), training=False)).values())
-    ['input', '0', '1', 'output']
+    "layer1.0.relu:2" is the second call of a module, "layer1.0.add" the sum in the forward pass of layer1.0. A layer of
+    torch, or a subclass of one, gives its path to what it returns.
     """
-    count, names = Counter(), {}
-    for node in graph.nodes:
-        operation = _operation(node)
-        count[operation] += 1
+    count: Counter[str] = Counter()
+    names: dict[fx.Node, str] = {}
+    for node, operation in operations(model, graph).items():
+        if node.op != "get_attr":
+            count[operation] += 1
         names[node] = _call(operation, count[operation])
     return names
 
 
-def matched(graph: fx.Graph, other: fx.Graph, dropping: Collection[fx.Node] = ()) -> dict[fx.Node, str]:
+def matched(
+    model: nn.Module, graph: fx.Graph, other: fx.Graph, dropping: Collection[fx.Node] = ()
+) -> dict[fx.Node, str]:
     """The names of `numbered(other)` for the nodes of `graph` that are the same calls; new names for the rest.
 
     The graphs are of one network in training and in evaluation. A branch that one of them takes shifts the numbers of
-    all later calls, so that these do not tell which is which. What tells is where in the code a call stands, and what
-    it is applied to; `dropping` are nodes to look through there (dropout). Where a line runs a different number of
-    times in the two and the inputs do not decide either, a node has no name in the result.
-    """
-    names = dict(numbered(other))
-    free = {node: _applied(node, names, dropping) for node in other.nodes}
-    count = Counter(map(_operation, other.nodes))
-    here, there = (Counter(map(_call_site, g.nodes)) for g in (graph, other))
-    by_site, by_input = defaultdict(list), defaultdict(list)
-    for node, applied in free.items():
-        by_site[_call_site(node)].append(node)
-        by_input[applied].append(node)
+    all later calls, so these do not tell which is which. What tells is the line of the code, where it runs equally
+    often in both; or else what the call is applied to.
 
-    found = {}
-    for node in graph.nodes:
-        site, applied = _call_site(node), _applied(node, found, dropping)
-        same_site = [n for n in by_site[site] if n in free]
-        same_input = [n for n in by_input[applied] if n in free]
-        both = [n for n in same_site if n in same_input]
-        if here[site] != there[site]:
-            same_site = []  # a loop of another length: the place alone does not say which round it is
-        unclaimed = [n for n in same_input if here[_call_site(n)] != there[_call_site(n)]]
-        same = next(iter([*both, *same_site, *unclaimed]), None)
-        if same is not None:
-            found[node] = names[same]
-            del free[same]
-        elif not any(n in free for n in by_site[site]):  # or else it may be one of those
-            operation = _operation(node)
+    Args:
+        dropping: nodes of both graphs that do nothing in evaluation (dropout): inputs are looked up behind them.
+
+    Returns:
+        Names by node. A node that may be one of several calls has none.
+    """
+    names = dict(numbered(model, other))
+    here, there = operations(model, graph), operations(model, other)
+    lines_here = Counter((here[node], _place(node)) for node in here)
+    lines_there = Counter((there[node], _place(node)) for node in there)
+
+    # The calls of the other graph that are not yet found in this one.
+    free = dict.fromkeys(other.nodes)
+    by_line, by_input = defaultdict(list), defaultdict(list)
+    for node, operation in there.items():
+        by_line[operation, _place(node)].append(node)
+        by_input[_applied(node, operation, names, dropping)].append(node)
+
+    count = Counter(there.values())
+    found: dict[fx.Node, str] = {}
+    for node, operation in here.items():
+        line = operation, _place(node)
+        same_line = [n for n in by_line[line] if n in free]
+        same_input = [n for n in by_input[_applied(node, operation, found, dropping)] if n in free]
+        if lines_here[line] == lines_there[line]:
+            candidates = same_line
+        else:
+            candidates = [
+                n
+                for n in same_input
+                if lines_here[there[n], _place(n)] != lines_there[there[n], _place(n)]
+            ]
+        if candidates:
+            found[node] = names[candidates[0]]
+            del free[candidates[0]]
+        elif not same_line:  # or else it may be one of those
             count[operation] += 1
             found[node] = _call(operation, count[operation])
     return found
 
 
-def _operation(node: fx.Node) -> str:
-    if node.op in ("call_module", "placeholder", "get_attr"):
-        return str(node.target)
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    inside = stack[-1][0] if stack else ""
-    return ".".join(filter(None, (inside, str(getattr(node.target, "__name__", node.target)).strip("_"))))
+def operations(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, str]:
+    """Module path and operation of each node, without the number of the call."""
+    modules = dict(model.named_modules())
+    last = {_call_key(node, modules): node for node in graph.nodes}
+    found = {}
+    for node in graph.nodes:
+        layer = layer_of(node, modules)
+        if node.op in ("placeholder", "get_attr", "output", "call_module"):
+            found[node] = str(node.target)
+        elif layer and last[_call_key(node, modules)] is node:
+            found[node] = layer
+        else:
+            inside = layer or _module_path(node)
+            found[node] = ".".join(filter(None, (inside, function_name(node))))
+    return found
+
+
+def layer_of(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
+    """The path of the layer of torch that a node runs in, if it does."""
+    for path, _ in (node.meta.get("nn_module_stack") or {}).values():
+        module = modules.get(path)
+        if path and module is not None and is_layer(module):
+            return path
+    return "" if is_layer(modules[""]) and node.op == "call_function" else None
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether a module is one of torch's layers, or an own subclass of a convolution, linear or norm."""
+    source = type(module).__module__
+    return isinstance(module, LAYERS) or (
+        source.startswith("torch.nn.") and source not in CONTAINERS
+    )
+
+
+def label(node: fx.Node, modules: dict[str, nn.Module]) -> str:
+    """The class of the layer that a node runs in, or the name of the function."""
+    layer = layer_of(node, modules)
+    if layer is not None:
+        return type(modules[layer]).__name__
+    return str(node.target) if node.op != "call_function" else function_name(node)
+
+
+def function_name(node: fx.Node) -> str:
+    """The name of the function or method that the model's code called: "add", "relu", "flatten"."""
+    called = (node.meta.get("torch_fn") or ("", ""))[1].rpartition(".")[2]
+    if not called:
+        called = getattr(node.target, "__name__", str(node.target)).partition(".")[0]
+    return called.strip("_")
+
+
+def _module_path(node: fx.Node) -> str:
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return stack[-1][0] if stack else ""
+
+
+def _call_key(node: fx.Node, modules: dict[str, nn.Module]) -> tuple:
+    """One value for all the nodes of one call of a layer, or of a function."""
+    for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
+        if path and path in modules and is_layer(modules[path]):
+            return "layer", key
+    return "node", node
 
 
 def _call(operation: str, count: int) -> str:
     return operation if count == 1 else f"{operation}:{count}"
 
 
-def _call_site(node: fx.Node) -> tuple:
-    return _operation(node), node.meta.get("place", ())
+def _place(node: fx.Node) -> str:
+    return node.meta.get("stack_trace") or ""
 
 
-def _applied(node: fx.Node, names: dict[fx.Node, str], dropping: Collection[fx.Node]) -> tuple:
+def _applied(
+    node: fx.Node, operation: str, names: dict[fx.Node, str], dropping: Collection[fx.Node]
+) -> tuple:
     """The operation and its arguments, tensors among them by name."""
 
     def source(argument: fx.Node) -> str:
@@ -83,4 +164,4 @@ def _applied(node: fx.Node, names: dict[fx.Node, str], dropping: Collection[fx.N
             argument = argument.all_input_nodes[0]
         return names.get(argument, f"no name: {id(argument)}")
 
-    return _operation(node), repr(fx.node.map_arg((node.args, node.kwargs), source))
+    return operation, repr(fx.node.map_arg((node.args, node.kwargs), source))

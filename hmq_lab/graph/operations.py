@@ -1,65 +1,295 @@
-"""What the operations of a network's graph are told: limits of a clamp, windows of a pool, which way a sum goes.
+"""What each operation of a network's graph is: one table for placement, hardware, ONNX and costs.
 
-Modules, functions and tensor methods say the same in three ways; here it becomes plain data.
+A graph that `tracing.trace` reads holds aten operations, a few hundred at most, whatever way the network was written:
+`nn.ReLU()`, `F.relu(x)`, `x.relu_()` and `torch.clamp_min(x, 0)` differ in the source and hardly here.
+
+>>> OPERATIONS["relu"]
+Operation(kind='non-linearity', non_negative=True, weights=())
 """
 
 from __future__ import annotations
 
 import math
 import operator
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import fx, nn
-
-from hmq_lab.graph.rules import lookup
-
-ADD = {operator.add, operator.iadd, torch.add, "add", "add_"}
-SUBTRACT = {operator.sub, operator.isub, torch.sub, "sub", "sub_"}
-MULTIPLY = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
-DIVIDE = {operator.truediv, torch.div, "div", "div_"}
-RELU = {nn.ReLU, F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"}
-AVERAGE_POOL = {nn.AvgPool2d, F.avg_pool2d}
-ADAPTIVE_POOL = {nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
-                 F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d}  # fmt: skip
-MEAN = {torch.mean, "mean"}
-POOL_DEFAULTS = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False,
-                 "count_include_pad": True, "divisor_override": None}  # fmt: skip
-MAX_OPTIONS = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")  # in the functions' order
-AVERAGE_OPTIONS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+from torch import Tensor, fx
 
 
-def argument(node: fx.Node, position: int, name: str, default=None):
-    """What a call gives for an argument, by position or by name."""
-    return node.kwargs.get(name, node.args[position] if len(node.args) > position else default)
+@dataclass(frozen=True)
+class Operation:
+    """What an aten operation does to a tensor of activations.
+
+    kind: one of "linear", "norm", "non-linearity", "sum", "product", "mean", "concatenation", "pass" (moves or drops
+    numbers: what was quantized before stays so). non_negative: no result is below zero. weights: the positions of the
+    arguments that are weights.
+    """
+
+    kind: str
+    non_negative: bool = False
+    weights: tuple[int, ...] = ()
 
 
-def limits(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[float, float] | None:
+def _table() -> dict[str, Operation]:
+    table: dict[str, Operation] = {}
+
+    def add(kind: str, names: str, **facts) -> None:
+        table.update(dict.fromkeys(names.split(), Operation(kind, **facts)))
+
+    add("linear", "conv1d conv2d conv3d convolution linear", weights=(1,))
+    add("linear", "conv_transpose1d conv_transpose2d conv_transpose3d", weights=(1,))
+    add("linear", "bilinear addmm", weights=(2,))
+    add("linear", "_native_multi_head_attention", weights=(5, 7))
+    add(
+        "norm",
+        "batch_norm layer_norm group_norm instance_norm rms_norm _weight_norm linalg_vector_norm",
+    )
+    add(
+        "non-linearity", "relu relu6 sigmoid hardsigmoid softmax softplus square", non_negative=True
+    )
+    add(
+        "non-linearity",
+        "hardswish silu gelu mish elu celu selu leaky_relu prelu rrelu tanh hardtanh softsign",
+    )
+    add(
+        "non-linearity",
+        "log_sigmoid hardshrink softshrink threshold clamp clip clamp_min clamp_max log_softmax",
+    )
+    add("non-linearity", "erf sign abs exp sqrt pow tanhshrink glu")
+    add("sum", "add sub subtract rsub")
+    add(
+        "product",
+        "mul multiply div divide true_divide matmul mm bmm einsum scaled_dot_product_attention",
+    )
+    add("mean", "mean avg_pool1d avg_pool2d avg_pool3d")
+    add("mean", "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d")
+    add("concatenation", "cat concat concatenate stack slice_scatter select_scatter")
+    add("pass", "max_pool1d max_pool2d max_pool3d adaptive_max_pool2d amax pad constant_pad_nd")
+    add(
+        "pass",
+        "reflection_pad2d replication_pad2d upsample_nearest2d pixel_shuffle pixel_unshuffle channel_shuffle",
+    )
+    add(
+        "pass",
+        "flatten unflatten view reshape view_as reshape_as permute transpose t swapaxes swapdims movedim",
+    )
+    add(
+        "pass",
+        "moveaxis numpy_T mT squeeze unsqueeze expand expand_as repeat roll flip narrow slice select unbind",
+    )
+    add(
+        "pass",
+        "chunk split split_with_sizes tensor_split index_select unfold _to_copy to type_as float double",
+    )
+    add("pass", "contiguous clone alias detach lift_fresh_copy")
+    add("pass", " ".join(DROPS))
+    return table
+
+
+# They drop numbers in training and do nothing in evaluation.
+DROPS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
+
+# The names that several aten operations have for one thing.
+ADD, SUBTRACT, MULTIPLY = {"add"}, {"sub", "subtract"}, {"mul", "multiply"}
+DIVIDE = {"div", "divide", "true_divide"}
+MATRIX = {"matmul", "mm", "bmm"}
+GLOBAL_MEAN, POOLED_MEAN = {"mean"}, {"avg_pool2d"}
+ADAPTIVE_MEAN = {"adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"}
+
+# Fresh random numbers; and new tensors that take a shape, and no number, from another one.
+RANDOM = {
+    "rand",
+    "randn",
+    "randint",
+    "bernoulli",
+    "rand_like",
+    "randn_like",
+    "normal",
+    "uniform",
+    "exponential",
+}
+FRESH = {"new_empty", "new_zeros", "new_ones", "new_full", "empty_like", "zeros_like", "ones_like", "full_like",
+         "rand_like", "randn_like", "randint_like"}  # fmt: skip
+
+OPERATIONS = _table()
+
+
+def aten(node: fx.Node) -> str:
+    """The name of a node's aten operation without its overload; "" for anything else.
+
+    >>> aten(node)
+    'conv2d'
+    """
+    target = node.target
+    if node.op == "call_function" and isinstance(target, torch._ops.OpOverload):
+        return target._schema.name.removeprefix("aten::")
+    return ""
+
+
+def operation(node: fx.Node) -> Operation | None:
+    """The entry of a node in the table; None for what has none."""
+    return OPERATIONS.get(aten(node))
+
+
+def argument(node: fx.Node, name: str):
+    """What a call gives for one of the operation's arguments, or else the default.
+
+    >>> argument(conv, "stride")
+    [2, 2]
+    """
+    for position, known in enumerate(node.target._schema.arguments):
+        if known.name != name:
+            continue
+        if position < len(node.args):
+            return node.args[position]
+        return node.kwargs.get(name, known.default_value)
+    raise KeyError(f"{node.target} has no argument {name}")
+
+
+def limits(node: fx.Node) -> tuple[float, float] | None:
     """(smallest, largest) value that a non-linearity lets through unchanged, infinite where there is no end.
 
     None for one that does anything else than cut, or cuts at what is no number.
     """
-    key = lookup(node, modules)
-    if key & RELU:
+    name = aten(node)
+    if name == "relu":
         return 0.0, math.inf
-    if nn.Hardtanh in key:  # ReLU6 is one
-        return float(modules[node.target].min_val), float(modules[node.target].max_val)
-    if F.relu6 in key:
+    if name == "relu6":
         return 0.0, 6.0
-    if not key & {torch.clamp, "clamp", "clamp_", F.hardtanh}:
+    names = {
+        "hardtanh": ("min_val", "max_val"),
+        "clamp": ("min", "max"),
+        "clip": ("min", "max"),
+        "clamp_min": ("min", None),
+        "clamp_max": (None, "max"),
+    }.get(name)
+    if names is None:
         return None
-    names, ends = ("min", "max"), (-math.inf, math.inf)
-    if F.hardtanh in key:
-        names, ends = ("min_val", "max_val"), (-1.0, 1.0)
-    given = [argument(node, 1 + i, name) for i, name in enumerate(names)]
-    if not all(end is None or isinstance(end, int | float) for end in given):
+    ends = [None if end is None else argument(node, end) for end in names]
+    if not all(end is None or isinstance(end, int | float) for end in ends):
         return None
-    low, high = (float(end if got is None else got) for got, end in zip(given, ends, strict=True))
-    return low, high
+    low, high = ends
+    return (-math.inf if low is None else float(low)), (math.inf if high is None else float(high))
 
 
-def pool_options(node: fx.Node, modules: dict[str, nn.Module], names: tuple[str, ...]) -> dict:
-    """The options of a pool by name; names: MAX_OPTIONS or AVERAGE_OPTIONS."""
-    if node.op == "call_module":
-        return {name: getattr(modules[node.target], name) for name in names}
-    return {name: argument(node, 1 + i, name, POOL_DEFAULTS.get(name)) for i, name in enumerate(names)}
+# --------------------------------------------------------------------------------------------------- what a node is
+
+
+def kinds(graph: fx.Graph) -> dict[fx.Node, str]:
+    """What each node is: a kind of the table, or one of these.
+
+    "scale": a sum or product with a number or a parameter. "input", "output", "block": an HMQ block. "constant": does
+    not depend on the values of the input. "number": a size, or what is computed from sizes. "other": without a rule.
+    """
+    kind: dict[fx.Node, str] = {}
+    random: set[fx.Node] = set()
+    for node in graph.nodes:
+        kind[node] = _kind(node, kind, random)
+        if aten(node).rstrip("_") in RANDOM or any(
+            source in random for source in node.all_input_nodes
+        ):
+            random.add(node)
+    return kind
+
+
+def data_inputs(node: fx.Node, kind: dict[fx.Node, str]) -> list[fx.Node]:
+    """The tensors that a node computes with and that depend on the input's values."""
+    return [source for source in node.all_input_nodes if kind[source] not in ("constant", "number")]
+
+
+def drops(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes that do nothing in evaluation: dropout, and products with random numbers (stochastic depth)."""
+    kind = kinds(graph)
+    products = {
+        node for node in graph.nodes if kind[node] == "pass" and aten(node) in MULTIPLY | DIVIDE
+    }
+    return products | {node for node in graph.nodes if aten(node) in DROPS}
+
+
+def _kind(node: fx.Node, kind: dict[fx.Node, str], random: set[fx.Node]) -> str:
+    simple = {
+        "placeholder": "input",
+        "output": "output",
+        "get_attr": "constant",
+        "call_module": "block",
+    }
+    if node.op in simple:
+        return simple[node.op]
+    name = aten(node)
+    data = data_inputs(node, kind)
+
+    # Sizes and what is reckoned with them; what is made without the input's values.
+    if not holds_tensors(node.meta.get("val")) and node.target is not operator.getitem:
+        return "number"
+    if not data or name in FRESH:
+        return "constant"
+    if node.target is operator.getitem:
+        return kind[data[0]] if kind[data[0]] in ("linear", "norm") else "pass"
+
+    known = operation(node)
+    if known is None:
+        return "other"
+    operands = [
+        a for a in node.args if isinstance(a, fx.Node) and kind[a] not in ("constant", "number")
+    ]
+    if known.kind not in ("sum", "product") or len(operands) != 1:
+        return _gate(node, data, kind) or known.kind
+
+    # One tensor and a constant: a layer by hand, stochastic depth, or a scale and shift.
+    constants = [source for source in node.all_input_nodes if source not in data]
+    if name in MATRIX:
+        return "linear"
+    if known.kind == "product" and any(source in random for source in constants):
+        return "pass"
+    return "scale"
+
+
+def holds_tensors(value) -> bool:
+    """Whether a node's value is a tensor or several, and no size."""
+    return isinstance(value, Tensor) or (
+        isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value)
+    )
+
+
+def _gate(node: fx.Node, data: list[fx.Node], kind: dict[fx.Node, str]) -> str | None:
+    """ "non-linearity" for a product of functions of one tensor, as x * sigmoid(x): a swish written by hand."""
+    if aten(node) not in MULTIPLY:
+        return None
+    origins = [_elementwise_origin(source, kind) for source in data]
+    if len(data) == 1 or len(set(origins)) > 1:
+        return None
+    return "non-linearity" if set(data) != set(origins) else None
+
+
+def _elementwise_origin(node: fx.Node, kind: dict[fx.Node, str]) -> fx.Node:
+    """The tensor that a chain of non-linearities and scales begins from."""
+    while kind[node] in ("non-linearity", "scale"):
+        sources = data_inputs(node, kind)
+        if len(sources) != 1:
+            break
+        node = sources[0]
+    return node
+
+
+def gate_parts(node: fx.Node, kind: dict[fx.Node, str]) -> set[fx.Node]:
+    """What stands inside a product that is a non-linearity by hand: its factors but for the tensor itself."""
+    if kind[node] != "non-linearity" or aten(node) not in MULTIPLY:
+        return set()
+    parts: set[fx.Node] = set()
+    origin = _elementwise_origin(data_inputs(node, kind)[0], kind)
+    for source in data_inputs(node, kind):
+        while source is not origin:
+            parts.add(source)
+            source = data_inputs(source, kind)[0]
+    return parts
+
+
+def shape(value: Tensor) -> tuple[int, ...]:
+    """The shape of a node's value for a batch of one image, as numbers."""
+    return tuple(size if isinstance(size, int) else _for_one_image(size) for size in value.shape)
+
+
+def _for_one_image(size: torch.SymInt) -> int:
+    expression = size.node.expr
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))

@@ -1,185 +1,280 @@
-"""Reading a network: the graph of its forward pass, in training and in evaluation."""
+"""Reading a network: the graph of its forward pass, in training and in evaluation, by `torch.export`.
+
+>>> reading = trace(model, sample, training=False)
+>>> function = run(reading.graph)
+>>> torch.equal(function(model, sample)[0], model(sample))
+True
+
+`torch.export` runs the forward pass once on tensors without values, and writes down the aten operations
+that PyTorch really carries out: in which order, on which tensors, with which sizes. So operations in
+place, shared tensors, `no_grad` and arguments by name are what they are. What cannot be written down is
+refused here, with the line of the model's code.
+"""
 
 from __future__ import annotations
 
-import copy
+import logging
 import os
 import random
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from hmq_lab.graph.functional import make_functional, without_regions
 
 TORCH = str(Path(torch.__file__).parent) + os.sep
 
 
-class Tracer(fx.Tracer):
-    """fx's tracer, which leaves the reader's own subclasses of torch's layers whole, and notes where each call stands.
+@dataclass
+class Reading:
+    """The graph of a forward pass in one mode.
 
-    node.meta["place"]: the calls in the model's code that lead to the node, innermost first, as (file, line, function,
-    instruction). Two calls on one line differ in the instruction, and so does one function called from two lines.
+    graph: nodes are the aten operations; `get_attr` nodes name the model's parameters and buffers, or `constants`.
+    Their `meta["val"]` has the shape, the first axis being a symbol for the batch. constants: tensors that forward
+    makes from Python numbers. outputs: how the results are put together (a tensor, a tuple, a named tuple).
     """
 
-    def is_leaf_module(self, module, qualified_name):
-        own_layer = isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm))
-        return own_layer or super().is_leaf_module(module, qualified_name)
-
-    def create_node(self, *args, **kwargs):
-        node = super().create_node(*args, **kwargs)
-        frame, place = sys._getframe(1), []
-        while frame is not None and frame.f_code is not trace.__code__:
-            code = frame.f_code
-            if not code.co_filename.startswith(TORCH) and code.co_filename != __file__:
-                place.append((code.co_filename, frame.f_lineno, code.co_name, frame.f_lasti))
-            frame = frame.f_back
-        node.meta["place"] = tuple(place)
-        return node
+    graph: fx.Graph
+    outputs: pytree.TreeSpec
+    constants: dict[str, Tensor] = field(default_factory=dict)
 
 
 @contextmanager
-def in_mode(model: nn.Module, training: bool):
-    """The network in training or evaluation inside this context; afterwards every module is in the mode it was in."""
+def in_mode(model: nn.Module, training: bool) -> Iterator[nn.Module]:
+    """The network in training or evaluation inside this context; afterwards every module is in the mode it was in.
+
+    A network that is in training already keeps those of its modules in evaluation that are: frozen batch norms.
+    """
     modes = {module: module.training for module in model.modules()}
     try:
-        yield model.train(training)
+        yield model if training and model.training else model.train(training)
     finally:
         for module, mode in modes.items():
             module.training = mode
 
 
-def trace(model: nn.Module, training: bool) -> fx.Graph:
-    """The model's graph as it runs in training or in evaluation.
+def trace(model: nn.Module, sample: Tensor, training: bool) -> Reading:
+    """The model's graph as it runs in training or in evaluation, for any number of images of the sample's size.
 
-    >>> [node.name for node in trace(nn.Sequential(nn.Linear(3, 2), nn.ReLU()), training=False).nodes]
-    ['input_1', '_0', '_1', 'output']
+    >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    >>> [node.name for node in trace(model, torch.randn(4, 3), training=False).graph.nodes]
+    ['_0_weight', '_0_bias', 'input_1', 'linear', 'relu', 'output']
 
-    fx writes `self.training` down as a constant while it traces, so a network needs a graph for each mode: stochastic
-    depth, functional dropout, attention over windows and auxiliary heads differ between the two.
-    Raises ValueError naming the line of the model's code that fx cannot follow or that changes what the model holds (a
-    counter, a buffer), and for random numbers drawn without a tensor at hand (`torch.rand(3)`, not
-    `torch.rand_like(x)`): fx would count once, or draw once, and write the result down.
+    A network needs a graph for each mode: stochastic depth, dropout, batch norm and auxiliary heads differ.
+
+    Args:
+        model: the network, without blocks.
+        sample: a batch of images (N, C, H, W); only its shape, type and device matter.
+        training: the mode.
+
+    Raises:
+        ValueError: naming the line of the model's code that torch.export cannot follow (a branch on the values of
+            tensors), an `autograd.Function` of one's own, or random numbers that
+            Python or NumPy draws: export would write down one of them for ever.
     """
-    drawn = torch.get_rng_state(), random.getstate()
     name = type(model).__name__
-    try:
-        with in_mode(model, training), _refusing_changes(model):
-            graph = Tracer().trace(model)
-    except _Change as change:
-        raise ValueError(f"{name} changes {change} in its forward pass{_line(change)}: {CHANGE}") from None
-    except Exception as error:
+    drawn = _random_state()
+    with (
+        in_mode(model, training),
+        torch.enable_grad(),
+        _without_hooks(model),
+        _quiet(),
+        _own_functions_refused(),
+        _cumulative_averages(model) as cumulative,
+    ):
+        try:
+            exported, module = _export(model, _two_of(sample))
+        except _OwnFunction as error:
+            raise ValueError(
+                f"{name} uses {error}, an autograd.Function of its own{_line(error)}: "
+                "torch.export would lose its backward pass; write it with operations of torch"
+            ) from None
+        except Exception as error:
+            raise ValueError(
+                f"torch.export cannot follow {name}{_line(error)} ({type(error).__name__}: {_first_line(error)}); "
+                "a forward pass must not branch or loop on the values of its tensors"
+            ) from error
+    if drawn != _random_state():
         raise ValueError(
-            f"torch.fx cannot follow {name}{_line(error)} ({type(error).__name__}: {error}); "
-            "a forward pass must not branch or loop on the values of its tensors"
-        ) from error
-    if not torch.equal(drawn[0], torch.get_rng_state()) or drawn[1] != random.getstate():
-        raise ValueError(
-            f"{name} draws random numbers that do not depend on a tensor, as torch.rand(3) does: "
-            "torch.fx would draw them once; use torch.rand_like, Tensor.bernoulli_ or dropout"
+            f"{name} draws random numbers by Python or NumPy: torch.export would draw them once; "
+            "draw them with torch, as torch.rand or dropout do"
         )
-    in_place = {
-        n for n in graph.nodes if n.op == "call_module" and getattr(model.get_submodule(n.target), "inplace", 0)
+
+    # The graph alone, in plain form.
+    graph = module.graph
+    graph.set_codegen(fx.graph.CodeGen())
+    _drop_assertions(graph)
+    without_regions(graph, module)
+    _restore_cumulative_averages(graph, cumulative)
+    held = dict(model.named_parameters(remove_duplicate=False)) | dict(
+        model.named_buffers(remove_duplicate=False)
+    )
+    make_functional(graph, held, name)
+    constants = {
+        node.target: fx.graph_module._get_attr(module, node.target)
+        for node in graph.nodes
+        if node.op == "get_attr" and node.target not in held
     }
-    _follow_changes_in_place(graph, in_place)
-    return graph
+    _check_any_batch(graph, name)
+    return Reading(graph, exported.call_spec.out_spec, constants)
+
+
+def run(graph: fx.Graph) -> Callable:
+    """The function (model, x) -> list of outputs that a graph describes."""
+    code = graph.python_code(root_module="self")
+    scope = dict(code.globals)
+    exec(compile(code.src, "<graph of hmq_lab>", "exec"), scope)
+    return scope["forward"]
+
+
+# ----------------------------------------------------------------------------------------------------- the export
+
+
+def _export(model: nn.Module, sample: Tensor):
+    from torch.export import (  # not at the top: it takes a second to import
+        Dim,
+        ShapesCollection,
+        export,
+    )
+
+    shapes = ShapesCollection()
+    shapes[sample] = {0: Dim.AUTO}
+    exported = export(model, (sample,), dynamic_shapes=shapes, strict=False)
+    return exported, exported.module()
+
+
+def _two_of(sample: Tensor) -> Tensor:
+    """Two images of a sample: export takes a batch of one for a fixed size."""
+    return torch.cat([sample, sample])[:2] if len(sample) == 1 else sample[:2]
+
+
+def _drop_assertions(graph: fx.Graph) -> None:
+    """Take out what only checks shapes and types: `_forward` checks the size of an image itself."""
+    for node in list(graph.nodes):
+        target = str(node.target)
+        if not node.users and ("_guards_fn" in target or "_assert" in target):
+            graph.erase_node(node)
+
+
+def _check_any_batch(graph: fx.Graph, name: str) -> None:
+    image = next(node for node in graph.nodes if node.op == "placeholder")
+    if isinstance(image.meta["val"].shape[0], int):
+        raise ValueError(
+            f"{name} runs on {image.meta['val'].shape[0]} images alone: its forward fixes the batch size"
+        )
+
+
+@contextmanager
+def _without_hooks(model: nn.Module):
+    """The hooks of the network itself are its caller's: they run around the forward pass, before and after attach."""
+    kept = model._forward_hooks, model._forward_pre_hooks
+    model._forward_hooks, model._forward_pre_hooks = type(kept[0])(), type(kept[1])()
+    try:
+        yield
+    finally:
+        model._forward_hooks, model._forward_pre_hooks = kept
+
+
+@contextmanager
+def _cumulative_averages(model: nn.Module) -> Iterator[set[str]]:
+    """Paths of the batch norms with momentum None, whose averages weigh all batches alike.
+
+    They compute 1 / (number of batches) as a number, which export cannot follow: it reads them with another momentum.
+    """
+    norms = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+    found = {
+        path: m for path, m in model.named_modules() if isinstance(m, norms) and m.momentum is None
+    }
+    try:
+        for module in found.values():
+            module.momentum = 0.1
+        yield set(found)
+    finally:
+        for module in found.values():
+            module.momentum = None
+
+
+def _restore_cumulative_averages(graph: fx.Graph, paths: set[str]) -> None:
+    """Let these batch norms compute their momentum from the number of batches."""
+    counts = {node.target: node for node in graph.nodes if node.op == "get_attr"}
+    for node in graph.nodes:
+        if "batch_norm" not in str(node.target) or not isinstance(node.args[3], fx.Node):
+            continue
+        path = str(node.args[3].target).rpartition(".")[0]
+        count = counts.get(f"{path}.num_batches_tracked".lstrip("."))
+        if path in paths and count is not None and node.args[5]:
+            with graph.inserting_before(node):
+                momentum = graph.call_function(_reciprocal, (count,))
+            node.update_arg(6, momentum)
+
+
+def _reciprocal(count: Tensor) -> float:
+    return 1.0 / float(count)
+
+
+@contextmanager
+def _quiet():
+    """Without torch's own log of an export that fails: the error that follows says it in one line."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+# ----------------------------------------------------------------------------------------- what export does not see
+
+
+class _OwnFunction(Exception):
+    """An autograd.Function was called that is not torch's own."""
+
+
+@contextmanager
+def _own_functions_refused() -> Iterator[None]:
+    """Raise _OwnFunction where an autograd.Function is called that is not torch's own."""
+    apply = vars(torch.autograd.Function)["apply"]  # a classmethod
+
+    def refuse(cls, *args, **kwargs):
+        if cls.__module__.startswith("torch."):
+            return apply.__get__(None, cls)(*args, **kwargs)
+        raise _OwnFunction(cls.__name__)
+
+    torch.autograd.Function.apply = classmethod(refuse)
+    try:
+        yield
+    finally:
+        torch.autograd.Function.apply = apply
+
+
+def _random_state() -> tuple:
+    """Where Python's and NumPy's random numbers stand."""
+    numpy = sys.modules.get("numpy")  # if it is not loaded it draws nothing
+    if numpy is None:
+        return (random.getstate(),)
+    _, keys, position, *_ = numpy.random.get_state()
+    return random.getstate(), keys.tobytes(), position
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")
 
 
 def _line(error: Exception) -> str:
     """Where in the model's code an error arose, as far as that can be told."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith(TORCH) and f.filename != __file__ and f.line]
-    frame = (own or frames or [None])[-1]
-    return f' at {frame.filename}:{frame.lineno}: "{frame.line}"' if frame and frame.filename != __file__ else ""
-
-
-CHANGE = "torch.fx would do that once, as it reads the network, and never again; keep it outside of forward"
-
-
-class _Change(Exception):
-    """The forward pass changed something that the model holds."""
-
-
-class _InPlace(TorchFunctionMode):
-    """Refuses operations that change a tensor of the model in place, before they do."""
-
-    def __init__(self, held: dict[int, str]):
-        super().__init__()
-        self.held = held  # {storage: name}
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        changes = name in IN_PLACE or (name.endswith("_") and not name.startswith("_"))
-        changed = args[:1] if changes else (kwargs.get("out"),)
-        for tensor in changed:
-            if type(tensor) in (Tensor, nn.Parameter) and (key := tensor.untyped_storage()._cdata) in self.held:
-                raise _Change(self.held[key])
-        return func(*args, **kwargs)
-
-
-IN_PLACE = {"__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__", "__ipow__",
-            "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__"}  # fmt: skip
-
-
-@contextmanager
-def _refusing_changes(model: nn.Module) -> Iterator[None]:
-    """Raise _Change where the model's own code sets an attribute or changes a tensor or a container of the model."""
-    modules = {module: path for path, module in model.named_modules()}
-    attributes = [(m, name, value, _copied(value)) for m in modules for name, value in vars(m).items()]
-    tensors = [(f"{modules[m]}.{name}".lstrip("."), value) for m, name, value, _ in attributes]
-    tensors += [*model.named_parameters(), *model.named_buffers()]
-    held = {value.untyped_storage()._cdata: name for name, value in tensors if type(value) in (Tensor, nn.Parameter)}
-    set_attribute = nn.Module.__setattr__
-
-    def checked(module, name, value):
-        if module in modules and not sys._getframe(1).f_code.co_filename.startswith(TORCH):
-            raise _Change(f"{modules[module]}.{name}".lstrip("."))
-        set_attribute(module, name, value)
-
-    nn.Module.__setattr__ = checked
-    try:
-        with _InPlace(held):
-            yield
-    finally:
-        nn.Module.__setattr__ = set_attribute
-    for module, name, value, copied in attributes:  # what went past `__setattr__`: the line is not known any more
-        now = vars(module).get(name)
-        if now is not value or _identities(value) != _identities(copied):
-            vars(module)[name] = value
-            if copied is not value:
-                value.clear()
-                (value.extend if isinstance(value, list) else value.update)(copied)
-            raise _Change(f"{modules[module]}.{name}".lstrip("."))
-
-
-def _copied(value):
-    return copy.copy(value) if type(value) in (list, dict, set) else value
-
-
-def _identities(value):
-    if type(value) is dict:
-        return [(key, id(element)) for key, element in value.items()]
-    return [id(element) for element in value] if type(value) in (list, set) else id(value)
-
-
-def _follow_changes_in_place(graph: fx.Graph, in_place: set[fx.Node]) -> None:
-    """After `y.add_(x)` whose result nobody takes, who reads y reads the sum: let the graph say so."""
-    order = {node: place for place, node in enumerate(graph.nodes)}
-    for node in graph.nodes:
-        name = str(getattr(node.target, "__name__", node.target))
-        changes = name.endswith("_") and not name.startswith("_") and node.op in ("call_method", "call_function")
-        changes = changes or node.kwargs.get("inplace") is True or node in in_place
-        if changes and not node.users and node.args and isinstance(node.args[0], fx.Node):
-            node.args[0].replace_all_uses_with(node, lambda user, here=node: order[user] > order[here])
-
-
-def run(graph: fx.Graph) -> Callable:
-    """The function (self, *inputs) that a graph describes."""
-    code = graph.python_code(root_module="self")
-    scope = dict(code.globals)
-    exec(compile(code.src, "<graph of hmq_lab>", "exec"), scope)
-    return scope["forward"]
+    own = [
+        f for f in frames if not f.filename.startswith(TORCH) and f.filename != __file__ and f.line
+    ]
+    return f' at {own[-1].filename}:{own[-1].lineno}: "{own[-1].line}"' if own else ""

@@ -10,16 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from hmq_lab.block import HMQ
 from hmq_lab.budget import FLOAT_BITS
-from hmq_lab.graph.naming import numbered
-from hmq_lab.graph.rules import kinds
-from hmq_lab.graph.tracing import in_mode
-from hmq_lab.network import blocks, check_attached, placements
-from hmq_lab.runs.records import columns
+from hmq_lab.data.tables import columns
+from hmq_lab.graph.operations import aten
+from hmq_lab.network import attribute_of, blocks, check_attached
 
 WIDTHS = (2, 4, 8, 16)  # that Bit Fusion's units come in
 
@@ -96,7 +93,9 @@ class Accelerator:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
         for name in ("multiply_8x8", "add_32", "weight_bit", "activation_bit", "float_mac"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be a number of picojoules from 0 on, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be a number of picojoules from 0 on, got {getattr(self, name)!r}"
+                )
 
     def width(self, bits: int) -> int:
         """The width that so many bits take up; more than the widest are done in several rounds of it."""
@@ -125,11 +124,15 @@ class Accelerator:
         """Picojoules of the multiply-accumulates."""
         if FLOAT_BITS in (layer.weight_bits, layer.input_bits):
             return layer.macs * self.float_mac
-        return layer.macs * (self.multiply_8x8 * layer.weight_bits * layer.input_bits / 64 + self.add_32)
+        return layer.macs * (
+            self.multiply_8x8 * layer.weight_bits * layer.input_bits / 64 + self.add_32
+        )
 
     def energy(self, layer: Layer) -> float:
         """Picojoules of multiply-accumulates and memory."""
-        memory = 8 * (layer.weight_bytes * self.weight_bit + layer.activation_bytes * self.activation_bit)
+        memory = 8 * (
+            layer.weight_bytes * self.weight_bit + layer.activation_bytes * self.activation_bit
+        )
         return self.mac_energy(layer) + memory
 
 
@@ -139,25 +142,15 @@ def count(model: nn.Module) -> list[Layer]:
     >>> sum(layer.macs for layer in count(network))
     """
     check_attached(model)
-    graph, modules, names = model.hmq.graph, dict(model.named_modules()), numbered(model.hmq.graph)
-    sizes, kind = _sizes(model, graph), kinds(model, graph)
-    weights = blocks(model, "weight")
+    graph, weights = model.hmq.graph, blocks(model, "weight")
 
     def block(node: fx.Node) -> HMQ | None:
-        module = modules.get(node.target) if node.op == "call_module" else None
-        return module if isinstance(module, HMQ) else None
+        return model.get_submodule(node.target) if node.meta.get("kind") == "block" else None
 
     def read(node: fx.Node) -> int:
         """Bits of the stored tensor that a layer's input is, or comes from by moving it."""
-        while (
-            not block(node)
-            and node.op == "call_module"
-            and len(node.all_input_nodes) == 1
-            and not _macs(modules[node.target], 1)
-        ):
-            node = node.all_input_nodes[0]
-        while kind[node] == "pass":
-            node = node.all_input_nodes[0]
+        while node.meta["kind"] == "pass":
+            node = node.args[0]
         return block(node).scheme.bits if block(node) else FLOAT_BITS
 
     def written(node: fx.Node) -> int:
@@ -171,26 +164,51 @@ def count(model: nn.Module) -> list[Layer]:
 
     layers = []
     for node in graph.nodes:
-        module = modules.get(node.target) if node.op == "call_module" else None
-        if module is None or not (macs := _macs(module, sizes.get(node, 0))):
+        if (
+            aten(node) not in ("conv1d", "conv2d", "conv3d", "linear")
+            or node.args[1].op != "get_attr"
+        ):
             continue
-        own = weights.get(f"{node.target}.weight")
-        bits = own.scheme.bits if own else FLOAT_BITS
-        source = node.args[0]
-        layers.append(Layer(names[node], macs, module.weight.numel(), bits, sizes[source], read(source),
-                            sizes[node], written(node)))  # fmt: skip
+        name, source = node.args[1].target, node.args[0]
+        weight = attribute_of(model, name)
+        bits = weights[name].scheme.bits if name in weights else FLOAT_BITS
+        inputs, outputs = _elements(source), _elements(node)
+        macs = outputs * weight[0].numel()
+        layers.append(
+            Layer(
+                node.meta["name"],
+                macs,
+                weight.numel(),
+                bits,
+                inputs,
+                read(source),
+                outputs,
+                written(node),
+            )
+        )
     return layers
+
+
+def _elements(node: fx.Node) -> int:
+    """Elements of a tensor of the graph for one image."""
+    return math.prod(node.meta["shape"])
 
 
 def in_float(layers: list[Layer]) -> list[Layer]:
     """The same layers with 32 bits everywhere, to compare with."""
-    return [replace(i, weight_bits=FLOAT_BITS, input_bits=FLOAT_BITS, output_bits=FLOAT_BITS) for i in layers]
+    return [
+        replace(i, weight_bits=FLOAT_BITS, input_bits=FLOAT_BITS, output_bits=FLOAT_BITS)
+        for i in layers
+    ]
 
 
 def uniform(layers: list[Layer], bits: int) -> list[Layer]:
     """The same layers with `bits` everywhere but in the network's output."""
     outputs = [FLOAT_BITS if i.output_bits == FLOAT_BITS else bits for i in layers]
-    return [replace(i, weight_bits=bits, input_bits=bits, output_bits=o) for i, o in zip(layers, outputs, strict=True)]
+    return [
+        replace(i, weight_bits=bits, input_bits=bits, output_bits=o)
+        for i, o in zip(layers, outputs, strict=True)
+    ]
 
 
 def total(layers: list[Layer], accelerator: Accelerator) -> dict[str, float]:
@@ -203,7 +221,19 @@ def total(layers: list[Layer], accelerator: Accelerator) -> dict[str, float]:
 
 def table(layers: list[Layer], accelerator: Accelerator) -> str:
     """A line for each layer, and the sums beside those of float32."""
-    rows = [("layer", "bits w x a", "MACs", "bytes", "bit operations", "shifts", "cycles", "bound by", "energy nJ")]
+    rows = [
+        (
+            "layer",
+            "bits w x a",
+            "MACs",
+            "bytes",
+            "bit operations",
+            "shifts",
+            "cycles",
+            "bound by",
+            "energy nJ",
+        )
+    ]
     for layer in layers:
         memory = accelerator.memory_cycles(layer) > accelerator.compute_cycles(layer)
         rows.append((
@@ -219,30 +249,3 @@ def table(layers: list[Layer], accelerator: Accelerator) -> str:
     rows.append(("float32", "32 x 32", f"{plain['macs']:,}", f"{plain['bytes']:,.0f}", "", "", "", "",
                  f"{plain['energy_uj'] * 1e3:,.1f}"))  # fmt: skip
     return columns(rows)
-
-
-def _macs(module: nn.Module, outputs: int) -> int:
-    """Multiply-accumulates for so many outputs; 0 for what is no convolution or linear layer."""
-    if isinstance(module, nn.Linear):
-        return outputs * module.in_features
-    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        return outputs * (module.in_channels // module.groups) * math.prod(module.kernel_size)
-    return 0
-
-
-def _sizes(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, int]:
-    """Elements of each tensor of the graph for one picture."""
-    picture = next(p.shape for p in placements(model) if p.reason.startswith("input picture"))
-    sizes = {}
-
-    class Sizes(fx.Interpreter):
-        def run_node(self, node):
-            value = super().run_node(node)
-            if isinstance(value, Tensor):
-                sizes[node] = value.numel()
-            return value
-
-    like = next(model.parameters())
-    with in_mode(model, training=False), torch.no_grad():
-        Sizes(model, graph=graph).run(torch.zeros(1, *picture, dtype=like.dtype, device=like.device))
-    return sizes

@@ -12,14 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
-import torch
 from torch import Tensor, nn
 
-from hmq_lab.hardware.arithmetic import accumulate, requantize
+from hmq_lab.hardware.arithmetic import requantize
 from hmq_lab.hardware.integer import IntegerNetwork
-from hmq_lab.hardware.lowering import Instruction
+from hmq_lab.hardware.program import COMPUTE, Instruction
 
 HALF_AN_OCTAVE = 0.5**0.5
 
@@ -39,16 +37,18 @@ def accumulators(program: IntegerNetwork, bits: int) -> IntegerNetwork:
 
     That the partial sums wrap too changes nothing: modulo 2^bits the order does not matter.
     """
-    return _changed(program, lambda i: None if i.magnitude is None else _then(i.compute, partial(wrap, bits=bits)))
+    return _changed(
+        program,
+        lambda i: replace(i, kind="wrap", parameters={"first": i, "bits": bits}) if i.is_sum else i,
+    )
 
 
 def truncation(program: IntegerNetwork) -> IntegerNetwork:
     """Shifts to the right that drop what is shifted out, which rounds down."""
 
-    def drop(i: Instruction) -> Callable | None:
-        if i.scheme is None or i.compute.func is not requantize or i.compute.keywords["places"] <= 0:
-            return None
-        return partial(_drop, **i.compute.keywords)
+    def drop(i: Instruction) -> Instruction:
+        truncates = i.kind == "shift" and i.parameters["places"] > 0
+        return replace(i, kind="drop") if truncates else i
 
     return _changed(program, drop)
 
@@ -71,54 +71,67 @@ def threshold(
     cut at another number than 0.
     """
     if not 0.5 <= factor <= 1:
-        raise ValueError(f"factor must be from 0.5 to 1, as larger and smaller ones move the exponent, got {factor!r}")
+        raise ValueError(
+            f"factor must be from 0.5 to 1, as larger and smaller ones move the exponent, got {factor!r}"
+        )
     *clamps, block = chain(program, layer)
-    if any(c.compute.keywords["min"] or c.compute.keywords["max"] for c in clamps):
-        raise ValueError(f"the sums of {layer} are clamped at another number than 0, which is no multiple of new steps")
+    if any(c.parameters["smallest"] or c.parameters["largest"] for c in clamps):
+        raise ValueError(
+            f"the sums of {layer} are clamped at another number than 0, which is no multiple of new steps"
+        )
     own = next(i for i in program.instructions if i.name == layer)
     module = model.get_submodule(layer.partition(":")[0])
     scheme = module.parametrizations.weight[0].scheme
     original = module.parametrizations.weight.original.detach().cpu().double()
     weight = (original / (factor * scheme.step)).round().clamp(*scheme.integers).long()
-    bias = own.compute.keywords["bias"]
+    bias = own.parameters["bias"]
     if module.bias is not None:
         unit = factor * math.ldexp(1.0, own.exponent)
         rounding = getattr(module.parametrizations, "bias", None)
         real = module.bias if rounding is None else rounding.original
         bias = (real.detach().cpu().double() / unit).round().long().view(bias.shape)
-    convolve = own.compute.keywords["convolve"]
-    kept = block.compute.keywords
-    places, ends = kept["places"], (kept["smallest"], kept["largest"])
+    changed = {layer: replace(own, parameters=own.parameters | {"weight": weight, "bias": bias})}
+
+    # What turns the sums into codes.
+    places = block.parameters["places"]
+    ends = {key: block.parameters[key] for key in ("smallest", "largest")}
     if multiplier is None:
-        scaling = partial(_scaled, factor=factor * 2.0**-places, smallest=ends[0], largest=ends[1])
+        scaled = replace(
+            block, kind="real factor", parameters=ends | {"factor": factor * 2.0**-places}
+        )
     elif multiplier == 0:
-        scaling = partial(requantize, **kept | {"places": places - round(math.log2(factor))})
+        scaled = replace(block, parameters=ends | {"places": places - round(math.log2(factor))})
     else:
-        scaling = partial(_multiplied, by=round(factor * 2**multiplier), **kept | {"places": places + multiplier})
-    new = {
-        layer: {"compute": partial(accumulate, weight=weight, bias=bias, convolve=convolve),
-                "magnitude": partial(accumulate, weight=weight.abs(), bias=bias.abs(), convolve=convolve)},
-        block.name: {"compute": scaling},
-    }  # fmt: skip
-    return IntegerNetwork(replace(i, **new.get(i.name, {})) for i in program.instructions)
+        by = round(factor * 2**multiplier)
+        scaled = replace(
+            block, kind="multiply", parameters=ends | {"places": places + multiplier, "by": by}
+        )
+    changed[block.name] = scaled
+    return IntegerNetwork(changed.get(i.name, i) for i in program.instructions)
 
 
 def chain(program: IntegerNetwork, layer: str) -> list[Instruction]:
     """What stands between a layer's sums and the codes that the next one reads: clamps, and the shift at the end.
 
-    >>> [i.operation for i in chain(program, "conv1")]
+    >>> [i.says for i in chain(program, "conv1")]
     ['max with 0', 'shift right by 8, saturate to 0..255']
 
     Raises ValueError for an unknown layer, and for one whose sums meet others, or are the output.
     """
     found, name = [], layer
     if not any(i.name == layer and _is_layer(i) for i in program.instructions):
-        raise ValueError(f"there is no layer {layer!r}; there are {', '.join(layers(program, shifted=False))}")
+        raise ValueError(
+            f"there is no layer {layer!r}; there are {', '.join(layers(program, shifted=False))}"
+        )
     while not found or found[-1].scheme is None:
         readers = [i for i in program.instructions if name in i.inputs]
-        if len(readers) != 1 or len(readers[0].inputs) != 1 or getattr(readers[0].compute, "func", None) not in PASSED:
-            met = ", ".join(f"{i.name} ({i.operation})" for i in readers) or "nothing: they are the output"
-            raise ValueError(f"the sums of {layer} are not shifted to codes next, but read by {met}")
+        if len(readers) != 1 or len(readers[0].inputs) != 1 or readers[0].kind not in PASSED:
+            met = (
+                ", ".join(f"{i.name} ({i.says})" for i in readers) or "nothing: they are the output"
+            )
+            raise ValueError(
+                f"the sums of {layer} are not shifted to codes next, but read by {met}"
+            )
         found.append(readers[0])
         name = readers[0].name
     return found
@@ -133,17 +146,19 @@ def layers(program: IntegerNetwork, shifted: bool = True) -> list[str]:
 def parted(program: IntegerNetwork, other: IntegerNetwork, pictures: Tensor) -> dict[str, float]:
     """The share of codes in which two versions of a program differ, by tensor, in the order they are computed."""
     found = {}
-    for (i, ours, _), (_, theirs, _) in zip(program.run(pictures), other.run(pictures), strict=True):
+    for (i, ours, _), (_, theirs, _) in zip(
+        program.run(pictures), other.run(pictures), strict=True
+    ):
         if isinstance(ours, Tensor):
             found[i.name] = (ours != theirs).double().mean().item()
     return found
 
 
-PASSED = (torch.clamp, requantize)
+PASSED = ("clamp", "shift")
 
 
 def _is_layer(i: Instruction) -> bool:
-    return getattr(i.compute, "func", None) is accumulate
+    return i.kind == "layer"
 
 
 def _has_chain(program: IntegerNetwork, layer: str) -> bool:
@@ -153,23 +168,32 @@ def _has_chain(program: IntegerNetwork, layer: str) -> bool:
         return False
 
 
-def _changed(program: IntegerNetwork, change: Callable[[Instruction], Callable | None]) -> IntegerNetwork:
-    """The program with another `compute` wherever `change` gives one."""
-    computes = [change(i) or i.compute for i in program.instructions]
-    return IntegerNetwork(replace(i, compute=c) for i, c in zip(program.instructions, computes, strict=True))
+def _changed(
+    program: IntegerNetwork, change: Callable[[Instruction], Instruction]
+) -> IntegerNetwork:
+    """The program with each instruction as `change` gives it."""
+    return IntegerNetwork(map(change, program.instructions))
 
 
-def _then(first: Callable, second: Callable) -> Callable:
-    return lambda *values: second(first(*values))
+# ---------------------------------------------------------------------------------- kinds that hardware has not
+
+
+def _wrapped(*values: Tensor, first: Instruction, bits: int) -> Tensor:
+    return wrap(first.compute(*values), bits)
 
 
 def _drop(x: Tensor, places: int, smallest: int, largest: int) -> Tensor:
     return (x >> places).clamp(smallest, largest)
 
 
-def _scaled(x: Tensor, factor: float, smallest: int, largest: int) -> Tensor:
+def _real_factor(x: Tensor, factor: float, smallest: int, largest: int) -> Tensor:
     return (x.double() * factor).round().clamp(smallest, largest).long()
 
 
-def _multiplied(x: Tensor, by: int, places: int, smallest: int, largest: int) -> Tensor:
+def _multiply(x: Tensor, by: int, places: int, smallest: int, largest: int) -> Tensor:
     return requantize(x * by, places, smallest, largest)
+
+
+COMPUTE.update(
+    {"wrap": _wrapped, "drop": _drop, "real factor": _real_factor, "multiply": _multiply}
+)

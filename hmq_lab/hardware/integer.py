@@ -16,10 +16,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from hmq_lab.data.tables import columns
 from hmq_lab.graph.tracing import in_mode
 from hmq_lab.hardware.arithmetic import FLOAT32_EXACT, check_int32
-from hmq_lab.hardware.lowering import Instruction, lower
-from hmq_lab.runs.records import columns
+from hmq_lab.hardware.lowering import lower
+from hmq_lab.hardware.program import Instruction
 
 
 class IntegerNetwork:
@@ -61,20 +62,24 @@ class IntegerNetwork:
 
     def trace(self, pictures: Tensor) -> dict[str, tuple[Tensor, int]]:
         """Codes and exponent of every tensor, by name; see `Instruction`."""
-        return {i.name: (codes, i.exponent) for i, codes, _ in self.run(pictures) if isinstance(codes, Tensor)}
+        return {
+            i.name: (codes, i.exponent)
+            for i, codes, _ in self.run(pictures)
+            if isinstance(codes, Tensor)
+        }
 
     def run(self, pictures: Tensor):
         """(instruction, its value, the values it read) one by one; what nothing reads any more is forgotten."""
         left = Counter(name for i in self.instructions for name in i.inputs)
         values = {}
         for i in self.instructions:
-            if i.compute is None:
+            if i.kind == "image":
                 values[i.name] = pictures.detach().cpu()
                 continue
             read = [values[name] for name in i.inputs]
-            with torch.no_grad():  # not around the yield: who asks may stop asking, and would be left in it
+            with torch.no_grad():  # keep no_grad off the yield: a caller that abandons this generator would stay inside
                 values[i.name] = value = i.compute(*read)
-                if i.magnitude is not None:
+                if i.is_sum:
                     check_int32(value, i.name)
             yield i, value, read
             for name in i.inputs:
@@ -86,8 +91,8 @@ class IntegerNetwork:
         """How many sums of each picture exceed 2^24, sum |w a| + |b|: there float32 need not be exact. (N,) int64."""
         count = torch.zeros(len(pictures), dtype=torch.int64)
         for i, _, read in self.run(pictures):
-            if i.magnitude is not None and i.bound > FLOAT32_EXACT:
-                large = i.magnitude(*(x.abs() for x in read)) > FLOAT32_EXACT
+            if i.is_sum and i.bound > FLOAT32_EXACT:
+                large = i.magnitude(*read) > FLOAT32_EXACT
                 count += large.flatten(1).sum(1)
         return count
 
@@ -95,7 +100,9 @@ class IntegerNetwork:
         rows = [("tensor", "from", "operation", "exponent", "at most")]
         for i in self.instructions:
             if i.exponent is not None:
-                rows.append((i.name, ", ".join(i.inputs), i.operation, f"2^{i.exponent}", f"{i.bound:,}"))
+                rows.append(
+                    (i.name, ", ".join(i.inputs), i.says, f"2^{i.exponent}", f"{i.bound:,}")
+                )
         return columns(rows)
 
 
@@ -133,7 +140,10 @@ def compare(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
             )
     if not found["pictures"]:
         raise ValueError("there are no pictures to compare on")
-    right = {how: 100 * found.pop(f"right_{how}", 0) / found["pictures"] for how in ("integer", "float32")}
+    right = {
+        how: 100 * found.pop(f"right_{how}", 0) / found["pictures"]
+        for how in ("integer", "float32")
+    }
     keys = ("pictures", "differ_float64", "differ_float32", "unexplained_float32", "pictures_beyond_2_24",
             "sums_beyond_2_24", "predictions_differ")  # fmt: skip
     counts = {key: found[key] for key in keys}

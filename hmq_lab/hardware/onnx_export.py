@@ -3,14 +3,18 @@
 >>> export(network, "model.onnx")                           # b bits in int8, clipped to b bits
 >>> export(network, "model.onnx", native=True)              # 4 and 2 bits in the types of that name
 
-The graph is the network's own in evaluation, one or a few ONNX nodes for each operation, tensors under the names of
-`placements`. A weight is an initializer of integers and a DequantizeLinear; so is a bias that was rounded (int32).
+`torch.onnx.export` writes the network's own operations, from its graph in evaluation. The three things that it has no
+operation for are custom ones here, which stand in the graph until `_Quantizers` writes them as ONNX: a block, a weight
+of integers, and a bias of integers (int32) where hardware mode rounded it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import math
-import operator
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,37 +25,50 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 
-from hmq_lab.block import HMQ
 from hmq_lab.data.files import replacing
-from hmq_lab.graph.naming import numbered
-from hmq_lab.graph.rules import kinds, label
+from hmq_lab.graph.operations import ADAPTIVE_MEAN, GLOBAL_MEAN, argument, aten
 from hmq_lab.graph.tracing import in_mode
-from hmq_lab.hardware.folding import BiasRounding
 from hmq_lab.hardware.integer import IntegerNetwork
-from hmq_lab.hardware.onnx_rules import Rules
 from hmq_lab.hardware.packing import pack_bits
-from hmq_lab.network import blocks, check_attached, placements
+from hmq_lab.network import BiasRounding, attribute_of, blocks, check_attached
 from hmq_lab.quantizer import Scheme, codes
 
 OPSET = 18  # of the int8 form
-NATIVE = {4: ("INT4", "UINT4", 21), 2: ("INT2", "UINT2", 25)}  # carrier bits: signed, unsigned, first opset
+NATIVE = {
+    4: ("INT4", "UINT4", 21),
+    2: ("INT2", "UINT2", 25),
+}  # carrier bits: signed, unsigned, first opset
+DOMAIN = "hmq_lab"
 
 
 def export(model: nn.Module, path: Path | str, *, native: bool = False) -> onnx.ModelProto:
     """Write an attached network with fixed schemes as an ONNX file, checked, with inferred shapes; returns the model.
 
-    native: tensors of 3 and 4 bits are carried by (U)INT4, of 1 and 2 bits by (U)INT2, which need opset 21 and 25;
-    otherwise all are int8 or uint8 with a Clip to b bits. Input "x" (N, C, H, W) float32, output "logits", any N.
-    Raises ValueError naming a tensor without a selected scheme or of more than 8 bits, or an operation without a rule.
+    Args:
+        model: input "x" (N, C, H, W) float32, output "logits", any N.
+        path: of the file.
+        native: tensors of 3 and 4 bits are carried by (U)INT4, of 1 and 2 bits by (U)INT2, which need opset 21 and 25;
+            otherwise all are int8 or uint8 with a Clip to b bits.
+
+    Raises:
+        ValueError: naming a tensor without a selected scheme or of more than 8 bits, or an operation without a rule.
     """
     check_attached(model)
     for name, block in blocks(model).items():
         if not block.is_fixed:
-            raise ValueError(f"{name} has no selected scheme yet: end the search, or call its block's fix()")
+            raise ValueError(
+                f"{name} has no selected scheme yet: end the search, or call its block's fix()"
+            )
         if block.scheme.bits > 8:
-            raise ValueError(f"{name}: bits must be from 1 to 8 in this ONNX form, got {block.scheme.bits}")
+            raise ValueError(
+                f"{name}: bits must be from 1 to 8 in this ONNX form, got {block.scheme.bits}"
+            )
+    if model.hmq.output is None:
+        raise ValueError("the network returns several tensors: the ONNX form has one output")
     with in_mode(model, training=False), torch.no_grad():
-        found = _Writer(model, native).run()
+        module = _with_custom_operations(model)
+        found = _by_torch(module, model)
+    found = _Quantizers(found, module, native).run()
     onnx.checker.check_model(found, full_check=True)
     found = onnx.shape_inference.infer_shapes(found, strict_mode=True, data_prop=True)
     with replacing(Path(path)) as temporary:
@@ -59,93 +76,246 @@ def export(model: nn.Module, path: Path | str, *, native: bool = False) -> onnx.
     return found
 
 
-class _Writer(Rules):
-    """Goes through the network's graph and writes ONNX nodes; `of` knows the ONNX name of each value."""
+# ------------------------------------------------------------------------------------------------ custom operations
 
-    def __init__(self, model: nn.Module, native: bool):
-        self.model, self.graph, self.modules = model, model.hmq.graph, dict(model.named_modules())
-        self.kind, self.names, self.native = kinds(model, self.graph), numbered(self.graph), native
-        picture = next(p for p in placements(model) if p.reason.startswith("input picture"))
-        self.picture, self.dtype_device = picture.shape, next(model.parameters())
-        self.shapes = self.run_once()
-        self.nodes, self.initializers, self.of, self.opset, self.constants = [], {}, {}, OPSET, {}
-        self.rules = {
-            "linear": self.linear, "norm": self.norm, "non-linearity": self.non_linearity, "sum": self.binary,
-            "product": self.binary, "scale": self.binary, "mean": self.mean, "concatenation": self.concatenation,
-            "pass": self.move,
-        }  # fmt: skip
 
-    def run_once(self) -> dict[fx.Node, object]:
-        """The shape of each tensor, and the value of everything that is none, for two pictures."""
-        found = {}
+@torch.library.custom_op(f"{DOMAIN}::quantize", mutates_args=())
+def _quantize(x: Tensor, index: int) -> Tensor:
+    """A block; index: of `_Module.tensors`."""
+    return x.clone()
 
-        class Shapes(fx.Interpreter):
-            def run_node(self, node):
-                value = super().run_node(node)
-                found[node] = tuple(value.shape) if isinstance(value, Tensor) else value
-                return value
 
-        like = self.dtype_device
-        Shapes(self.model, graph=self.graph).run(torch.zeros(2, *self.picture, dtype=like.dtype, device=like.device))
-        return found
+@torch.library.custom_op(f"{DOMAIN}::integers", mutates_args=())
+def _integers(x: Tensor, index: int) -> Tensor:
+    """A weight or bias of integers."""
+    return x.clone()
+
+
+_quantize.register_fake(lambda x, index: torch.empty_like(x))
+_integers.register_fake(lambda x, index: torch.empty_like(x))
+
+
+def _with_custom_operations(model: nn.Module) -> nn.Module:
+    """The network's graph in evaluation as a module, with custom operations for what ONNX has other ones for.
+
+    Its `tensors` are what the index of a custom operation stands for: a name and a scheme, or a name, integers, scheme
+    and step.
+    """
+    module, graph = nn.Module(), fx.Graph()
+    tensors: list[tuple] = []
+    values: dict[fx.Node, fx.Node] = {}
+    found, weights = blocks(model), blocks(model, "weight")
+    for node in model.hmq.graph.nodes:
+        if node.op == "output":
+            graph.output(values[model.hmq.output])
+        elif node.op == "placeholder":
+            values[node] = graph.placeholder("x")
+        elif node.op == "get_attr":
+            values[node] = _held(model, module, graph, node.target, weights, tensors)
+        elif node.meta["kind"] == "block":
+            name = node.meta["name"]
+            tensors.append((name, found[name].scheme))
+            values[node] = graph.call_function(
+                _quantize._opoverload, (values[node.args[0]], len(tensors) - 1)
+            )
+        elif _is_global_mean(node):
+            values[node] = _exact_mean(graph, node, values[node.args[0]])
+        else:
+            values[node] = graph.node_copy(node, values.__getitem__)
+    result = fx.GraphModule(module, graph)
+    result.tensors = tensors
+    return result
+
+
+def _held(model, module, graph: fx.Graph, name: str, weights, tensors: list[tuple]) -> fx.Node:
+    """A parameter or buffer of the network: as integers where it is quantized, or else as it is."""
+    value = attribute_of(model, name).detach().cpu()
+    short = "held_" + name.replace(".", "_").replace(
+        "/", "_"
+    )  # no tensor of the ONNX file has such a name
+    module.register_buffer(short, value.float() if value.is_floating_point() else value)
+    read = graph.get_attr(short)
+    path, _, attribute = name.rpartition(".")
+    if name in weights:
+        chain = model.get_submodule(path).parametrizations[attribute]
+        scheme = weights[name].scheme
+        tensors.append((name, codes(chain.original.detach().cpu(), scheme), scheme, scheme.step))
+    else:
+        rounded = _rounded_bias(model.get_submodule(path), attribute, value)
+        if rounded is None:
+            return read
+        tensors.append((name, *rounded))
+    return graph.call_function(_integers._opoverload, (read, len(tensors) - 1))
+
+
+def _rounded_bias(module: nn.Module, attribute: str, value: Tensor) -> tuple | None:
+    """(integers, None, step) of a bias that hardware mode rounded, if int32 holds it."""
+    chain = getattr(module, "parametrizations", {})
+    if attribute not in chain or not isinstance(chain[attribute][0], BiasRounding):
+        return None
+    exponent = sum(int(block.step_exponent()) for block in chain[attribute][0].blocks)
+    scaled = torch.ldexp(value.double(), torch.tensor(-exponent, dtype=torch.float64))
+    return None if scaled.abs().max() >= 2**31 else (scaled.long(), None, math.ldexp(1.0, exponent))
+
+
+def _is_global_mean(node: fx.Node) -> bool:
+    """Whether a node averages whole planes."""
+    if aten(node) in GLOBAL_MEAN:
+        return len(node.args) > 1
+    return aten(node) in ADAPTIVE_MEAN and all(size == 1 for size in node.meta["shape"][2:])
+
+
+def _exact_mean(graph: fx.Graph, node: fx.Node, x: fx.Node) -> fx.Node:
+    """A mean as a sum and a division: exact, then rounded once, as the simulation is. (ONNX's own means differ.)"""
+    shape = node.args[0].meta["shape"]
+    if aten(node) in GLOBAL_MEAN:
+        axes, keep = argument(node, "dim"), argument(node, "keepdim")
+    else:
+        axes, keep = list(range(2, len(shape))), True
+    axes = [axes] if isinstance(axes, int) else list(axes)
+    total = graph.call_function(torch.ops.aten.sum.dim_IntList, (x, axes, bool(keep)))
+    return graph.call_function(
+        torch.ops.aten.div.Tensor, (total, math.prod(shape[axis] for axis in axes))
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- by torch
+
+
+def _by_torch(module: nn.Module, model: nn.Module) -> onnx.ModelProto:
+    """What torch.onnx.export makes of the module, with a node of our own domain for each custom operation."""
+    quantize, integers = _onnx_operation("Quantize"), _onnx_operation("Integers")
+    table = {
+        _quantize._opoverload: lambda x, index: quantize(x, index=index),
+        _integers._opoverload: lambda x, index: integers(x, index=index),
+    }
+    image = torch.zeros(2, *model.hmq.image)
+    dynamic = ({0: torch.export.Dim("N", min=1)},)
+    with _silence():
+        try:
+            exported = torch.export.export(module, (image,), dynamic_shapes=dynamic, strict=False)
+            program = torch.onnx.export(
+                exported, custom_translation_table=table, dynamo=True, opset_version=OPSET, optimize=False,
+                input_names=["x"], output_names=["logits"], verbose=False,
+            )  # fmt: skip
+        except Exception as error:
+            cause = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            first = next(iter(str(cause).splitlines()), type(cause).__name__)
+            raise ValueError(
+                f"torch.onnx.export has no rule for an operation of this network: {first}"
+            ) from error
+    return program.model_proto
+
+
+def _onnx_operation(name: str):
+    """An operation (x, index) of our own domain, as onnxscript knows operations."""
+    import onnxscript
+
+    schemas = onnx.defs.OpSchema
+    index = schemas.Attribute("index", schemas.AttrType.INT, "which tensor", required=True)
+    schema = schemas(
+        name, DOMAIN, 1, "",
+        inputs=[schemas.FormalParameter("x", "T")], outputs=[schemas.FormalParameter("y", "T")],
+        type_constraints=[("T", ["tensor(float)"], "")], attributes=[index],
+    )  # fmt: skip
+    return onnxscript.values.Op(onnxscript.values.Opset(DOMAIN, 1), name, schema)
+
+
+@contextlib.contextmanager
+def _silence():
+    """Without the exporter's progress and its advice."""
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)
+
+
+# ----------------------------------------------------------------------------------------------------- quantizers
+
+
+class _Quantizers:
+    """Writes the nodes of our own domain as ONNX has them, and gives tensors the names of `placements`."""
+
+    def __init__(self, model: onnx.ModelProto, module: nn.Module, native: bool):
+        self.model, self.tensors, self.native = model, module.tensors, native
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, TensorProto] = {}
+        self.names: dict[str, str] = {}  # of tensors: as torch wrote them, and now
+        self.opset = OPSET
 
     def run(self) -> onnx.ModelProto:
-        for node in self.graph.nodes:
-            kind = self.kind[node]
-            if node.op == "placeholder":
-                self.of[node] = "x"
-            elif node.op == "output":
-                break
-            elif node.op == "get_attr":
-                self.of[node] = self.constant(operator.attrgetter(node.target)(self.model), self.names[node])
-            elif isinstance(self.module(node), HMQ):
-                self.of[node] = self.quantize(self.of[node.args[0]], self.module(node).scheme, self.name(node))
-            elif kind != "number":
-                if kind not in self.rules:
-                    raise self.no_rule(node)
-                self.of[node] = self.rules[kind](node)
-        if not isinstance(node.args[0], fx.Node):
-            raise ValueError("the network returns several tensors: the ONNX form has one output")
-        self.add("Identity", [self.of[node.args[0]]], "logits")
-        batch = "N"
-        graph = helper.make_graph(
-            self.nodes, type(self.model).__name__,
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *self.picture])],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, *self.shapes[node.args[0]][1:]])],
-            list(self.initializers.values()),
-        )  # fmt: skip
+        graph = self.model.graph
+        for node in graph.node:
+            if node.domain == DOMAIN:
+                entry = self.tensors[node.attribute[0].i]
+                write = self.quantize if node.op_type == "Quantize" else self.weight
+                self.names[node.output[0]] = write(
+                    self.names.get(node.input[0], node.input[0]), *entry
+                )
+            else:
+                self.nodes.append(node)
+        for output in graph.output:
+            if output.name in self.names:
+                self.add("Identity", [output.name], output.name)
+        for node in self.nodes:
+            for position, name in enumerate(node.input):
+                node.input[position] = self.names.get(name, name)
+
+        # Put together again: without what only the replaced nodes read.
+        read = {name for node in self.nodes for name in node.input}
+        kept = [initializer for initializer in graph.initializer if initializer.name in read]
+        whole = helper.make_graph(self.nodes, type(self).__name__, graph.input, graph.output,
+                                  [*kept, *self.initializers.values()])  # fmt: skip
         opset = helper.make_opsetid("", self.opset)
-        return helper.make_model(graph, opset_imports=[opset], producer_name="hmq_lab",
-                                 ir_version=helper.find_min_ir_version_for([opset]))  # fmt: skip
+        version = helper.find_min_ir_version_for([opset])
+        return helper.make_model(
+            whole, opset_imports=[opset], producer_name="hmq_lab", ir_version=version
+        )
 
-    # what the rules ask
+    def quantize(self, x: str, name: str, scheme: Scheme) -> str:
+        """Quantize, clip to b bits, dequantize. There is no Clip on 4 and 2 bits: floats are clipped before."""
+        (kind, carried), (low, high), scale = (
+            self.carrier(scheme),
+            scheme.integers,
+            self.number(scheme.step),
+        )
+        if carried < 8 and scheme.bits < carried:
+            ends = [self.number(end * scheme.step) for end in (low, high)]
+            x = self.add("Clip", [x, *ends], f"{name} clipped")
+        integers = self.add("QuantizeLinear", [x, scale, self.zero(kind)], f"{name} {kind}")
+        if carried == 8 and scheme.bits < 8:
+            ends = [self.integers(torch.tensor(end), kind, f"{end} {kind}") for end in (low, high)]
+            integers = self.add("Clip", [integers, *ends], f"{name} {scheme.bits} bits")
+        return self.add("DequantizeLinear", [integers, scale, self.zero(kind)], f"{name} quantized")
 
-    def module(self, node: fx.Node) -> nn.Module | None:
-        return self.modules.get(node.target) if node.op == "call_module" else None
+    def weight(self, x: str, name: str, values: Tensor, scheme: Scheme | None, step: float) -> str:
+        """An initializer of integers and its step; int32 for a bias."""
+        kind = "INT32" if scheme is None else self.carrier(scheme)[0]
+        integers = self.integers(values, kind, f"{name} {kind}")
+        zero = [] if scheme is None else [self.zero(kind)]
+        return self.add("DequantizeLinear", [integers, self.number(step), *zero], name)
 
-    def name(self, node: fx.Node) -> str:
-        return f"{self.names[node.args[0]]} quantized" if isinstance(self.module(node), HMQ) else self.names[node]
-
-    def no_rule(self, node: fx.Node, what: str = "") -> ValueError:
-        return ValueError(f"{self.names[node]}: {label(node, self.modules)}{what} has no rule in the ONNX export")
-
-    def add(self, operation: str, inputs: list[str], output: str, **attributes) -> str:
-        self.nodes.append(helper.make_node(operation, inputs, [output], name=f"{output} {operation}", **attributes))
+    def add(self, operation: str, inputs: list[str], output: str) -> str:
+        self.nodes.append(
+            helper.make_node(operation, inputs, [output], name=f"{output} {operation}")
+        )
         return output
 
-    def constant(self, value, name: str) -> str:
-        """An initializer; numbers without a name of their own are kept once."""
-        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        self.initializers.setdefault(name, numpy_helper.from_array(np.asarray(array, order="C"), name))
+    def number(self, value: float) -> str:
+        name = f"{value:g}"
+        self.initializers.setdefault(
+            name, numpy_helper.from_array(np.asarray(np.float32(value)), name)
+        )
         return name
 
-    def number(self, value: float) -> str:
-        return self.constant(np.float32(value), f"{value:g}")
-
-    def whole(self, *values: int) -> str:
-        return self.constant(np.array(values, np.int64), f"[{','.join(map(str, values))}]")
-
-    # quantization
+    def zero(self, kind: str) -> str:
+        return self.integers(torch.tensor(0), kind, f"0 {kind}")
 
     def carrier(self, scheme: Scheme) -> tuple[str, int]:
         """The name of the ONNX type that carries a scheme's integers, and its bits."""
@@ -164,46 +334,10 @@ class _Writer(Rules):
         else:
             raw = values.numpy().astype(kind.lower()).tobytes()
         data_type = getattr(TensorProto, kind)
-        self.initializers[name] = helper.make_tensor(name, data_type, tuple(values.shape), raw, raw=True)
+        self.initializers[name] = helper.make_tensor(
+            name, data_type, tuple(values.shape), raw, raw=True
+        )
         return name
-
-    def zero(self, kind: str) -> str:
-        return self.integers(torch.tensor(0), kind, f"0 {kind}")
-
-    def quantize(self, x: str, scheme: Scheme, name: str) -> str:
-        """Quantize, clip to b bits, dequantize. There is no Clip on 4 and 2 bits: floats are clipped before."""
-        (kind, carried), (low, high), scale = self.carrier(scheme), scheme.integers, self.number(scheme.step)
-        if carried < 8 and scheme.bits < carried:
-            ends = [self.number(end * scheme.step) for end in (low, high)]
-            x = self.add("Clip", [x, *ends], f"{name} clipped")
-        integers = self.add("QuantizeLinear", [x, scale, self.zero(kind)], f"{name} {kind}")
-        if carried == 8 and scheme.bits < 8:
-            ends = [self.integers(torch.tensor(end), kind, f"{end} {kind}") for end in (low, high)]
-            integers = self.add("Clip", [integers, *ends], f"{name} {scheme.bits} bits")
-        return self.add("DequantizeLinear", [integers, scale, self.zero(kind)], name)
-
-    def weight(self, module: nn.Module, name: str) -> str:
-        chain = getattr(module, "parametrizations", {})
-        if "weight" not in chain:
-            return self.constant(module.weight.float(), name)
-        scheme = chain.weight[0].scheme
-        kind, _ = self.carrier(scheme)
-        integers = self.integers(codes(chain.weight.original.detach().cpu(), scheme), kind, f"{name} {kind}")
-        return self.add("DequantizeLinear", [integers, self.number(scheme.step), self.zero(kind)], name)
-
-    def bias(self, module: nn.Module, name: str) -> list[str]:
-        """[] without a bias; int32 in units of step_w * step_x where hardware mode rounded it."""
-        if module.bias is None:
-            return []
-        chain = getattr(module, "parametrizations", {})
-        if "bias" not in chain or not isinstance(chain.bias[0], BiasRounding):
-            return [self.constant(module.bias.float(), name)]
-        exponent = sum(int(block.step_exponent()) for block in chain.bias[0].blocks)
-        scaled = torch.ldexp(module.bias.detach().cpu().double(), torch.tensor(-exponent, dtype=torch.float64))
-        if scaled.abs().max() >= 2**31:
-            return [self.constant(module.bias.float(), name)]
-        integers = self.integers(scaled.long(), "INT32", f"{name} INT32")
-        return [self.add("DequantizeLinear", [integers, self.number(math.ldexp(1.0, exponent))], name)]
 
 
 def compare(model: nn.Module, path: Path | str, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
@@ -238,16 +372,23 @@ def compare(model: nn.Module, path: Path | str, batches: Iterable[tuple[Tensor, 
                 differ = (got != expected).any(1)
                 largest[which] = max(largest[which], float((got - expected).abs().max()))
                 found[f"{which}differ"] += int(differ.sum())
-                found[f"{which}predictions_differ"] += int((got.argmax(1) != expected.argmax(1)).sum())
+                found[f"{which}predictions_differ"] += int(
+                    (got.argmax(1) != expected.argmax(1)).sum()
+                )
                 found[f"{which}right"] += int((got.argmax(1) == y).sum())
                 if network is not None and not which:
                     found["unexplained"] += int((differ & (network.beyond_float32(x) == 0)).sum())
             found["pictures"] += len(x)
     if not found["pictures"]:
         raise ValueError("there are no pictures to compare on")
-    result = {"pictures": found["pictures"], "unexplained": None if network is None else found["unexplained"]}
+    result = {
+        "pictures": found["pictures"],
+        "unexplained": None if network is None else found["unexplained"],
+    }
     for which in sessions:
-        result |= {f"{which}{key}": found[f"{which}{key}"] for key in ("differ", "predictions_differ")}
+        result |= {
+            f"{which}{key}": found[f"{which}{key}"] for key in ("differ", "predictions_differ")
+        }
         result[f"{which}largest_difference"] = largest[which]
         result[f"{which}accuracy"] = 100 * found[f"{which}right"] / found["pictures"]
     return result

@@ -109,8 +109,7 @@ def _loaded(path: Path) -> object:
     is_archive, is_tar = head.startswith(ZIP), head[257:262] == b"ustar"
     if not (is_archive or is_tar or head.startswith(PICKLE)):
         raise ValueError(
-            f"{path} cannot be read as a file of tensors: it is neither safetensors nor of "
-            f"torch.save; {HOW}"
+            f"{path} cannot be read as a file of tensors: it is neither safetensors nor of torch.save; {HOW}"
         )
     if is_archive:
         _check_archive(path)
@@ -136,10 +135,7 @@ def _check_archive(path: Path) -> None:
             entries = archive.infolist()
             names = [entry.filename for entry in entries]
             if any(name.endswith("/constants.pkl") for name in names):
-                how = (
-                    "torch.save(torch.jit.load(path).state_dict(), 'weights.pth') takes its "
-                    "weights out"
-                )
+                how = "torch.save(torch.jit.load(path).state_dict(), 'weights.pth') takes its weights out"
                 raise ValueError(f"it is a TorchScript program, not a file of tensors: {how}")
             # torch.save does not compress, so an archive that would grow is none of its own.
             grows = sum(entry.file_size for entry in entries) > path.stat().st_size

@@ -9,18 +9,21 @@ tensor: the gains of batch norm make some channels' weights hundreds of times as
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
+from hmq_lab.graph.folding import NORMS, pairs
 from hmq_lab.graph.tracing import in_mode
-from hmq_lab.hardware.folding import NORMS, pairs
 
 
 def norms(model: nn.Module) -> list[nn.Module]:
     """The batch norms with statistics, scale and shift."""
-    return [m for m in model.modules() if isinstance(m, NORMS) and m.affine and m.track_running_stats]
+    return [
+        m for m in model.modules() if isinstance(m, NORMS) and m.affine and m.track_running_stats
+    ]
 
 
 def are_folded(model: nn.Module) -> bool:
@@ -34,8 +37,10 @@ def unfold(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     batches: pictures (B, 3, H, W), some hundreds in all.
     """
-    restate(model, batches)
-    equalize(model)
+    batches = iter(batches)
+    first = next(batches)
+    restate(model, itertools.chain([first], batches))
+    equalize(model, first)
 
 
 def restate(model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -49,7 +54,9 @@ def restate(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     def look(norm, inputs):
         x = inputs[0].detach().transpose(0, 1).flatten(1).double()  # (C, B * pixels)
-        sums[norm] += torch.stack([torch.full_like(x[:, 0], x.shape[1]), x.sum(1), x.square().sum(1)]).cpu()
+        sums[norm] += torch.stack(
+            [torch.full_like(x[:, 0], x.shape[1]), x.sum(1), x.square().sum(1)]
+        ).cpu()
 
     hooks = [norm.register_forward_pre_hook(look) for norm in sums]
     try:
@@ -66,19 +73,23 @@ def restate(model: nn.Module, batches: Iterable[Tensor]) -> None:
             _set(norm, mean.to(norm.weight), variance.to(norm.weight))
 
 
-def equalize(model: nn.Module) -> None:
+def equalize(model: nn.Module, sample: Tensor) -> None:
     """Scale the filters of each layer before a batch norm to one largest weight; the norm makes up for it.
 
-    >>> equalize(model)
+    >>> equalize(model, sample)
 
     The median filter stays. So one threshold serves all filters of a tensor about as well.
     """
-    for layer, name in pairs(model):
+    for layer, name in pairs(model, sample):
         layer, norm = model.get_submodule(layer), model.get_submodule(name)
         if not norm.affine:
             continue
         largest = layer.weight.detach().abs().flatten(1).amax(1)  # (out,)
-        ratio = torch.where(largest > 0, largest[largest > 0].median() / largest, 1.0) if largest.any() else largest + 1
+        ratio = (
+            torch.where(largest > 0, largest[largest > 0].median() / largest, 1.0)
+            if largest.any()
+            else largest + 1
+        )
         with torch.no_grad():
             layer.weight *= ratio.view(-1, *[1] * (layer.weight.dim() - 1))
             if layer.bias is not None:

@@ -1,13 +1,15 @@
-"""Figures: what a record holds, drawn panel by panel and said in one sentence; nothing here needs a live search.
+"""Figures: what a record holds, drawn panel by panel and said in one sentence; nothing here needs a
+live search.
 
 >>> record = records.read("runs/builtin")
->>> compression(record)                                # a figure: a cell of a notebook that ends so shows it
+>>> compression(record)  # a figure: a cell of a notebook that ends so shows it
 >>> print(compression.sentence(record))                # what it shows, without drawing
 >>> rates(record, ax)                                  # one panel of it, on your own axes
 
-A *panel* is a function (record, ax) -> artists. A *figure* is the function that writes its sentence, under a decorator
-that lays out its panels and makes it return a `Drawing`. Colours are safe for colour-blind readers; a marker, a hatch
-or a line style says the same again. Figures are 1000 pixels wide, their text is 9 points or more.
+A *panel* is a function (record, ax) -> artists. A *figure* is the function that writes its
+sentence, under a decorator that lays out its panels and makes it return a `Drawing`. Colours are
+safe for colour-blind readers; a marker, a hatch or a line style says the same again. Figures are
+1000 pixels wide, their text is 9 points or more.
 """
 
 from __future__ import annotations
@@ -41,17 +43,51 @@ from hmq_lab.plots.tables import bits_over_steps, probabilities, table
 from hmq_lab.runs.records import Record
 
 __all__ = [
-    "BLUE", "COLOURS", "FIGURES", "GREEN", "HATCHES", "INK", "MARKERS", "ORANGE", "PALE", "RED", "STYLE", "Drawing",
-    "accuracy", "all_figures", "all_sentences", "bits", "bits_by_record", "bits_over_steps", "canvas", "compression",
-    "exponents", "figure", "hinge", "histogram", "loss", "pareto", "probabilities", "quantizer_as_mass_moves",
-    "rates", "scheme_map", "show", "sizes", "staircase", "table", "temperature", "training", "write_all",
-]  # fmt: skip
+    "BLUE",
+    "COLOURS",
+    "FIGURES",
+    "GREEN",
+    "HATCHES",
+    "INK",
+    "MARKERS",
+    "ORANGE",
+    "PALE",
+    "RED",
+    "STYLE",
+    "Drawing",
+    "accuracy",
+    "all_figures",
+    "all_sentences",
+    "bits",
+    "bits_by_record",
+    "bits_over_steps",
+    "canvas",
+    "compression",
+    "exponents",
+    "figure",
+    "hinge",
+    "histogram",
+    "loss",
+    "pareto",
+    "probabilities",
+    "quantizer_as_mass_moves",
+    "rates",
+    "scheme_map",
+    "show",
+    "sizes",
+    "staircase",
+    "table",
+    "temperature",
+    "training",
+    "write_all",
+]
 
 FIGURES = {draw.__name__: draw for draw in (compression, probabilities, scheme_map, training)}
 
 
 def all_figures(record: Record) -> dict[str, Drawing]:
-    """Every figure of a record, by name; `quantizer_as_mass_moves` needs no record and is not among them.
+    """Every figure of a record, by name; `quantizer_as_mass_moves` needs no record and is not among
+    them.
 
     >>> all_figures(record)["compression"].savefig("compression.png")
     """
@@ -67,14 +103,23 @@ def all_sentences(record: Record) -> dict[str, str]:
 
 
 def write_all(record: Record, folder: Path, formats=("png", "svg")) -> list[Path]:
-    """Write every figure of a record, its sentence as the file's title: the same bytes for the same record.
+    """Write every figure of a record, its sentence as the file's title: the same bytes for the same
+    record.
 
     >>> write_all(record, "runs/builtin/figures")
-    [PosixPath('runs/builtin/figures/compression.png'), PosixPath('runs/builtin/figures/compression.svg'), ...]
+    [PosixPath('runs/builtin/figures/compression.png'),
+    PosixPath('runs/builtin/figures/compression.svg'), ...]
 
     Raises ValueError for a format that is not png, svg or pdf.
     """
     if unknown := set(formats) - FORMATS.keys():
-        raise ValueError(f"formats must be among {', '.join(FORMATS)}, got {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"formats must be among {', '.join(FORMATS)}, got {', '.join(sorted(unknown))}"
+        )
+    # Drawn once, saved in every format.
     drawings = all_figures(record)
-    return [save(drawing, Path(folder) / f"{name}.{kind}") for name, drawing in drawings.items() for kind in formats]
+    return [
+        save(drawing, Path(folder) / f"{name}.{kind}")
+        for name, drawing in drawings.items()
+        for kind in formats
+    ]

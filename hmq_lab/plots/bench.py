@@ -1,6 +1,6 @@
 """What `hmq-lab bench` measured, as a figure: the cost of choosing among more schemes.
 
->>> found = json.loads(Path("bench.json").read_text())                    # hmq-lab bench --json > bench.json
+>>> found = json.loads(Path("bench.json").read_text())  # hmq-lab bench --json > bench.json
 >>> spaces(found)                                                          # a figure
 >>> spaces.sentence(found)
 """
@@ -17,8 +17,13 @@ from hmq_lab.plots.frame import BLUE, ORANGE, figure
 def step_time(found: dict, ax: Axes) -> list[Artist]:
     """The median time of a search step over the schemes per tensor, with its quartiles."""
     rows = found["spaces"]
-    low, middle, high = (1e3 * np.array([row[key] for row in rows]) for key in ("low", "seconds", "high"))
-    drawn = ax.errorbar(_schemes(found), middle, [middle - low, high - middle], color=BLUE, marker="o", capsize=4)
+    # Milliseconds, from quartile to quartile.
+    low, middle, high = (
+        1e3 * np.array([row[key] for row in rows]) for key in ("low", "seconds", "high")
+    )
+    drawn = ax.errorbar(
+        _schemes(found), middle, [middle - low, high - middle], color=BLUE, marker="o", capsize=4
+    )
     return _finished(found, ax, [drawn], "milliseconds a step", max(high))
 
 
@@ -31,17 +36,22 @@ def step_memory(found: dict, ax: Axes) -> list[Artist]:
 
 @figure("the cost of a search step as the space grows", [[step_time, step_memory]], 3.6)
 def spaces(found: dict) -> str:
-    """Time (median, bars from quartile to quartile) and peak memory of a search step, 8 to 128 schemes per tensor.
+    """Time (median, bars from quartile to quartile) and peak memory of a search step, 8 to 128
+    schemes per tensor.
 
     >>> spaces(found).savefig("spaces.png")
 
-    found: what `bench.report` gives. Only the two parameters of a quantizer are mixed, never quantized copies.
+    found: what `bench.report` gives. Only the two parameters of a quantizer are mixed, never
+    quantized copies.
     """
-    first, last = found["spaces"][0], found["spaces"][-1]
+    # From the smallest space to the largest.
+    first = found["spaces"][0]
+    last = found["spaces"][-1]
     spread = max(row["high"] / row["low"] for row in found["spaces"])
     return (
         f"With {last['schemes']} schemes per tensor instead of {first['schemes']} a step takes "
-        f"{last['seconds'] / first['seconds']:.2f} times as long (quartiles of one space are up to a factor of "
+        f"{last['seconds'] / first['seconds']:.2f} times as long (quartiles of one space are up "
+        f"to a factor of "
         f"{spread:.2f} apart) and {last['bytes'] / first['bytes']:.2f} times the memory."
     )
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hmq_lab.plots.published import WEIGHTS, Value, select
-from hmq_lab.runs.records import Record
+from hmq_lab.runs.records import Record, role
 
 NETWORKS = {
     "mobilenet_v1": "MobileNetV1",
@@ -32,11 +32,14 @@ def value(name: str, record: Record) -> Value:
     >>> value("w16", records.recorded("cifar10-resnet20-w16-a8")).distance
     -0.72
     """
-    target, accuracy = record.header["target"], record.results["accuracy"]
+    target = record.header["target"]
+    accuracy = record.results["accuracy"]
+    settings = record.header.get("settings", {})
+    epochs = settings.get("search_epochs"), settings.get("final_epochs")
     return Value(
         data=record.header["data"],
         network=NETWORKS.get(record.header["model"], record.header["model"]),
-        method="ours, hardware mode" if record.header.get("hardware_mode") else "ours",
+        method=method(record),
         wcr=record.results["rates"]["weights"],
         accuracy=accuracy["test"],
         source="run",
@@ -45,18 +48,43 @@ def value(name: str, record: Record) -> Value:
         float_accuracy=accuracy["float_test"],
         weights=sum(t["size"] for t in record.tensors if t["kind"] == "weight"),
         run=name,
+        target=target["weights"],
+        epochs=None if None in epochs else epochs,
     )
+
+
+def method(record: Record) -> str:
+    """What tells a search of ours from others in figures and tables.
+
+    >>> method(records.recorded("cifar10-resnet20-w14-a8-hardware"))
+    'ours, hardware mode'
+    """
+    words = ["ours"]
+    # Stage 2 learns from the float network: the recipe of quick/cifar10.
+    if record.header.get("settings", {}).get("final_loss") == "distillation":
+        words.append("distilled")
+    if record.header.get("hardware_mode"):
+        words.append("hardware mode")
+    # Other bit-widths than the paper's 1 to 8.
+    bits = record.header.get("space", {}).get("bits")
+    if bits not in (None, list(range(1, 9))):
+        is_whole = bits == list(range(bits[0], bits[-1] + 1))
+        said = f"{bits[0]} to {bits[-1]}" if is_whole else ", ".join(map(str, bits))
+        words.append(f"of {said} bits")
+    return ", ".join(words)
 
 
 def ours(found: Mapping[str, Record]) -> list[Value]:
     """The complete ones of some records as values, by network, then from low rates to high."""
-    complete = [value(name, r) for name, r in found.items() if r.results.get("status") == "complete"]
+    complete = [
+        value(name, r) for name, r in found.items() if r.results.get("status") == "complete"
+    ]
     return sorted(complete, key=lambda v: (v.data, v.network, v.method, v.wcr, v.run))
 
 
 def classes(record: Record) -> int:
     """How many classes the network of a record tells apart."""
-    return next(t["size"] for t in record.floats if t["reason"] == "output of the network")
+    return next(t["size"] for t in record.floats if role(t) == "output")
 
 
 @dataclass(frozen=True)
@@ -70,7 +98,16 @@ class Table:
 
     def markdown(self) -> str:
         lines = [self.columns, ("---",) * len(self.columns), *self.rows]
-        return "\n".join([f"**{self.title}**", "", *(f"| {' | '.join(line)} |" for line in lines), "", self.note, ""])
+        return "\n".join(
+            [
+                f"**{self.title}**",
+                "",
+                *(f"| {' | '.join(line)} |" for line in lines),
+                "",
+                self.note,
+                "",
+            ]
+        )
 
     def csv(self) -> str:
         writer = csv.writer(text := io.StringIO(), lineterminator="\n")
@@ -78,7 +115,16 @@ class Table:
         return text.getvalue()
 
 
-COLUMNS = ("network", "data", "method", "WCR", "activations", "top-1 %", "to its float network", "from")
+COLUMNS = (
+    "network",
+    "data",
+    "method",
+    "WCR",
+    "activations",
+    "top-1 %",
+    "to its float network",
+    "from",
+)
 
 
 def row(v: Value) -> tuple[str, ...]:
@@ -105,15 +151,18 @@ def missing(network: str, method: str, data: str = "imagenet") -> tuple[str, ...
 
 
 def tables(found: Sequence[Value]) -> dict[str, Table]:
-    """The paper's tables 1 to 3 and the numbers of its figure 3, by name, with ours where `found` has them.
+    """The paper's tables 1 to 3 and the numbers of its figure 3, by name, with ours where `found`
+    has them.
 
     >>> list(tables([]))
     ['table_1', 'table_2', 'table_3', 'figure_3']
     """
+    # Ours in the table that has their network and their targets.
     imagenet = [v for v in found if v.data not in ELSEWHERE and v.network in WEIGHTS]
     three = [v for v in imagenet if v.network == "EfficientNet-B0"]
     two = [v for v in imagenet if v.acr is not None and v not in three]
     one = [v for v in imagenet if v not in two + three]
+    # The published values, by what was compressed.
     plain = [v for v in select(data="imagenet", acr=None) if v.network != "EfficientNet-B0"]
     peak = [v for v in select(data="imagenet") if v.acr is not None]
     cifar10 = [v for v in found if v.data == "cifar10"]
@@ -133,7 +182,10 @@ def tables(found: Sequence[Value]) -> dict[str, Table]:
             [missing("ResNet-50", "HAWQ")],
         ),
         "table_3": _table(
-            "Table 3: EfficientNet-B0", select(network="EfficientNet-B0"), three, "Its float accuracy is not at hand."
+            "Table 3: EfficientNet-B0",
+            select(network="EfficientNet-B0"),
+            three,
+            "Its float accuracy is not at hand.",
         ),
         "figure_3": _table(
             "The numbers of figure 3: CIFAR10",
@@ -144,19 +196,32 @@ def tables(found: Sequence[Value]) -> dict[str, Table]:
     }
 
 
-def _table(title: str, published: Iterable[Value], mine: Sequence[Value], note: str, more: Sequence = ()) -> Table:
+def _table(
+    title: str, published: Iterable[Value], mine: Sequence[Value], note: str, more: Sequence = ()
+) -> Table:
+    # Published rows first, then rivals without values, then ours.
     rows = [*map(row, published), *more, *map(row, mine)]
+    # A network's rows stand together.
     order = {name: i for i, name in enumerate(dict.fromkeys(line[0] for line in rows))}
-    rows.sort(key=lambda line: order[line[0]])  # a network's rows together, published ones first
-    note += " plot: read off a published plot, to half a pixel; table: from a table of a later paper."
-    note += " Ours: each by the record that is named." if mine else " There is no record of ours for this one."
+    # A network's rows together, published ones first.
+    rows.sort(key=lambda line: order[line[0]])
+    note += (
+        " plot: read off a published plot, to half a pixel; table: from a table of a later paper."
+    )
+    note += (
+        " Ours: each by the record that is named."
+        if mine
+        else " There is no record of ours for this one."
+    )
     if any(v.data not in (*ELSEWHERE, "imagenet") for v in mine):
-        note += " Ours are on other pictures than ImageNet's thousand classes: compare the distances at most."
+        note += " Ours are on other pictures than ImageNet's thousand classes: compare the "
+        note += "distances at most."
     return Table(title, COLUMNS, tuple(rows), note)
 
 
 def front(values: Iterable[Value]) -> list[Value]:
-    """The values that no other one beats: none has both a rate and an accuracy at least as high, and one higher.
+    """The values that no other one beats: none has both a rate and an accuracy at least as high,
+    and one higher.
 
     >>> [v.wcr for v in front(select(data="cifar10", activation_bits=4))][:2]
     [4.01, 8.09]
@@ -165,14 +230,18 @@ def front(values: Iterable[Value]) -> list[Value]:
 
     def beaten(v: Value) -> bool:
         return any(
-            o.wcr >= v.wcr and o.accuracy >= v.accuracy and (o.wcr, o.accuracy) != (v.wcr, v.accuracy) for o in known
+            o.wcr >= v.wcr
+            and o.accuracy >= v.accuracy
+            and (o.wcr, o.accuracy) != (v.wcr, v.accuracy)
+            for o in known
         )
 
     return sorted((v for v in known if not beaten(v)), key=lambda v: v.wcr)
 
 
 def counted_with_last(wcr: float, quantized: int, left_float: int) -> float:
-    """A rate that counts `quantized` weights only, counted again with the weights that stayed float.
+    """A rate that counts `quantized` weights only, counted again with the weights that stayed
+    float.
 
     >>> round(counted_with_last(15.7, WEIGHTS["ResNet-50"], RESNET50_LAST), 1)
     7.2

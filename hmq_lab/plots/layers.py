@@ -14,19 +14,40 @@ from hmq_lab.runs.records import Record
 
 
 def parts(record: Record, ax: Axes) -> list[Artist]:
-    """Mean bits of the weight tensors in the first, middle and last third of the network, by kind of layer."""
+    """Mean bits of the weight tensors in the first, middle and last third of the network, by kind
+    of layer.
+    """
     weights = of_kind(record, "weight")
+    # The first, middle and last third of the tensors.
     thirds = np.array_split(np.arange(len(weights)), 3)
     groups = _groups(weights)
-    artists, width = [], 0.8 / max(1, len(groups))
+    artists = []
+    width = 0.8 / max(1, len(groups))
     for k, (name, at) in enumerate(groups.items()):
-        means = [np.mean([weights[i]["bits"] for i in set(at) & set(third)] or [np.nan]) for third in thirds]
+        means = [
+            np.mean([weights[i]["bits"] for i in set(at) & set(third)] or [np.nan])
+            for third in thirds
+        ]
+        # A bar for each kind, with its mean above it.
         x = np.arange(3) + width * (k - (len(groups) - 1) / 2)
-        style = {"color": COLOURS[k % 4], "hatch": HATCHES[k % 4], "edgecolor": "white", "lw": 0, "label": name}
+        style = {
+            "color": COLOURS[k % 4],
+            "hatch": HATCHES[k % 4],
+            "edgecolor": "white",
+            "lw": 0,
+            "label": name,
+        }
         artists.append(ax.bar(x, means, 0.92 * width, **style))
         for where, mean in zip(x, means, strict=True):
             if not np.isnan(mean):
-                ax.annotate(f"{mean:.1f}", (where, mean), (0, 2), textcoords="offset points", ha="center", fontsize=9)
+                ax.annotate(
+                    f"{mean:.1f}",
+                    (where, mean),
+                    (0, 2),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=9,
+                )
     ax.set_xticks(range(3), ["first third of the layers", "middle third", "last third"])
     ax.margins(y=0.15)
     ax.set_ylabel("mean bits\nof the tensors")
@@ -36,7 +57,8 @@ def parts(record: Record, ax: Axes) -> list[Artist]:
 
 @figure("bits per layer", [[partial(bits, kind="weight")], [parts]], 6.4, (3, 2))
 def bits_per_layer(record: Record) -> str:
-    """The paper's figure 5: the bits of each weight tensor, by kind of layer, and early against late.
+    """The paper's figure 5: the bits of each weight tensor, by kind of layer, and early against
+    late.
 
     >>> bits_per_layer(records.recorded("cifar10-resnet20-w16-a8"))
     """
@@ -44,8 +66,11 @@ def bits_per_layer(record: Record) -> str:
     found = np.array([t["bits"] for t in weights])
     thirds = [found[at] for at in np.array_split(np.arange(len(found)), 3)]
     first, middle, last = (f"{third.mean():.1f}" if len(third) else "none" for third in thirds)
+    # The same means by kind alone.
     groups = {name: found[at].mean() for name, at in _groups(weights).items()}
     said = ", ".join(f"{name} {mean:.1f}" for name, mean in groups.items())
-    text = f"At a rate of {record.results['rates']['weights']:.2f} the weight tensors have on average {first} bits in "
-    text += f"the first third of the layers, {middle} in the middle, {last} in the last; by kind: {said}"
+    text = f"At a compression of {record.results['rates']['weights']:.2f} the weight tensors have "
+    text += f"on average {first} bits in "
+    text += f"the first third of the layers, {middle} in the middle, {last} in the last; by kind: "
+    text += f"{said}"
     return text + ("." if "depthwise" in groups else "; this network has no depthwise convolution.")

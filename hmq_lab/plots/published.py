@@ -1,10 +1,11 @@
-"""Published results to set beside ours, as plain data: what each value counts, where it is from, how exact it is.
+"""Published results to set beside ours, as plain data: what each value counts, where it is from,
+how exact it is.
 
 >>> [(v.wcr, v.accuracy) for v in VALUES if v.method == "HMQ" and v.network == "EfficientNet-B0"]
 [(3.99, 76.44), (7.94, 75.99), (11.97, 74.61), (14.69, 71.54)]
 
-What is not known is None and stays so. Of the paper's table 1, the values of HAQ; of table 2, those of HAWQ; and the
-accuracy of the float network of figure 3 are not at hand.
+What is not known is None and stays so. Of the paper's table 1, the values of HAQ; of table 2, those
+of HAWQ; and the accuracy of the float network of figure 3 are not at hand.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ SOURCES = {
 class Value:
     """An accuracy at a compression rate of the weights, published or ours.
 
-    data: cifar10, imagenet, or what a record names. wcr: 32 over the mean bits of a quantized weight. accuracy,
-    float_accuracy: top-1 in %, of the quantized network and of the float network it was made from. activation_bits: of
-    every activation; acr: the compression rate of the largest activation, where that was the target. source: a key of
-    SOURCES, for the accuracy, and for the rate where there is one. weights: elements that the rate counts. run: the
-    name of a record of ours.
+    data: cifar10, imagenet, or what a record names. wcr: 32 over the mean bits of a quantized
+    weight. accuracy,
+    float_accuracy: top-1 in %, of the quantized network and of the float network it was made from.
+    activation_bits: of every activation; acr: the compression rate of the largest activation, where
+    that was the target. source: a key of SOURCES, for the accuracy, and for the rate where there is
+    one. weights: elements that the rate counts. run: the name of a record of ours; target: of its
+    weights; epochs: of its search and of its fine-tuning.
     """
 
     data: str
@@ -40,6 +43,8 @@ class Value:
     float_accuracy: float | None = None
     weights: int | None = None
     run: str | None = None
+    target: float | None = None
+    epochs: tuple[int, int] | None = None
 
     @property
     def size(self) -> float | None:
@@ -49,20 +54,26 @@ class Value:
     @property
     def distance(self) -> float | None:
         """Points above (or, negative, below) the own float network."""
-        return None if self.float_accuracy is None else round(self.accuracy - self.float_accuracy, 4)
+        return (
+            None if self.float_accuracy is None else round(self.accuracy - self.float_accuracy, 4)
+        )
 
 
-CIFAR10 = {  # activation bits, method: (rate of the weights, accuracy), all from plots; the paper's figure 3
-    (8, "HMQ"): [(10.47, 92.90), (11.15, 92.85), (13.82, 92.81), (14.09, 92.79), (14.71, 92.63), (17.31, 92.50),
-                 (18.17, 92.24), (19.12, 92.11), (19.17, 91.96), (19.27, 91.92), (19.46, 91.84), (19.80, 91.56)],
+# Activation bits, method: (rate of the weights, accuracy), all from plots; the paper's figure 3.
+CIFAR10 = {
+    (8, "HMQ"): [(10.47, 92.90), (11.15, 92.85), (13.82, 92.81), (14.09, 92.79), (14.71, 92.63),
+                 (17.31, 92.50), (18.17, 92.24), (19.12, 92.11), (19.17, 91.96), (19.27, 91.92),
+                 (19.46, 91.84), (19.80, 91.56)],
     (8, "DNAS"): [(11.15, 92.72), (16.60, 92.00)],
     (8, "UNIQ"): [(8, 91.50), (16, 90.88)],
     (8, "LQ-Nets"): [(10.65, 92.00), (15.84, 91.80)],
-    (4, "HMQ"): [(4.01, 92.55), (8.09, 92.54), (13.07, 92.36), (14.84, 92.26), (17.46, 92.08), (19.68, 90.77)],
+    (4, "HMQ"): [(4.01, 92.55), (8.09, 92.54), (13.07, 92.36), (14.84, 92.26),
+                 (17.46, 92.08), (19.68, 90.77)],
     (4, "HAWQ"): [(13.10, 92.22)],
     (4, "UNIQ"): [(8, 89.49), (16, 88.10)],
 }  # fmt: skip
 
+# Accuracy of the float networks.
 FLOAT = {"ResNet-50": 76.15, "MobileNetV2": 71.88}  # of the other two no source says it
 
 IMAGENET = [  # network, method, rate, rate of the activations, accuracy, source
@@ -83,7 +94,9 @@ IMAGENET = [  # network, method, rate, rate of the activations, accuracy, source
     ("EfficientNet-B0", "HMQ", 14.69, None, 71.54, "plot"),
 ]
 
-WEIGHTS = {  # elements of the weight tensors that are quantized and counted; the authors' ResNet-50 leaves its last
+# Elements of the weight tensors that are quantized and counted; the authors' ResNet-50 leaves its
+# last.
+WEIGHTS = {
     "MobileNetV1": 4_209_088,  # layer float, with 2,048,000 more
     "MobileNetV2": 3_469_760,
     "ResNet-50": 23_454_912,
@@ -91,10 +104,20 @@ WEIGHTS = {  # elements of the weight tensors that are quantized and counted; th
 }
 RESNET50_LAST = 2_048_000
 
-CIFAR10_NETWORK = "class of ResNet-20"  # a narrow network of that class; which one exactly is not known
+# A narrow network of that class; which one exactly is not known.
+CIFAR10_NETWORK = "class of ResNet-20"
 
+# Every published value, one by one.
 VALUES: tuple[Value, ...] = tuple(
-    Value("cifar10", "ResNet-20" if method == "HAWQ" else CIFAR10_NETWORK, method, wcr, accuracy, "plot", bits)
+    Value(
+        "cifar10",
+        "ResNet-20" if method == "HAWQ" else CIFAR10_NETWORK,
+        method,
+        wcr,
+        accuracy,
+        "plot",
+        bits,
+    )
     for (bits, method), values in CIFAR10.items()
     for wcr, accuracy in values
 ) + tuple(

@@ -1,7 +1,7 @@
-"""What a search leaves, and how it goes on: records, checkpoints, several processes, sweeps, live views.
+"""What a search leaves, and how it goes on: records, checkpoints, processes, sweeps, live views.
 
 >>> from hmq_lab import runs
->>> network, record = runs.load("runs/builtin")
+>>> network, record = runs.load("runs/builtin")  # doctest: +SKIP
 """
 
 from hmq_lab.runs.loading import load, own_module, rebuild

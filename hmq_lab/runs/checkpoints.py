@@ -25,6 +25,7 @@ def save(search: Search, configuration: dict, kept: dict[str, Any], path: Path) 
         kept: further plain data, which `restore` returns.
         path: of the file, which ends with a SHA-256.
     """
+    # Networks first, then what the optimizer remembers of each parameter.
     tensors = {f"model/{key}": value for key, value in search.model.state_dict().items()}
     tensors |= {f"best/{key}": value for key, value in search.best.items()}
     optimizer = search.optimizer.state_dict()
@@ -42,6 +43,7 @@ def restore(search: Search, configuration: dict, path: Path) -> dict[str, Any]:
     """
     tensors, header = read_tensors(path)
     check_same(configuration, header["configuration"], path)
+    # Where it stands.
     names = [field.name for field in dataclasses.fields(Progress)]
     search.progress = Progress(**{name: header[name] for name in names})
 
@@ -70,6 +72,7 @@ def check_same(wanted: dict, found: dict, path: Path) -> None:
     Raises:
         ValueError: names what differs.
     """
+    # Compare what this run says of itself; the file may know more.
     there = {key: found.get(key) for key in wanted}
     settings = found.get("settings")
     if settings:

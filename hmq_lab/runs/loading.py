@@ -1,45 +1,57 @@
-"""A finished run's network: built again from its record, with its blocks, its schemes and its trained weights.
+"""The network of a finished run, built again: with its blocks, its schemes and its weights.
 
->>> network, record = load("runs/builtin")
->>> IntegerNetwork.from_selected(network)                   # if the search was in hardware mode
->>> network, record = load("runs/own", network=Net())       # of your own module, built as it was before the search
+>>> network, record = load("runs/builtin")                                 # doctest: +SKIP
+>>> network, record = load("runs/own", network=Net())                      # doctest: +SKIP
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from hmq_lab import models
 from hmq_lab.block import SearchSpace
 from hmq_lab.data.files import read_tensors
-from hmq_lab.network import blocks
-from hmq_lab.placement import attach, detach
+from hmq_lab.models.rebuilding import build, fresh
+from hmq_lab.placement import detach
 from hmq_lab.quantizer import Scheme
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
 
-NETWORK = "network.safetensors"  # as `stages` writes it
+# The file of the weights in a run's folder.
+NETWORK = "network.safetensors"
+# A record that says more would ask for more memory than any of its networks needs.
+MOST_OUTPUTS, MOST_VALUES = 1_000_000, 2**26
 
 
 def load(run: Path | str, network: nn.Module | None = None) -> tuple[nn.Module, Record]:
-    """The selected and trained network of the run in a folder, in evaluation mode, and its record.
+    """Return the selected and trained network of a run, in evaluation mode, and its record.
 
-    >>> network, record = load("runs/builtin")
+    >>> network, record = load("runs/builtin")                             # doctest: +SKIP
 
-    network: for a run of your own module, that module, built as it was before the search: the blocks go on it and the
-    run's weights into it. None builds the one of `models` that the record names.
-    Raises FileNotFoundError for what is not there, ValueError for a run that is not complete, for altered files, and
-    for a network that does not fit, which is left without blocks (in hardware mode its batch norm stays folded).
+    Args:
+        run: the folder of the run.
+        network: for a run of your own module, that module, built as before the search. It gets the
+            blocks and the weights of the run. None builds the network of `models` that the record
+            names.
+
+    Raises:
+        FileNotFoundError: for files that are not there.
+        ValueError: for a run that is not complete, for altered files, and for a network that does
+            not fit. That network is left without blocks (in hardware mode its batch norm stays
+            folded).
     """
+    # Only a run that has ended has a network.
     run = Path(run)
     record = records.read(run)
-    if record.results.get("status") != "complete":
-        raise ValueError(f"{run} holds a run that is {record.results.get('status')}, not complete: resume it first")
-    tensors = read_tensors(run / NETWORK)[0]
+    if not record.is_complete:
+        status = record.results.get("status")
+        raise ValueError(f"{run} holds a run that is {status}, not complete: resume it first")
+    # Read the weights first: a damaged file must leave the network alone.
+    tensors, _ = read_tensors(run / NETWORK)
     network = rebuild(record, network)
     try:
         _check_shapes(network, tensors, run / NETWORK)
@@ -51,7 +63,7 @@ def load(run: Path | str, network: nn.Module | None = None) -> tuple[nn.Module, 
 
 
 def own_module(record: Record) -> str | None:
-    """What the record calls a module that is none of `models`, so that it cannot be built again from its name.
+    """Return what the record calls a module that is none of `models`, else None.
 
     >>> own_module(records.recorded("cifar10-resnet20-w16-a8")) is None
     True
@@ -61,96 +73,99 @@ def own_module(record: Record) -> str | None:
 
 
 def rebuild(record: Record, network: nn.Module | None = None) -> nn.Module:
-    """The network that a record describes, with its schemes and random weights: enough for shapes and costs.
+    """Return the network that a record describes, with its schemes and random weights.
 
-    >>> rebuild(records.recorded("cifar10-resnet20-w16-a8"))
+    >>> type(rebuild(records.recorded("cifar10-resnet20-w16-a8"))).__name__
+    'CifarResNet'
 
-    network: see `load`; it keeps its weights. Raises ValueError for what is no record, and for a network that does not
-    have the record's tensors.
+    That is enough for shapes and costs.
+
+    Args:
+        record: the record of a run.
+        network: see `load`; it keeps its weights.
+
+    Raises:
+        ValueError: for what is no record, and for a network that does not have its tensors.
     """
+    # A path here is the usual mistake.
     if not isinstance(record, Record):
         raise ValueError(
-            f"a record is needed, as `records.read(path)` gives it, got {type(record).__name__} {record!r}; "
-            "`runs.load(folder)` takes the folder of a run"
+            f"a record is needed, as `records.read(path)` gives it, got {type(record).__name__} "
+            f"{record!r}; `runs.load(folder)` takes the folder of a run"
         )
-    schemes = {t["name"]: Scheme(t["bits"], t["threshold_exponent"], t["signed"]) for t in record.tensors}
-    largest = {t["name"]: t["space"]["exponents"][0] for t in record.tensors}
-    space = SearchSpace(tuple(record.header["space"]["bits"]), record.header["space"]["thresholds"])
-    hardware = record.header.get("hardware_mode", False)
     if network is None:
-        if name := own_module(record):
-            raise ValueError(f"this run is of your own module {name}: give it as network=, as before the search")
-        outputs = [t["size"] for t in record.floats if t["reason"] == "output of the network"]
-        if len(outputs) != 1:
-            raise ValueError(f"a record says how many outputs its network has, once; this one has {outputs}")
-        network = fresh(record.header["model"], outputs[0])
-    return build(network, _picture(record), schemes, space, largest, hardware)
+        network = _model(record)
 
-
-def _picture(record: Record) -> Sequence[int]:
-    """The shape of a picture: in the header, or of the first tensor in hardware mode, else a square in three planes."""
-    if "picture" in record.header:
-        return record.header["picture"]
+    # What each block has: its scheme, and the threshold that its search began with.
+    schemes, largest = {}, {}
     for t in record.tensors:
-        if t["kind"] == "hardware":  # the first of them in the graph
-            return t["shape"]
-    size = next(t["size"] for t in record.floats if t["reason"].startswith("input picture"))
-    side = round((size / 3) ** 0.5)
-    if 3 * side * side != size:
-        raise ValueError(f"the record's pictures of {size} numbers are no square ones with three planes")
+        schemes[t["name"]] = Scheme(t["bits"], t["threshold_exponent"], t["signed"])
+        largest[t["name"]] = t["space"]["exponents"][0]
+    about = record.header["space"]
+    space = SearchSpace(tuple(about["bits"]), about["thresholds"])
+    hardware = record.header.get("hardware_mode", False)
+    return build(network, _image_shape(record), schemes, space, largest, hardware)
+
+
+def _model(record: Record) -> nn.Module:
+    """Return the network of `models` that a record names, with random weights."""
+    if name := own_module(record):
+        raise ValueError(
+            f"this run is of your own module {name}: give it as network=, as before the search"
+        )
+    # The number of outputs is the number of classes. Records of earlier versions have it among the tensors.
+    outputs = [t["size"] for t in record.floats if records.role(t) == "output"]
+    if "outputs" in record.header:
+        outputs = [record.header["outputs"]]
+    if len(outputs) != 1:
+        raise ValueError(
+            f"a record says how many outputs its network has, once; this one has {outputs}"
+        )
+    if not 1 <= outputs[0] <= MOST_OUTPUTS:
+        raise ValueError(
+            f"a network has from 1 to {MOST_OUTPUTS:,} outputs, the record says {outputs[0]:,}"
+        )
+    return fresh(record.header["model"], outputs[0])
+
+
+def _image_shape(record: Record) -> Sequence[int]:
+    """Return the shape of an image: (channels, height, width).
+
+    Records of earlier versions do not state it. It is the shape of the first tensor in hardware
+    mode, else it follows from the number of input values of a square image with three channels.
+    """
+    # Records of this version, and those in hardware mode.
+    stated = [t["shape"] for t in record.tensors if t["kind"] == "hardware"]
+    shape = record.header.get("picture", stated[0] if stated else None)
+    if shape is not None:
+        if min(shape) < 1 or math.prod(shape) > MOST_VALUES:
+            raise ValueError(
+                f"an image has at most {MOST_VALUES:,} values, the record says {shape}"
+            )
+        return shape
+    # The number of values of an image.
+    size = next((t["size"] for t in record.floats if records.role(t) == "input"), 0)
+    side = round((max(size, 0) / 3) ** 0.5)
+    if 3 * side * side != size or not 1 <= size <= MOST_VALUES:
+        raise ValueError(
+            f"the record's images of {size} values are not square images with three channels"
+        )
     return 3, side, side
 
 
-def fresh(name: str, classes: int) -> nn.Module:
-    """A network of `models` with weights that are random, and the same every time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return models.build(name, classes=classes)
-
-
-def build(
-    network: nn.Module,
-    picture: Sequence[int],
-    schemes: Mapping[str, Scheme],
-    space: SearchSpace,
-    largest: Mapping[str, int],
-    hardware: bool,
-) -> nn.Module:
-    """The network, with blocks on it and the schemes fixed; in evaluation mode.
-
-    largest: the exponent of the first threshold of each block. Raises ValueError where the tensors are not those that
-    the network has; it is then without blocks again.
-    """
-    if not isinstance(network, nn.Module):
-        raise ValueError(f"network must be a torch.nn.Module, as it was before the search, got {network!r}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        attach(network, space, torch.rand(2, *picture).to(device), hardware=hardware)
-    found = blocks(network)
-    if odd := sorted(found.keys() ^ schemes.keys()):
-        detach(network)
-        name = type(network).__name__
-        said = [f"{n} {'there' if n in schemes else 'here'} alone" for n in odd[:4]]
-        said += [f"and {len(odd) - 4} more"] * (len(odd) > 4)
-        raise ValueError(f"{name} as it is built here does not have the same quantized tensors: {', '.join(said)}")
-    for tensor, block in found.items():
-        block.exponent.fill_(largest[tensor])
-        if len(block.bits) == 1:  # an activation: its bits are given
-            block.bits.fill_(schemes[tensor].bits)
-        block.fix(schemes[tensor])
-    return network.eval()
-
-
 def _check_shapes(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise ValueError where a file's tensors are not those of the network."""
+    # Names on one side only, then other shapes.
     wanted = network.state_dict()
-    said = [f"{name} is {'in the file' if name in tensors else 'here'} alone"
-            for name in sorted(wanted.keys() ^ tensors.keys())]  # fmt: skip
-    said += [
-        f"{name} is {tuple(tensor.shape)} in the file, {tuple(wanted[name].shape)} here"
-        for name, tensor in sorted(tensors.items())
-        if name in wanted and tensor.shape != wanted[name].shape
-    ]
+    said = []
+    for name in sorted(wanted.keys() ^ tensors.keys()):
+        said.append(f"{name} only {'in the file' if name in tensors else 'here'}")
+    for name in sorted(wanted.keys() & tensors.keys()):
+        there, here = tuple(tensors[name].shape), tuple(wanted[name].shape)
+        if there != here:
+            said.append(f"{name} is {there} in the file, {here} here")
+    # Say the first three.
     if said:
         more = f" and {len(said) - 3} more" if len(said) > 3 else ""
-        raise ValueError(f"{path} does not fit {type(network).__name__}: {'; '.join(said[:3])}{more}")
+        fault = "; ".join(said[:3]) + more
+        raise ValueError(f"{path} does not fit {type(network).__name__}: {fault}")

@@ -29,8 +29,8 @@ from hmq_lab.block import SearchSpace, check_space
 from hmq_lab.budget import Target
 from hmq_lab.data.datasets import Data, load
 from hmq_lab.data.files import digest, read_tensors, the_only, write_tensors
+from hmq_lab.graph.folding import fold
 from hmq_lab.graph.tracing import in_mode
-from hmq_lab.hardware.folding import fold
 from hmq_lab.hardware.lowering import unlowered
 from hmq_lab.models.training import evaluate
 from hmq_lab.placement import attach, calibrate, set_activation_bits, switched_off
@@ -115,11 +115,14 @@ def search(
     the images of one part in one process, and its statistics are the main process's. A signal to
     one process stops all of them after the same step.
     """
+    # Names become what they name.
     data = data if isinstance(data, Data) else load(data)
     data = data.for_network(model)
     target = target if isinstance(target, Target) else Target(weights=target)
     space = check_space(space)
     settings = as_settings(settings, data.name)
+
+    # Refuse what cannot work before anything is changed.
     target.check_reachable(space)
     _check_data(data, settings)
     if type(seed) is not int:
@@ -151,6 +154,7 @@ def search(
         progress=progress and team.is_main,
         on_event=on_event,
     )
+    # One search at a time writes to a folder.
     is_writer = out is not None and team.is_main
     with the_only(out, "search") if is_writer else contextlib.nullcontext():
         return runner.start(resume, overwrite)
@@ -159,8 +163,7 @@ def search(
 def _check_data(data: Data, settings: Settings) -> None:
     if len(data.train) < settings.batch_size:
         raise ValueError(
-            f"batch_size must be at most the {len(data.train)} training pictures, "
-            f"got {settings.batch_size}"
+            f"batch_size must be at most the {len(data.train)} training pictures, got {settings.batch_size}"
         )
     for split in ("validation", "test"):
         if not len(getattr(data, split)):
@@ -172,8 +175,7 @@ def _check_parts(accumulate: int, batch_size: int, processes: int) -> None:
         raise ValueError(f"accumulate must be a whole number from 1 on, got {accumulate!r}")
     if batch_size % (processes * accumulate):
         raise ValueError(
-            f"batch_size must be a multiple of processes * accumulate, got {batch_size} for "
-            f"{processes} * {accumulate}"
+            f"batch_size must be a multiple of processes * accumulate, got {batch_size} for {processes} * {accumulate}"
         )
 
 
@@ -204,6 +206,7 @@ class Recorder:
 
     def add(self, event: Event) -> None:
         """Keep an event, and pass it on."""
+        # Of the steps only every so-manieth is kept.
         if event["kind"] == "step" and event["step"] % self.log_every:
             return
         self.events.append(event)
@@ -215,6 +218,7 @@ class Recorder:
 
     def record(self, search: Search, configuration: dict, machine: dict, status: str) -> Record:
         """The record of the search as it stands."""
+        # Results: what the search found, and where it stands.
         self.tick()
         progress, model = search.progress, search.model
         results = {"status": status, "target": configuration["target"], **progress.results}
@@ -230,6 +234,7 @@ class Recorder:
             before = progress.bits_before_repair.get(tensor["name"], tensor["bits"])
             tensor["bits_before_repair"] = before
 
+        # The header says what was asked for, and by what it was computed.
         header = {"schema": records.SCHEMA, **configuration}
         header |= {"versions": records.versions(), "hardware": machine}
         return Record(header, tensors, floats, self.events, results, self.timing)
@@ -251,7 +256,7 @@ class ParallelSearch(Search):
     def __init__(
         self,
         *args: Any,
-        team: scale.Alone,
+        team: scale.SingleProcess,
         accumulate: int,
         shared_noise: bool,
         example: tuple[Tensor, Tensor],
@@ -265,6 +270,7 @@ class ParallelSearch(Search):
         self.label = () if team.is_main or shared_noise else (team.rank,)
 
     def wrap(self, loss: nn.Module) -> nn.Module:
+        # DDP looks which parameters get a gradient; logits do with a target only.
         target_rate = self.target.weights if self.progress.stage == 1 else None
         return self.team.prepare(loss, *self.example, target_rate)
 
@@ -287,9 +293,11 @@ class ParallelSearch(Search):
         """Tell the activations' blocks which images come now: `count` of this process's `own`."""
         if self.progress.stage == 2 or not (self.shared_noise or self.accumulate > 1):
             return
+        # Which images of how many, in this process or in all.
         before, total = 0, own
         if self.shared_noise:
             before, total = self.team.rank * own, self.team.number * own
+        # A weight's samples belong to its channels: they know no images.
         weights = budget.weight_sizes(self.model)
         for name, block in self.blocks.items():
             if name not in weights:
@@ -316,7 +324,7 @@ class Runner:
         hardware: bool,
         seed: int,
         name: str,
-        team: scale.Alone,
+        team: scale.SingleProcess,
         accumulate: int,
         shared_noise: bool,
         out: Path | None,
@@ -350,8 +358,7 @@ class Runner:
             there = [name for name in (CHECKPOINT, RECORD) if (out / name).exists()]
             if there and not (resume or overwrite):
                 raise FileExistsError(
-                    f"{out} holds a run already ({there[0]}): "
-                    "resume it, overwrite it, or choose another"
+                    f"{out} holds a run already ({there[0]}): resume it, overwrite it, or choose another"
                 )
             if resume and there == [RECORD]:
                 return self.already_done(out)
@@ -378,6 +385,7 @@ class Runner:
 
     def prepare(self) -> ParallelSearch:
         """Blocks on the network, the activations' bit-widths from the target, a teacher."""
+        # Everything moves to the device.
         model, device, settings = self.model, self.team.device, self.settings
         moved = {split: getattr(self.data, split).to(device) for split in SPLITS}
         self.data = dataclasses.replace(self.data, **moved)
@@ -397,16 +405,18 @@ class Runner:
 
         # The teacher is a copy of the network as it is now, before any block.
         distils = "distillation" in (settings.search_loss, settings.final_loss)
-        teacher = teacher_of(model) if distils else None
+        teacher = teacher_of(model, sample) if distils else None
+
+        # Blocks, and the activations' bits.
         logits = generator(self.seed, "logits")
         attach(model, self.space, sample, hardware=self.hardware, generator=logits)
         bits = self.target.bits_of(budget.activation_sizes(model))
         set_activation_bits(model, bits)
         if not budget.weight_sizes(model):
             raise ValueError(
-                "the network has no weight of a convolution or fully connected layer: "
-                "nothing to search"
+                "the network has no weight of a convolution or fully connected layer: nothing to search"
             )
+        # The search looks at two images where DDP needs an example.
         example = sample[:2]
         return ParallelSearch(
             model,
@@ -424,6 +434,7 @@ class Runner:
 
     def calibrate(self) -> None:
         """Thresholds of the activations from training images; the float network's accuracy."""
+        # Blocks let everything through in both.
         images = (x for x, _ in self.search.calibration_batches())
         calibrate(self.model, images, largest=self.team.largest)
         with switched_off(self.model):
@@ -440,6 +451,7 @@ class Runner:
         if self.hardware and self.team.is_main and (why := unlowered(self.model)):
             said = f"hardware mode, but integers alone cannot run this network: {why}"
             warnings.warn(said, stacklevel=5)
+        # Steps times learning rate: how far the logits can go.
         settings = self.settings
         steps = settings.search_epochs * self.search.steps_per_epoch
         must_choose = self.target.weights > budget.rates(self.model).weights
@@ -447,9 +459,9 @@ class Runner:
         if self.progress and self.search.steps_done == 0 and must_choose and too_few:
             enough = math.ceil(100 * CHOOSING / steps) / 100
             self.say(
-                f"{steps} steps at a logit_learning_rate of {settings.logit_learning_rate:g} choose next to nothing, "
-                "and the repair has to: more epochs, a smaller batch, or a logit_learning_rate of "
-                f"{enough:g} or more"
+                f"{steps} steps at a logit_learning_rate of {settings.logit_learning_rate:g} "
+                "choose next to nothing, and the repair has to: more epochs, a smaller batch, "
+                f"or a logit_learning_rate of {enough:g} or more"
             )
 
     def say(self, text: str) -> None:
@@ -457,6 +469,7 @@ class Runner:
             print(text, file=sys.stderr)
 
     def worth_compiling(self, steps: int) -> bool:
+        # "auto" compares the work of the whole run, also where part of it is done.
         choice = self.settings.compile
         if choice != "auto":
             return choice == "on"
@@ -468,6 +481,7 @@ class Runner:
 
     def go(self, resume: bool, asked_to_stop: Callable[[], bool]) -> Record:
         """From the first step, or the checkpoint's, to the end or to a signal."""
+        # From a checkpoint or from the beginning.
         search, settings = self.search, self.settings
         epochs = settings.search_epochs + settings.final_epochs
         steps = epochs * search.steps_per_epoch
@@ -475,15 +489,16 @@ class Runner:
             self.restore(self.out / CHECKPOINT)
         else:
             self.calibrate()
+        # What is said before the first step.
         if self.compiling is None:
             self.compiling = self.worth_compiling(steps)
         if self.compiling:
             self.say(
-                "compiling the quantizer, which the first steps pay for "
-                "(compile='off' does without)"
+                "compiling the quantizer, which the first steps pay for (compile='off' does without)"
             )
         self.warn_early()
 
+        # The loop is the search's; here it is shown, saved and stopped.
         bar = tqdm(
             total=steps,
             initial=search.steps_done,
@@ -497,6 +512,7 @@ class Runner:
                 self.show(event, bar)
                 if event["kind"] not in ("step", "epoch"):
                     continue
+                # One process that is asked to stop stops all after the same step.
                 stop = self.team.any(asked_to_stop())
                 if stop:
                     search.share_buffers()
@@ -520,6 +536,7 @@ class Runner:
         accuracy = self.search.progress.results["accuracy"]
         accuracy["validation"] = self.accuracy(self.model, self.data.validation)
         accuracy["test"] = self.accuracy(self.model, self.data.test)
+        # The record is written last: where there is one, the run is complete.
         record = self.record("complete")
         if self.out is not None and self.team.is_main:
             header = {"configuration": self.configuration}
@@ -533,6 +550,7 @@ class Runner:
         machine = records.hardware(self.team.device)
         machine |= {"processes": self.team.number, "accumulate": self.accumulate}
         record = self.recorder.record(self.search, self.configuration, machine, status)
+        record.header["outputs"] = len(self.data.classes)
         if self.data.folder is not None:
             record.header["data_folder"] = self.data.folder
         return record
@@ -541,6 +559,7 @@ class Runner:
         """Write the checkpoint, where there is a folder for it."""
         if self.out is None:
             return
+        # The others wait, so that no one is ahead of the file.
         self.recorder.tick()
         if self.team.is_main:
             kept = {"events": self.recorder.events, "timing": self.recorder.timing}
@@ -554,11 +573,15 @@ class Runner:
         self.compiling = kept["compiling"]
 
 
-def teacher_of(model: nn.Module) -> nn.Module:
+def teacher_of(model: nn.Module, sample: Tensor) -> nn.Module:
     """A frozen copy of a float network, in evaluation, batch norm folded: the same, but faster.
 
-    >>> teacher = teacher_of(models.build("resnet8"))
+    >>> teacher = teacher_of(models.build("resnet8"), torch.randn(2, 3, 32, 32))
+
+    Args:
+        model: a float network; it stays as it is.
+        sample: images (B, C, H, W) that it takes.
     """
     teacher = copy.deepcopy(model)
-    fold(teacher)
+    fold(teacher, sample)
     return teacher.eval().requires_grad_(False)

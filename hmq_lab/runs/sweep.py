@@ -1,10 +1,12 @@
-"""A sweep: searches for several targets and seeds one after another, a folder and a record each, and a table of all.
+"""A sweep: searches for several targets and seeds, one after another, and a table of them.
 
 >>> runs = plan("cifar10-resnet20", [Target(8), Target(14)], seeds=(0, 1))
->>> [run.name for run in runs]
-['cifar10-resnet20-w8-a8', 'cifar10-resnet20-w8-a8-s1', 'cifar10-resnet20-w14-a8', 'cifar10-resnet20-w14-a8-s1']
->>> rows = sweep(runs, one, "runs/cifar10")            # one(run, folder) searches; see `cli_sweep`
->>> print(table(rows))
+>>> [run.name for run in runs][:3]
+['cifar10-resnet20-w8-a8', 'cifar10-resnet20-w8-a8-s1', 'cifar10-resnet20-w14-a8']
+>>> rows = sweep(runs, one, "runs/cifar10")             # doctest: +SKIP
+>>> print(table(rows))                                  # doctest: +SKIP
+
+`one(run, folder)` is a function that searches; see `hmq_lab.commands.sweep`.
 """
 
 from __future__ import annotations
@@ -12,125 +14,217 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hmq_lab.budget import Target
-from hmq_lab.data.files import replacing
+from hmq_lab.data.files import read_json, replacing
+from hmq_lab.data.tables import columns
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
 from hmq_lab.runs.runner import RECORD
+from hmq_lab.runs.shapes import misfit
 
 SHEET = "sweep.json"
-GOOD = ("complete", "recorded")  # the status of a run that leaves nothing to do
+# The status of a run that leaves nothing to do.
+GOOD = ("complete", "recorded")
+# Of `Rates`, in the table.
+COLUMNS = ("weights", "all_weights", "checkpoint", "activations")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One search of a sweep; its name is its folder's."""
+    """One search of a sweep.
+
+    Args:
+        name: the name of its folder.
+        target: what it must reach.
+        seed: its seed.
+    """
 
     name: str
     target: Target
     seed: int
 
 
-def plan(base: str, targets: Sequence[Target], seeds: Sequence[int] = (0,), hardware: bool = False) -> list[Run]:
-    """A run for each target and seed, named as the records that come with the package are.
+def plan(
+    base: str, targets: Sequence[Target], seeds: Sequence[int] = (0,), hardware: bool = False
+) -> list[Run]:
+    """Return a run for each target and seed, named like the records of the package.
 
     >>> plan("builtin-tiny_resnet8", [Target(8, activations=8)], seeds=(3,))[0].name
     'builtin-tiny_resnet8-w8-acr8-s3'
 
-    Raises ValueError where two runs would be the same.
+    Args:
+        base: the beginning of every name.
+        targets: the targets, in order.
+        seeds: the seeds of each target.
+        hardware: whether the searches are in hardware mode.
+
+    Raises:
+        ValueError: where two runs would be the same.
     """
+    # A name says what differs from run to run.
     runs = []
     for target in targets:
-        bits, rate = target.activation_bits, target.activations
-        name = f"{base}-w{target.weights:g}-" + (f"a{bits}" if rate is None else f"acr{rate:g}")
+        activations = f"a{target.activation_bits}"
+        if target.activations is not None:
+            activations = f"acr{target.activations:g}"
         for seed in seeds:
-            more = (f"-s{seed}" if seed else "") + ("-hardware" if hardware else "")
-            runs.append(Run(name + more, target, seed))
+            name = f"{base}-w{target.weights:g}-{activations}"
+            name += f"-s{seed}" if seed else ""
+            name += "-hardware" if hardware else ""
+            runs.append(Run(name, target, seed))
+
+    # Two runs of one name would be the same run.
     names = [run.name for run in runs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"a sweep takes each target and seed once, got twice: {', '.join(twice)}")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        said = ", ".join(twice)
+        raise ValueError(f"a sweep takes each target and seed once, got twice: {said}")
     return runs
 
 
 def sweep(
     runs: Iterable[Run],
     search: Callable[[Run, Path], bool],
-    out: Path,
+    out: Path | str,
     options: dict | None = None,
     overwrite: bool = False,
     told: Callable[[str], None] = print,
 ) -> list[dict]:
-    """Do the runs in order, each in the folder of its name in `out`; returns a row for each that was begun.
+    """Do the runs in order, each in the folder of its name, and return a row for each.
 
-    search: called with a run and its folder, writes record.json there and returns whether the target was reached;
-    where it returns and there is no record, it was interrupted, and the sweep ends. What it raises is the run's
-    failure, and the next run follows. A record that is there already is handed to it all the same: that it is of the
-    same configuration is for it to say. options: what all runs have in common; a sweep with others is refused in this
-    folder. overwrite: these runs
-    anew, and rows of a sweep with other options go.
+    All rows, with those of earlier sweeps, are in sweep.json after each run.
 
-    A row has `name`, `target`, `activation_bits`, `activations`, `seed`, `status` and, from a record, `rates`,
-    `accuracy` (test, float_test), `minutes`. The status is complete, recorded (before this sweep), missed (below its
-    target), interrupted, or with a `reason` refused (bad input) or failed. All rows, with those of earlier sweeps, are
-    in sweep.json after each run. Raises ValueError for other options, and where all runs are refused for one reason.
+    Args:
+        runs: the runs.
+        search: called with a run and its folder; it writes record.json there and returns whether
+            the target was reached. Where it returns and there is no record, it was interrupted and
+            the sweep ends. Where it raises, the run failed and the next run follows. It is called
+            also where a record is there: it must compare the configurations.
+        out: the folder of all runs.
+        options: what all runs have in common. A sweep with others is refused in this folder.
+        overwrite: whether to do these runs anew; rows of a sweep with other options are removed.
+        told: called with a line after each run.
+
+    Returns:
+        A row for each run that began: `name`, `target`, `activation_bits`, `activations`, `seed`,
+        `status` and, from a record, `rates`, `accuracy` (test, float_test) and `minutes`. The
+        status is complete, recorded (before this sweep), missed (below its target), interrupted,
+        or with a `reason` refused (bad input) or failed.
+
+    Raises:
+        ValueError: for other options, and where all runs are refused for one reason.
     """
-    out, runs, options = Path(out), list(runs), json.loads(json.dumps(options or {}))
-    earlier = _earlier(out / SHEET, options, overwrite)
-    measured_before = {row["name"]: row for row in earlier if "rates" in row}
+    # As JSON has the options: a later sweep compares them with the file.
+    out = Path(out)
+    runs = list(runs)
+    options = json.loads(json.dumps(options or {}))
+    sheet = _Sheet(out / SHEET, options, overwrite)
     rows: list[dict] = []
     untold: list[str] = []
 
-    def tell() -> None:
-        others = [r for r in earlier if r["name"] not in {row["name"] for row in rows}]
-        # A run that is refused or fails leaves the record of an earlier one as it was: its row stays, too.
-        stand = [r if "rates" in r or overwrite else measured_before.get(r["name"], r) for r in rows]
-        lines = ",\n".join(json.dumps(r) for r in others + stand)
-        with replacing(out / SHEET) as temporary:
-            temporary.write_text(f'{{"options": {json.dumps(options)},\n"runs": [\n{lines}\n]}}\n', encoding="utf-8")
-        while untold:
-            told(untold.pop(0))
-
+    # A line is told when its row is in the file.
     for number, run in enumerate(runs, 1):
-        rows.append(row := _row(run, search, out / run.name))
+        row = _row(run, search, out / run.name)
+        rows.append(row)
         untold.append(f"{number} of {len(runs)}: {run.name}: {_said(row)}")
-        if any(row["status"] != "refused" for row in rows):  # else the input may be bad for all: nothing is left behind
-            tell()
+
+        # Where all runs so far are refused, the input may be bad for all: write nothing yet.
+        if any(row["status"] != "refused" for row in rows):
+            sheet.write(rows)
+            _tell(told, untold)
         if row["status"] == "interrupted":
             break
-    if untold and len({row["reason"] for row in rows}) == 1:
-        raise ValueError(rows[0]["reason"])
+
+    # All runs were refused: for one reason that is an error, for several a result.
     if untold:
-        tell()
+        if len({row["reason"] for row in rows}) == 1:
+            raise ValueError(rows[0]["reason"])
+        sheet.write(rows)
+        _tell(told, untold)
     return rows
 
 
-def _earlier(sheet: Path, options: dict, overwrite: bool = False) -> list[dict]:
-    """The rows of sweeps before this one, which must have had the same options; overwrite: those with others go."""
+def _tell(told: Callable[[str], None], lines: list[str]) -> None:
+    """Call `told` with each line, and forget it."""
+    while lines:
+        told(lines.pop(0))
+
+
+class _Sheet:
+    """The file of all rows, those of earlier sweeps among them.
+
+    Args:
+        path: the file.
+        options: what all runs have in common.
+        overwrite: whether rows of other options, and measured rows of repeated runs, are removed.
+
+    Raises:
+        ValueError: for a file of other options, or that no sweep wrote.
+    """
+
+    def __init__(self, path: Path, options: dict, overwrite: bool):
+        self.path, self.options, self.overwrite = path, options, overwrite
+        self.earlier = _earlier(path, options, overwrite)
+
+    def write(self, rows: list[dict]) -> None:
+        """Write the earlier rows of other runs, then these rows."""
+        names = {row["name"] for row in rows}
+        others = [row for row in self.earlier if row["name"] not in names]
+
+        # A run that is refused or fails leaves the record of an earlier one: so its row stays.
+        measured_before = {row["name"]: row for row in self.earlier if "rates" in row}
+        kept = []
+        for row in rows:
+            replaces = "rates" in row or self.overwrite
+            kept.append(row if replaces else measured_before.get(row["name"], row))
+
+        # One row to a line.
+        lines = ",\n".join(json.dumps(row) for row in others + kept)
+        text = f'{{"options": {json.dumps(self.options)},\n"runs": [\n{lines}\n]}}\n'
+        with replacing(self.path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _earlier(sheet: Path, options: dict, overwrite: bool) -> list[dict]:
+    """Return the rows of earlier sweeps with the same options."""
+    # A first sweep has nothing before it.
     if not sheet.exists():
         return []
-    try:
-        found = json.loads(sheet.read_text(encoding="utf-8"))
-        before, rows = found["options"], found["runs"]
-        different = sorted(key for key in before.keys() | options.keys() if before.get(key) != options.get(key))
-        _ = [row["name"] for row in rows]
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{sheet} is not what a sweep writes: {error!r}") from error
+    # What a sweep writes has options, and rows with names.
+    found = read_json(sheet)
+    if said := misfit(found, {"options": dict, "runs": [{"name": str}]}):
+        raise ValueError(f"{sheet} is not what a sweep writes: {said}")
+    before, rows = found["options"], found["runs"]
+
+    # Runs of other options cannot stand in one table with these.
+    keys = sorted(before.keys() | options.keys())
+    different = [key for key in keys if before.get(key) != options.get(key)]
     if different and overwrite:
         return []
     if different:
-        said = "; ".join(f"{key}: {before.get(key)} there, {options.get(key)} here" for key in different)
-        raise ValueError(f"{sheet} is of a sweep of another configuration ({said}): choose another folder for this one")
+        parts = [f"{key}: {before.get(key)} there, {options.get(key)} here" for key in different]
+        said = "; ".join(parts)
+        raise ValueError(
+            f"{sheet} is of a sweep of another configuration ({said}): choose another folder for this one"
+        )
     return rows
 
 
 def _row(run: Run, search: Callable[[Run, Path], bool], folder: Path) -> dict:
-    target = run.target
-    row = {"name": run.name, "target": target.weights, "activation_bits": target.activation_bits}
-    row |= {"activations": target.activations, "seed": run.seed}
-    there = (folder / RECORD).exists()
+    """Do one run and return its row."""
+    # What was asked for is in every row.
+    row = {
+        "name": run.name,
+        "target": run.target.weights,
+        "activation_bits": run.target.activation_bits,
+        "activations": run.target.activations,
+        "seed": run.seed,
+    }
+    # Bad input is refused, a fault of the search is a failure.
+    was_there = (folder / RECORD).exists()
     try:
         reached = search(run, folder)
         if not (folder / RECORD).exists():
@@ -138,44 +232,70 @@ def _row(run: Run, search: Callable[[Run, Path], bool], folder: Path) -> dict:
         record = records.read(folder)
     except (ValueError, OSError) as error:
         return row | {"status": "refused", "reason": " ".join(str(error).split())}
-    except Exception as error:  # whatever it is, the runs that are left may still do
+    except Exception as error:
+        # Whatever it is, the other runs may still succeed.
         at = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{type(error).__name__} in {Path(at.filename).name}, line {at.lineno}"
-        return row | {"status": "failed", "reason": " ".join(f"{error} ({place})".split())}
-    return row | measured(record) | {"status": "missed" if not reached else "recorded" if there else "complete"}
+        reason = " ".join(f"{error} ({place})".split())
+        return row | {"status": "failed", "reason": reason}
+
+    # The search returned and there is a record.
+    row |= measured(record)
+    if not reached:
+        return row | {"status": "missed"}
+    return row | {"status": "recorded" if was_there else "complete"}
 
 
 def measured(record: Record) -> dict:
-    """Of a record what a sweep's table shows: rates, test accuracy beside the float network's, minutes."""
-    accuracy = {key: record.results["accuracy"].get(key) for key in ("test", "float_test")}
+    """Return what a sweep's table shows of a record.
+
+    >>> measured(records.recorded("builtin-tiny_resnet8-w8-a8"))["accuracy"]
+    {'test': 93.85, 'float_test': 94.1}
+
+    Returns:
+        `rates`, `accuracy` (test, float_test), and `minutes`.
+    """
+    # A sweep's table shows minutes.
+    accuracy = record.accuracy
+    minutes = record.timing.get("seconds", 0) / 60
     return {
-        "rates": record.results["rates"],
-        "accuracy": accuracy,
-        "minutes": round(record.timing.get("seconds", 0) / 60, 2),
+        "rates": asdict(record.rates),
+        "accuracy": {"test": accuracy.test, "float_test": accuracy.float_test},
+        "minutes": round(minutes, 2),
     }
 
 
 def _said(row: dict) -> str:
+    """Return a row in a line."""
+    # Without a record there is only the status.
+    if "reason" in row:
+        return f"{row['status']}: {row['reason']}"
     if "rates" not in row:
-        return f"{row['status']}: {row['reason']}" if "reason" in row else row["status"]
+        return row["status"]
     found = row["accuracy"]
-    text = f"{row['status']}: weights {row['rates']['weights']:.2f} times smaller"
-    return text + f", test accuracy {found['test']:.2f} %, float {found['float_test']:.2f} %"
+    return (
+        f"{row['status']}: weights {row['rates']['weights']:.2f} times smaller, "
+        f"test accuracy {found['test']:.2f} %, float {found['float_test']:.2f} %"
+    )
 
 
 def table(rows: Sequence[dict]) -> str:
-    """The rows of a sweep as text.
+    """Return the rows of a sweep as text.
 
-    >>> print(table(rows))
-    run                     target  seed  weights  all weights  checkpoint  activations  test %  float %  minutes  ...
-    cifar10-resnet20-w8-a8  8       0     8.00     8.00         7.46        4.00         91.54   91.73    18.3     ...
+    >>> row = {"name": "net-w8-a8", "target": 8.0, "seed": 0, "status": "interrupted"}
+    >>> print(table([row]))                                # doctest: +ELLIPSIS
+    run        target  seed  weights  all weights  checkpoint  activations  test %  float %  ...
+    net-w8-a8  8       0     -        -            -           -            -       -        ...
     """
-    names = ("weights", "all_weights", "checkpoint", "activations")
-    lines = [("run", "target", "seed", *(n.replace("_", " ") for n in names), "test %", "float %", "minutes", "status")]
+    # The four compressions, then accuracies and time.
+    titles = [name.replace("_", " ") for name in COLUMNS]
+    lines = [("run", "target", "seed", *titles, "test %", "float %", "minutes", "status")]
     for row in rows:
+        # A run without a record has a row, too.
         cells = ["-"] * 7
         if "rates" in row:
-            cells = [f"{row['rates'][name]:.2f}" for name in names]
-            cells += [f"{row['accuracy'][key]:.2f}" for key in ("test", "float_test")] + [f"{row['minutes']:.1f}"]
+            cells = [f"{row['rates'][name]:.2f}" for name in COLUMNS]
+            cells += [f"{row['accuracy'][key]:.2f}" for key in ("test", "float_test")]
+            cells += [f"{row['minutes']:.1f}"]
         lines.append((row["name"], f"{row['target']:g}", str(row["seed"]), *cells, row["status"]))
-    return records.columns(lines)
+    return columns(lines)

@@ -1,22 +1,22 @@
 # %% [markdown]
 # # Power-of-two quantizers
 #
-# Two numbers, bits and threshold, fix which values a tensor may take, which integers a chip holds for them, and the
-# shift that takes the place of a multiplication.
+# Two numbers, bits and threshold, determine the values that a tensor may have, the integers that a
+# chip stores for them, and the shift that replaces a multiplication.
 #
-# **Minutes:** 40 (10 s of them computing) · **Data:** built in, nothing to fetch · **Know first:** what a convolution
-# is, binary numbers, Python
+# **Minutes:** 40 (10 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
+# what a convolution is, binary numbers, Python
 #
 # **After this you can**
 #
-# * work out step, levels and range of any scheme, with and without a sign,
-# * turn a tensor into the integers that hardware holds, and back, without loss,
-# * say what rounding half to even is for, and measure it,
+# * compute step, levels and range of any scheme, with and without a sign,
+# * turn a tensor into the integers that hardware stores, and back, without loss,
+# * say why we round half to even, and measure what it does,
 # * count the levels of the range in the authors' released code, and say what the difference costs,
 # * explain why a power-of-two threshold turns a multiplication into a shift.
-# %% tags=["parameters"] quick={"pictures": 8}
-# Parameters: how many pictures the examples run on.
-pictures = 64
+# %% tags=["parameters"] quick={"images": 8}
+# Parameters: how many images the examples run on.
+images = 64
 # %%
 import torch
 import torch.nn.functional as F
@@ -24,250 +24,60 @@ import torch.nn.functional as F
 from hmq_lab import Scheme, checks, data, explorers, models, plots, quantize
 from hmq_lab.hardware.arithmetic import accumulate, requantize
 from hmq_lab.models.weights import SHIPPED, load_weights
+from hmq_lab.plots.lessons import lesson01 as figures
+from hmq_lab.plots.lessons import say
 from hmq_lab.quantizer import codes
 
+predict = checks.predictions("01")
 network = models.build("tiny_resnet8").eval()
 load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")
 weight = network.layer3[0].conv2.weight.detach()
-print(
-    f"the layer used here: {tuple(weight.shape)}, {weight.numel():,} weights from {weight.min():.3f} to "
-    f"{weight.max():.3f}"
-)
+print(f"the layer used here: {tuple(weight.shape)}, {weight.numel():,} weights")
+print(f"they lie between {weight.min():.3f} and {weight.max():.3f}")
 # %% [markdown]
 # ## Two numbers make a quantizer
 #
-# A *scheme* says how many **bits** b a tensor gets, and below which **threshold** t = 2^M its values lie. One more
-# thing is known from the tensor itself: whether it needs a sign. The **step** between neighbouring values follows:
+# A *scheme* says how many **bits** $b$ a tensor gets, and its **threshold** $t = 2^M$: its values
+# lie below it. One more thing is known from the tensor itself: whether it needs a sign. The
+# **step** $\Delta$ between neighbouring values follows:
 #
-# * signed: 2t / 2^b, for the range from -t to t has to hold 2^b values,
-# * unsigned: t / 2^b, for the range is half as long.
+# $$\Delta = \frac{2t}{2^b} \ \text{(signed)} \qquad \Delta = \frac{t}{2^b} \ \text{(unsigned)}$$
 #
-# *Predict:* which is larger, the step of a signed 4-bit scheme below 1, or that of an unsigned 3-bit scheme below 1?
+# A signed range reaches from $-t$ to $t$; an unsigned one is half as long.
+#
+# *Predict:* which step is larger, that of a signed 4-bit scheme below 1, or that of an unsigned
+# 3-bit scheme below 1?
+# %%
+larger_step = predict("larger-step", "signed, 4 bits", "unsigned, 3 bits", "both are equal")
 # %%
 print("bits  sign   step     levels  smallest  largest")
 for bits in (1, 2, 3, 4):
     for signed in (True, False):
         s = Scheme(bits, threshold_exponent=0, signed=signed)
-        print(
-            f"{bits:4d}  {'yes' if signed else 'no':5s}  {s.step:<8g} {s.levels:6d} {s.values[0]:9g} {s.values[-1]:8g}"
-        )
+        sign = "yes" if signed else "no"
+        ends = f"{s.values[0]:9g} {s.values[-1]:8g}"
+        print(f"{bits:4d}  {sign:5s}  {s.step:<8g} {s.levels:6d} {ends}")
+one, other = Scheme(4, 0, signed=True).step, Scheme(3, 0, signed=False).step
+larger_step.result("both are equal" if one == other else "one of them")
 # %% [markdown]
-# They are equal. A sign costs one bit: what is known to be never negative gets twice as many levels for the same
-# bits.
+# A sign costs one bit. A tensor that is never negative gets twice as many levels for the same bits.
 #
-# Look at the last column: the largest value is always one step *below* the threshold. And look at the signed scheme
-# of one bit: it can say "-1" and "0", and nothing positive at all.
-#
-# ## Two's complement
-#
-# Hardware does not hold -0.75 but an integer, the *code*, and knows that it counts steps. With b bits the codes go
-# from -2^(b-1) to 2^(b-1) - 1. Negative ones are written in two's complement: the pattern of -1 is that of the
-# largest unsigned number, all ones.
-#
-# *Predict:* which value has the bit pattern `100` in a signed 3-bit scheme below 1?
-# %%
-scheme = Scheme(bits=3, threshold_exponent=0, signed=True)
-low, high = scheme.integers
-print("pattern  code   value")
-for code in range(low, high + 1):
-    print(f"{code & 0b111:03b}     {code:4d}  {code * scheme.step:6g}")
-# %% [markdown]
-# It is the one negative value without a positive twin, -t. Reading the pattern as an unsigned number and subtracting
-# 8 where the first bit is set gives the code: the first bit weighs -4 instead of 4. That is all two's complement is.
-#
-# Now the real layer. *Predict:* if we keep only the codes and multiply them by the step, how many of the 9,216 values
-# will differ from `quantize`?
-# %%
-scheme = Scheme(bits=4, threshold_exponent=-1, signed=True)
-quantized = quantize(weight, scheme.step, scheme.threshold, scheme.signed)
-integers = codes(weight, scheme)
-print("the first weights:", [round(w, 3) for w in weight.flatten()[:6].tolist()])
-print("their codes:      ", integers.flatten()[:6].tolist())
-print("their values:     ", (integers * scheme.step).flatten()[:6].tolist())
-print(f"differ: {(integers * scheme.step != quantized).sum()} of {weight.numel():,}")
-print(
-    f"float32: {weight.numel() * 32 // 8:,} bytes; {scheme.bits}-bit codes: {weight.numel() * scheme.bits // 8:,} bytes"
-)
-# %% [markdown]
-# None. The tensor *is* its integers and one exponent; nothing else has to be stored.
-#
-# ## A half goes to the even side
-#
-# Which code does 2.5 get? Schools teach "a half goes up". The quantizer rounds a half to the *even* neighbour: 0.5 to
-# 0, 1.5 to 2, 2.5 to 2. With measured numbers a half would hardly ever occur. But quantized numbers are coarse, and
-# dropping bits from coarse numbers meets halves all the time.
-#
-# *Predict:* the 8-bit pixels of the built-in pictures lose their last bit. How large is the mean error of "a half
-# goes up", in units of the new step? And when they lose four bits?
-# %%
-pixels = data.load("builtin").train.images[:pictures].long()
-roundings = {
-    "down": lambda u: u.floor(),
-    "half up": lambda u: (u + 0.5).floor(),
-    "half to even": lambda u: u.round(),
-}
-dropped = range(1, 7)
-bias = {name: [] for name in roundings}
-for places in dropped:
-    exact = pixels.double() / 2**places
-    for name, rounding in roundings.items():
-        bias[name].append((rounding(exact) - exact).mean().item())
-    halves = (exact % 1 == 0.5).double().mean()
-    print(f"dropped {places}: {halves:6.1%} halves; mean error", {n: round(b[-1], 4) for n, b in bias.items()})
-# %%
-drawing, ax = plots.canvas(height=3.2)
-for (name, errors), colour, marker, line in zip(bias.items(), plots.COLOURS, plots.MARKERS, (":", "--", "-")):
-    ax.plot(dropped, errors, color=colour, marker=marker, ls=line, label=name)
-ax.set(xlabel="bits dropped from 8-bit pixels", ylabel="mean error (steps)")
-ax.legend(frameon=False)
-worst = max(abs(e) for e in bias["half to even"])
-plots.show(
-    drawing,
-    f"With one bit dropped, rounding a half up is wrong by {bias['half up'][0]:+.2f} steps on average and rounding "
-    f"down by {bias['down'][0]:+.2f}; rounding half to even stays within {worst:.3f} steps of 0 for any number of "
-    "bits dropped.",
-)
-# %% [markdown]
-# An average error matters more than a random one: a convolution adds up hundreds of products, random errors cancel,
-# and a common shift adds up with them.
-#
-# ## Count the levels
-#
-# The code that the authors of HMQ released rounds in the same way, with the same step, but clips to another range:
-# signed to [-t + step, t], unsigned to [0, t].
-#
-# *Predict:* how many levels is that with 4 bits and no sign?
-# %%
-drawing, axes = plots.canvas(1, 2, height=3.4)
-counts = {}
-for ax, signed in zip(axes, (True, False)):
-    for bits in (1, 2, 3, 4):
-        s = Scheme(bits, 0, signed)
-        released = [v + s.step for v in s.values] if signed else [*s.values, s.threshold]
-        counts[bits, signed] = len(released)
-        for values, style, up in (
-            (s.values, {"color": plots.BLUE, "marker": "o", "label": "two's complement"}, 0.13),
-            (released, {"color": plots.ORANGE, "marker": "x", "label": "the released range"}, -0.13),
-        ):
-            (points,) = ax.plot(values, [bits + up] * len(values), ls="none", **style)
-            points.set_label(style["label"] if bits == 1 else None)
-    ax.set_title(f"{'signed' if signed else 'unsigned'}, threshold 1", loc="left")
-    ax.set(xlabel="value", ylabel="bits", yticks=(1, 2, 3, 4), ylim=(0.4, 4.6))
-drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
-for ax in axes:
-    ax.grid(False, axis="y")
-plots.show(
-    drawing,
-    f"Signed, the released range is the mirror image of two's complement: {counts[4, True]} levels with 4 bits, "
-    "with 1 bit the two levels 0 and t. Unsigned it has one level more than b bits can number: "
-    f"{counts[1, False]}, {counts[2, False]}, {counts[3, False]} and {counts[4, False]} levels with 1 to 4 bits.",
-)
-# %% [markdown]
-# 2^b + 1 values do not fit into b bits: an unsigned "4-bit" tensor with 17 levels needs 5 bits, or one of its levels
-# has to go when it is deployed. And the mirrored signed range holds t, for which two's complement of b bits has no
-# pattern. So this library is honest to b bits: the released range is for you to look at (below, and in exercise 3),
-# not a mode.
-#
-# *Predict:* on a real activation, how much of the error with 1, 2 and 4 bits does the extra level take away?
-# %%
-outputs = {}
-handle = network.layer2[0].relu1.register_forward_hook(lambda module, inputs, output: outputs.update(relu=output))
-with torch.no_grad():
-    network(next(data.load("builtin").test.batches(pictures))[0])
-handle.remove()
-activation = outputs["relu"]
-print(f"activation {tuple(activation.shape)}, from {activation.min():.2f} to {activation.max():.2f}")
-
-
-def least_error(bits, extra):
-    """Mean squared error below the best threshold; extra: levels more than 2^bits."""
-    schemes = [Scheme(bits, exponent, signed=False) for exponent in range(-1, 4)]
-    quantized = [quantize(activation, s.step, s.threshold + extra * s.step, signed=False) for s in schemes]
-    return min((q - activation).square().mean().item() for q in quantized)
-
-
-for bits in (1, 2, 4, 8):
-    honest, flattered = least_error(bits, extra=0), least_error(bits, extra=1)
-    print(f"{bits} bits: mean squared error {honest:.6f}, with a level more {flattered:.6f} ({flattered / honest:.0%})")
-# %% [markdown]
-# With 1 and 2 bits a level too many flatters the result a lot, with 4 and 8 hardly. Whoever compares two papers at 1
-# or 2 bits had better count the levels first.
-#
-# ## Why a power of two
-#
-# A convolution of quantized weights and quantized activations is a sum of products code_w · step_w · code_x · step_x.
-# The two steps are the same for all of them and come out of the sum: hardware multiplies and adds *integers*, and the
-# value is the integer sum times step_w · step_x.
-#
-# *Predict:* does the float convolution of the quantized tensors differ from the integer one, and by how much?
-# %%
-w = Scheme(bits=4, threshold_exponent=-1, signed=True)
-x = Scheme(bits=8, threshold_exponent=2, signed=False)
-layer = network.layer2[0].conv2
-w_codes, x_codes = codes(layer.weight, w), codes(activation, x)
-
-
-def convolve(pictures, weights):
-    return F.conv2d(pictures, weights, padding=1)
-
-
-sums = accumulate(x_codes, w_codes, bias=0, convolve=convolve)  # integers
-floats = convolve(x_codes * x.step, w_codes * w.step).detach()  # float32
-print(f"{sums.numel():,} sums from {sums.min()} to {sums.max()}, in units of 2^{w.step_exponent + x.step_exponent}")
-print("differ:", int((sums * (w.step * x.step) != floats).sum()))
-# %% [markdown]
-# Not at all: float32 holds every integer up to 2^24, and a power of two changes the exponent alone.
-#
-# The next layer wants its input in its own scheme, with a step of its own. So each sum has to be multiplied by step_w
-# · step_x / step_y, rounded and clipped. If all three are powers of two, so is the factor, and the multiplication is
-# a shift by a number of places that is known before the first picture comes.
-#
-# *Predict:* with any other threshold the factor is an arbitrary real number. Hardware then multiplies by an integer m
-# and shifts: m / 2^n is near the factor. How many bits must m have until all results are right?
-# %%
-y = Scheme(bits=8, threshold_exponent=2, signed=True)
-places = y.step_exponent - w.step_exponent - x.step_exponent
-shifted = requantize(sums, places, *y.integers)
-wrong = (shifted != codes(sums * w.step * x.step, y)).sum()
-print(f"powers of two: shift right by {places}; wrong codes {wrong}")
-
-factor = 2**-0.5 * 2.0**-places  # as if the weights' threshold were half an octave lower
-wanted = (sums.double() * factor).round().clamp(*y.integers)
-for size in (4, 8, 12, 16, 20):
-    n = places + size  # so that m has that many bits
-    m = round(factor * 2**n)
-    wrong = (requantize(sums * m, n, *y.integers) != wanted).sum()
-    print(f"half an octave lower: multiply by {m:6d} ({size} bits), shift right by {n}; wrong codes {wrong}")
-# %% [markdown]
-# A shift by a fixed number of places needs no multiplier at all. A power-of-two threshold also has its price: the
-# best one may lie half an octave away. Lesson 02 measures what that costs.
-#
-# ## Explore: bits, threshold, sign
-#
-# Three settings worth trying:
-#
-# 1. *2 bits, then move the threshold down from 2^-1 to 2^-3.* Watch the shaded regions reach into the histogram, and
-#    the bars of rounding and clipping trade places.
-# 2. *4 bits, switch "signed" off.* Every negative weight becomes 0: the error of clipping says how much of the layer
-#    was negative.
-# 3. *1 bit, "the authors' range" on.* Two's complement has -t and 0, the released range 0 and t: which half of the
-#    weights each of them gives up.
-# %%
-explorers.quantizer(weight)
+# Look at the last column: the largest value is always one step *below* the threshold. And look at
+# the signed scheme of one bit: it has "-1" and "0", and no positive value.
 
 
 # %% [markdown]
 # ## Exercise 1 · The step (easy, 3 minutes)
 #
-# Write `step(bits, threshold, signed)`: the distance between neighbouring levels. `bits` is an integer from 1,
-# `threshold` a positive number, `signed` True or False.
+# Write `step(bits, threshold, signed)`: the distance between neighbouring levels. `bits` is an
+# integer from 1, `threshold` a positive number, `signed` True or False.
 # %% tags=["stub"]
 def step(bits, threshold, signed):
     raise NotImplementedError
 
 
 # %% [markdown] tags=["hint"]
-# How long is the range, and how many equal pieces is it cut into? Compare with the first table.
+# How long is the range, and into how many equal pieces is it cut? Compare with the first table.
 # %% tags=["solution"]
 def step(bits, threshold, signed):
     length = 2 * threshold if signed else threshold
@@ -279,18 +89,63 @@ checks.step(step)
 
 
 # %% [markdown]
+# ## Two's complement
+#
+# Hardware does not store -0.75. It stores integers, the **codes**: a value is its code times the
+# step. With a sign, codes go from $-2^{b-1}$ to $2^{b-1} - 1$; without one, from 0 to $2^b - 1$.
+# The code of a value $x$ is
+#
+# $$c = \operatorname{clip}\!\left(\operatorname{round}\!\left(\tfrac{x}{\Delta}\right),\
+# -2^{b-1},\ 2^{b-1}-1\right), \qquad Q(x) = \Delta \cdot c$$
+#
+# Negative codes are written in **two's complement**: the first of the b bits counts $-2^{b-1}$ and
+# not $2^{b-1}$. So -1 is all ones.
+#
+# *Predict:* which value has the bit pattern `100` in a signed 3-bit scheme below 1?
+# %%
+pattern = predict("pattern-100", "-1", "-0.75", "0.5", "1")
+# %%
+scheme = Scheme(bits=3, threshold_exponent=0, signed=True)
+low, high = scheme.integers
+print("pattern  code   value")
+for code in range(low, high + 1):
+    print(f"{code & 0b111:03b}     {code:4d}  {code * scheme.step:6g}")
+pattern.result(f"{low * scheme.step:g}")
+# %% [markdown]
+# It is the one negative value without a positive partner, $-t$.
+#
+# Now the real layer. *Predict:* we keep only the codes and multiply them by the step. How many of
+# the 9,216 values differ from `quantize`?
+# %%
+differ = predict("codes-differ", "none", "a few", "most")
+# %%
+scheme = Scheme(bits=4, threshold_exponent=-1, signed=True)
+quantized = quantize(weight, scheme.step, scheme.threshold, scheme.signed)
+integers = codes(weight, scheme)  # clip(round(x / Δ))
+print("the first weights:", [round(w, 3) for w in weight.flatten()[:6].tolist()])
+print("their codes:      ", integers.flatten()[:6].tolist())
+print("their values:     ", (integers * scheme.step).flatten()[:6].tolist())
+count = int((integers * scheme.step != quantized).sum())  # Δ · c against Q(x)
+print(f"float32: {weight.numel() * 4:,} bytes; 4-bit codes: {weight.numel() // 2:,} bytes")
+differ.result("none" if count == 0 else f"{count}")
+# %% [markdown]
+# The tensor *is* its integers and one exponent. Nothing else has to be stored.
+
+
+# %% [markdown]
 # ## Exercise 2 · The codes (medium, 6 minutes)
 #
-# Write `to_codes(x, bits, threshold, signed)`: the integers that hardware holds for the tensor `x`, in two's
-# complement, rounded half to even. The result has x's shape; a torch tensor, a NumPy array or a list will do.
+# Write `to_codes(x, bits, threshold, signed)`: the integers that hardware stores for the tensor
+# `x`, in two's complement, rounded half to even. The result has the shape of x; a torch tensor, a
+# NumPy array or a list will do.
 # %% tags=["stub"]
 def to_codes(x, bits, threshold, signed):
     raise NotImplementedError
 
 
 # %% [markdown] tags=["hint"]
-# Divide by the step, round (`torch.round` rounds half to even already), then clip to the smallest and the largest
-# code.
+# Divide by the step, round (`torch.round` already rounds half to even), then clip to the smallest
+# and the largest code.
 # %% tags=["solution"]
 def to_codes(x, bits, threshold, signed):
     low = -(2 ** (bits - 1)) if signed else 0
@@ -303,17 +158,69 @@ checks.to_codes(to_codes)
 
 
 # %% [markdown]
+# ## Round half to even
+#
+# Which code does 2.5 get? At school one learns to round a half up. The quantizer rounds a half to
+# the *even* neighbour: 0.5 to 0, 1.5 to 2, 2.5 to 2. Measured numbers are hardly ever exactly on a
+# half. But quantized numbers are coarse, and when bits of a coarse number are dropped, halves occur
+# all the time.
+#
+# *Predict:* the 8-bit pixels of the built-in images lose their last bit. How large is the mean
+# error of rounding a half up, in units of the new step?
+# %%
+half_up = predict("half-up", "0", "0.1", "0.25", "0.5")
+# %%
+pixels = data.load("builtin").train.images[:images].long()
+roundings = {
+    "down": lambda u: u.floor(),
+    "half up": lambda u: (u + 0.5).floor(),
+    "half to even": lambda u: u.round(),
+}
+dropped = range(1, 7)
+bias = {name: [] for name in roundings}
+for places in dropped:
+    exact = pixels.double() / 2**places
+    for name, rounding in roundings.items():
+        bias[name].append((rounding(exact) - exact).mean().item())
+    halves = (exact % 1 == 0.5).double().mean()
+    print(f"dropped {places}: {halves:6.1%} of the numbers are halves")
+plots.show(figures.rounding_bias(dropped, bias))
+half_up.result(f"{bias['half up'][0]:.2f}")
+# %% [markdown]
+# An error with a mean other than zero does more harm than a random one. A convolution adds hundreds
+# of products: random errors cancel, equal errors add up.
+#
+# ## Count the levels
+#
+# The code that the authors of HMQ released rounds in the same way, with the same step. But it clips
+# to another range: signed to $[-t + \Delta,\ t]$, unsigned to $[0,\ t]$.
+#
+# *Predict:* how many levels are there with 4 bits and no sign?
+# %%
+released_count = predict("released-levels", 15, 16, 17)
+# %%
+plots.show(figures.two_ranges())
+released_count.result(len(figures.released_levels(Scheme(4, 0, signed=False))))
+# %% [markdown]
+# Now $2^b + 1$ values do not fit into b bits. An unsigned "4-bit" tensor with 17 levels needs 5
+# bits, or it loses one level when it is deployed. And the mirrored signed range contains $t$, for
+# which two's complement of b bits has no pattern. So this library uses two's complement. You can
+# look at the released range here and in exercise 3; no search of this package uses it.
+
+
+# %% [markdown]
 # ## Exercise 3 · The released range (medium, 4 minutes)
 #
-# Write `released(x, bits, threshold, signed)`: the *values* to which the authors' code would quantize `x`. The step
-# and the rounding are as in exercise 2; the range is [-t + step, t] signed and [0, t] unsigned.
+# Write `released(x, bits, threshold, signed)`: the *values* to which the authors' code would
+# quantize `x`. Step and rounding are as in exercise 2. The range is [-t + step, t] signed and
+# [0, t] unsigned.
 # %% tags=["stub"]
 def released(x, bits, threshold, signed):
     raise NotImplementedError
 
 
 # %% [markdown] tags=["hint"]
-# Both ends are one step higher than in two's complement, but for one of them.
+# Signed: both ends are one step higher than in two's complement. Unsigned: only the upper end is.
 # %% tags=["solution"]
 def released(x, bits, threshold, signed):
     unit = step(bits, threshold, signed)
@@ -326,18 +233,120 @@ checks.released(released)
 
 
 # %% [markdown]
+# *Predict:* a real activation with 1 bit: how much of its error does one more level take away?
+# %%
+level_more = predict("level-more", "less than 10 %", "10 to 50 %", "more than 50 %")
+# %%
+outputs = {}
+handle = network.layer2[0].relu1.register_forward_hook(
+    lambda module, inputs, output: outputs.update(relu=output)
+)
+with torch.no_grad():
+    network(next(data.load("builtin").test.batches(images))[0])
+handle.remove()
+activation = outputs["relu"]
+print(f"activation {tuple(activation.shape)}, from 0 to {activation.max():.2f}")
+
+
+def least_error(bits, extra):
+    """Mean squared error with the best threshold; extra: levels more than 2^bits."""
+    errors = []
+    for exponent in range(-1, 4):
+        s = Scheme(bits, exponent, signed=False)
+        q = quantize(activation, s.step, s.threshold + extra * s.step, signed=False)
+        errors.append((q - activation).square().mean().item())
+    return min(errors)
+
+
+left = {b: least_error(b, extra=1) / least_error(b, extra=0) for b in (1, 2, 4, 8)}
+say(figures.level_sentence(left))
+level_more.result(figures.share_class(1 - left[1]))
+# %% [markdown]
+# If you compare two papers at 1 or 2 bits, count the levels first.
+#
+# ## Why a power of two
+#
+# A convolution of quantized weights and quantized activations is a sum of products of codes and
+# steps. The two steps are the same in every product:
+#
+# $$\sum_i (\Delta_w c_i)(\Delta_x d_i) = \Delta_w \Delta_x \sum_i c_i d_i$$
+#
+# Hardware multiplies and adds the *integers* $c_i$ and $d_i$.
+#
+# *Predict:* does the float convolution of the quantized tensors differ from the integer one?
+# %%
+sums_differ = predict("sums-differ", "no sum differs", "some sums differ", "most sums differ")
+# %%
+w = Scheme(bits=4, threshold_exponent=-1, signed=True)
+x = Scheme(bits=8, threshold_exponent=2, signed=False)
+layer = network.layer2[0].conv2
+w_codes, x_codes = codes(layer.weight, w), codes(activation, x)
+
+
+def convolve(inputs, weights):
+    return F.conv2d(inputs, weights, padding=1)
+
+
+sums = accumulate(x_codes, w_codes, bias=0, convolve=convolve)  # Σ c d, integers
+floats = convolve(x_codes * x.step, w_codes * w.step).detach()  # float32
+unit = w.step_exponent + x.step_exponent
+print(f"{sums.numel():,} sums from {sums.min()} to {sums.max()}, in units of 2^{unit}")
+count = int((sums * (w.step * x.step) != floats).sum())
+sums_differ.result("no sum differs" if count == 0 else f"{count:,} sums differ")
+# %% [markdown]
+# The reason: float32 holds every integer up to $2^{24}$ exactly, and a factor that is a power of
+# two changes only the exponent.
+#
+# The next layer has a scheme of its own for its input, with a step $\Delta_y$. So each sum is
+# multiplied by $\Delta_w \Delta_x / \Delta_y$, rounded and clipped. If all three steps are powers
+# of two, so is the factor. Then the multiplication is a shift, by a number of places that is known
+# before the first image comes.
+#
+# With any other threshold the factor is a real number. Hardware then multiplies by an integer $m$
+# and shifts by $n$ places, with $m / 2^n$ near the factor.
+#
+# *Predict:* how many bits must $m$ have until all results are right?
+# %%
+m_bits = predict("multiplier-bits", 4, 8, 12, 16, 20, "more than 20")
+# %%
+y = Scheme(bits=8, threshold_exponent=2, signed=True)
+places = y.step_exponent - w.step_exponent - x.step_exponent
+shifted = requantize(sums, places, *y.integers)
+wrong = int((shifted != codes(sums * w.step * x.step, y)).sum())
+print(f"powers of two: shift right by {places}; wrong codes {wrong}")
+
+factor = 2**-0.5 * 2.0**-places  # as if the weights' threshold were half an octave lower
+wanted = (sums.double() * factor).round().clamp(*y.integers)
+enough = "more than 20"
+for size in (20, 16, 12, 8, 4):
+    n = places + size  # so that m has that many bits
+    m = round(factor * 2**n)
+    wrong = int((requantize(sums * m, n, *y.integers) != wanted).sum())
+    enough = size if wrong == 0 else enough
+    print(f"another threshold: times {m} ({size} bits), shift by {n}; wrong codes {wrong}")
+m_bits.result(enough)
+# %% [markdown]
+# (An **octave** is a factor of two. Half an octave is a factor of $\sqrt 2$.)
+#
+# A shift by a fixed number of places needs no multiplier. But powers of two have a price, too: the
+# best threshold may be half an octave away from the nearest one. Lesson 02 measures what that costs.
+
+
+# %% [markdown]
 # ## Exercise 4 · Divide by shifting (harder, 8 minutes)
 #
-# Write `rescale(accumulator, places)`: the Python integer `accumulator` divided by 2^places, rounded half to even.
-# Use integers alone (`>>`, `&`, `+`, comparisons): accumulators may be too large for a float. `places` is 0 or more.
+# Write `rescale(accumulator, places)`: the Python integer `accumulator` divided by 2^places,
+# rounded half to even. Use only integers (`>>`, `&`, `+`, comparisons): the numbers may be too
+# large for a float. `places` is 0 or more.
 # %% tags=["stub"]
 def rescale(accumulator, places):
     raise NotImplementedError
 
 
 # %% [markdown] tags=["hint"]
-# `accumulator >> places` rounds down, for negative numbers too. What was shifted out is `accumulator & (2**places -
-# 1)`: compare it with a half. At exactly a half the result goes up only if it would be odd.
+# `accumulator >> places` rounds down, for negative numbers, too. What was shifted out is
+# `accumulator & (2**places - 1)`: compare it with a half. At exactly a half, the result goes up
+# only if it would be odd otherwise.
 # %% tags=["solution"]
 def rescale(accumulator, places):
     down = accumulator >> places
@@ -349,23 +358,40 @@ def rescale(accumulator, places):
 # %% tags=["check"]
 checks.rescale(rescale)
 # %% [markdown]
+# ## Explore: bits, threshold, sign
+#
+# Three settings worth trying:
+#
+# 1. *2 bits, then move the threshold from 2^-1 down to 2^-3.* The shaded regions grow into the
+#    histogram. Which error gets larger, which smaller?
+# 2. *4 bits, switch "signed" off.* Every negative weight becomes 0. Which error tells how much of
+#    the layer was negative?
+# 3. *1 bit, "the authors' range" on.* Two's complement has -t and 0, the released range has 0 and
+#    t. Which half of the weights is lost in each of them?
+# %%
+explorers.quantizer(weight)
+# %% [markdown]
 # ## Summary
 #
-# * A scheme is bits, threshold and sign. The step is 2t / 2^b signed, t / 2^b unsigned: a sign costs one bit.
-# * Two's complement has 2^b levels, from -t to one step below t. A signed tensor of one bit has no positive value.
+# * A scheme is bits, threshold and sign. The step is 2t / 2^b signed, t / 2^b unsigned: a sign costs
+#   one bit.
+# * Two's complement has 2^b levels, from -t to one step below t. A signed tensor of one bit has no
+#   positive value.
 # * A quantized tensor is integers and one exponent, exactly.
 # * Rounding half to even keeps the mean error near 0 where numbers are coarse.
 # * The released code's unsigned range has 2^b + 1 levels: count before you compare.
-# * With powers of two the passage from one layer's integers to the next one's is a shift.
+# * With powers of two, a shift takes the integers of one layer to those of the next.
 #
 # ## To talk about
 #
-# * Weights are spread about evenly around 0. Would a range that is symmetric, with 2^b - 1 levels, be the better
-#   choice? For which bit-widths?
-# * Why does a ReLU's output get an unsigned scheme, and what would you do with the output of a function that is
-#   slightly negative at times, such as SiLU?
-# * A chip offers a 32-bit multiplier for every output anyway. Does it still pay to keep thresholds to powers of two?
-# * One threshold for each output channel would fit the weights better. What would it do to the shift?
+# * Weights are distributed about evenly around 0. Would a symmetric range with 2^b - 1 levels be a
+#   better choice? For which bit-widths?
+# * Why does a ReLU's output get an unsigned scheme? What would you do with the output of a function
+#   that is sometimes slightly negative, such as SiLU?
+# * A chip has a 32-bit multiplier for every output anyway. Is it still worth keeping thresholds to
+#   powers of two?
+# * One threshold for each output channel would fit the weights better. What would it do to the
+#   shift?
 #
-# **In the paper:** section 3.1, the quantizer. **Differences:** two's complement here; the released code mirrors the
-# signed range and has 2^b + 1 unsigned levels.
+# **In the paper:** section 3.1, the quantizer. **Differences:** two's complement here; the released
+# code mirrors the signed range and has 2^b + 1 unsigned levels.

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # Gumbel-Softmax and temperature
 #
-# How a choice between quantizers is drawn from noise, how it is softened so that gradients pass, and what the
-# temperature trades.
+# How to choose a quantizer at random with noise, how to soften the choice so that gradients pass,
+# and what the temperature changes.
 #
-# **Minutes:** 30 (20 s of them computing) · **Data:** none but one layer that comes with the package · **Know
-# first:** lesson 03; what a softmax and an expectation are
+# **Minutes:** 30 (20 s of them computing) · **Data:** one layer that comes with the package ·
+# **Know first:** lesson 03; what a softmax and an expectation are
 #
 # **After this you can**
 #
@@ -14,7 +14,7 @@
 # * compare the gradient that samples give with the exact one, and read bias and noise off a figure,
 # * write the paper's schedule of the temperature, and say what was measured of its restarts.
 
-# %% tags=["parameters"] quick={"draws": 500, "samples": 300, "runs": 6, "steps": 50}
+# %% tags=["parameters"] quick={"draws": 500, "samples": 300, "runs": 6, "steps": 50, "seed": 3}
 # Parameters: the seed is yours to change.
 draws = 10000  # of a category
 samples = 4000  # of the gradient, at each temperature
@@ -28,11 +28,13 @@ import math
 import torch
 
 from hmq_lab import checks, explorers, models, plots, quantize
-from hmq_lab.explorers.sampling import CORNERS
 from hmq_lab.gumbel import Constant, Cycles, Exponential, gumbel_noise, relaxed_categorical
 from hmq_lab.models.weights import SHIPPED, load_weights
+from hmq_lab.plots.lessons import lesson04 as figures
+from hmq_lab.plots.lessons import say
 from hmq_lab.seeds import generator
 
+predict = checks.predictions("04")
 network = models.build("tiny_resnet8")
 load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")
 weight = network.layer3[0].conv2.weight.detach()
@@ -41,38 +43,38 @@ print(weight.shape)
 # %% [markdown]
 # ## A choice made of noise
 #
-# A block has a probability for every scheme. To choose one at random you could throw a die with that many unequal
-# sides. The **Gumbel-max** way is this: add independent noise `g = -log(-log(u))` to every log-probability, with `u`
-# uniform between 0 and 1, and take the arg max. Probabilities go in on one side, noise on the other, and only a sum
-# joins them: that is what will let a gradient through.
+# A block has a **logit** for every scheme: a number that a softmax turns into a probability,
+# $p = \operatorname{softmax}(\text{logits})$. To choose a scheme at random, you could throw a die
+# with that many unequal sides. The **Gumbel-max** way gives the same shares. Add independent
+# **Gumbel noise**
 #
-# *Predict:* four categories have 45, 30, 20 and 5 %. How often does the last one win?
+# $$g_k = -\log(-\log u_k), \quad u_k \text{ uniform between 0 and 1}$$
+#
+# to every $\log p_k$ and take the arg max. Probabilities and noise meet in nothing but a sum.
+# This matters later: a gradient can pass through a sum.
+#
+# *Predict:* four categories have 45, 30, 20 and 5 %. In what share of the draws does the last one
+# win?
+
+# %%
+last_wins = predict("last-wins", low=0, high=100)  # percent
 
 # %%
 p = torch.tensor([0.45, 0.30, 0.20, 0.05])
-noise = gumbel_noise((draws, 4), generator=generator(seed, "draws"))
+noise = gumbel_noise((draws, 4), generator=generator(seed, "draws"))  # g = -log(-log(u))
 winners = (p.log() + noise).argmax(1)
 share = torch.bincount(winners, minlength=4) / draws
-error = (p * (1 - p) / draws).sqrt()  # standard error of a share
-
-drawing, ax = plots.canvas(height=3)
-ax.bar(range(1, 5), p, 0.7, color=plots.PALE, label="probability")
-ax.errorbar(range(1, 5), share, 2 * error, fmt="o", color=plots.BLUE, capsize=5, label="share of arg max ± 2 s.e.")
-ax.set(xlabel="category", xticks=range(1, 5), ylabel="share")
-ax.legend(frameon=False)
-plots.show(
-    drawing,
-    f"In {draws} draws the arg max gives {', '.join(f'{s:.1%}' for s in share)}; the largest distance from the "
-    f"probability is {((share - p).abs() / error).max():.1f} standard errors.",
-)
+plots.show(figures.draws(p, share, draws))
+last_wins.result(f"{100 * share[3].item():.1f} %")
 
 # %% [markdown]
-# The shares are the probabilities, within the error of counting. This is exact, not an approximation.
+# The shares are the probabilities; what is left is the error of counting. Gumbel-max is exact,
+# not an approximation.
 #
 # ## Exercise 1 · Gumbel-max (easy, 5 minutes)
 #
-# Write `gumbel_max(probabilities, uniform)`: from probabilities (K,) and uniform numbers (S, K) make S choices, each an
-# index from 0. Make the Gumbel noise yourself.
+# Write `gumbel_max(probabilities, uniform)`: from probabilities (K,) and uniform numbers (S, K)
+# make S choices, each an index from 0. Make the Gumbel noise yourself.
 
 
 # %% tags=["stub"]
@@ -81,7 +83,8 @@ def gumbel_max(probabilities, uniform):
 
 
 # %% [markdown] tags=["hint"]
-# Two logarithms and two minus signs make the noise. It is added to the logarithm of the probabilities, not to them.
+# Two logarithms and two minus signs make the noise. Add it to the logarithm of the probabilities,
+# not to the probabilities.
 
 
 # %% tags=["solution"]
@@ -96,41 +99,40 @@ checks.gumbel_max(gumbel_max)
 # %% [markdown]
 # ## The relaxed sample
 #
-# An arg max has no useful derivative. Replace it by a softmax at **temperature** τ:
-# `z = softmax((log p + g) / τ)`. Now every sample is a mixture: entries between 0 and 1 that sum to one. For three
-# categories it is a point in a triangle, whose corners are the hard choices.
+# An arg max has no useful derivative. Gumbel-Softmax replaces it by a softmax at a
+# **temperature** $\tau$:
 #
-# *Predict:* at which of the temperatures 0.1, 0.5, 1 and 5 do the samples keep to the corners, and when to the middle?
+# $$z = \operatorname{softmax}\!\left(\frac{\log p + g}{\tau}\right)$$
+#
+# Now every sample $z$ is a mixture: its entries lie between 0 and 1, and their sum is 1. For three
+# categories, $z$ is a point in a triangle. The corners are the hard choices.
+#
+# *Predict:* at which of these temperatures do the samples stay near the corners?
+
+# %%
+corners = predict("corners", "0.1", "0.5", "1", "5")
 
 # %%
 p = torch.tensor([0.6, 0.3, 0.1])
-temperatures = (0.1, 0.5, 1.0, 5.0)
 noise = gumbel_noise((400, 3), generator=generator(seed, "triangle"))
-drawing, axes = plots.canvas(1, 4, height=3.3)
-told = []
-for temperature, ax in zip(temperatures, axes):
-    z = relaxed_categorical(p.log(), temperature, noise)  # (400, 3)
-    ax.fill(*CORNERS.T, facecolor="#f7f7f7", edgecolor=plots.INK)
-    ax.plot(*(z.numpy() @ CORNERS).T, "o", color=plots.BLUE, ms=4, alpha=0.3, mew=0, label="samples")
-    ax.plot(*(z.mean(0).numpy() @ CORNERS), "D", color=plots.ORANGE, ms=9, mec="white", label="their mean")
-    ax.plot(*(p.numpy() @ CORNERS), "^", color=plots.INK, ms=10, mec="white", label="probabilities")
-    for (x, y), name, side in zip(CORNERS, ("60 %", "30 %", "10 %"), ("left", "right", "center")):
-        ax.text(x, y + 0.03 if y else -0.05, name, ha=side, va="bottom" if y else "top")
-    ax.set(title=f"τ = {temperature:g}", aspect="equal", xlim=(-0.05, 1.05), ylim=(-0.2, 1.0))
-    ax.axis("off")
-    told.append(f"{(z.max(1).values > 0.95).float().mean():.0%} at {temperature:g}")
-drawing.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-plots.show(drawing, f"Share of the samples with an entry above 0.95, as good as one-hot: {', '.join(told)}.")
+clouds = {}
+for temperature in (0.1, 0.5, 1.0, 5.0):
+    # softmax((log p + g) / τ), a row for each sample: (400, 3)
+    clouds[temperature] = relaxed_categorical(p.log(), temperature, noise)
+plots.show(figures.triangles(p, clouds))
+hard = {t: (z.max(1).values > 0.95).float().mean().item() for t, z in clouds.items()}
+corners.result(f"{max(hard, key=hard.get):g}")
 
 # %% [markdown]
-# A low temperature gives nearly hard choices, a high one nearly the same mixture every time. The largest entry of each
-# sample is the same category at every temperature, for dividing by τ changes no order: *which* scheme wins does not
-# depend on the temperature, *how much* it wins does. And the mean of the samples is not p, except towards τ = 0.
+# A low temperature gives nearly hard choices, a high one gives nearly the same mixture every time.
+# The largest entry of a sample is the same category at every temperature: dividing by $\tau$
+# changes no order. So the temperature does not change *which* scheme wins; it changes *how much*
+# it wins. The mean of the samples is $p$ only in the limit $\tau \to 0$.
 #
 # ## Exercise 2 · The relaxed sample (easy, 5 minutes)
 #
-# Write `relaxed_sample(logits, noise, temperature)`: logits (K,), noise (S, K), the result (S, K). Logits need not be
-# normalized; does it matter?
+# Write `relaxed_sample(logits, noise, temperature)`: logits (K,), noise (S, K), the result (S, K).
+# The logits need not be normalized. Does it matter?
 
 
 # %% tags=["stub"]
@@ -139,8 +141,8 @@ def relaxed_sample(logits, noise, temperature):
 
 
 # %% [markdown] tags=["hint"]
-# Noise and logits are added first. One division and one softmax along the categories follow. A constant that is added
-# to all logits drops out of a softmax.
+# First add noise and logits. Then divide once, and take one softmax along the categories. A
+# constant that is added to all logits does not change a softmax.
 
 
 # %% tags=["solution"]
@@ -156,10 +158,12 @@ checks.relaxed_sample(relaxed_sample)
 #
 # Three settings worth trying:
 #
-# * *temperature* to 0.1, then up to 5: the cloud leaves the corners for the middle. Watch where its mean goes.
-# * *category* 3, *its logit* to 6, *temperature* 5: category 3 is nearly certain; look how far from its corner the
-#   samples still stand.
-# * *along the schedule* from 0 to 10: the paper's temperature. Where does the histogram jump back?
+# * *temperature* to 0.1, then up to 5: the cloud moves from the corners to the middle. Where does
+#   its mean go?
+# * *category* 3, *its logit* to 6, *temperature* 5: category 3 is nearly certain. How far from its
+#   corner are the samples?
+# * *along the schedule* from 0 to 10: the **schedule** says how the temperature changes during a
+#   search, here the paper's. Where does the histogram jump back?
 
 # %%
 explorers.gumbel(temperature=0.5)
@@ -167,14 +171,18 @@ explorers.gumbel(temperature=0.5)
 # %% [markdown]
 # ## A gradient to compare with
 #
-# What should a gradient of the logits be? If scheme k costs the loss `L_k`, the expected loss is `sum p_k L_k`, and its
-# gradient can be written down. It takes a quantization for every scheme, so a network with many tensors cannot have
-# it. A small problem can: one tensor, twelve schemes.
+# What is the right gradient of the logits? If scheme $k$ has the loss $L_k$, the expected loss is
+#
+# $$L = \sum_k p_k L_k$$
+#
+# and its gradient is a formula. It needs one quantization for every scheme. A network with many
+# tensors cannot afford that; a small problem can: one tensor, twelve schemes.
 #
 # ## Exercise 3 · The exact gradient (medium, 8 minutes)
 #
-# Write `expected_gradient(logits, losses)`: the gradient of `sum p_k losses_k` with respect to the logits, where
-# `p = softmax(logits)`. On paper first; autograd is allowed too.
+# Write `expected_gradient(logits, losses)`: the gradient of $\sum_k p_k L_k$ with respect to the
+# logits, where $p = \operatorname{softmax}(\text{logits})$. Try it on paper first; autograd is
+# allowed, too.
 
 
 # %% tags=["stub"]
@@ -183,8 +191,8 @@ def expected_gradient(logits, losses):
 
 
 # %% [markdown] tags=["hint"]
-# The derivative of p_j with respect to logit k is p_j (1 - p_j) for j = k and -p_j p_k otherwise. Multiply by L_j and
-# sum over j: what is left is p_k times a difference.
+# The derivative of p_j with respect to logit k is p_j (1 - p_j) for j = k, and -p_j p_k otherwise.
+# Multiply by L_j and sum over j. What is left is p_k times a difference.
 
 
 # %% tags=["solution"]
@@ -199,23 +207,33 @@ checks.expected_gradient(expected_gradient)
 # %% [markdown]
 # ## Bias and noise against temperature
 #
-# Now the gradient that relaxed samples give, for two losses of a sample z:
+# Now the gradient from relaxed samples $z$, for two losses:
 #
-# * `sum z_k L_k`: a mixture of the *losses*. It still takes all twelve quantizations.
-# * the loss of *one* quantization with the mixed step `sum z_k step_k` and the mixed threshold: what a block of HMQ
-#   does.
+# * $\sum_k z_k L_k$, a mixture of the *losses*. It still takes all twelve quantizations.
+# * the loss of *one* quantization, with the mixed step $\sum_k z_k \Delta_k$ and the mixed threshold
+#   $\sum_k z_k t_k$. This is what a block of HMQ does.
 #
-# Each sample gives a gradient. Its **bias** is the distance of their mean from the exact gradient, its **noise** the
-# spread of single ones around their mean. Both are divided by the length of the exact gradient.
+# Each sample gives a gradient. The **bias** is the distance from their mean to the exact gradient.
+# The **noise** is the spread of single gradients around their mean. Both are divided by the length
+# of the exact gradient.
 #
-# *Predict:* as the temperature falls, which of the two falls, and which rises?
+# *Predict:* at which temperature is the bias of HMQ's mixed parameters smallest?
+
+# %%
+least_bias = predict(
+    "least-bias",
+    "at the lowest temperature",
+    "between the two ends",
+    "at the highest temperature",
+)
 
 # %%
 x = weight.double().flatten()[::36]  # 256 weights
-bits, exponents = torch.tensor([2.0, 3, 4]).double(), torch.tensor([0.0, -1, -2, -3]).double()
+bits = torch.tensor([2.0, 3, 4]).double()
+exponents = torch.tensor([0.0, -1, -2, -3]).double()
 thresholds = (2**exponents).expand(3, 4).flatten()
 step_sizes = thresholds / 2 ** (bits - 1).repeat_interleave(4)
-relaxed = torch.vmap(relaxed_categorical, in_dims=(0, None, 0))  # a row of logits and of noise for every sample
+relaxed = torch.vmap(relaxed_categorical, in_dims=(0, None, 0))  # one row of noise per sample
 
 
 def quantization_error(step, threshold):
@@ -227,70 +245,71 @@ def quantization_error(step, threshold):
 losses = quantization_error(step_sizes, thresholds)  # (12,)
 logits = torch.zeros(12, dtype=torch.float64, requires_grad=True)
 exact = torch.autograd.grad(torch.softmax(logits, 0) @ losses, logits)[0]
-noise = gumbel_noise((samples, 12), generator=generator(seed, "gradients"), dtype=torch.float64)
-print("losses from", f"{losses.min():.3f} to {losses.max():.3f}; exact gradient of length {exact.norm():.3f}")
+noise = gumbel_noise(
+    (samples, 12), generator=generator(seed, "gradients"), dtype=torch.float64
+)
+print(f"losses from {losses.min():.3f} to {losses.max():.3f}")
+print(f"exact gradient of length {exact.norm():.3f}")
 
 
 # %%
-def bias_and_noise(loss, temperature):
-    rows = logits.detach().repeat(samples, 1).requires_grad_()  # a copy of the logits for every sample
+def gradients(loss, temperature):
+    """The gradient that each sample gives: (samples, 12)."""
+    rows = logits.detach().repeat(samples, 1).requires_grad_()
     loss(relaxed(rows, temperature, noise)).sum().backward()
-    mean = rows.grad.mean(0)
-    spread = (rows.grad - mean).square().sum(1).mean().sqrt()
+    return rows.grad
+
+
+def bias_and_noise(loss, temperature):
+    rows = gradients(loss, temperature)
+    mean = rows.mean(0)
+    spread = (rows - mean).square().sum(1).mean().sqrt()
     return (mean - exact).norm() / exact.norm(), spread / exact.norm()
 
 
 temperatures = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-cases = {
+losses_of = {
     "mixed losses": lambda z: z @ losses,
-    "mixed step and threshold, as in HMQ": lambda z: quantization_error(z @ step_sizes, z @ thresholds),
+    "mixed parameters, as in HMQ": lambda z: quantization_error(
+        z @ step_sizes, z @ thresholds
+    ),
 }
-found = {name: torch.tensor([bias_and_noise(loss, t) for t in temperatures]) for name, loss in cases.items()}
-
-drawing, axes = plots.canvas(1, 2, height=3.8, sharey=True)
-for ax, (name, values) in zip(axes, found.items()):
-    ax.loglog(temperatures, values[:, 1], color=plots.ORANGE, marker="s", label="noise of one sample")
-    ax.loglog(temperatures, values[:, 0], color=plots.BLUE, marker="o", label="bias")
-    limit = values[:, 1] / math.sqrt(samples)
-    ax.loglog(temperatures, limit, color=plots.INK, ls=":", label=f"noise of the mean of {samples}")
-    ax.set(xlabel="temperature τ", title=name)
-    ax.set_xticks(temperatures, [f"{t:g}" for t in temperatures])
-    ax.minorticks_off()
-axes[0].set_ylabel("of the exact gradient")
-axes[0].legend(frameon=False)
-one, hmq = found.values()
-plots.show(
-    drawing,
-    f"From τ = 10 to 0.1 the noise of one sample grows from {one[-1, 1]:.2g} to {one[0, 1]:.2g} times the exact "
-    f"gradient with mixed losses, and from {hmq[-1, 1]:.2g} to {hmq[0, 1]:.2g} times with HMQ's mixed parameters. "
-    f"The bias goes from {one[-1, 0]:.2f} to {one[0, 0]:.2f} and from {hmq[-1, 0]:.2f} to {hmq[0, 0]:.2f}; at τ = 0.5 "
-    f"it is {one[2, 0]:.2f} and {hmq[2, 0]:.2f}.",
-)
-
-# %% [markdown]
-# With mixed losses the trade is the textbook one: a low temperature has little bias and much noise, a high one the
-# other way round, until it hardly gives any gradient at all. With HMQ's mixed parameters a low temperature does not
-# make the bias go away. The loss is no straight line in step and threshold, and the straight-through gradient (lesson
-# 03) is not its derivative: as the samples become hard, what is left is the slope *at* a scheme, not the difference
-# *between* two schemes. So its best temperature is neither end. How good is the direction?
 
 # %%
-for temperature in (0.5, 1.0):
-    rows = logits.detach().repeat(samples, 1).requires_grad_()
-    cases["mixed step and threshold, as in HMQ"](relaxed(rows, temperature, noise)).sum().backward()
-    mean = rows.grad.mean(0)
-    single = torch.cosine_similarity(rows.grad, exact[None], dim=1)
-    print(
-        f"τ = {temperature}: cosine with the exact gradient {torch.cosine_similarity(mean, exact, dim=0):.3f} "
-        f"for the mean, {single.mean():.2f} on average for one sample"
-    )
+found = {}
+for name, loss in losses_of.items():
+    found[name] = torch.tensor([bias_and_noise(loss, t) for t in temperatures])
+plots.show(figures.bias_and_noise(temperatures, found, samples))
+least_bias.result(figures.smallest_bias_at(temperatures, found["mixed parameters, as in HMQ"]))
+
+# %% [markdown]
+# For mixed losses the theory is known: a low temperature has little bias and much noise, a high one
+# has little noise and much bias, until hardly any gradient is left. For HMQ's mixed parameters the
+# bias does not go to zero at low temperatures. There are two reasons. The loss is no straight line
+# in step and threshold. And the straight-through gradient (lesson 03) is an estimate. When the
+# samples become hard, a gradient sees the slope *at* one scheme, not the difference *between* two
+# schemes. How good is the direction of the gradient?
+
+# %%
+hmq_loss = losses_of["mixed parameters, as in HMQ"]
+rows = {temperature: gradients(hmq_loss, temperature) for temperature in (0.5, 1.0)}
+print("\n".join(figures.cosines(rows, exact)))
 
 # %% [markdown]
 # ## Schedules
 #
-# A search can begin warm, to see far, and end cool, to see what a hard choice is like. The paper lets the temperature
-# fall from 1 to a floor of 0.5 and starts again every five epochs: `τ = max(0.5, exp(-0.01 round(i / n)))`, where `i`
-# is the step within the cycle and `n` a 25th of the steps of an epoch.
+# At a high temperature a search compares many schemes at once. At a low one it sees what a hard
+# choice does. The paper's schedule falls
+# from 1 to a floor of 0.5 and starts again every five epochs:
+#
+# $$\tau_i = \max\left(0.5,\ e^{-0.01\,\operatorname{round}(i / n)}\right)$$
+#
+# Here $i$ is the step within the cycle, and $n$ is the number of steps of an epoch divided by 25.
+#
+# *Predict:* after how many epochs does the temperature reach its floor for the first time?
+
+# %%
+floor_epoch = predict("floor-epoch", low=0, high=5)
 
 # %%
 per_epoch = 100
@@ -299,22 +318,15 @@ shown = {
     "exponential with a floor": Exponential(rate=0.01 * 25 / per_epoch, floor=0.5),
     "the paper's cycles": Cycles(per_epoch),
 }
-drawing, ax = plots.canvas(height=3)
-epochs = torch.arange(15 * per_epoch) / per_epoch
-for (name, schedule), colour, line in zip(shown.items(), (plots.GREEN, plots.BLUE, plots.ORANGE), ("--", "-", ":")):
-    width = 5 if line == "-" else 2.5
-    ax.plot(epochs, [schedule(i) for i in range(15 * per_epoch)], color=colour, ls=line, lw=width, label=name)
-ax.set(xlabel="epoch", ylabel="temperature τ", ylim=(0, 1.05))
-ax.legend(frameon=False, ncols=3, loc="lower left")
-floor = next(i for i in range(5 * per_epoch) if Cycles(per_epoch)(i) == 0.5) / per_epoch
-plots.show(
-    drawing, f"The cycles fall to their floor of 0.5 within {floor:.2f} epochs, stay there, and begin again at 5."
-)
+plots.show(figures.schedules(shown, per_epoch))
+first = [Cycles(per_epoch)(i) for i in range(5 * per_epoch)]
+floor_epoch.result(first.index(0.5) / per_epoch)
 
 # %% [markdown]
 # ## Exercise 4 · The paper's cycles (medium, 8 minutes)
 #
-# Write `cycle_temperature(step, steps_per_epoch)`: the temperature at a step, counted from 0.
+# Write `cycle_temperature(step, steps_per_epoch)`: the temperature at a step, counted from 0. The
+# steps of an epoch need not be a multiple of 25.
 
 
 # %% tags=["stub"]
@@ -323,7 +335,7 @@ def cycle_temperature(step, steps_per_epoch):
 
 
 # %% [markdown] tags=["hint"]
-# The remainder of a division gives the step within the cycle. A cycle has 5 * 25 updates of the temperature.
+# The remainder of a division, %, gives the step within the cycle. n may be 15.64: divide with /.
 
 
 # %% tags=["solution"]
@@ -337,28 +349,31 @@ def cycle_temperature(step, steps_per_epoch):
 checks.cycle_temperature(cycle_temperature)
 
 # %% [markdown]
-# ## What a restart buys
+# ## What a restart does
 #
-# The paper gives no measurement of its restarts, so here is a small one. A made-up tensor has one large weight and 511
-# small ones. With 2 bits, a threshold that keeps the large weight loses the small ones, and the other way round: two
-# valleys. We start like the paper, with 95 % on the largest threshold, in the wrong valley, and let the block learn its
-# logits under seven schedules.
+# The paper gives no measurement of its restarts, so here is a small one. A made-up tensor has one
+# large weight and 511 small ones. We quantize it with 2 bits. A threshold that fits the large
+# weight loses the small ones, and the other way round: the error has two valleys. We start like
+# the paper, with 95 % of the probability on the largest threshold. This is the wrong valley. The
+# block then learns its logits under seven schedules.
 #
-# *Predict:* which schedules get out? Does a restart help one that has cooled down?
+# *Predict:* a schedule cools down to 0.1. Does a restart help the runs that are still at the start?
+
+# %%
+restart_helps = predict("restart-helps", "yes", "hardly", "no")
 
 # %%
 quantiles = (torch.arange(511) + 0.5) / 511
-small = 0.05 * math.sqrt(2) * torch.erfinv(2 * quantiles - 1)  # the quantiles of a normal distribution
+small = 0.05 * math.sqrt(2) * torch.erfinv(2 * quantiles - 1)  # a normal distribution's
 x = torch.cat((small, torch.tensor([-1.0])))
 thresholds = 2.0 ** -torch.arange(8)
 step_sizes = thresholds / 2
 landscape = quantization_error(step_sizes, thresholds)
-best = int(landscape.argmin())
 print("error below 2^0, 2^-1, ...:", [round(v, 3) for v in landscape.tolist()])
 
 
 def learn(schedule):
-    """Thresholds that `runs` searches end with, as octaves below the largest."""
+    """The thresholds that `runs` searches end with, in octaves below the largest."""
     noisy = generator(seed, "search")  # the same noise for every schedule
     logits = -torch.rand(runs, 8, generator=noisy)
     logits[:, 0] = torch.log(0.95 * logits[:, 1:].exp().sum(1) / 0.05)
@@ -372,6 +387,9 @@ def learn(schedule):
     return logits.argmax(1)
 
 
+# %% [markdown]
+# (An **octave** is a factor of two: one octave below a threshold is half of it.)
+
 # %%
 per_epoch = steps / 10  # ten epochs
 schedules = {
@@ -384,52 +402,38 @@ schedules = {
     "two cycles to 0.1": Cycles(round(per_epoch), rate=0.02, floor=0.1),
 }
 ends = {name: learn(schedule) for name, schedule in schedules.items()}
-
-drawing, (left, right) = plots.canvas(1, 2, height=3.8, width_ratios=(1, 1.3))
-names = [f"$2^{{{-k}}}$" for k in range(8)]
-left.plot(range(8), landscape, color=plots.BLUE, marker="o")
-left.plot(0, landscape[0], "s", color=plots.RED, ms=12, mfc="none", mew=2, label="start")
-left.plot(best, landscape[best], "D", color=plots.GREEN, ms=13, mfc="none", mew=2, label="best")
-left.set(xlabel="threshold", ylabel="error of the hard choice", xticks=range(8), xticklabels=names)
-left.legend(frameon=False)
-told, labels = [], []
-for at, (name, end) in enumerate(ends.items()):
-    errors, hit = landscape[end], (end == best).float().mean()
-    spread = 2 * errors.std() / math.sqrt(runs)
-    right.errorbar(errors.mean(), at, xerr=spread, fmt="o", color=plots.BLUE, capsize=5)
-    labels.append(f"{name} ({hit:.0%})")
-    told.append(f"{name} {errors.mean():.3f} ± {spread:.3f} and {hit:.0%}")
-right.axvline(landscape[0], color=plots.RED, ls="--", label="start")
-right.axvline(landscape[best], color=plots.GREEN, ls=":", label="best")
-right.set(xlabel=f"error of the selection, mean of {runs} runs ± 2 s.e.", yticks=range(7), yticklabels=labels)
-right.set_title("in brackets: share of the runs that found the best")
-right.invert_yaxis()
-right.legend(frameon=False)
-plots.show(drawing, f"Mean error ± 2 standard errors, and share of runs that found the best: {'; '.join(told)}.")
+plots.show(figures.restarts(landscape, ends))
+restart_helps.result(figures.who_leaves(ends))
 
 # %% [markdown]
-# What these runs show, with the seed as it is: at a constant 0.1 no run leaves its start, for nearly every sample *is*
-# the start. Cooled down to 0.1 once, few get away. A restart sets many of them free; but those that miss the best
-# threshold end, on average, in a worse place than they began, and the mean error stays within the error bars of the one
-# decay. With the paper's floor of 0.5 nothing freezes, and one decay and two cycles cannot be told apart. So a restart
-# undoes a freeze; that the paper's schedule, which stays warm, needs its restarts is not shown by this tensor.
+# What your runs show:
+
+# %%
+say(*figures.restart_sentences(landscape, ends))
+
+# %% [markdown]
+# At a temperature of 0.1 nearly every sample *is* the most probable scheme, so the others get no
+# gradient: the search is frozen. A restart can undo a freeze. The paper's schedule never goes below
+# 0.5, where nothing freezes. Whether it needs its restarts, this tensor cannot show.
 #
 # ## Summary
 #
-# * Arg max of log-probability plus Gumbel noise is an exact draw; the softmax at a temperature is its soft version.
-# * The temperature changes how hard a sample is, never which category leads it.
-# * Low: noisy gradients. High: biased ones, and mixtures that no hardware has. With HMQ's mixed parameters some bias
-#   stays at every temperature, though the mean gradient points much the same way as the exact one.
-# * The paper's schedule falls from 1 to 0.5 and starts again every five epochs. A restart undoes a freeze; at a floor
-#   of 0.5 there was none to undo.
+# * The arg max of log-probability plus Gumbel noise is an exact draw. The softmax at a temperature
+#   is its soft version.
+# * The temperature changes how hard a sample is. It never changes which category is largest.
+# * A low temperature gives noisy gradients. A high one gives biased gradients, and mixtures that no
+#   hardware has. With HMQ's mixed parameters some bias is left at every temperature.
+# * The paper's schedule falls from 1 to 0.5 and starts again every five epochs.
 #
 # ## To talk about
 #
-# * Evaluation uses no noise at all. Why is noise needed in training, when the softmax alone is differentiable?
-# * A block has 64 cells, here there were 12 or 8. What does that do to how hard a sample at τ = 0.5 is? (The explorer
-#   takes any logits.)
-# * The restarts were tried on one made-up tensor. Which measurement on a network would convince you, either way?
+# * Evaluation uses no noise at all. Why does training need noise, when the softmax alone is
+#   differentiable?
+# * A block has 64 pairs, here there were 12 or 8. What does that do to how hard a sample at
+#   $\tau = 0.5$ is? (The explorer takes any logits.)
+# * The restarts were tried on one made-up tensor. Which measurement on a network would convince
+#   you, in either direction?
 #
-# **In the paper:** the relaxation is part of sections 3.2 to 3.4; the schedule belongs to the search of section 4, its
-# exact form to the authors' code. **Differences:** none in the sampling. The comparison with the exact gradient and the
-# measurement of the restarts are ours.
+# **In the paper:** the relaxation is part of sections 3.2 to 3.4. The schedule belongs to the
+# search of section 4; its exact form is from the authors' code. **Differences:** none in the
+# sampling. The comparison with the exact gradient and the measurement of the restarts are ours.

@@ -1,22 +1,23 @@
 # %% [markdown]
 # # The HMQ block
 #
-# A table of probabilities, two expected numbers, one quantization: the block from its first logit to its selection, and
-# how to put it on a module of your own.
+# A table of probabilities, two expected numbers, one quantization: the block from its first logit
+# to its selection, and how to put it on a module of your own.
 #
-# **Minutes:** 40 (25 s of them computing) · **Data:** built in, nothing to fetch · **Know first:** lessons 03 and 04
+# **Minutes:** 40 (25 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
+# lessons 03 and 04
 #
 # **After this you can**
 #
 # * compute the expected step and threshold of a block, and say why one quantization is enough,
-# * tell mixing parameters from mixing outputs, and measure the gap between the mixture and the selection,
-# * say why every picture and every input channel has a sample of its own,
+# * tell mixing parameters from mixing outputs, and measure the gap between mixture and selection,
+# * say why every image and every input channel has a sample of its own,
 # * derive the gradient that reaches each logit, and apply the selection rule,
 # * attach blocks to your own module, train it, and take them off.
 
-# %% tags=["parameters"] quick={"pictures": 100, "draws": 8, "training_steps": 2}
+# %% tags=["parameters"] quick={"images": 100, "draws": 8, "training_steps": 2, "seed": 3}
 # Parameters: the seed is yours to change.
-pictures = 1000  # to measure accuracy on
+images = 1000  # to measure accuracy on
 draws = 100  # of the noise, for each number of samples
 training_steps = 60  # of the module of your own
 seed = 0
@@ -24,33 +25,22 @@ seed = 0
 # %%
 import math
 
-import seaborn as sns
 import torch
 import torch.nn.functional as F
-from matplotlib.ticker import LogLocator
 from torch import nn
 from torch.func import functional_call
 
-from hmq_lab import (
-    HMQ,
-    Scheme,
-    SearchSpace,
-    attach,
-    checks,
-    data,
-    detach,
-    explorers,
-    models,
-    placements,
-    plots,
-    quantize,
-)
+from hmq_lab import HMQ, Scheme, SearchSpace, attach, checks, data, detach
+from hmq_lab import explorers, models, placements, plots, quantize
 from hmq_lab.budget import expected_rate, hinge, rates
 from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.placement import blocks, calibrate, resample
+from hmq_lab.plots.lessons import lesson05 as figures
+from hmq_lab.plots.lessons import say
 from hmq_lab.quantizer import threshold_exponent
 from hmq_lab.seeds import generator
 
+predict = checks.predictions("05")
 builtin = data.load("builtin")
 network = models.build("tiny_resnet8").eval()
 load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")
@@ -60,9 +50,10 @@ print(weight.shape, f"largest magnitude {weight.abs().max():.3f}")
 # %% [markdown]
 # ## One table for bits and threshold
 #
-# A block has one logit for every *pair* of a bit-width and a threshold: here 8 bit-widths times 8 powers of two, from
-# one octave above the tight threshold downwards. It is one categorical over 64 schemes, not one for the bits and one
-# for the threshold, because the best threshold depends on the bits (lesson 02).
+# A block has one logit for every *pair* of a bit-width and a threshold: here 8 bit-widths times 8
+# powers of two. The largest threshold is one octave above the **tight** threshold, the smallest
+# power of two that no value exceeds. The 64 pairs share one softmax. There is no softmax for the
+# bits and another for the threshold, because the best threshold depends on the bits (lesson 02).
 
 # %%
 block = HMQ.for_weight(weight, SearchSpace(), generator=generator(seed, "block"))
@@ -72,21 +63,30 @@ print(f"probability of 8 bits below the largest threshold {block.probabilities()
 print(f"expected bits {block.expected_bits():.3f}")
 
 # %% [markdown]
-# The search begins where hardly anything is lost: 95 % on the most bits and the largest threshold. The other 63 logits
-# are drawn between -1 and 0. What must the first logit be? The released code takes the others to be 0.
+# The search begins where hardly any accuracy is lost: 95 % of the probability is on the most bits
+# and the largest threshold. The other 63 logits are drawn at random between -1 and 0. What must
+# the first logit be? The released code computes it as if the other logits were 0:
+# $\log\frac{0.95 \cdot 63}{1 - 0.95}$.
 #
-# *Predict:* does that give more than 95 %, or less?
+# *Predict:* does this give more than 95 %, or less?
 
 # %%
-others = torch.cat((block.logits.detach().flatten()[:56], block.logits.detach().flatten()[57:]))
+released_share = predict("released-share", "more than 95 %", "exactly 95 %", "less than 95 %")
+
+# %%
+logits = block.logits.detach().flatten()
+others = torch.cat((logits[:56], logits[57:]))
 released = math.log(0.95 * 63 / (1 - 0.95))
-p = torch.softmax(torch.cat((torch.tensor([released]), others)), 0)[0]
-print(f"first logit: the block's {block.logits[-1, 0]:.3f}, the released formula's {released:.3f}, which gives {p:.3f}")
+p = torch.softmax(torch.cat((torch.tensor([released]), others)), 0)[0].item()
+print(f"first logit: the block's {logits[56]:.3f}; the released formula's {released:.3f}")
+print(f"the released formula gives the probability {p:.3f}")
+released_share.result(f"{'more' if p > 0.95 else 'less'} than 95 %")
 
 # %% [markdown]
 # ## Exercise 1 · The first logit (medium, 6 minutes)
 #
-# Write `first_logit(others, probability)`: the logit that gets exactly this probability beside the other logits (N,).
+# Write `first_logit(others, probability)`: the logit that has exactly this probability beside the
+# other logits (N,).
 
 
 # %% tags=["stub"]
@@ -95,8 +95,8 @@ def first_logit(others, probability):
 
 
 # %% [markdown] tags=["hint"]
-# With e to the power of the logit called w and the sum of the others' called s, the probability is w / (w + s). Solve
-# for w.
+# Call the exponential of the logit w, and the sum of the exponentials of the others s. The
+# probability is w / (w + s). Solve for w.
 
 
 # %% tags=["solution"]
@@ -110,51 +110,55 @@ checks.first_logit(first_logit)
 # %% [markdown]
 # ## Two expected numbers, one quantization
 #
-# A softmax of logits and noise (lesson 04) gives every scheme a weight. The block takes two means with these weights,
-# the **expected step** and the **expected threshold**, and quantizes once. It could instead quantize 64 times and take
-# the mean of the results: mix the *outputs*. That is something else.
+# A softmax of logits and noise (lesson 04) gives every scheme a weight $\hat p$. The block takes
+# two means with these weights, the **expected step** and the **expected threshold**:
 #
-# *Predict:* half of the weight is on 2 bits below 1, half on 3 bits below 1/2. How many levels has each mixture?
+# $$\bar\Delta = \sum_{t,b} \hat p_{t,b}\,\Delta_{t,b} \qquad
+# \bar t = \sum_{t,b} \hat p_{t,b}\,t$$
+#
+# and quantizes once, with $\bar\Delta$ and $\bar t$. There is another way: quantize 64 times and
+# take the mean of the results. This mixes *outputs*, and gives something else.
+#
+# *Predict:* half of the weight is on 2 bits below 1, half on 3 bits below 1/2. Which mixture has
+# more levels?
+
+# %%
+more_levels = predict("more-levels", "mixed parameters", "mixed outputs", "both the same")
 
 # %%
 pair = Scheme(2, 0, True), Scheme(3, -1, True)
 x = torch.linspace(-1.3, 1.3, 2601, dtype=torch.float64)
-step, threshold = (sum(getattr(s, name) for s in pair) / 2 for name in ("step", "threshold"))
-mixtures = {
+step = sum(scheme.step for scheme in pair) / 2  # the expected step
+threshold = sum(scheme.threshold for scheme in pair) / 2  # the expected threshold
+outputs = [quantize(x, s.step, s.threshold, s.signed) for s in pair]
+mixed = {
     "mixed parameters": quantize(x, step, threshold, signed=True),
-    "mixed outputs": sum(quantize(x, s.step, s.threshold, s.signed) for s in pair) / 2,
+    "mixed outputs": sum(outputs) / 2,
 }
-drawing, axes = plots.canvas(1, 2, height=3.6, sharey=True)
-for ax, (name, y) in zip(axes, mixtures.items()):
-    for scheme, colour, line in zip(pair, (plots.ORANGE, plots.GREEN), ("--", ":")):
-        hard = quantize(x, scheme.step, scheme.threshold, scheme.signed)
-        ax.plot(x, hard, color=colour, ls=line, lw=1.5, label=f"{scheme.bits} bits below {scheme.threshold:g}")
-    ax.plot(x, y, color=plots.BLUE, lw=2.5, label=name)
-    ax.set(title=f"{name}: {len(y.unique())} levels", xlabel="x")
-    ax.legend(frameon=False, loc="upper left")
-axes[0].set_ylabel("Q(x)")
-counts = {name: len(y.unique()) for name, y in mixtures.items()}
-copies = 64 * 16384 * 64 * 4 / 2**20
-plots.show(
-    drawing,
-    f"The mixed step is {step}, the mixed threshold {threshold}; the result has {counts['mixed parameters']} levels, "
-    f"the mean of the two outputs {counts['mixed outputs']}.",
-)
+plots.show(figures.mixtures(x, pair, mixed, step, threshold))
+counts = {name: len(y.unique()) for name, y in mixed.items()}
+same = len(set(counts.values())) == 1
+more_levels.result("both the same" if same else max(counts, key=counts.get))
 
 # %% [markdown]
-# Mixed parameters give a uniform quantizer again, but for the two end levels, which the mixed threshold cuts off where
-# they are. Mixed outputs give levels of uneven spacing. And the cost: with mixed outputs the largest activation of
-# ResNet-20 (16,384 numbers a picture) would be held 64 times, as the next cell counts. One quantization costs the same
-# whatever the size of the space.
+# Mixed parameters give a uniform quantizer again. Only its two end levels are special: the mixed
+# threshold is no multiple of the mixed step, so they are less than a step away from their
+# neighbours. Mixed outputs give levels at uneven distances. Mixed outputs also need memory: the
+# largest activation of ResNet-20 has 16,384 numbers an image, and they would be there 64 times.
+# One quantization costs the same however many schemes there are.
 
 # %%
-print(f"a batch of 64: {16384 * 64 * 4 / 2**20:.0f} MiB for one copy, {copies:.0f} MiB for one of each scheme")
+batch = 16384 * 64 * 4 / 2**20
+print(
+    f"a batch of 64: {batch:.0f} MiB for one copy, {64 * batch:.0f} MiB for one of each scheme"
+)
 
 # %% [markdown]
 # ## Exercise 2 · Expected step and threshold (medium, 8 minutes)
 #
-# Write `expected_parameters(probabilities, bits, exponents, signed)`, which returns the two as a pair. probabilities
-# (B, T), bits (B,), exponents (T,) of the thresholds; a signed step is t / 2^(b-1), an unsigned one t / 2^b.
+# Write `expected_parameters(probabilities, bits, exponents, signed)`, which returns the two as a
+# pair. Shapes: probabilities (B, T), bits (B,), exponents of the thresholds (T,). A signed step is
+# $t / 2^{b-1}$, an unsigned one $t / 2^b$.
 
 
 # %% tags=["stub"]
@@ -163,8 +167,8 @@ def expected_parameters(probabilities, bits, exponents, signed):
 
 
 # %% [markdown] tags=["hint"]
-# Make the table of all steps (B, T) first: bits along the rows, thresholds along the columns. `bits[:, None]` helps,
-# and `int(signed)`: torch does not subtract a truth value.
+# First make the table of all steps (B, T): bits along the rows, thresholds along the columns.
+# `bits[:, None]` helps. Write `int(signed)`: torch does not subtract True or False.
 
 
 # %% tags=["solution"]
@@ -180,89 +184,95 @@ checks.expected_parameters(expected_parameters)
 # %% [markdown]
 # ## The gap between the mixture and the selection
 #
-# The expected step is no power of two, and no hardware has it. While the search runs, the network is judged with the
-# mixture; in the end it gets one scheme. How far are these apart? Take the network that comes with the package, and
-# for every weight two schemes, 8 bits and 2 bits, each with its best threshold. Move the mass from one to the other,
-# the same in all layers, without noise and without training.
+# The expected step is no power of two, so no hardware has it. While the search runs, the network
+# computes with the mixture. In the end every block gets one scheme. How far apart are the two? Take
+# the network that comes with the package. Give every weight two schemes, 8 bits and 2 bits, each
+# with its best threshold. Move the probability mass from 8 bits to 2 bits, the same in all layers,
+# without noise and without training.
 #
-# *Predict:* at half and half, is the accuracy near that of 8 bits, near that of 2 bits, or below both?
+# *Predict:* at half and half, where is the accuracy of the mixture?
 
 # %%
-batches = list(builtin.validation.subset(range(pictures)).batches(500))
-weights = {
-    f"{name}.weight": m.weight.detach() for name, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)
-}
+half_way = predict(
+    "half-way", "near that of 8 bits", "between the two", "near that of 2 bits", "below both"
+)
+
+# %%
+batches = list(builtin.validation.subset(range(images)).batches(500))
+layers = [(n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+weights = {f"{name}.weight": module.weight.detach() for name, module in layers}
 
 
 def accuracy(weights):
     with torch.no_grad():
-        right = sum((functional_call(network, weights, x).argmax(1) == y).sum().item() for x, y in batches)
-    return 100 * right / pictures
+        hits = [functional_call(network, weights, x).argmax(1) == y for x, y in batches]
+    return 100 * torch.cat(hits).double().mean().item()
 
 
 def best_scheme(w, bits):
     top = threshold_exponent(w.abs().max().item())
     schemes = [Scheme(bits, top - octave, True) for octave in range(8)]
-    return min(schemes, key=lambda s: (quantize(w, s.step, s.threshold, True) - w).square().sum())
+    return min(
+        schemes, key=lambda s: (quantize(w, s.step, s.threshold, True) - w).square().sum()
+    )
 
 
-eight, two = ({name: best_scheme(w, bits) for name, w in weights.items()} for bits in (8, 2))
+eight = {name: best_scheme(w, 8) for name, w in weights.items()}
+two = {name: best_scheme(w, 2) for name, w in weights.items()}
 
 
+# %%
 def mixed_parameters(mass):
-    """Every weight with the expected step and threshold, `mass` on 2 bits."""
+    """Every weight with the expected step and threshold, `mass` being on 2 bits."""
     result = {}
     for name, w in weights.items():
         a, b = eight[name], two[name]
-        step, threshold = (1 - mass) * a.step + mass * b.step, (1 - mass) * a.threshold + mass * b.threshold
+        step = (1 - mass) * a.step + mass * b.step
+        threshold = (1 - mass) * a.threshold + mass * b.threshold
         result[name] = quantize(w, step, threshold, True)
     return result
 
 
 def mixed_outputs(mass):
-    few, many = ({n: quantize(w, s[n].step, s[n].threshold, True) for n, w in weights.items()} for s in (two, eight))
-    return {name: (1 - mass) * many[name] + mass * few[name] for name in weights}
+    """Every weight as the mean of two quantized weights."""
+    result = {}
+    for name, w in weights.items():
+        many = quantize(w, eight[name].step, eight[name].threshold, True)
+        few = quantize(w, two[name].step, two[name].threshold, True)
+        result[name] = (1 - mass) * many + mass * few
+    return result
 
 
 # %%
 masses = [i / 10 for i in range(11)]
-soft = [accuracy(mixed_parameters(m)) for m in masses]
-outputs = [accuracy(mixed_outputs(m)) for m in masses]
-hard = [soft[0] if m < 0.5 else soft[-1] for m in masses]  # the more probable scheme
-
-drawing, ax = plots.canvas(height=3.6)
-percent = [100 * m for m in masses]
-ax.plot(percent, soft, color=plots.BLUE, marker="o", label="mixed parameters: the block")
-ax.plot(percent, outputs, color=plots.GREEN, marker="D", ls=":", label="mixed outputs")
-ax.plot(
-    [0, 50, 50, 100], [soft[0], soft[0], soft[-1], soft[-1]], color=plots.ORANGE, ls="--", lw=2.5, label="the selection"
-)
-ax.set(xlabel="mass on 2 bits (%)", ylabel=f"accuracy (%) on {pictures} pictures")
-ax.legend(frameon=False)
-gaps = [s - h for s, h in zip(soft, hard)]
-wide = max(range(11), key=lambda i: abs(gaps[i]))
-plots.show(
-    drawing,
-    f"8 bits have {soft[0]:.1f} %, 2 bits {soft[-1]:.1f} %. With {masses[wide]:.0%} of the mass on 2 bits the block "
-    f"has {soft[wide]:.1f} % and the selection {hard[wide]:.1f} %, the widest gap; mixed outputs have "
-    f"{outputs[wide]:.1f} % there.",
-)
+curves = {
+    "mixed parameters": [accuracy(mixed_parameters(m)) for m in masses],
+    "mixed outputs": [accuracy(mixed_outputs(m)) for m in masses],
+}
+soft = curves["mixed parameters"]
+curves["selection"] = [soft[0] if m < 0.5 else soft[-1] for m in masses]
+plots.show(figures.mixture_and_selection(masses, curves, images))
+say(figures.gap_sentence(masses, soft, curves["selection"]))
+half_way.result(figures.where_half_lies(soft[0], soft[5], soft[-1]))
 
 # %% [markdown]
-# The mixture is a worse network than its selection on one side of the middle and a better one on the other: it goes
-# from one scheme to the other gradually, and the selection jumps. So the accuracy of the mixture is not the accuracy of
-# what will be deployed. That is why the search watches the *selection* on the validation pictures, and why a second
-# stage trains the weights with the schemes fixed. Training may also suit the weights to the mixture; here they were
-# left alone.
+# The mixture goes from one scheme to the other gradually; the selection jumps. So the accuracy of
+# the mixture is not the accuracy of the network that will be deployed. Therefore the search measures
+# the *selection* on the validation images. And a second stage trains the weights with the schemes
+# fixed. (Training may also adapt the weights to the mixture. Here they were not trained.)
 #
-# ## A sample for every picture and every input channel
+# ## A sample for every image and every input channel
 #
-# While training, noise is added to the logits. One sample could serve a whole tensor. The block draws more: an
-# activation has a sample for every picture of the batch, a weight one for every *input* channel. The scheme that is
-# selected belongs to the tensor all the same. Why then? Each sample pulls the logits its own way, and a mean of many is
-# less noisy.
+# During training, noise is added to the logits. One sample could serve a whole tensor, but the
+# block draws more. An activation has one sample for every image of the batch. A weight has one for
+# every *input* channel. The selected scheme belongs to the whole tensor all the same. Why so many
+# samples? Each sample gives its own gradient, and a mean of many gradients is less noisy.
 #
-# *Predict:* 64 pictures with one shared sample, or 64 samples: how much smaller is the spread of the gradient?
+# *Predict:* one sample for 64 images, or 64 samples: how many times smaller is the spread of the
+# gradient?
+
+# %%
+smaller_spread = predict("smaller-spread", low=1, high=64)
 
 # %%
 x, y = next(builtin.validation.batches(64))
@@ -282,22 +292,26 @@ def loss_of_weight(step, threshold):
     return F.cross_entropy(network.linear(network.pool(out).flatten(1)), y)
 
 
-activation_block = HMQ(SearchSpace((4,), 8), threshold_exponent(h.max().item()), signed=False)
-weight_block = HMQ.for_weight(weight, SearchSpace((4,), 8))
+# %%
+space = SearchSpace((4,), 8)
+activation_block = HMQ(space, threshold_exponent(h.max().item()), signed=False)
+weight_block = HMQ.for_weight(weight, space)
 tensors = {
-    "activation: samples shared by pictures": (activation_block, loss_of_activation, 64),
-    "weight: by input channels": (weight_block, loss_of_weight, weight.shape[1]),
+    "activation: samples shared by images": (activation_block, loss_of_activation, 64),
+    "weight: samples by input channels": (weight_block, loss_of_weight, weight.shape[1]),
 }
 
 
 def spread(block, loss, count, samples):
-    """Of the logits' gradient over draws of the noise: its spread around the mean, and the length of the mean."""
+    """The spread of the logits' gradient around its mean, and the length of the mean."""
     nn.init.zeros_(block.logits)  # every threshold as probable as the others
     block.temperature.fill_(0.5)
     found = []
     for number in range(draws):
         block.resample(generator(seed, "spread", samples, number))
-        step, threshold = (v.repeat_interleave(count // samples) for v in block.sample(samples))
+        step, threshold = (
+            v.repeat_interleave(count // samples) for v in block.sample(samples)
+        )
         found.append(torch.autograd.grad(loss(step, threshold), block.logits)[0].flatten())
     found = torch.stack(found)
     mean = found.mean(0)
@@ -305,69 +319,75 @@ def spread(block, loss, count, samples):
 
 
 # %%
-drawing, axes = plots.canvas(1, 2, height=3.6)
-told = []
-for ax, (name, (unit, loss, count)) in zip(axes, tensors.items()):
+rows = {}
+for name, (unit, loss, count) in tensors.items():
     numbers = [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= count]
-    noise, signal = zip(*[spread(unit, loss, count, n) for n in numbers])
-    ax.loglog(numbers, noise, color=plots.BLUE, marker="o", label="spread")
-    ax.loglog(numbers, [noise[0] / math.sqrt(n) for n in numbers], color=plots.INK, ls=":", label="1 / √samples")
-    ax.loglog(numbers, signal, color=plots.GREEN, marker="D", ls="--", label="length of the mean")
-    ax.set(title=name, xlabel="samples", ylabel="gradient of the logits")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.set_xticks(numbers, numbers)
-    ax.minorticks_off()
-    ax.legend(frameon=False)
-    told.append(
-        f"for the {name.split(':')[0]} the spread goes from {noise[0]:.2g} with one sample to {noise[-1]:.2g} with "
-        f"{count}, the length of the mean from {signal[0]:.2g} to {signal[-1]:.2g}"
-    )
-plots.show(drawing, f"The logits' gradient over {draws} draws of the noise: {'; '.join(told)}.")
+    rows[name] = {n: spread(unit, loss, count, n) for n in numbers}
+plots.show(figures.spreads(rows, draws))
+say(*figures.spread_sentences(rows))
+of_activation = rows["activation: samples shared by images"]
+smaller_spread.result(of_activation[1][0] / of_activation[64][0])
 
 # %% [markdown]
-# With one shared sample the noise is larger than the signal. More samples calm it, for the cost of the same one
-# quantization. A mean of n independent gradients would follow the dotted line. The pictures of a batch come near it,
-# for their losses are averaged. The input channels of a weight act together in every picture, so that their gain is
-# smaller and ends sooner.
+# More samples calm the noise, and still there is one quantization. The mean of n independent
+# gradients would follow the dotted line. Losses of different images are nearly independent. The
+# input channels of a weight are not: they act together in every image.
 #
 # ## The gradient of each logit
 #
-# The loss sees the block through two numbers only, the expected step and the expected threshold. So backpropagation
-# brings two numbers back, dL/dstep and dL/dthreshold (lesson 03), and the block hands them on to its logits. With z the
-# sample, s and t step and threshold of a scheme, and a bar for the expected ones, the logit of that scheme gets
+# The loss depends on the block through two numbers only, $\bar\Delta$ and $\bar t$. So
+# backpropagation brings back two numbers, $\partial L / \partial \bar\Delta$ and
+# $\partial L / \partial \bar t$ (lesson 03). From these the block computes the gradient of each
+# logit $\pi$:
 #
-# z / τ · ( dL/dstep · (s - s̄) + dL/dthreshold · (t - t̄) )
+# $$\frac{\partial L}{\partial \pi_{t,b}} = \frac{\hat p_{t,b}}{\tau} \left(
+# \frac{\partial L}{\partial \bar\Delta}(\Delta_{t,b} - \bar\Delta)
+# + \frac{\partial L}{\partial \bar t}(t - \bar t) \right)$$
 #
-# *Predict:* a loss wants a larger threshold. Which logits does it raise, and why not all of them by the same amount?
+# *Predict:* a loss becomes smaller when the expected threshold grows. Which logits does descent
+# raise?
+
+# %%
+raised = predict(
+    "raised-logits",
+    "all of them",
+    "those with more bits than the mean",
+    "those with a threshold above the expected one",
+)
 
 # %%
 block = HMQ.for_weight(weight, SearchSpace(), generator=generator(seed, "block"))
 nn.init.zeros_(block.logits)
 block.resample(generator(seed, "gradient"))
-step, threshold = block.sample(1)
-step.retain_grad(), threshold.retain_grad()
-error = (quantize(weight, step, threshold, signed=True) - weight).square().sum() / weight.square().sum()
-error.backward()
-
-drawing, ax = plots.canvas(height=3.8)
-reach = block.logits.grad.abs().max().item()
-names = [f"$2^{{{e}}}$" for e in block.exponents.tolist()]
-style = {"cmap": "vlag", "vmin": -reach, "vmax": reach, "linewidths": 0.5, "cbar_kws": {"label": "gradient"}}
-sns.heatmap(block.logits.grad.numpy(), ax=ax, xticklabels=names, yticklabels=range(1, 9), **style)
-ax.invert_yaxis()
-ax.set(xlabel="threshold", ylabel="bits", title="gradient of the error by each logit, in one sample")
-low = divmod(int(block.logits.grad.argmin()), 8)
+_, threshold = block.sample(1)
+gradient = torch.autograd.grad(-threshold.sum(), block.logits)[0]  # the loss is -threshold
+above = 2.0 ** block.exponents.double() > threshold.item()
+agree = ((gradient < 0) == above).all()
 plots.show(
-    drawing,
-    f"dL/dstep is {step.grad.item():.3g} at an expected step of {step.item():.3g}, dL/dthreshold "
-    f"{threshold.grad.item():.3g} at {threshold.item():.3g}. Descent raises most the logit of {low[0] + 1} bits below "
-    f"2^{block.exponents[low[1]].item()}.",
+    figures.logit_gradient(gradient, block.exponents.tolist(), "loss: minus the threshold")
 )
+raised.result("those with a threshold above the expected one" if agree else "others")
 
 # %% [markdown]
-# Two numbers for 64 logits: whatever the loss, with the same sample every gradient lies in the same plane. Try it with
-# twenty random losses.
+# The formula says why they are not raised alike. The factor $t - \bar t$ is larger for larger
+# thresholds, and $\hat p$ is larger for the schemes that have more weight in this sample.
+#
+# Now the squared error of the layer as the loss:
+
+# %%
+step, threshold = block.sample(1)
+step.retain_grad(), threshold.retain_grad()
+quantized = quantize(weight, step, threshold, signed=True)
+error = (quantized - weight).square().sum() / weight.square().sum()
+error.backward()
+print(f"dL/dstep {step.grad.item():.3g} at an expected step of {step.item():.3g}")
+print(f"dL/dthreshold {threshold.grad.item():.3g} at a threshold of {threshold.item():.3g}")
+exponents = block.exponents.tolist()
+plots.show(figures.logit_gradient(block.logits.grad, exponents, "loss: the squared error"))
+
+# %% [markdown]
+# Two numbers for 64 logits: with the same sample, the gradients of all losses lie in one plane.
+# Try it with twenty random losses.
 
 # %%
 rows = []
@@ -377,16 +397,17 @@ for number in range(20):
     out = (quantize(weight, step, threshold, signed=True) * direction).sum()
     rows.append(torch.autograd.grad(out, block.logits)[0].flatten())
 values = torch.linalg.svdvals(torch.stack(rows).double())
-print("singular values, of the largest:", [f"{v:.1e}" for v in (values / values[0])[:4].tolist()])
+relative = [f"{v:.1e}" for v in (values / values[0])[:4].tolist()]
+print("singular values, divided by the largest:", relative)
 
 # %% [markdown]
-# From the third on they are rounding errors: the rank is two. It takes many samples, and a spread-out table, to tell
-# 64 schemes apart.
+# From the third on they are rounding errors: the rank is two. So one sample tells little about 64
+# schemes; it takes many samples to tell them apart.
 #
 # ## Exercise 3 · The gradient of the logits (medium, 10 minutes)
 #
-# Write `logit_gradient(sample, steps, thresholds, d_step, d_threshold, temperature)`, shape (B, T): sample (B, T) sums
-# to one, steps (B, T), thresholds (T,), the rest are numbers.
+# Write `logit_gradient(sample, steps, thresholds, d_step, d_threshold, temperature)`, shape (B, T).
+# The sample (B, T) sums to one; steps (B, T), thresholds (T,); the others are numbers.
 
 
 # %% tags=["stub"]
@@ -395,14 +416,15 @@ def logit_gradient(sample, steps, thresholds, d_step, d_threshold, temperature):
 
 
 # %% [markdown] tags=["hint"]
-# The formula above, term by term; the expected step is the sum of sample times steps. For the proof: exercise 3 of
-# lesson 04, with a linear loss in place of the losses, and a temperature.
+# Take the formula above, term by term. The expected step is the sum of sample times steps. For the
+# proof: exercise 3 of lesson 04, with a linear loss and a temperature.
 
 
 # %% tags=["solution"]
 def logit_gradient(sample, steps, thresholds, d_step, d_threshold, temperature):
     step, threshold = (sample * steps).sum(), (sample * thresholds).sum()
-    return sample * (d_step * (steps - step) + d_threshold * (thresholds - threshold)) / temperature
+    slope = d_step * (steps - step) + d_threshold * (thresholds - threshold)
+    return sample * slope / temperature
 
 
 # %% tags=["check"]
@@ -413,11 +435,12 @@ checks.logit_gradient(logit_gradient)
 #
 # The table of the same layer. Three settings worth trying:
 #
-# * *bits* 2, *mass on them* from 0.001 up to 0.999: the staircase coarsens long before the selection, the grey line,
-#   changes. Where does it jump?
-# * *bits* 8, *threshold* the smallest, *mass* 0.5: which end does the threshold of the mixture keep to, and which
-#   logits does the gradient raise?
-# * *mass* 0.5, then *noise* from 1 to 10 at *temperature* 0.1: a sample is nearly one scheme, another one each time.
+# * *bits* 2, *mass on them* from 0.001 up to 0.999: the steps of the staircase grow long before
+#   the selection, the grey line, changes. Where does the selection jump?
+# * *bits* 8, *threshold* the smallest, *mass* 0.5: is the threshold of the mixture near the large
+#   or the small one? Which logits does the gradient raise?
+# * *mass* 0.5, then *noise* from 1 to 10 at *temperature* 0.1: a sample is nearly one scheme, and
+#   each time another one.
 
 # %%
 explorers.block(weight, bits=2, exponent=-3, mass=0.5)
@@ -425,30 +448,46 @@ explorers.block(weight, bits=2, exponent=-3, mass=0.5)
 # %% [markdown]
 # ## The selection
 #
-# For evaluation, and for all of the second stage, each block takes one scheme: first the bit-width with the largest
-# probability, summed over its thresholds, then the most probable threshold *given* that bit-width. No noise. That need
-# not be the most probable pair.
+# For evaluation, and in all of the second stage, each block has one scheme, the **selection**.
+# First comes the bit-width with the largest probability, summed over its thresholds; then the most
+# probable threshold for this bit-width. There is no noise:
 #
-# *Predict:* what does the rule take from this table?
+# $$b^* = \arg\max_b \sum_t p_{t,b} \qquad t^* = \arg\max_t\, p_{t,b^*}$$
+#
+# This need not be the most probable pair.
+#
+# *Predict:* what does the rule select from this table?
+#
+# | | below $2^0$ | below $2^{-1}$ | below $2^{-2}$ |
+# |---|---|---|---|
+# | 2 bits | 0.05 | 0.30 | 0.02 |
+# | 4 bits | 0.24 | 0.22 | 0.17 |
 
 # %%
-table = torch.tensor([[0.05, 0.30, 0.02], [0.24, 0.22, 0.17]])  # 2 and 4 bits; 2^0, 2^-1, 2^-2
+selected = predict("selected", "2 bits below 0.5", "4 bits below 1", "4 bits below 0.25")
+
+# %%
+table = torch.tensor([[0.05, 0.30, 0.02], [0.24, 0.22, 0.17]])
 example = HMQ(SearchSpace((2, 4), 3), threshold_exponent=0, signed=True)
 example.logits.data = table.log()
 row, column = divmod(int(table.argmax()), 3)
 print("most probable pair:", (2, 4)[row], "bits below", f"2^{-column}")
 print("bits alone:", [round(v, 2) for v in table.sum(1).tolist()])
-print("the block selects:", example.scheme)
 print(f"expected bits: {example.expected_bits():.2f}")
+selected.result(f"{example.scheme.bits} bits below {example.scheme.threshold:g}")
 
 # %% [markdown]
-# The **expected bits**, the mean bit-width under the table without noise and at temperature 1, are what the compression
-# term of the loss counts: differentiable, and between two bit-widths while a block is undecided. Lesson 06 shows how
-# far they can be from the bits that are selected.
+# The **expected bits** are the mean bit-width under the table, without noise and at temperature 1:
+#
+# $$\mathbb E[b] = \sum_{t,b} p_{t,b}\, b$$
+#
+# The compression term of the loss counts them. They are differentiable, and lie between two
+# bit-widths while a block is undecided. Lesson 06 shows how far they can be from the selected bits.
 #
 # ## Exercise 4 · The selection (easy, 5 minutes)
 #
-# Write `selection(probabilities)`: row and column of the selected scheme in a table (B, T), as two integers from 0.
+# Write `selection(probabilities)`: row and column of the selected scheme in a table (B, T), as two
+# integers from 0.
 
 
 # %% tags=["stub"]
@@ -457,7 +496,7 @@ def selection(probabilities):
 
 
 # %% [markdown] tags=["hint"]
-# Sum along the thresholds, take the arg max, then look at that row alone.
+# Sum along the thresholds, take the arg max, then look only at that row.
 
 
 # %% tags=["solution"]
@@ -472,9 +511,10 @@ checks.selection(selection)
 # %% [markdown]
 # ## Blocks on a module of your own
 #
-# `attach` works on any module whose forward pass torch.fx can read. It puts a block on every weight of a convolution or
-# fully connected layer, and on activations after non-linearities, linear bottlenecks and residual sums. The batch you
-# pass sets the activations' largest thresholds; `calibrate` does it over many.
+# `attach` works on any module whose forward pass torch.export can read. It puts a block on every weight
+# of a convolution or fully connected layer, and on activations after non-linearities, linear
+# bottlenecks and residual sums. The largest thresholds of activations come from the batch that you
+# pass. Setting them from many batches is called **calibration**; `calibrate` does it.
 
 
 # %%
@@ -495,14 +535,22 @@ class Own(nn.Module):
 torch.manual_seed(seed)
 own = Own()
 x, y = next(builtin.train.batches(64, seed=seed))
-attach(own, SearchSpace(bits=(2, 4, 8), thresholds=4), x, generator=generator(seed, "attach"))
+space = SearchSpace(bits=(2, 4, 8), thresholds=4)
+attach(own, space, x, generator=generator(seed, "attach"))
 for place in placements(own):
-    print(f"{place.name:17s} {place.kind:10s} {'quantized' if place.quantized else 'float':10s}{place.reason}")
+    state = "quantized" if place.quantized else "float"
+    print(f"{place.name:17s} {place.kind:10s} {state:10s}{place.reason}")
 
 # %% [markdown]
-# The list says of every tensor what became of it, and why. Check it before you train. Then calibrate on more than one
-# batch and train in a loop of your own, with two additions: new noise before every step, and the compression term in
-# the loss. Logits learn faster than weights.
+# The list says what became of every tensor, and why. Read it before you train. Then calibrate on
+# more than one batch, and train in a loop of your own. The loop has two additions: new noise before
+# every step, and the compression term in the loss,
+#
+# $$L = L_\text{task} + \gamma \cdot \max\left(\frac{R_\text{target} - R}{R_\text{target}},
+# 0\right)^2, \qquad R = \frac{32 \sum_i n_i}{\sum_i n_i\, \mathbb E[b_i]}$$
+#
+# with $n_i$ the number of elements of weight tensor $i$. The logits have a larger learning rate
+# than the weights.
 
 # %%
 found = calibrate(own, (x for x, _ in builtin.train.subset(range(512)).batches(64)))
@@ -515,26 +563,27 @@ noise = generator(seed, "noise")
 own.train()
 for _, (x, y) in zip(range(training_steps), builtin.train.batches(64, seed=seed)):
     resample(own, noise)
-    loss = F.cross_entropy(own(x), y) + 32 * hinge(expected_rate(own), 8.0)
+    loss = F.cross_entropy(own(x), y) + 32 * hinge(expected_rate(own), 8.0)  # L above, γ = 32
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-print(f"expected rate {expected_rate(own):.2f}, of the selection {rates(own.eval()).weights:.2f}")
+print(f"expected compression {expected_rate(own):.2f}, actual {rates(own.eval()).weights:.2f}")
 for name, b in blocks(own, "weight").items():
     print(f"{name:17s} {b.scheme}, expected bits {b.expected_bits():.2f}")
 
 # %% [markdown]
-# The expected rate is what the loss can see; that of the selection can lie far from it while blocks are undecided.
-# `own.eval()` gives the selection. `block.fix()` keeps a block at its scheme, for a second stage; `hmq_lab.search` does
-# all of this for you. `detach` takes the blocks off and leaves the trained float weights.
+# The loss sees the expected compression. The actual one, of the selection, can be far from it while
+# blocks are undecided. `own.eval()` computes with the selection. `block.fix()` keeps a block at its
+# scheme, for a second stage. `hmq_lab.search` does all of this for you. `detach` takes the blocks
+# off and leaves the trained float weights.
 
 # %%
 detach(own)
 print(type(own).__name__, [name for name, _ in own.named_parameters()])
 
 # %% [markdown]
-# What torch.fx cannot read is refused, with the line: above all a branch on the *values* of a tensor. Write it as a
-# module of its own, or as an operation (`torch.where`).
+# `attach` refuses what torch.export cannot read, and names the line. The most common case is an `if` on
+# the *values* of a tensor. Write it as a module of its own, or as an operation (`torch.where`).
 
 
 # %%
@@ -553,19 +602,23 @@ except ValueError as error:
 # %% [markdown]
 # ## Summary
 #
-# * A block is one table over pairs of bits and threshold; it starts with exactly 95 % on the largest of both.
-# * It mixes two parameters and quantizes once; the cost does not grow with the space.
-# * What is searched with is a mixture. What is deployed is the selection: bits by their sum first, then the threshold.
-# * The logits learn through two numbers alone. Many samples, one for every picture or input channel, calm them.
-# * `attach`, `placements`, `calibrate`, `resample`, `detach` do this on any module that torch.fx reads.
+# * A block is one table over pairs of bits and threshold. At its start exactly 95 % are on the
+#   largest of both.
+# * It mixes two parameters and quantizes once. The cost does not grow with the number of schemes.
+# * The search computes with a mixture; the selection is deployed. It takes the bits first, by their
+#   sum, and then the threshold.
+# * The logits learn through two numbers alone. Many samples, one for every image or input channel,
+#   make their gradient less noisy.
+# * `attach`, `placements`, `calibrate`, `resample`, `detach` work on any module that torch.export reads.
 #
 # ## To talk about
 #
-# * A search could mix outputs, as others do. What would you gain, and what would it cost with 64 schemes?
-# * Why does a weight draw its samples along the *input* channels, when hardware would rather have a scale for each
-#   *output* channel? Which of the two would the selection allow?
+# * A search could mix outputs, as others do. What would you gain, and what would it cost with 64
+#   schemes?
+# * A weight draws its samples along the *input* channels, although hardware would rather have a
+#   scale for each *output* channel. Why? Which of the two would the selection allow?
 # * The selection takes bits before the threshold. Think of a table where that is a bad choice.
 #
-# **In the paper:** sections 3.2 to 3.4; the quantizer on its way from one bit-width to another is figure 1.
-# **Differences:** the initial probability is exactly 0.95 where the released formula gives more; the range is two's
-# complement, so that b bits have 2^b levels.
+# **In the paper:** sections 3.2 to 3.4; the quantizer between two bit-widths is figure 1.
+# **Differences:** the initial probability is exactly 0.95, where the released formula gives more.
+# The range is two's complement, so that b bits have 2^b levels.

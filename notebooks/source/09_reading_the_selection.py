@@ -1,21 +1,22 @@
 # %% [markdown]
 # # Reading the selection
 #
-# A search hands you a list of bits. What does it say about the network, and what only about this one run?
+# A search gives you a list of bits. What does it say about the network, and what only about this
+# one run?
 #
-# **Minutes:** 40 (20 s of them computing) · **Data:** records that come with the package and built-in pictures, nothing
-# to fetch · **Know first:** lessons 06 and 07
+# **Minutes:** 40 (20 s of them computing) · **Data:** records that come with the package and
+# built-in images, nothing to fetch · **Know first:** lessons 06 and 07
 #
 # **After this you can**
 #
-# * draw the bits of a network by layer, and tell early from late and large from small,
-# * compare two selections by the weights they agree on and by their order, beside what sizes alone would explain,
-# * say what no search gave up, and how little that says where it costs nothing,
+# * draw the bits of a network by layer, and separate early from late and large from small,
+# * compare two selections by the weights they agree on and by their order, and with chance,
+# * say what no search gave up, and how little this says where it costs nothing,
 # * set a selection beside each layer's error and rise of the loss, and read their disagreement.
 
-# %% tags=["parameters"] quick={"pictures": 64}
-# Parameters: how many pictures the sensitivities are measured on, and how often a list is shuffled.
-pictures = 512
+# %% tags=["parameters"] quick={"images": 64, "shuffles": 200, "seed": 3}
+# Parameters: images that the sensitivities are measured on, and shuffles of a list.
+images = 512
 shuffles = 2000
 seed = 0
 
@@ -23,92 +24,87 @@ seed = 0
 import itertools
 
 import numpy as np
-import seaborn as sns
 
 from hmq_lab import SearchSpace, attach, budget, checks, data, explorers, models, plots
-from hmq_lab.hardware.folding import fold
+from hmq_lab.graph.folding import fold
 from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.placement import calibrate
+from hmq_lab.plots.lessons import lesson09 as figures
+from hmq_lab.plots.lessons import say
+from hmq_lab.plots.lessons.lesson09 import bits, spearman
 from hmq_lab.rivals.landscape import Landscape
 from hmq_lab.rivals.methods import alone, integer_programme
 from hmq_lab.runs import records
 
+predict = checks.predictions("09")
 
-def of(record):
-    return [t for t in record.tensors if t["kind"] == "weight"]
-
-
-def bits(record, key="bits_before_repair"):
-    """What the search chose: before the repair, which gives small weights what is left of the budget."""
-    return [t[key] for t in of(record)]
+# %%
 
 
 def complete(**header):
-    return {n: r for n, r in records.matching(**header).items() if r.results["status"] == "complete"}
+    found = records.matching(**header)
+    return {name: r for name, r in found.items() if r.results["status"] == "complete"}
 
 
 found = complete(data="cifar10", model="resnet20")
-plain = {
-    n: r
-    for n, r in found.items()
-    if r.header["target"]["activation_bits"] == 8
-    and not r.header.get("hardware_mode")
-    and 1 in r.header["space"]["bits"]
-}
+plain = {}
+for name, record in found.items():
+    eight = record.header["target"]["activation_bits"] == 8
+    if (
+        eight
+        and not record.header.get("hardware_mode")
+        and 1 in record.header["space"]["bits"]
+    ):
+        plain[name] = record
 first = next(iter(plain.values()))
-names = [t["name"].removesuffix(".weight") for t in of(first)]
-sizes = [t["size"] for t in of(first)]
-print(f"{len(found)} complete searches of ResNet-20 on CIFAR10; {len(plain)} differ by target and seed alone")
+names = [t["name"].removesuffix(".weight") for t in figures.weights(first)]
+sizes = [t["size"] for t in figures.weights(first)]
+print(f"{len(found)} searches of ResNet-20 on CIFAR10")
+print(f"{len(plain)} of them differ by target and seed alone")
 
 # %% [markdown]
+# `bits(record)` gives what the search chose: the bits *before* the repair, which gives small tensors
+# what is left of the budget.
+#
 # ## Bits per layer
 #
-# *Predict:* which columns of this table are bright in every row, and which get dark first as the target rises?
+# *Predict:* which layers have 8 bits in every search?
+
+# %%
+always_eight = predict(
+    "always-eight", "the first and the last", "the whole first stage", "the largest", "none"
+)
 
 # %%
 plots.show(plots.bits_by_record(found))
+always_eight.result(figures.bright_columns(found))
 
 # %% [markdown]
 # ## Early against late, large against small
 #
-# The paper reports that deeper layers get by with fewer bits. In a ResNet the deeper layers are also the larger ones,
-# and the budget presses on a weight in proportion to its elements. *Predict:* within layer1, where all six weights are
-# of one size, do the later ones have fewer bits?
+# The paper reports that deeper layers need fewer bits. In a ResNet the deeper layers are also the
+# larger ones, and the budget pulls down the bits of large tensors first.
+#
+# *Predict:* the six tensors of layer1 have the same size. Do the later three have fewer bits than
+# the first three?
 
 # %%
-parts = [name.split(".")[0] for name in names]
-order = list(dict.fromkeys(parts))
-drawing, (left, right) = plots.canvas(1, 2, height=3.8)
-for number, record in enumerate(plain.values()):
-    means = [np.mean([b for b, part in zip(bits(record), parts) if part == p]) for p in order]
-    look = {"color": plots.COLOURS[number % 4], "marker": plots.MARKERS[number % 4]}
-    left.plot(range(len(order)), means, label=records.label(record), ls=("-", "--", ":")[number // 4 % 3], **look)
-left.set(xticks=range(len(order)), xticklabels=order, ylabel="mean bits of the part's tensors", ylim=(0.5, 8.5))
-mean = np.mean([bits(r) for r in plain.values()], axis=0)
-within = {size: [i for i, n in enumerate(sizes) if n == size] for size in sorted(set(sizes))}
-for (size, places), colour, marker in zip(
-    [(s, p) for s, p in within.items() if len(p) > 2], plots.COLOURS, plots.MARKERS
-):
-    right.plot(range(1, len(places) + 1), mean[places], color=colour, marker=marker, label=f"{size:,} elements")
-right.set(xlabel="place among the tensors of one size", ylabel="mean bits over the searches", ylim=(0.5, 8.5))
-left.legend(frameon=False, fontsize=9, ncols=2, loc="lower left", bbox_to_anchor=(-0.1, 1), borderaxespad=0)
-right.legend(frameon=False, fontsize=9)
-by_part = ", ".join(f"{p} {np.mean([m for m, part in zip(mean, parts) if part == p]):.1f}" for p in order)
-told = "; ".join(
-    f"{size:,}: {mean[places[0]]:.1f} for the first, {mean[places[-1]]:.1f} for the last"
-    for size, places in within.items()
-    if len(places) > 2
-)
-plots.show(drawing, f"Mean bits over the searches: {by_part}. Among tensors of one size, in elements: {told}.")
+later_fewer = predict("later-fewer", "yes", "no", "equal")
+
+# %%
+plots.show(figures.parts_and_sizes(plain))
+mean, groups = figures.same_size(plain)
+later_fewer.result(figures.fewer_later(mean, groups[min(groups)]))
 
 # %% [markdown]
-# On the left, depth and size fall together and cannot be told apart. On the right the size stands still.
+# On the left, depth and size change together and cannot be separated. On the right the size is the
+# same.
 #
 # ## Exercise 1 · The order of the bits (medium, 8 minutes)
 #
-# Write `rank_correlation(one, two)`: Spearman's rank correlation of two lists. Each number is replaced by its rank;
-# equal numbers share the mean of their ranks, as bits are full of ties; then it is the ordinary correlation of the
-# ranks.
+# Write `rank_correlation(one, two)`: Spearman's **rank correlation** of two lists. Each number is
+# replaced by its rank. Equal numbers share the mean of their ranks; bits are often equal. Then take
+# the ordinary correlation of the ranks.
 
 
 # %% tags=["stub"]
@@ -117,8 +113,8 @@ def rank_correlation(one, two):
 
 
 # %% [markdown] tags=["hint"]
-# A mean rank needs no sorting: how many are smaller, plus half of the others that are equal. `np.corrcoef(a, b)[0, 1]`
-# is the correlation.
+# A mean rank needs no sorting: count how many are smaller, and add half of the others that are
+# equal. `np.corrcoef(a, b)[0, 1]` is the correlation.
 
 
 # %% tags=["solution"]
@@ -133,32 +129,24 @@ def rank_correlation(one, two):
 # %% tags=["check"]
 checks.rank_correlation(rank_correlation)
 
-
 # %%
-def spearman(one, two):
-    """As in the exercise, so that this page goes on without it; NaN where a list is constant."""
-    one, two = (np.sign(np.subtract.outer(x, x)).sum(1).astype(float) for x in (np.array(one), np.array(two)))
-    scale = np.sqrt((one @ one) * (two @ two))
-    return one @ two / scale if scale else np.nan
-
-
 print("rank correlation of the bits")
 print(f"{'':28s}{'with the elements':>20s}{'with the place':>17s}")
 for record in plain.values():
-    with_elements, with_place = (spearman(bits(record), other) for other in (sizes, range(len(sizes))))
+    with_elements = spearman(bits(record), sizes)
+    with_place = spearman(bits(record), range(len(sizes)))
     print(f"{records.label(record):28s}{with_elements:20.2f}{with_place:17.2f}")
 
 # %% [markdown]
 # ## Explorer: two selections as maps
 #
-# Below stand two searches of one target with different seeds, if the package has such records, and else two targets.
-# Three settings worth trying:
+# Below are two searches of one target with different seeds, if the package has such records, and
+# else two targets. Three settings worth trying:
 #
-# * **Drag `step` from the first to the last.** When do the maps agree most: before the search has begun, of course; and
-#   after that?
-# * **Stop where a triangle appears, choose that `layer`, and look at both tables.** Is the probability split between
-#   the two choices, or is each search sure of its own?
-# * **`step` repaired.** Which of the triangles were made by the repair and not by a search?
+# * **Drag `step` from the first to the last.** When do the maps agree most, apart from the start?
+# * **Stop where a triangle appears, choose that `layer`, and look at both tables.** Is the
+#   probability split between the two choices, or is each search sure of its own?
+# * **`step` repaired.** Which of the triangles come from the repair and not from a search?
 
 # %%
 by_target = {}
@@ -167,16 +155,16 @@ for record in plain.values():
 twice = [group[:2] for group in by_target.values() if len(group) > 1]
 pair = twice[-1] if twice else list(plain.values())[-2:]
 last = pair[0].of("tables")[-1]["step"]
-differ = [t["name"] for t, a, b in zip(of(pair[0]), bits(pair[0]), bits(pair[1])) if a != b]
-explorers.selection(*pair, step=last, layer=differ[0] if differ else of(pair[0])[0]["name"])
+differ = [name for name, a, b in zip(names, bits(pair[0]), bits(pair[1])) if a != b]
+explorers.selection(*pair, step=last, layer=f"{differ[0] if differ else names[0]}.weight")
 
 # %% [markdown]
 # ## Does a second seed choose the same?
 #
 # ## Exercise 2 · Agreement (easy, 4 minutes)
 #
-# Write `agreement(one, two, sizes)`: the share of the weights, from 0 to 1, to which two selections give the same bits.
-# `one` and `two` are lists of bits, `sizes` the elements of each tensor.
+# Write `agreement(one, two, sizes)`: the share of the weights, from 0 to 1, to which two selections
+# give the same bits. `one` and `two` are lists of bits, `sizes` the elements of each tensor.
 
 
 # %% tags=["stub"]
@@ -185,7 +173,7 @@ def agreement(one, two, sizes):
 
 
 # %% [markdown] tags=["hint"]
-# Count weights, not tensors: a tensor on whose bits both agree counts with all of its elements.
+# Count weights, not tensors: if both give a tensor the same bits, all of its elements count.
 
 
 # %% tags=["solution"]
@@ -197,13 +185,17 @@ def agreement(one, two, sizes):
 checks.agreement(agreement)
 
 # %% [markdown]
-# A number for agreement needs something to compare it with. Here: the same bits dealt out anew, at random, *among
-# tensors of one size*. So the sizes, which explain much, are left to work as they do. *Predict:* do two searches agree
-# more than two that know nothing but the sizes?
+# We need something to compare an agreement with. Here it is the same bits, dealt out again at
+# random *among tensors of one size*. So a chance selection knows the sizes and nothing else.
+#
+# *Predict:* do two searches with different seeds agree more than chance?
+
+# %%
+above_chance = predict("above-chance", "in all pairs", "in some pairs", "in no pair")
 
 # %%
 random = np.random.default_rng(seed)
-groups = [np.flatnonzero(np.array(sizes) == size) for size in sorted(set(sizes))]
+same_sizes = [np.flatnonzero(np.array(sizes) == size) for size in sorted(set(sizes))]
 
 
 def shared(one, two):
@@ -213,56 +205,49 @@ def shared(one, two):
 def dealt(one):
     """The bits in another order, among tensors of one size."""
     one = np.array(one)
-    for group in groups:
+    for group in same_sizes:
         one[group] = random.permutation(one[group])
     return one
 
 
-def compare(one, two):
+def compared(one, two, name):
+    """Print one line; return whether the agreement is above the mean of chance."""
+    one, two = bits(one), bits(two)
     by_chance = np.array([shared(dealt(one), two) for _ in range(shuffles)])
     own = shared(one, two)
-    return own, by_chance.mean(), (by_chance >= own - 1e-12).mean(), spearman(one, two)
+    as_good = (by_chance >= own - 1e-12).mean()
+    numbers = f"{own:11.0%}{by_chance.mean():11.0%}{as_good:17.0%}{spearman(one, two):8.2f}"
+    print(f"{name:40s}{numbers}")
+    return own > by_chance.mean()
 
-
-def line(one, two, name):
-    own, chance, as_good, order = compare(bits(one), bits(two))
-    print(f"{name:40s}{own:11.0%}{chance:11.0%}{as_good:17.0%}{order:8.2f}")
-
-
-print(f"{'':40s}{'agreement':>11s}{'dealt out':>11s}{'as good or more':>17s}{'order':>8s}")
-for one, two in twice:
-    seeds = f"seeds {one.header['seed']} and {two.header['seed']}"
-    line(one, two, f"target {one.header['target']['weights']:g}, {seeds}")
-targets = [group[0] for group in by_target.values()]
-for one, two in itertools.pairwise(targets):
-    line(one, two, f"targets {one.header['target']['weights']:g} and {two.header['target']['weights']:g}")
-if not twice:
-    print("No target was searched with a second seed in these records: only targets can be compared.")
 
 # %%
-labels = [records.label(r) for r in plain.values()]
-table = np.array([[spearman(bits(a), bits(b)) for b in plain.values()] for a in plain.values()])
-drawing, ax = plots.canvas(height=1.6 + 0.42 * len(labels))
-style = {"cmap": "cividis", "vmin": 0, "vmax": 1, "annot": True, "fmt": ".2f", "linewidths": 0.5}
-sns.heatmap(table, ax=ax, xticklabels=labels, yticklabels=labels, cbar_kws={"label": "rank correlation"}, **style)
-ax.tick_params(axis="x", rotation=20)
-off = table[~np.eye(len(labels), dtype=bool)]
-plots.show(
-    drawing,
-    f"The order of the bits over the {len(names)} weights, every search against every other: the rank correlations lie "
-    f"from {off.min():.2f} to {off.max():.2f}.",
-)
+print(f"{'':40s}{'agreement':>11s}{'chance':>11s}{'chance as good':>17s}{'order':>8s}")
+better = []
+for one, two in twice:
+    seeds = f"seeds {one.header['seed']} and {two.header['seed']}"
+    better.append(compared(one, two, f"target {one.header['target']['weights']:g}, {seeds}"))
+targets = [group[0] for group in by_target.values()]
+for one, two in itertools.pairwise(targets):
+    pair_of = [r.header["target"]["weights"] for r in (one, two)]
+    compared(one, two, f"targets {pair_of[0]:g} and {pair_of[1]:g}")
+some = "in some pairs" if any(better) else "in no pair"
+above_chance.result("in all pairs" if all(better) else some)
+
+# %%
+plots.show(figures.correlations(plain))
 
 # %% [markdown]
-# Two searches may agree on the *order* of the layers, who has more bits and who has fewer, and still give many weights
-# other bits. The order is what one may read in a selection; a bit more or less in one layer of one run is not.
+# Two searches may agree on the *order* of the layers, from the most bits to the fewest, and still
+# give many weights other bits. You may read the order in a selection. One bit more or less in one
+# layer of one run means nothing.
 #
-# ## What the network refuses to give up
+# ## What no search gives up
 #
 # ## Exercise 3 · Kept in every search (easy, 4 minutes)
 #
-# Write `kept(selections, least)`: for each tensor whether it has at least `least` bits in *every* selection.
-# `selections` is a list of lists of bits; return a list of True and False.
+# Write `kept(selections, least)`: for each tensor, whether it has at least `least` bits in *every*
+# selection. `selections` is a list of lists of bits. Return a list of True and False.
 
 
 # %% tags=["stub"]
@@ -271,7 +256,7 @@ def kept(selections, least):
 
 
 # %% [markdown] tags=["hint"]
-# `zip(*selections)` goes through the tensors: of each, its bits in all selections.
+# `zip(*selections)` goes through the tensors: for each, its bits in all selections.
 
 
 # %% tags=["solution"]
@@ -283,163 +268,157 @@ def kept(selections, least):
 checks.kept(kept)
 
 # %% [markdown]
-# *Predict:* which tensors have 8 bits in every search, and what share of all weights do they hold?
+# *Predict:* what share of all weights do the tensors hold that have 8 bits in every search, in
+# percent?
+
+# %%
+held_share = predict("held-share", low=0, high=100)
 
 # %%
 selections = np.array([bits(r) for r in found.values()])
+shares = {}
 for least in (8, 4, 3, 2):
     held = selections.min(0) >= least
-    share = np.dot(held, sizes) / sum(sizes)
+    shares[least] = np.dot(held, sizes) / sum(sizes)
     said = ", ".join(name for name, keeps in zip(names, held) if keeps) or "none"
     said = said if held.sum() <= 8 else f"{held.sum()} tensors"
-    print(f"at least {least} bits in all {len(selections)} searches: {share:6.1%} of the weights: {said}")
+    print(
+        f"at least {least} bits in all searches: {shares[least]:6.1%} of the weights: {said}"
+    )
+held_share.result(f"{100 * shares[8]:.1f} %")
 
 # %% [markdown]
-# What keeps 8 bits everywhere holds hardly any weights: it would save next to nothing to lower it, so the budget
-# hardly presses on it. "The network refuses" and "nobody asked" look the same in a selection. To tell them apart one
-# has to ask: lower the tensor alone, and see what the loss does.
+# Lowering the bits of such a tensor would save next to nothing, so the budget hardly acts on it.
+# "The network needs these bits" and "nobody asked for them" look the same in a selection. To tell
+# them apart, lower the bits of this tensor alone, and see what the loss does.
 #
 # ## Sensitivity
 #
-# On the small network that comes with the package we can ask, as in lesson 06: the rise of the loss with one tensor at
-# 3 bits and all others at 8, and the tensor's squared error at 3 bits as a share of its squares. Beside them, what a
-# recorded search chose.
+# The **sensitivity** of a tensor is the rise of the loss when this tensor alone has fewer bits. We
+# measure it on the small network of the package, as in lesson 06: one tensor at 3 bits, all others
+# at 8. Beside it we set the tensor's squared error at 3 bits, and what a recorded search chose.
 #
-# *Predict:* which goes with the selected bits: the error, the rise of the loss, or the number of elements?
+# *Predict:* which of these goes best with the selected bits?
+
+# %%
+goes_with = predict(
+    "goes-with", "elements", "error", "rise of the loss", "rise per 1,000 elements"
+)
 
 # %%
 recorded = records.recorded("builtin-tiny_resnet8-w8-a8")
 space = SearchSpace()
 builtin = data.load("builtin")
-x, y = next(builtin.train.subset(range(pictures)).batches(pictures))
+x, y = next(builtin.train.subset(range(images)).batches(images))
 network = models.build("tiny_resnet8")
 load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")
-fold(network.eval())
+fold(network.eval(), x)
 attach(network, space, x[:64])
 calibrate(network, [x])
 loss = Landscape(network, x, y)
 small = budget.weight_sizes(network)
-rises = alone(loss, small, space)
+rises = alone(loss, small, space)  # by tensor and bits
 
 # %%
 asked = 3  # bits
-chosen = {t["name"]: t["bits_before_repair"] for t in of(recorded)}
-weights = {name: network.get_submodule(name.removesuffix(".weight")).parametrizations.weight.original for name in small}
-energy = {name: weight.detach().double().square().sum().item() for name, weight in weights.items()}
-measures = {
-    "elements": [small[name] for name in chosen],
-    f"error at {asked} bits (%)": [100 * loss.errors[name][asked] / energy[name] for name in chosen],
-    f"rise of the loss at {asked} bits": [rises[name][asked] for name in chosen],
-    "rise per 1,000 elements": [1000 * rises[name][asked] / small[name] for name in chosen],
-}
-drawing, axes = plots.canvas(1, 4, height=3.4, sharey=True)
-for ax, (what, values), colour, marker in zip(axes, measures.items(), plots.COLOURS, plots.MARKERS):
-    ax.plot(values, list(chosen.values()), ls="none", marker=marker, color=colour, ms=8)
-    ax.set(xlabel=what, ylim=(0.5, 8.5))
-    ax.margins(x=0.12)
-axes[0].set_xscale("log")
-for ax, values in zip(axes[2:], list(measures.values())[2:]):  # most rises are small, some may be below 0, one is large
-    ax.set_xscale("symlog", linthresh=0.01)
-    ax.set_xticks([0, 0.01, 0.1, 1], ["0", "0.01", "0.1", "1"])
-    ax.set_xlim(2 * min(0, *values) - 0.004, 2 * max(values))
-axes[0].set_ylabel("selected bits")
-told = ", ".join(f"{spearman(list(chosen.values()), values):+.2f} with {what}" for what, values in measures.items())
-plots.show(drawing, f"The selected bits of {len(chosen)} tensors; rank correlation {told}.")
+chosen = {t["name"]: t["bits_before_repair"] for t in figures.weights(recorded)}
+measures = {"elements": [small[name] for name in chosen]}
+measures["error"], measures["rise of the loss"], measures["rise per 1,000 elements"] = (
+    [],
+    [],
+    [],
+)
+for name in chosen:
+    layer = network.get_submodule(name.removesuffix(".weight"))
+    squares = layer.parametrizations.weight.original.detach().double().square().sum().item()
+    measures["error"].append(100 * loss.errors[name][asked] / squares)
+    measures["rise of the loss"].append(rises[name][asked])
+    measures["rise per 1,000 elements"].append(1000 * rises[name][asked] / small[name])
+plots.show(figures.sensitivities(chosen, measures))
+correlation = figures.measured(chosen, measures)
+say(figures.measures_sentence(correlation))
+goes_with.result(max(correlation, key=lambda what: abs(correlation[what])))
 
 # %% [markdown]
-# Eight points are few, and the sensitivities are those of the network before the search, which trained the weights
-# along. In the run shown two measures go with the selected bits: the elements, as the budget counts them, and the rise
-# for each element, what a bit is worth there. The two are no strangers: few elements make a large rise for each. A
-# tensor's error, for which the network is not asked, says little.
+# Eight points are few, and the sensitivities belong to the network before the search, which trained
+# the weights, too. Two of these measures are related: few elements make a large rise per element.
 #
-# An integer programme may choose with these rises as its costs. *Predict:* will it choose what the search chose?
+# An integer programme can choose with these rises as its costs.
+#
+# *Predict:* for what share of the weights does it choose the bits that the search chose, in percent?
+
+# %%
+programme_agrees = predict("programme-agrees", low=0, high=100)
 
 # %%
 target = recorded.header["target"]["weights"]
-by_rise = integer_programme(rises, small, target)
-by_error = integer_programme(loss.errors, small, target)
+programmes = {
+    "rise": integer_programme(rises, small, target),
+    "error": integer_programme(loss.errors, small, target),
+}
 print(f"{'':24s}{'elements':>10s}{'search':>8s}{'by rise':>9s}{'by error':>10s}")
 for name, b in chosen.items():
-    print(f"{name.removesuffix('.weight'):24s}{small[name]:10,}{b:8d}{by_rise[name]:9d}{by_error[name]:10d}")
-for way, choice in (("rise", by_rise), ("error", by_error)):
-    same = np.average([choice[n] == b for n, b in chosen.items()], weights=list(small.values()))
-    order = spearman(list(chosen.values()), list(choice.values()))
-    print(f"by {way}: the same bits for {same:.0%} of the weights, order {order:.2f}, loss {loss(choice):.3f}")
-print(f"the search's bits on these frozen weights: loss {loss(chosen):.3f}, rate {budget.rate(chosen, small):.2f}")
+    both = f"{programmes['rise'][name]:9d}{programmes['error'][name]:10d}"
+    print(f"{name.removesuffix('.weight'):24s}{small[name]:10,}{b:8d}{both}")
+same, losses = {}, {}
+for way, choice in programmes.items():
+    equal = [choice[name] == b for name, b in chosen.items()]
+    same[way] = np.average(equal, weights=list(small.values()))
+    losses[way] = loss(choice)
+losses["search"] = loss(chosen)
+say(figures.programmes_sentence(same, losses))
+programme_agrees.result(f"{100 * same['rise']:.0f} %")
 
 # %% [markdown]
-# Both programmes minimize a sum exactly, of what single tensors cost; the last number of their lines says what that is
-# worth when all tensors are lowered together. In the run shown, costs that the network was asked for lead near the
-# search's choice, squared errors far from it and to a loss ten times as large. That the rises may beat the search here
-# is no wonder: they were measured on these frozen weights, and the search trained them along.
+# Both programmes minimize a sum exactly, over what single tensors cost. The loss says what that is
+# worth when all tensors are lowered together. The rises were measured on these frozen weights, and
+# the search trained the weights along; so the programme on the rises may have the lower loss here.
 #
 # ## Depthwise against pointwise
 #
-# The paper's figure 5: in MobileNets pointwise convolutions get by with fewer bits than depthwise ones. *Predict:*
-# which of the two kinds holds nearly all of the weights?
-
+# The paper's figure 5: in MobileNets, pointwise convolutions need
+# fewer bits than depthwise ones.
+#
+# *Predict:* which of the two kinds holds more of the weights?
 
 # %%
-def layer_kind(t, number):
-    if len(t["shape"]) == 2:
-        return "linear"
-    if t["shape"][1] == 1 and number:  # one input channel; the first convolution may see grey pictures
-        return "depthwise"
-    return "pointwise" if t["shape"][2:] == [1, 1] else "convolution"
+holds_most = predict("holds-most", "depthwise", "pointwise")
 
-
-def has_depthwise(record):
-    return any(layer_kind(t, number) == "depthwise" for number, t in enumerate(of(record)))
-
-
-mobile = {name: record for name, record in complete().items() if has_depthwise(record)}
-if not mobile:
-    print("No search of a network with depthwise convolutions is among the records: nothing to compare here.")
+# %%
+mobile = {name: r for name, r in complete().items() if figures.has_depthwise(r)}
 for record in mobile.values():
-    tensors = of(record)
-    kinds = [layer_kind(t, number) for number, t in enumerate(tensors)]
-    order = sorted(set(kinds))
-    halves = ["early" if 2 * number < len(tensors) else "late" for number in range(len(tensors))]
-    drawing, (left, right) = plots.canvas(1, 2, height=3.6)
-    aside = np.random.default_rng(seed).uniform(-0.12, 0.12, len(tensors))
-    for half, colour, marker, shift in (("early", plots.BLUE, "o", -0.18), ("late", plots.ORANGE, "s", 0.18)):
-        chosen_here = [i for i in range(len(tensors)) if halves[i] == half]
-        places = [order.index(kinds[i]) + shift + aside[i] for i in chosen_here]
-        values = [bits(record)[i] for i in chosen_here]
-        left.plot(places, values, ls="none", color=colour, marker=marker, ms=5, alpha=0.8, label=f"{half} half")
-    left.set_xticks(range(len(order)), order)
-    left.set(xlabel="", ylabel="selected bits", ylim=(0.5, 8.5))
-    left.legend(frameon=False, loc="lower right")
-    total = sum(t["size"] for t in tensors)
-    share = [100 * sum(t["size"] for t, k in zip(tensors, kinds) if k == o) / total for o in order]
-    right.bar(order, share, color=plots.BLUE)
-    right.set(ylabel="share of the weights (%)")
-    told = ", ".join(
-        f"{o} {np.mean([b for b, k in zip(bits(record), kinds) if k == o]):.1f} ({s:.1f} % of the weights)"
-        for o, s in zip(order, share)
-    )
-    plots.show(drawing, f"{record.header['model']}, {records.label(record)}: mean bits of the tensors: {told}.")
+    plots.show(figures.kinds(record, seed))
+    of_kind = figures.kind_shares(record)
+    holds_most.result(max(("depthwise", "pointwise"), key=lambda kind: of_kind.get(kind, 0)))
+if not mobile:
+    print("No search of a network with depthwise convolutions is among the records.")
 
 # %% [markdown]
-# Where a kind holds a percent of the weights, its bits are nearly free. So that depthwise convolutions keep more bits
-# does not show by itself that they need them: it is the same question as above, and has the same answer: ask.
+# Where a kind holds a percent of the weights, its bits cost nearly nothing. So if depthwise
+# convolutions keep more bits, this alone does not show that they need them. It is the same question
+# as above: lower their bits alone, and look at the loss.
 #
 # ## Summary
 #
-# * A selection answers the budget first: bits fall with elements. What is left after that is about the network.
-# * Compare selections by the order of their bits and by the weights that agree, and always beside chance.
-# * Read what the searches chose before the repair; small weights get bits from it that no gradient asked for.
-# * What keeps its bits in every search may be needed, or may only be cheap. Sensitivities tell, as far as single
-#   tensors go.
+# * A selection answers the budget first: bits fall with elements. What is left after that is about
+#   the network.
+# * Compare selections by the order of their bits and by the weights that agree, and always with
+#   chance.
+# * Read what the searches chose before the repair. The repair gives small tensors bits that no
+#   gradient asked for.
+# * A tensor that has many bits in every search may need them, or may only be cheap. Sensitivities
+#   tell, as far as single tensors go.
 #
 # ## To talk about
 #
-# * Two searches with different seeds end with nearly the same accuracy and other bits. What may a paper write about
-#   "the bits a network needs"?
-# * Many recipes fix the first and the last layer at 8 bits from the start. Which of these records support that?
-# * How would you design a budget under which "refuses to give up" can be told from "nobody asked"?
-# * The sensitivities were measured on float-trained weights. Why might they mislead about a network that trains along?
+# * Two searches with different seeds end with nearly the same accuracy and other bits. What may a
+#   paper write about "the bits a network needs"?
+# * Many recipes fix the first and the last layer at 8 bits from the start. Do these records support
+#   that?
+# * How would you design a budget that tells "needs these bits" from "nobody asked for them"?
+# * The sensitivities were measured on float-trained weights. Why might they mislead about a network
+#   whose weights train, too?
 #
-# **In the paper:** figure 5 shows bits per layer for MobileNets. **Differences:** more than one record stands beside
-# another here, also with a second seed where there is one; and what the search chose is read before our repair, which
-# the paper does not have.
+# **In the paper:** figure 5 shows bits per layer for MobileNets. **Differences:** here several
+# records stand beside each other, some with a second seed. What the search chose is read before our
+# repair, which the paper does not have.

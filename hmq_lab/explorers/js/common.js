@@ -551,8 +551,8 @@ export function explorer(module) {
   function render({ model, el }) {
     const data = model.get("data");
     const given = module.prepare(data);
-    const root = make(el, "div", { class: "hmq", "data-lm-suppress-shortcuts": true }); // of JupyterLab
-    root.addEventListener("keydown", (event) => event.stopPropagation()); // a notebook has keys of its own
+    const root = make(el, "div", { class: "hmq" });
+    root.addEventListener("keydown", (event) => event.stopPropagation()); // a notebook has keys, too
     make(root, "style", {}, STYLE);
     const form = make(root, "div", { class: "controls" });
     const figure = make(root, "div", {
@@ -573,6 +573,7 @@ export function explorer(module) {
     const controls = data.controls.map((control) => {
       return { ...control, ...controlled(form, control, (value) => set(control.name, value)) };
     });
+    for (const { element } of controls) element.setAttribute("data-lm-suppress-shortcuts", "");
     const panels = module.panels(figure, given, set);
     const show = () => {
       const greyed = dead(state);

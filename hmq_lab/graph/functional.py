@@ -1,0 +1,261 @@
+"""Plain data flow: a graph whose nodes read exactly the values that they name.
+
+Two things in a graph of `torch.export` are not plain. An operation in place changes a tensor that others hold too; and
+a region under `no_grad` or autocast is a graph of its own inside. Here operations in place become ordinary ones, and a
+region's nodes move into the graph, between two nodes that switch the mode.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, fx
+
+from hmq_lab.graph.operations import FRESH, aten, holds_tensors
+
+SET_GRADIENT, AUTOCAST = "wrap_with_set_grad_enabled", "wrap_with_autocast"
+_aten = torch.ops.aten
+SCATTER = {
+    _aten.slice.Tensor: _aten.slice_scatter.default,
+    _aten.select.int: _aten.select_scatter.default,
+}
+RETURNS_ITS_INPUT = {
+    "aten::dropout",
+    "aten::feature_dropout",
+    "aten::alpha_dropout",
+    "aten::feature_alpha_dropout",
+}
+
+
+# -------------------------------------------------------------------------------------------------------- regions
+
+
+def without_regions(graph: fx.Graph, module: torch.nn.Module) -> None:
+    """Move the nodes of regions under `no_grad`, `enable_grad` and autocast into the graph itself.
+
+    Raises ValueError for other graphs within the graph, as of `torch.cond`.
+    """
+    while regions := [
+        node for node in graph.nodes if isinstance(node.target, torch._ops.HigherOrderOperator)
+    ]:
+        for node in regions:
+            kind = node.target.name()
+            if kind == SET_GRADIENT:
+                enabled, inner, *operands = node.args
+                _inline(graph, node, module, inner, operands, *_gradient_mode(enabled))
+            elif kind == AUTOCAST:
+                device, dtype, enabled, cache, inner, *operands = node.args
+                _inline(
+                    graph,
+                    node,
+                    module,
+                    inner,
+                    operands,
+                    *_autocast_mode(device, dtype, enabled, cache),
+                )
+            else:
+                raise ValueError(
+                    f"the network uses torch's {kind}, whose inner graphs have no place for blocks"
+                )
+
+
+def _gradient_mode(enabled: bool):
+    def enter(graph):
+        before = graph.call_function(torch.is_grad_enabled)
+        graph.call_function(torch._C._set_grad_enabled, (enabled,))
+        return before
+
+    return enter, lambda graph, before: graph.call_function(torch._C._set_grad_enabled, (before,))
+
+
+def _autocast_mode(*arguments):
+    mode = torch.amp.autocast_mode
+
+    def enter(graph):
+        return graph.call_function(mode._enter_autocast, arguments)
+
+    return enter, lambda graph, entered: graph.call_function(mode._exit_autocast, (entered,))
+
+
+def _inline(graph: fx.Graph, node: fx.Node, module, inner: fx.Node, operands, enter, leave) -> None:
+    """Replace a region by its nodes; `enter` and `leave` write the nodes that switch the mode."""
+    region = module.get_submodule(inner.target).graph
+    values = dict(zip((n for n in region.nodes if n.op == "placeholder"), operands, strict=True))
+    with graph.inserting_before(node):
+        token = enter(graph)
+        results = graph.graph_copy(region, values)
+        leave(graph, token)
+    results = results if isinstance(results, list | tuple) else (results,)
+    for user in list(node.users):
+        if user.target is not operator.getitem:
+            raise ValueError(
+                "a region of the network's graph returns something else than a tuple of tensors"
+            )
+        user.replace_all_uses_with(results[user.args[1]])
+        graph.erase_node(user)
+    graph.erase_node(node)
+    if not inner.users:
+        graph.erase_node(inner)
+
+
+# ------------------------------------------------------------------------------------------------------- in place
+
+
+def make_functional(graph: fx.Graph, held: Mapping[str, Tensor], name: str) -> None:
+    """Replace operations in place by ordinary ones whose result all later readers take.
+
+    What the model holds may be changed in place, as running statistics and counters are; so may a tensor that does not
+    depend on the input, as a mask. A part that is changed (`x[:, 1:].relu_()`) is put back into its whole.
+
+    Args:
+        graph: changed here.
+        held: the model's parameters and buffers by name.
+        name: of the model, for errors.
+
+    Raises:
+        ValueError: for a parameter that forward changes, and a change in place through a view that cannot be put back,
+            with the line.
+    """
+    depends = _depending_on_input(graph)
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    for node in list(graph.nodes):
+        target = _written_to(node)
+        if target is None:
+            continue
+        root = _root(target)
+        if root.op == "get_attr":
+            if isinstance(held.get(root.target), torch.nn.Parameter):
+                raise ValueError(
+                    f"{name} changes its parameter {root.target} in its forward pass{line(node)}"
+                )
+            continue
+        if root not in depends and not any(source in depends for source in node.all_input_nodes):
+            continue
+        node = _ordinary(graph, node, order)
+        depends.add(node)
+        _put_back(graph, target, node, order)
+
+
+def line(node: fx.Node) -> str:
+    """' at FILE:LINE' of the model's code that a node comes from, as far as that is known."""
+    frames = [
+        part.strip()
+        for part in (node.meta.get("stack_trace") or "").splitlines()
+        if part.strip().startswith("File")
+    ]
+    own = [frame for frame in frames if f"site-packages{'/'}torch/" not in frame] or frames
+    if not own:
+        return ""
+    _, file, rest = own[-1].split('"', 2)
+    return f" at {file}:{rest.split(',')[1].strip().removeprefix('line ')}"
+
+
+def _depending_on_input(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose values depend on the input's."""
+    depends: set[fx.Node] = set()
+    for node in graph.nodes:
+        reads = any(source in depends for source in node.all_input_nodes)
+        computes = holds_tensors(node.meta.get("val")) or node.target is operator.getitem
+        if node.op == "placeholder" or (reads and computes and aten(node) not in FRESH):
+            depends.add(node)
+    return depends
+
+
+def _written_to(node: fx.Node) -> fx.Node | None:
+    """The tensor that an operation changes in place, or writes its result to."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    for position, known in enumerate(node.target._schema.arguments):
+        if known.alias_info is None or not known.alias_info.is_write:
+            continue
+        value = node.args[position] if position < len(node.args) else node.kwargs.get(known.name)
+        if isinstance(value, fx.Node):
+            return value
+    return None
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether a node's result shares memory with its first argument."""
+    if node.target is operator.getitem:
+        return isinstance(node.args[0], fx.Node) and _is_view(node.args[0])
+    if not isinstance(node.target, torch._ops.OpOverload) or node.meta.get("ordinary"):
+        return False
+    schema = node.target._schema
+    shares = any(result.alias_info is not None for result in schema.returns)
+    return bool(node.args) and (shares or schema.name in RETURNS_ITS_INPUT)
+
+
+def _root(node: fx.Node) -> fx.Node:
+    """The tensor whose memory a view looks at."""
+    while _is_view(node) and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    return node
+
+
+def _ordinary(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> fx.Node:
+    """The node's operation without the change in place, in the node's stead."""
+    schema = node.target._schema
+    short = schema.name.removeprefix("aten::").removesuffix("_")
+    packet = getattr(_aten, short, None)
+    target = getattr(packet, schema.overload_name or "default", None)
+    with graph.inserting_before(node):
+        if short == "copy":  # x[...] = y
+            like, source = node.args[:2]
+            new = graph.call_function(_aten.expand_as.default, (source, like))
+        elif target is None or schema.overload_name == "out":
+            raise ValueError(
+                f"{schema.name} changes a tensor in place{line(node)}: write the operation without it"
+            )
+        else:
+            new = graph.call_function(target, node.args, node.kwargs)
+    new.meta = dict(node.meta, ordinary=True)
+    order[new] = order[node]
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
+    return new
+
+
+def _put_back(graph: fx.Graph, target: fx.Node, new: fx.Node, order: dict[fx.Node, int]) -> None:
+    """Let every later reader of the memory behind `target` read the new value.
+
+    Where the tensor that `target` is a slice of is read later, the new value is put into that, and read from there.
+    """
+
+    def replace_later(old: fx.Node, value: fx.Node) -> None:
+        old.replace_all_uses_with(
+            value, delete_user_cb=lambda user: order.get(user, 0) > order[new]
+        )
+
+    # Other names of the same memory that are read afterwards.
+    root = _root(target)
+    stale = {
+        alias
+        for alias in graph.nodes
+        if alias is not target
+        and _root(alias) is root
+        and any(order.get(u, 0) > order[new] for u in alias.users)
+    }
+    replace_later(target, new)
+
+    # One slice after the other, up to the largest tensor that is read.
+    part, value = target, new
+    while stale:
+        if part.target not in SCATTER:
+            what = f"a tensor is changed in place{line(new)} while a view of it is read later"
+            raise ValueError(
+                f"{what}: copy it first, or write the operation without the change in place"
+            )
+        base = part.args[0]
+        with graph.inserting_after(value):
+            whole = graph.call_function(SCATTER[part.target], (base, value, *part.args[1:]))
+        with graph.inserting_after(whole):
+            again = graph.call_function(part.target, (whole, *part.args[1:]))
+        for made, like in ((whole, base), (again, part)):
+            made.meta = dict(new.meta, val=like.meta.get("val"), ordinary=made is whole)
+            order[made] = order[new]
+        replace_later(value, again)
+        replace_later(base, whole)
+        stale.discard(base)
+        part, value = base, whole

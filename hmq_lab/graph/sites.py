@@ -1,0 +1,256 @@
+"""Where blocks stand: which tensors of a network's graph the method quantizes, and why the others stay float."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import fx, nn
+
+from hmq_lab.graph.functional import line
+from hmq_lab.graph.naming import label
+from hmq_lab.graph.operations import (
+    DROPS,
+    SUBTRACT,
+    argument,
+    aten,
+    data_inputs,
+    gate_parts,
+    kinds,
+    limits,
+    operation,
+)
+
+REASONS = {
+    "non-linearity": "after a non-linearity",
+    "sum": "after a residual sum",
+    "linear": "after a linear bottleneck",
+    "input": "input picture: float in the paper's method",
+    "mean": "pooled: float in the paper's method",
+    "product": "product, as of squeeze and excite: float in the paper's method",
+    "concatenation": "concatenation: its parts are quantized where they arise",
+    "output": "output of the network",
+}
+HARDWARE = {  # what else has a block in hardware mode
+    "input": "input picture: hardware mode",
+    "mean": "pooled: hardware mode",
+    "concatenation": "concatenation: hardware mode",
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A tensor of the graph: quantized or, with the reason, not.
+
+    role: what the tensor is, a key of REASONS or "other". layer: class of the layer or name of the function behind it.
+    """
+
+    node: fx.Node
+    name: str
+    role: str
+    quantized: bool
+    signed: bool
+    reason: str
+    layer: str
+
+
+def sites(
+    model: nn.Module, graph: fx.Graph, names: Mapping[fx.Node, str], hardware: bool = False
+) -> list[Site]:
+    """Every activation tensor of the graph that a block could stand on, in order.
+
+    >>> graph = trace(model, sample, training=False).graph
+    >>> [(site.name, site.quantized, site.reason) for site in sites(model, graph, numbered(model, graph))]
+    [('input', False, ...), ('1', True, 'after a non-linearity'), ('2', False, 'output of the network')]
+
+    A block goes after each non-linearity, after a linear bottleneck (a linear layer, with its norm, that no
+    non-linearity follows) and after a residual sum. A sum or bottleneck that feeds only a non-linearity gets it after
+    that, once. Source: the authors' code.
+
+    Args:
+        names: of the nodes, as `naming.numbered` gives them.
+        hardware: also on the input, after each mean and each concatenation.
+
+    Raises:
+        ValueError: with the line, for a tensor to quantize that has no name, since training and evaluation call it a
+            different number of times.
+    """
+    modules, kind = dict(model.named_modules()), kinds(graph)
+    inside = set().union(*(gate_parts(node, kind) for node in graph.nodes))
+
+    @functools.cache
+    def consumers(node: fx.Node) -> tuple[fx.Node, ...]:
+        """Who computes with this tensor, looking through what only moves it."""
+        found: list[fx.Node] = []
+        for user in node.users:
+            if kind[user] == "pass":
+                found += consumers(user)
+            elif kind[user] not in ("number", "constant"):
+                found.append(user)
+        return tuple(found)
+
+    @functools.cache
+    def is_input(node: fx.Node) -> bool:
+        """Whether this is the image, perhaps normalized inside the network."""
+        if kind[node] == "input":
+            return True
+        return kind[node] in ("scale", "norm") and all(
+            is_input(origin(n)) for n in data_inputs(node, kind)
+        )
+
+    def origin(node: fx.Node) -> fx.Node:
+        while kind[node] == "pass":
+            node = data_inputs(node, kind)[0]
+        return node
+
+    @functools.cache
+    def absorbed(node: fx.Node) -> bool:
+        """Whether the tensor never stands by itself: it feeds non-linearities and norms, or one sum of that sort."""
+        users = set(
+            consumers(node)
+        )  # a tensor that waits for a sum while others use it does stand by itself
+        one_sum = (
+            len(users) == 1 and kind[next(iter(users))] == "sum" and absorbed(next(iter(users)))
+        )
+        return one_sum or (
+            bool(users) and all(kind[u] in ("non-linearity", "norm", "scale") for u in users)
+        )
+
+    @functools.cache
+    def non_negative(node: fx.Node) -> bool:
+        if kind[node] == "non-linearity":
+            known, ends = operation(node), limits(node)
+            return bool(known and known.non_negative) or (
+                ends is not None and math.isfinite(ends[0]) and ends[0] >= 0
+            )
+        if _may_bring_negatives(node) or kind[node] not in (
+            "pass",
+            "mean",
+            "concatenation",
+            "product",
+            "sum",
+        ):
+            return False
+        constants = (
+            any(kind[n] == "constant" for n in node.all_input_nodes) and aten(node) not in DROPS
+        )
+        inputs = data_inputs(node, kind)
+        return (
+            not (constants and kind[node] != "pass")
+            and bool(inputs)
+            and all(non_negative(n) for n in inputs)
+        )
+
+    def role_of(node: fx.Node) -> str | None:
+        """None for what is no tensor of its own."""
+        users = [kind[user] for user in consumers(node)]
+        if (
+            kind[node] in ("output", "constant", "pass", "number", "block")
+            or not users
+            or node in inside
+        ):
+            return None
+        if is_input(node):
+            return None if all(is_input(user) for user in consumers(node)) else "input"
+        if all(user == "output" for user in users) and not (hardware and kind[node] in HARDWARE):
+            return "output"
+        if kind[node] in ("linear", "norm", "scale", "sum"):
+            bottleneck = "sum" if kind[node] == "sum" else "linear"
+            return None if absorbed(node) else bottleneck
+        return kind[node] if kind[node] in REASONS else "other"
+
+    found = []
+    for node in graph.nodes:
+        role = role_of(node)
+        if role is None:
+            continue
+        quantized = role in ("non-linearity", "linear", "sum") or (hardware and role in HARDWARE)
+        if node not in names and quantized:
+            raise ValueError(
+                f"{label(node, modules)}{line(node)} is called a different number of times in training and in "
+                "evaluation, and which of the calls are the same cannot be told: write them on lines of their own, or "
+                "as modules"
+            )
+        if node in names:  # or else evaluation lists it
+            reason = HARDWARE[role] if hardware and role in HARDWARE else REASONS.get(role)
+            reason = reason or f"{label(node, modules)}: an operation without a rule"
+            signed = not non_negative(node)
+            found.append(
+                Site(node, names[node], role, quantized, signed, reason, label(node, modules))
+            )
+    return found
+
+
+def weight_readers(graph: fx.Graph) -> dict[str, str]:
+    """The parameters that are weights of convolutions and linear layers, and the operation that reads each of them.
+
+    "computed" stands for the operation where forward works on the parameter first, as weight standardization does, and
+    the layer reads the result.
+    """
+    found: dict[str, str] = {}
+    kind = kinds(graph)
+    for node in graph.nodes:
+        if kind[node] != "linear" or not aten(node):
+            continue
+        known = operation(node)
+        positions = known.weights or range(len(node.args))  # all of them for x @ self.weight
+        sources = [node.args[i] for i in positions if i < len(node.args)]
+        for source in sources:
+            if not isinstance(source, fx.Node) or kind[source] != "constant":
+                continue
+            plain = _plain_source(source)
+            if plain is not None:
+                found[plain.target] = aten(node)
+                continue
+            for parameter in _parameters_behind(source):
+                found.setdefault(parameter.target, "computed")
+    return found
+
+
+def layer_inputs(graph: fx.Graph, names: Mapping[fx.Node, str]) -> dict[str, tuple[str, str]]:
+    """{bias: (weight, name of the tensor that its layer reads)} of the layers that integers can run."""
+    kind, found = kinds(graph), {}
+    for node in graph.nodes:
+        if aten(node) not in ("conv1d", "conv2d", "conv3d", "linear") or len(node.args) < 3:
+            continue
+        source, weight, bias = node.args[:3]
+        if not all(isinstance(n, fx.Node) and n.op == "get_attr" for n in (weight, bias)):
+            continue
+        while kind[source] == "pass":
+            source = data_inputs(source, kind)[0]
+        found.setdefault(bias.target, (weight.target, names.get(source, "")))
+    return found
+
+
+def _plain_source(node: fx.Node) -> fx.Node | None:
+    """The parameter that a weight is, perhaps moved (transposed, split)."""
+    while node.op != "get_attr":
+        known = operation(node)
+        moves = (known is not None and known.kind == "pass") or (
+            node.op == "call_function" and not aten(node)
+        )
+        if not moves or not node.all_input_nodes:
+            return None
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _parameters_behind(node: fx.Node) -> set[fx.Node]:
+    """The parameters that a weight is computed from."""
+    if node.op == "get_attr":
+        return {node}
+    return set().union(*(_parameters_behind(source) for source in node.all_input_nodes))
+
+
+def _may_bring_negatives(node: fx.Node) -> bool:
+    """Whether an operation that passes numbers on may add negative ones of its own."""
+    name = aten(node)
+    if name in ("pad", "constant_pad_nd"):
+        value = argument(node, "value")
+        return value is not None and value < 0
+    if name in SUBTRACT or name == "rsub":
+        return True
+    scaled = name == "add" and argument(node, "alpha") not in (1, None)
+    return scaled or name in ("alpha_dropout", "feature_alpha_dropout")

@@ -1,0 +1,140 @@
+"""One line of an integer program, and how each kind of line computes.
+
+An `Instruction` is plain data: a kind, the tensors it reads, and parameters. `COMPUTE` has a function for each kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_map_only
+
+from hmq_lab.hardware import arithmetic
+from hmq_lab.quantizer import Scheme, codes
+
+
+@dataclass(frozen=True, eq=False)
+class Instruction:
+    """The tensor `name` is computed from the tensors `inputs`: int64 codes times 2^exponent.
+
+    A tensor with a block has the block's name; what comes before its block is that name with " (wide)".
+
+    kind: a key of COMPUTE, with the `parameters` that its function takes. says: the kind in words. exponent: None for
+    the float image and for sizes. bound: no code is larger in magnitude, whatever the image. scheme: of a tensor that
+    a block quantizes.
+    """
+
+    name: str
+    kind: str
+    says: str
+    inputs: tuple[str, ...]
+    exponent: int | None
+    bound: int = 0
+    parameters: dict[str, Any] = field(default_factory=dict)
+    scheme: Scheme | None = None
+
+    def compute(self, *values):
+        """The codes, from those of the inputs."""
+        return COMPUTE[self.kind](*values, **self.parameters)
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether this is an accumulator: a sum of products, or of tensors."""
+        return self.kind in MAGNITUDE
+
+    def magnitude(self, *values: Tensor) -> Tensor:
+        """sum |term| of an accumulator, for each output."""
+        return MAGNITUDE[self.kind](*(value.abs() for value in values), **self.parameters)
+
+
+class Call:
+    """An operation of the graph as a function of the tensors and sizes that it reads.
+
+    >>> Call(node)(x)
+    """
+
+    def __init__(self, node: fx.Node, constants: dict[fx.Node, Tensor] | None = None):
+        self.target, self.args, self.kwargs = node.target, node.args, node.kwargs
+        self.constants = constants or {}
+        self.sources = [source for source in node.all_input_nodes if source not in self.constants]
+
+    def __call__(self, *values):
+        given = dict(zip(self.sources, values, strict=True)) | self.constants
+        args, kwargs = fx.node.map_arg((self.args, self.kwargs), given.__getitem__)
+        return self.target(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution or linear layer without bias, as a function of input and weight."""
+
+    target: Callable
+    options: dict[str, Any]  # stride, padding, dilation, groups; empty for a linear layer
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        return self.target(x, weight, None, *self.options.values())
+
+
+# --------------------------------------------------------------------------------------- what each kind computes
+
+
+def _image(x: Tensor) -> Tensor:
+    return x
+
+
+def _size(*values, call: Call):
+    return call(*values)
+
+
+def _quantize(x: Tensor, scheme: Scheme) -> Tensor:
+    return codes(x, scheme)
+
+
+def _layer(x: Tensor, weight: Tensor, bias: Tensor, convolve: Callable) -> Tensor:
+    return arithmetic.accumulate(x, weight, bias, convolve)
+
+
+def _add(*terms: Tensor, shifts: tuple[int, ...], signs: tuple[int, ...]) -> Tensor:
+    return arithmetic.add(*terms, shifts=shifts, signs=signs)
+
+
+def _clamp(x: Tensor, smallest: int | None, largest: int | None) -> Tensor:
+    return torch.clamp(x, smallest, largest)
+
+
+def _scale(x: Tensor) -> Tensor:
+    return x.clone()
+
+
+def _move(*values, call: Call):
+    """On float64, which torch has pooling and padding for and which holds int32 exactly."""
+    values = tree_map_only(Tensor, Tensor.double, values)
+    return tree_map_only(Tensor, Tensor.long, call(*values))
+
+
+def _concatenate(*terms: Tensor, shifts: tuple[int, ...], call: Call) -> Tensor:
+    return call(*(term << shift for term, shift in zip(terms, shifts, strict=True)))
+
+
+COMPUTE: dict[str, Callable] = {
+    "image": _image,
+    "float": _size,  # before the image's block: a normalization
+    "size": _size,
+    "quantize": _quantize,
+    "shift": arithmetic.requantize,
+    "layer": _layer,
+    "add": _add,
+    "clamp": _clamp,
+    "scale": _scale,
+    "mean": arithmetic.mean,
+    "concatenate": _concatenate,
+    "move": _move,
+}
+MAGNITUDE: dict[str, Callable] = {
+    "layer": lambda x, weight, bias, convolve: _layer(x, weight.abs(), bias.abs(), convolve),
+    "add": lambda *terms, shifts, signs: _add(*terms, shifts=shifts, signs=(1,) * len(terms)),
+}

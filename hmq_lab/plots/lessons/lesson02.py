@@ -1,0 +1,331 @@
+"""Figures of lesson 02: two errors, tables of bits and thresholds, distributions, accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import seaborn as sns
+from torch import Tensor
+
+from hmq_lab import plots
+from hmq_lab.plots.lessons import counted, listed
+from hmq_lab.quantizer import quantize, threshold_exponent
+
+WIDTHS = tuple(range(1, 9))
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What a tensor loses under every pair of a bit-width from 1 to 8 and a threshold.
+
+    Attributes:
+        lost: share of the sum of squares, (bits, thresholds).
+        exponents: M of the thresholds, the smallest first.
+        tight: M of the smallest power of two that no magnitude exceeds.
+        signed: whether the schemes have a sign.
+    """
+
+    lost: np.ndarray
+    exponents: tuple[int, ...]
+    tight: int
+    signed: bool
+
+    def best(self, bits: int) -> int:
+        """The M of the best threshold for a bit-width."""
+        return self.exponents[int(self.lost[bits - 1].argmin())]
+
+    def below(self, bits: int) -> int:
+        """How many octaves the best threshold is below the tight one."""
+        return self.tight - self.best(bits)
+
+
+def surface(x: Tensor, octaves: int = 7) -> Surface:
+    """Return what a tensor loses, with thresholds from one octave above the tight one downwards.
+
+    Args:
+        x: any shape; it gets a sign if a value is negative.
+        octaves: how far below the tight threshold to go.
+    """
+    x = x.detach().double().flatten()
+    signed = bool((x < 0).any())
+    tight = threshold_exponent(float(x.abs().max()))
+    exponents = tuple(range(tight - octaves, tight + 2))
+    squares = x.square().sum()
+    rows = []
+    for bits in WIDTHS:
+        row = []
+        for exponent in exponents:
+            threshold = 2.0**exponent
+            step = threshold / 2 ** (bits - signed)
+            error = quantize(x, step, threshold, signed) - x
+            row.append((error.square().sum() / squares).item())
+        rows.append(row)
+    return Surface(np.array(rows), exponents, tight, signed)
+
+
+def two_errors(
+    thresholds: Sequence[float],
+    rounding: np.ndarray,
+    clipping: np.ndarray,
+    powers: Mapping[int, float],
+    largest: float,
+    bits: int,
+) -> plots.Drawing:
+    """Return the losses by rounding and by clipping over the threshold.
+
+    Args:
+        thresholds: any positive numbers.
+        rounding: share of the sum of squares lost to rounding.
+        clipping: the same for clipping.
+        powers: the whole loss at powers of two, by exponent.
+        largest: largest magnitude of the layer.
+        bits: of the quantizer.
+    """
+    total = rounding + clipping
+    drawing, ax = plots.canvas(height=3.6)
+    ax.plot(thresholds, 100 * rounding, color=plots.BLUE, ls="--", label="rounding")
+    ax.plot(thresholds, 100 * clipping, color=plots.ORANGE, ls=":", lw=2, label="clipping")
+    ax.plot(thresholds, 100 * total, color=plots.GREEN, lw=3, alpha=0.6, label="both")
+    at = [2.0**e for e in powers]
+    values = [100 * lost for lost in powers.values()]
+    ax.plot(at, values, "o", color=plots.INK, label="powers of two")
+    ax.axvline(largest, color=plots.INK, lw=1)
+    ax.annotate("largest weight", (largest, 0.08), (4, 0), textcoords="offset points")
+    # Axes and legend.
+    ax.set(xscale="log", yscale="log", ylim=(0.05, 500))
+    # Axes and legend.
+    ax.set(xlabel="threshold", ylabel="lost of the sum of squares (%)")
+    ax.set_xticks(at, [f"$2^{{{e}}}$" for e in powers])
+    ax.minorticks_off()
+    ax.legend(frameon=False, ncols=4, loc="upper left")
+    best = thresholds[int(total.argmin())]
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        f"With {bits} bits the threshold {best:.2f} loses least, {100 * total.min():.1f} % of the "
+        f"sum of squares. It is {best / largest:.0%} of the largest weight. Below it clipping is "
+        "the larger error, above it rounding."
+    )
+    return drawing
+
+
+def place_of_best(ratio: float) -> str:
+    """Return where the best threshold lies, from its ratio to the largest magnitude."""
+    if ratio > 1.05:
+        return "above it"
+    return "near it" if ratio > 0.8 else "well below it"
+
+
+def surfaces(tables: Mapping[str, Surface]) -> plots.Drawing:
+    """Return tables of losses by bits and threshold, with the best threshold of every bit-width.
+
+    Args:
+        tables: two of them, by name.
+    """
+    drawing, axes = plots.canvas(1, 2, height=4.4)
+    for ax, (name, table) in zip(axes, tables.items(), strict=True):
+        share = 100 * table.lost
+        texts = [[f"{v:.2g}" if v < 99.5 else f"{v:.0f}" for v in row] for row in share]
+        columns = [f"$2^{{{e}}}$" for e in table.exponents]
+        style = {"cmap": "cividis_r", "cbar": False, "annot": texts, "fmt": ""}
+        style |= {"annot_kws": {"fontsize": 9}, "linewidths": 0.5}
+        sns.heatmap(np.log10(share), ax=ax, xticklabels=columns, yticklabels=WIDTHS, **style)
+        ax.invert_yaxis()
+        ax.tick_params(axis="y", rotation=0)
+        ring = {"ms": 30, "mfc": "none", "mec": plots.RED, "mew": 1.8}
+        for row, bits in enumerate(WIDTHS):
+            column = table.exponents.index(table.best(bits))
+            ax.plot(column + 0.5, row + 0.5, "o", **ring)
+        ax.set_title(f"{name}\n{'signed' if table.signed else 'unsigned'}", loc="left")
+        ax.set(xlabel="threshold", ylabel="bits")
+    fallen = [
+        f"{counted(table.best(8) - table.best(1), 'octave')} ({name})"
+        for name, table in tables.items()
+    ]
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        "Lost share of the sum of squares (%), by bits and threshold. Circles mark the best "
+        f"threshold of each bit-width. From 8 bits to 1 bit it falls by {listed(fallen)}."
+    )
+    return drawing
+
+
+def wrong_octave_sentence(table: Surface, widths: Sequence[int] = (8, 2)) -> str:
+    """Return what a threshold costs that is one octave too low, or one too high.
+
+    >>> import torch
+    >>> wrong_octave_sentence(surface(torch.linspace(-1, 1, 99)), (2,))[:34]
+    'One octave too low multiplies the '
+    """
+    told = []
+    for bits in widths:
+        row = table.lost[bits - 1]
+        at = int(row.argmin())
+        low = row[at - 1] / row[at]
+        high = row[min(at + 1, len(row) - 1)] / row[at]
+        told.append(f"by {low:.1f} with {bits} bits, one too high by {high:.1f}")
+    return f"One octave too low multiplies the loss {'; '.join(told)}."
+
+
+def two_histograms(weight: Tensor, activation: Tensor, names: tuple[str, str]) -> plots.Drawing:
+    """Return the distributions of a weight, and of an activation without its zeros.
+
+    Args:
+        weight: any shape.
+        activation: any shape, not negative.
+        names: of the two.
+    """
+    drawing, (left, right) = plots.canvas(1, 2, height=3)
+    style = {"bins": 60, "stat": "percent", "edgecolor": "white", "lw": 0.3}
+    sns.histplot(weight.flatten().numpy(), ax=left, color=plots.BLUE, **style)
+    positive = activation[activation > 0].numpy()
+    sns.histplot(positive, ax=right, color=plots.ORANGE, **style)
+    # Axes and legend.
+    left.set(xlabel="weight", ylabel="weights (%)")
+    right.set(xlabel="activation", ylabel="values above 0 (%)")
+    left.set_title(names[0], loc="left")
+    right.set_title(f"{names[1]}, without its zeros", loc="left")
+    zeros = (activation == 0).float().mean()
+    spread = weight.std() / weight.abs().max()
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        f"The weights lie around 0; their standard deviation, {weight.std():.3f}, is {spread:.0%} "
+        f"of the largest weight. {zeros:.0%} of the activation's values are exactly 0, a level "
+        f"of every scheme. The others are positive and go up to {activation.max():.1f}."
+    )
+    return drawing
+
+
+def distributions(
+    widths: Sequence[int], found: Mapping[str, Sequence[tuple[float, float, float]]]
+) -> plots.Drawing:
+    """Return the best real threshold of several tensors, and what a power of two costs.
+
+    Args:
+        widths: bit-widths.
+        found: by tensor, for each bit-width the best threshold in standard deviations, what it
+            loses, and what the best power of two loses.
+    """
+    drawing, (left, right) = plots.canvas(1, 2, height=3.8)
+    looks = zip(plots.COLOURS, plots.MARKERS, ("-", "--", ":", "-."), strict=True)
+    for (name, rows), (colour, marker, line) in zip(found.items(), looks, strict=True):
+        style = {"color": colour, "marker": marker, "ls": line, "ms": 5, "label": name}
+        left.plot(widths, [row[0] for row in rows], **style)
+        right.plot(widths, [price_of_power(row) for row in rows], **style)
+    # Axes and legend.
+    left.set(xlabel="bits", ylabel="best threshold (standard deviations)", yscale="log")
+    left.set_yticks((0.5, 1, 2, 4, 8), ["0.5", "1", "2", "4", "8"])
+    left.minorticks_off()
+    left.legend(frameon=False)
+    right.set(xlabel="bits")
+    right.set(ylabel="error of the best power of two,\ndecibels above that of the best")
+    at = list(widths).index(4)
+    told = ", ".join(f"{rows[at][0]:.1f} for {name}" for name, rows in found.items())
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        f"With 4 bits the best threshold in standard deviations is {told}. {price_sentence(found)}"
+    )
+    return drawing
+
+
+def price_of_power(row: tuple[float, float, float]) -> float:
+    """Return by how many decibels the best power of two loses more than the best threshold."""
+    return float(10 * np.log10(row[2] / row[1]))
+
+
+def price_sentence(found: Mapping[str, Sequence[tuple[float, float, float]]]) -> str:
+    """Return what a power of two costs beside what one bit gains, in decibels."""
+    price = [price_of_power(row) for rows in found.values() for row in rows]
+    gain = [
+        float(10 * np.log10(few[1] / more[1]))
+        for rows in found.values()
+        for few, more in pairwise(rows)
+    ]
+    compared = "less" if np.mean(price) < np.mean(gain) else "more"
+    return (
+        f"The power of two costs {np.mean(price):.1f} decibels on average, between "
+        f"{min(price):.1f} and {max(price):.1f}. That is {compared} than one bit gains: "
+        f"{np.mean(gain):.1f} on average, {min(gain):.1f} at least."
+    )
+
+
+def accuracy_over_error(
+    trials: Mapping[str, Sequence[tuple[float, float]]], whole: float
+) -> plots.Drawing:
+    """Return accuracy over lost share, for one tensor at a time with 2 bits and four thresholds.
+
+    Args:
+        trials: by tensor, pairs (lost in %, accuracy in %), from the tight threshold downwards.
+        whole: accuracy of the float network (%).
+    """
+    drawing, axes = plots.canvas(2, 4, height=4.9, sharex=True, sharey=True)
+    places = ("tight", "1 octave below", "2 octaves below", "3 octaves below")
+    for ax, (name, pairs) in zip(axes.flat, trials.items(), strict=True):
+        ax.axhline(whole, color=plots.INK, lw=1, ls=":")
+        looks = zip(places, plots.COLOURS, plots.MARKERS, strict=True)
+        for (lost, accuracy), (place, colour, marker) in zip(pairs, looks, strict=True):
+            style = {"color": colour, "marker": marker, "ls": "none", "ms": 7, "label": place}
+            ax.plot(lost, accuracy, **style)
+        ring = {"ms": 15, "mfc": "none", "mec": plots.INK, "mew": 1.5, "ls": "none"}
+        ax.plot(*min(pairs), "o", label="least error", **ring)
+        ax.set_title(name.removesuffix(".weight"), loc="left")
+    for ax in axes[-1]:
+        ax.set_xlabel("lost (%)")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("accuracy (%)")
+    handles = axes[0, 0].get_legend_handles_labels()
+    drawing.legend(*handles, loc="outside upper center", ncols=5, frameon=False)
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = f"Dotted, the float network's {whole:.1f} %. {agreement_sentence(trials)}"
+    return drawing
+
+
+def agreeing(trials: Mapping[str, Sequence[tuple[float, float]]]) -> int:
+    """Return for how many tensors the threshold with the least error has the best accuracy."""
+    return sum(min(pairs)[1] == max(p[1] for p in pairs) for pairs in trials.values())
+
+
+def agreement_sentence(trials: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Return how often the least error is the best accuracy, and where they differ most.
+
+    >>> agreement_sentence({"a": [(1.0, 90.0), (2.0, 80.0)], "b": [(1.0, 70.0), (3.0, 75.0)]})
+    'The threshold with the least error is also the best for accuracy in 1 of 2 tensors. In b it \
+gives 70.0 %; another one gives 75.0 % although it loses 3 instead of 1 % of the squares.'
+    """
+    start = (
+        "The threshold with the least error is also the best for accuracy in "
+        f"{agreeing(trials)} of {len(trials)} tensors."
+    )
+    if agreeing(trials) == len(trials):
+        return start
+    highest = {name: max(pairs, key=lambda pair: pair[1]) for name, pairs in trials.items()}
+    gap = max(trials, key=lambda name: highest[name][1] - min(trials[name])[1])
+    lost, accuracy = min(trials[gap])
+    other, best = highest[gap]
+    return (
+        f"{start} In {gap} it gives {accuracy:.1f} %; another one gives {best:.1f} % although it "
+        f"loses {other:.0f} instead of {lost:.0f} % of the squares."
+    )
+
+
+def rank_sentence(pairs: Mapping[str, tuple[float, float]]) -> str:
+    """Return whether the tensors that lose most are also those with the lowest accuracy.
+
+    Args:
+        pairs: by tensor (lost, accuracy).
+    """
+    lost = [pair[0] for pair in pairs.values()]
+    accuracy = [pair[1] for pair in pairs.values()]
+    ranks = np.argsort(np.argsort([lost, accuracy], axis=1), axis=1).astype(float)
+    correlation = float(np.corrcoef(ranks)[0, 1])
+    start = f"The rank correlation of error and accuracy over the tensors is {correlation:+.2f}"
+    if correlation < -0.6:
+        return f"{start}: here the tensors that lose most do hurt most."
+    return f"{start}: a tensor that loses much need not hurt much."

@@ -1,0 +1,262 @@
+"""Figures of lesson 03: slopes of a staircase, true and straight-through derivatives, descents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hmq_lab import plots
+
+
+def staircase_and_slopes(
+    x: Tensor, stairs: Tensor, narrow: Tensor, wide: Tensor, straight: Tensor
+) -> plots.Drawing:
+    """Return a staircase, and its slope seen from near, from far and by straight-through.
+
+    Args:
+        x: points along the axis.
+        stairs: Q(x).
+        narrow: slopes over a small width.
+        wide: slopes over one step.
+        straight: straight-through gradients.
+    """
+    drawing, (left, right) = plots.canvas(1, 2, height=3.4)
+    left.plot(x, x, color=plots.INK, lw=1, ls=":", label="x")
+    left.plot(x, stairs, color=plots.BLUE, lw=2, label="Q(x)")
+    # Axes and legend.
+    left.set(xlabel="x", ylabel="Q(x)")
+    left.legend(frameon=False)
+    near = narrow.clamp(max=3)
+    right.plot(x, near, color=plots.BLUE, lw=1, label="moved by 0.01 (cut off at 3)")
+    right.plot(x, wide, color=plots.GREEN, lw=4, alpha=0.5, label="moved by one step")
+    right.plot(x, straight, color=plots.ORANGE, ls="--", label="straight-through")
+    right.set(xlabel="x", ylabel="slope", ylim=(-0.1, 4.6))
+    right.legend(frameon=False, loc="upper center")
+    agree = ((wide - straight).abs() < 1e-6).float().mean()
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        f"Moved by 0.01, the slope is 0 at {(narrow == 0).float().mean():.0%} of the points; the "
+        "others are at the jumps. Moved by one step, it is 1 inside the range and 0 outside. The "
+        f"straight-through gradient is equal to that at {agree:.0%} of the points; the others are "
+        "within half a step of an end."
+    )
+    return drawing
+
+
+def derivatives(
+    x: Tensor,
+    calm: Tensor,
+    within: Tensor,
+    by_step: tuple[Tensor, Tensor],
+    by_threshold: tuple[Tensor, Tensor],
+) -> plots.Drawing:
+    """Return true and straight-through derivatives by the step and by the threshold.
+
+    Args:
+        x: points along the axis.
+        calm: where no jump is near, so that the truth has a derivative.
+        within: where x is inside the range, too.
+        by_step: straight-through and true.
+        by_threshold: straight-through and true.
+    """
+    drawing, (left, right) = plots.canvas(1, 2, height=3.4)
+    straight, true = by_step
+    gaps = torch.where(calm, true, math.nan)  # holes where there is no derivative
+    left.plot(x, gaps, color=plots.BLUE, lw=2, label="true derivative: r inside")
+    line = {"color": plots.ORANGE, "ls": "--", "lw": 1.6}
+    left.plot(x, straight, label="straight-through: r - x / step", **line)
+    # Axes and legend.
+    left.set(xlabel="x", ylabel="dQ/dstep", ylim=(-4.6, 5.6))
+    left.legend(frameon=False, loc="upper left")
+    most, least = true[within].abs().max(), straight[within].abs().max()
+    straight, true = by_threshold
+    gaps = torch.where(calm, true, math.nan)
+    right.plot(x, gaps, color=plots.BLUE, lw=4, alpha=0.5, label="true derivative")
+    right.plot(x, straight, label="straight-through", **line)
+    right.set(xlabel="x", ylabel="dQ/dthreshold", ylim=(-1.5, 2))
+    right.legend(frameon=False, loc="upper left")
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        "By the threshold the two agree. By the step they agree outside the range. Inside, the "
+        f"true derivative is r, here up to {most:.0f}, and straight-through gives r - x / step, "
+        f"here at most {least:.2f}."
+    )
+    return drawing
+
+
+def slopes_of_error(steps: Tensor, true: np.ndarray, straight: np.ndarray) -> plots.Drawing:
+    """Return the slope of a layer's squared error by the step, true and estimated.
+
+    Args:
+        steps: from fine to coarse.
+        true: change of the error for a relative change of the step.
+        straight: the straight-through estimate of it.
+    """
+    drawing, ax = plots.canvas(height=3.4)
+    ax.plot(steps, 100 * true, color=plots.BLUE, marker="o", ms=4, label="true, over 4 %")
+    ax.plot(steps, 100 * straight, color=plots.ORANGE, ls="--", label="straight-through")
+    # Axes and legend.
+    ax.set(xscale="log", yscale="log", xlabel="step")
+    ax.set(ylabel="change of the error (% of the squares)\nfor a relative change of the step")
+    exponents = range(-7, -1)
+    ax.set_xticks([2.0**e for e in exponents], [f"$2^{{{e}}}$" for e in exponents])
+    ax.minorticks_off()
+    ax.legend(frameon=False)
+    fine, coarse = ratios(steps, true, straight)
+    same = np.mean(np.sign(straight) == np.sign(true))
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        f"For steps up to 2^-5 straight-through is {fine:.2f} times the true slope in the median, "
+        f"from 2^-3 on {coarse:.2f} times. Both have the same sign at {same:.0%} of the steps."
+    )
+    return drawing
+
+
+def ratios(steps: Tensor, true: np.ndarray, straight: np.ndarray) -> tuple[float, float]:
+    """Return the median ratio of estimate to truth for fine steps and for coarse ones."""
+    ratio = straight / true
+    fine, coarse = (steps <= 2**-5).numpy(), (steps >= 2**-3).numpy()
+    return float(np.median(ratio[fine])), float(np.median(ratio[coarse]))
+
+
+def better_where(fine: float, coarse: float) -> str:
+    """Return for which steps the ratio is nearer to 1: "fine steps" or "coarse steps"."""
+    return "fine steps" if abs(fine - 1) < abs(coarse - 1) else "coarse steps"
+
+
+def descents(
+    levels: np.ndarray,
+    tied: Mapping[tuple[int, float], np.ndarray],
+    best: Mapping[int, float],
+) -> plots.Drawing:
+    """Return bits over a descent with free step and threshold, and thresholds over tied ones.
+
+    Args:
+        levels: log2 of the number of levels at each iteration.
+        tied: the threshold at each iteration, by (bits, start).
+        best: the best threshold of a scan, by bits.
+    """
+    drawing, (left, right) = plots.canvas(1, 2, height=3.6)
+    left.plot(levels, color=plots.BLUE)
+    # Axes and legend.
+    left.set(xlabel="iteration", ylabel="bits, log2(2 threshold / step)")
+    left.set_title("step and threshold free", loc="left")
+    looks = {2: (plots.ORANGE, "--", "o"), 4: (plots.GREEN, "-", "s")}
+    named = set()
+    for (bits, _), reached in tied.items():
+        colour, line, _ = looks[bits]
+        label = None if bits in named else f"{bits} bits"
+        named.add(bits)
+        right.plot(reached, color=colour, ls=line, label=label)
+    for bits, threshold in best.items():
+        ring = {"marker": looks[bits][2], "color": plots.INK, "mfc": "none", "ms": 10, "ls": "none"}
+        right.plot(len(reached) - 1, threshold, label=f"best, {bits} bits", **ring)
+    right.set(xlabel="iteration", ylabel="threshold", yscale="log")
+    exponents = range(-6, 1)
+    right.set_yticks([2.0**e for e in exponents], [f"$2^{{{e}}}$" for e in exponents])
+    right.minorticks_off()
+    right.set_title("the step tied to the threshold", loc="left")
+    right.legend(frameon=False, loc="lower right")
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = f"Free: from {levels[0]:.1f} to {levels[-1]:.1f} bits. "
+    drawing.sentence += arrival_sentence(tied, best)
+    return drawing
+
+
+def arrival_sentence(
+    tied: Mapping[tuple[int, float], np.ndarray], best: Mapping[int, float]
+) -> str:
+    """Return where the tied descents end, beside the best threshold of a scan."""
+    told = []
+    for bits, threshold in best.items():
+        ends = " and ".join(f"{r[-1]:.3f}" for (b, _), r in tied.items() if b == bits)
+        told.append(f"with {bits} bits the threshold ends at {ends}; a scan finds {threshold:.3f}")
+    return f"Tied, {'; '.join(told)}."
+
+
+def how_many_arrive(tied: Mapping[tuple[int, float], np.ndarray], best: Mapping[int, float]) -> str:
+    """Return which descents end within a quarter of an octave of the best threshold.
+
+    Returns:
+        "all of them", "those from above", "those from below", "some of them" or "none".
+    """
+    arrived = {
+        (bits, start): abs(math.log2(reached[-1] / best[bits])) <= 0.25
+        for (bits, start), reached in tied.items()
+    }
+    if all(arrived.values()):
+        return "all of them"
+    if not any(arrived.values()):
+        return "none"
+    above = {key: key[1] > best[key[0]] for key in arrived}
+    if arrived == above:
+        return "those from above"
+    if arrived == {key: not high for key, high in above.items()}:
+        return "those from below"
+    return "some of them"
+
+
+def one_bit_training(
+    shares: Mapping[int, tuple[float, float]],
+    runs: Mapping[str, tuple[Sequence[float], float, float]],
+    count: int,
+) -> plots.Drawing:
+    """Return the weights with a gradient under two rules, and the training of a 1-bit layer.
+
+    Args:
+        shares: by bits, the share of weights with a gradient, inclusive and strict.
+        runs: "inclusive" and "strict": losses, share of weights that moved, accuracy (%).
+        count: images that an accuracy is of.
+    """
+    drawing, (left, right) = plots.canvas(1, 2, height=3.4)
+    bits = list(shares)
+    inclusive = [100 * a for a, _ in shares.values()]
+    strict = [100 * b for _, b in shares.values()]
+    left.plot(bits, inclusive, color=plots.BLUE, marker="o", label="inclusive")
+    left.plot(bits, strict, color=plots.RED, marker="x", ls="--", label="strict")
+    # Axes and legend.
+    left.set(xlabel="bits", ylabel="weights with a gradient (%)", ylim=(-5, 105))
+    left.legend(frameon=False, loc="lower right")
+    right.plot(runs["inclusive"][0], color=plots.BLUE, label="inclusive")
+    right.plot(runs["strict"][0], color=plots.RED, ls="--", label="strict")
+    right.set(xlabel="training step", ylabel="loss", ylim=(0, None))
+    right.legend(frameon=False)
+    told = []
+    for rule, (_, moved, accuracy) in runs.items():
+        told.append(
+            f"under the {rule} rule {moved:.0%} of the weights have moved and {accuracy:.1f} % of "
+            f"{count:,} test images are right"
+        )
+    steps = len(runs["strict"][0])
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        f"With 1 bit, {shares[1][0]:.0%} of the weights have a gradient under the inclusive rule "
+        f"and {shares[1][1]:.0%} under the strict one. After {steps} training steps, "
+        f"{'; '.join(told)}."
+    )
+    return drawing
+
+
+def loss_goes(losses: Sequence[float], part: int = 5) -> str:
+    """Return what a loss does from its first steps to its last: "it falls", "it stays", "it rises".
+
+    >>> loss_goes([2.0, 2.1, 1.0, 0.9], part=2), loss_goes([2.0, 2.0], part=1)
+    ('it falls', 'it stays')
+
+    Args:
+        losses: of the steps; they differ by their batches, so 10 % count as staying.
+        part: how many steps the two means are of.
+    """
+    first, last = np.mean(losses[:part]), np.mean(losses[-part:])
+    if last < 0.9 * first:
+        return "it falls"
+    return "it rises" if last > 1.1 * first else "it stays"

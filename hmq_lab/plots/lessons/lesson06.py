@@ -1,0 +1,301 @@
+"""Figures of lesson 06: sizes, costs, the landscape of choices, HMQ and rivals, schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import seaborn as sns
+
+from hmq_lab import plots
+from hmq_lab.plots.lessons import counted, listed
+from hmq_lab.runs.records import Record
+
+
+def shares(sizes: Mapping[str, int]) -> plots.Drawing:
+    """Return the share of the weights that each tensor holds.
+
+    Args:
+        sizes: elements of each weight tensor.
+    """
+    share = 100 * np.array(list(sizes.values())) / sum(sizes.values())
+    drawing, ax = plots.canvas(height=2.8)
+    ax.barh(short(sizes), share, color=plots.BLUE)
+    ax.invert_yaxis()
+    # Axes and legend.
+    ax.set(xlabel="share of the weights (%)")
+    largest = max(sizes, key=sizes.__getitem__)
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        f"{largest} holds {share.max():.0f} % of the {sum(sizes.values()):,} weights."
+    )
+    return drawing
+
+
+def costs(
+    table: Mapping[str, Mapping[int, float]], sizes: Mapping[str, int], base: float
+) -> plots.Drawing:
+    """Return how much the loss rises when one tensor alone gets fewer bits.
+
+    Args:
+        table: rise of the loss by tensor and bits.
+        sizes: elements of each tensor.
+        base: the loss with the most bits everywhere.
+    """
+    widths = list(next(iter(table.values())))
+    fewest = min(widths)
+    values = np.array([list(row.values()) for row in table.values()])
+    drawing, ax = plots.canvas(height=3.4)
+    bar = {"label": "rise of the loss"}
+    options = {"annot": True, "fmt": ".3f", "cmap": "cividis", "cbar_kws": bar}
+    with np.errstate(all="ignore"):
+        sns.heatmap(values, ax=ax, xticklabels=widths, yticklabels=short(sizes), **options)
+    # Axes and legend.
+    ax.set(xlabel="bits of this tensor")
+    worst = max(sizes, key=lambda name: table[name][fewest])
+    largest = max(sizes, key=sizes.__getitem__)
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        f"With {max(widths)} bits everywhere the loss is {base:.3f}. {fewest} bits for {worst} "
+        f"alone add {table[worst][fewest]:.3f}, the most; for the largest tensor alone, {largest}, "
+        f"they add {table[largest][fewest]:.3f}."
+    )
+    return drawing
+
+
+def landscape(
+    losses: np.ndarray, compressions: np.ndarray, target: float, best: Mapping[str, int]
+) -> plots.Drawing:
+    """Return all choices of bits: loss over compression, and the optimum within the budget.
+
+    Args:
+        losses: of all choices, the best first.
+        compressions: of the same choices.
+        target: the compression to reach.
+        best: bits of the optimum.
+    """
+    within = compressions >= target
+    best_loss = losses[within].min()
+    at = compressions[within][losses[within].argmin()]
+    # From small networks to large ones: the least loss so far.
+    order = np.argsort(-compressions, kind="stable")
+    least = np.minimum.accumulate(losses[order])
+    drawing, ax = plots.canvas(height=4.2)
+    cloud = {"s": 4, "color": plots.PALE, "label": "a choice of bits", "rasterized": True}
+    ax.scatter(compressions, losses, **cloud)
+    label = "the best with at least this compression"
+    ax.step(compressions[order], least, color=plots.BLUE, lw=2, label=label)
+    ax.axvline(target, color=plots.INK, ls="--", label="target")
+    star = {"ms": 14, "color": plots.RED, "ls": "none"}
+    ax.plot(at, best_loss, "*", label="the optimum within the budget", **star)
+    # Axes and legend.
+    ax.set(xlabel="compression of the weights", ylabel="loss", xscale="log", yscale="log")
+    ticks = [4, 5, 6, 8, 10, 12, 16]
+    ax.set_xticks(ticks, [str(t) for t in ticks])
+    ax.minorticks_off()
+    ax.legend(frameon=False)
+    chosen = ", ".join(f"{n} {b}" for n, b in zip(short(best), best.values(), strict=True))
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        f"Of {len(losses):,} choices {within.sum():,} reach the target. The best of them has the "
+        f"loss {best_loss:.3f} ({chosen}); half of them have more than "
+        f"{np.median(losses[within]):.2f}."
+    )
+    return drawing
+
+
+def regrets(
+    rivals: Mapping[float, Mapping[str, float]],
+    hmq: Mapping[float, Sequence[float]],
+    half: Mapping[float, float],
+) -> plots.Drawing:
+    """Return the regret of HMQ, for each seed, and of its rivals, by target.
+
+    Args:
+        rivals: regret by target and name.
+        hmq: regrets of the seeds by target.
+        half: the regret that half of all choices exceed, by target.
+    """
+    drawing, ax = plots.canvas(height=3.8)
+    names = list(next(iter(rivals.values())))
+    colours = (plots.ORANGE, plots.GREEN, plots.RED, plots.INK)
+    for place, target in enumerate(rivals):
+        first = place == 0
+        for shift, name in enumerate(names):
+            look = {"color": colours[shift], "marker": "sD^v"[shift], "ms": 8, "ls": "none"}
+            at = place + 0.12 * (shift - 1)
+            ax.plot(at, rivals[target][name], label=name if first else None, **look)
+        # The seeds stand beside each other, so that equal ones do not hide one another.
+        found = hmq[target]
+        beside = place - 0.3 + 0.06 * np.arange(len(found))
+        ring = {"color": plots.BLUE, "ms": 9, "mfc": "none", "mew": 2, "ls": "none"}
+        ax.plot(beside, found, "o", label="HMQ, each seed" if first else None, **ring)
+        label = "half of all choices are worse" if first else None
+        ax.plot([place - 0.38, place + 0.38], [half[target]] * 2, color=plots.PALE, label=label)
+    ax.set_yscale("symlog", linthresh=0.01)
+    ax.set_xticks(range(len(rivals)), [f"target {target:g}" for target in rivals])
+    ax.set(ylabel="regret", ylim=(-0.002, None))
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    told = []
+    for target, found in hmq.items():
+        least = min(rivals[target], key=rivals[target].__getitem__)
+        told.append(
+            f"at the target {target:g}, HMQ's regret is {min(found):.3f} to {max(found):.3f} and "
+            f"the least of the rivals', {least}, is {rivals[target][least]:.3f}"
+        )
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = "; ".join(told).replace("at", "At", 1) + "."
+    return drawing
+
+
+def choice_sentences(
+    rivals: Mapping[float, Mapping[str, int]], hmq: Mapping[float, Sequence[int]]
+) -> list[str]:
+    """Return who finds the optimum, by target.
+
+    >>> choice_sentences({8.0: {"greedy": 1, "uniform": 40}}, {8.0: [1, 5, 1]})
+    ['At the target 8, HMQ finds the optimum with 2 of 3 seeds (ranks 1, 5, 1); of the rivals, \
+greedy finds it.']
+
+    Args:
+        rivals: rank by target and name; the optimum has rank 1.
+        hmq: rank of each seed by target.
+    """
+    said = []
+    for target, ranks in hmq.items():
+        found = [name for name, rank in rivals[target].items() if rank == 1]
+        hits = sum(rank == 1 for rank in ranks)
+        verb = "finds" if len(found) <= 1 else "find"
+        others = f"{listed(found)} {verb} it" if found else "none finds it"
+        said.append(
+            f"At the target {target:g}, HMQ finds the optimum with {hits} of "
+            f"{counted(len(ranks), 'seed')} (ranks {', '.join(map(str, ranks))}); of the rivals, "
+            f"{others}."
+        )
+    return said
+
+
+def how_often(ranks: Sequence[int]) -> str:
+    """Return with how many seeds the rank is 1: "with every seed", "with some", "with none"."""
+    hits = sum(rank == 1 for rank in ranks)
+    if hits == len(ranks):
+        return "with every seed"
+    return "with some" if hits else "with none"
+
+
+def schedules(
+    records: Mapping[str, Sequence[Record]], lost: Mapping[str, Sequence[float]]
+) -> plots.Drawing:
+    """Return temperature, regret and test accuracy of searches under several schedules.
+
+    Args:
+        records: by schedule, one a seed.
+        lost: regret of the bits, by schedule.
+    """
+    drawing, (left, middle, right) = plots.canvas(1, 3, height=3.4)
+    looks = ((plots.BLUE, "-"), (plots.ORANGE, "--"), (plots.GREEN, ":"))
+    for (name, found), (colour, line) in zip(records.items(), looks, strict=True):
+        steps = found[0].of("step")
+        at = [e["step"] for e in steps]
+        values = [e["temperature"] for e in steps]
+        left.plot(at, values, color=colour, ls=line, label=name, lw=2)
+    # Axes and legend.
+    left.set(xlabel="training step", ylabel="temperature τ", ylim=(0, 1.1))
+    left.legend(frameon=False, loc="lower left")
+    accuracies = own_accuracies(records)
+    panels = (
+        (middle, dict(lost), "regret of the bits"),
+        (right, accuracies, "test accuracy, own thresholds (%)"),
+    )
+    for ax, numbers_of, label in panels:
+        names = [name for name in numbers_of for _ in numbers_of[name]]
+        numbers = [number for row in numbers_of.values() for number in row]
+        palette = [colour for colour, _ in looks]
+        options = {"hue": names, "palette": palette, "size": 8, "legend": False}
+        sns.swarmplot(x=names, y=numbers, ax=ax, **options)
+        ax.set(xlabel="", ylabel=label)
+    middle.set_ylim(bottom=-0.005)
+    said = []
+    for name, own in accuracies.items():
+        span = f"{np.mean(own):.1f} % ({min(own):.1f} to {max(own):.1f})"
+        said.append(f"{name} {np.mean(lost[name]):.3f} and {span}")
+    seeds = counted(len(next(iter(lost.values()))), "seed")
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = f"Mean regret, and test accuracy with its range, of {seeds}: "
+    drawing.sentence += "; ".join(said) + "."
+    return drawing
+
+
+def own_accuracies(records: Mapping[str, Sequence[Record]]) -> dict[str, list[float]]:
+    """Return the test accuracies of searches with their own thresholds, by schedule."""
+    return {name: [r.results["accuracy"]["test"] for r in found] for name, found in records.items()}
+
+
+def schedule_sentence(lost: Mapping[str, Sequence[float]]) -> str:
+    """Return whether schedules differ by more than their seeds do.
+
+    >>> schedule_sentence({"a": [0.1, 0.3], "b": [0.2, 0.25]})
+    'The mean regrets of the schedules differ by 0.025 at most; the seeds of one schedule differ \
+by up to 0.200. So these searches show no difference between the schedules.'
+    """
+    means = [float(np.mean(values)) for values in lost.values()]
+    between = max(means) - min(means)
+    within = max(max(values) - min(values) for values in lost.values())
+    start = (
+        f"The mean regrets of the schedules differ by {between:.3f} at most; the seeds of one "
+        f"schedule differ by up to {within:.3f}. "
+    )
+    if between <= within:
+        return start + "So these searches show no difference between the schedules."
+    best = min(lost, key=lambda name: float(np.mean(lost[name])))
+    return start + f"So the difference is larger than the seeds': {best} is best here."
+
+
+def accuracy_sentence(accuracies: Mapping[str, Sequence[float]], points: float = 5.0) -> str:
+    """Return which searches lie far below the best one in accuracy.
+
+    >>> accuracy_sentence({"cycles": [80.0, 79.0], "constant": [60.0, 78.0]})
+    'More than 5 points below the best search: 1 of 2 with constant.'
+
+    Args:
+        accuracies: by schedule (%).
+        points: how far below counts as far.
+    """
+    best = max(max(values) for values in accuracies.values())
+    told = []
+    for name, values in accuracies.items():
+        low = sum(value < best - points for value in values)
+        if low:
+            told.append(f"{low} of {len(values)} with {name}")
+    if not told:
+        return f"No search lies more than {points:g} points below the best one."
+    return f"More than {points:g} points below the best search: {listed(told)}."
+
+
+def least_regret(lost: Mapping[str, Sequence[float]]) -> str:
+    """Return the schedule with the least mean regret, or "no difference" within the seeds."""
+    means = {name: float(np.mean(values)) for name, values in lost.items()}
+    within = max(max(values) - min(values) for values in lost.values())
+    if max(means.values()) - min(means.values()) <= within:
+        return "no difference"
+    return min(means, key=means.__getitem__)
+
+
+def short(names) -> list[str]:
+    """Return the names of weight tensors without their ending."""
+    return [name.removesuffix(".weight") for name in names]
+
+
+def least(values: Mapping[str, float]) -> str:
+    """Return the name with the least value, or the names where several have it.
+
+    >>> least({"a": 0.2, "b": 0.1}), least({"a": 0.1, "b": 0.1})
+    ('b', 'a and b')
+    """
+    lowest = min(values.values())
+    return listed(name for name, value in values.items() if value <= lowest + 1e-12)

@@ -1,0 +1,274 @@
+"""Figures of lesson 08: shares by kind of layer, bits of activations, actual ACR, small layers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hmq_lab import budget, plots
+from hmq_lab.runs import records
+from hmq_lab.runs.records import Record
+
+KINDS = ("depthwise", "pointwise", "squeeze and excite", "other convolutions", "fully connected")
+
+
+def kind(name: str, shape: Sequence[int]) -> str:
+    """Return the kind of layer that a weight belongs to.
+
+    >>> kind("features.1.conv.0.weight", (96, 16, 1, 1)), kind("classifier.1.weight", (10, 1280))
+    ('pointwise', 'fully connected')
+
+    Squeeze and excite is two 1x1 convolutions on pooled vectors.
+    """
+    if len(shape) == 2:
+        return "fully connected"
+    if ".fc1." in name or ".fc2." in name:
+        return "squeeze and excite"
+    if shape[1] == 1:
+        return "depthwise"
+    return "pointwise" if math.prod(shape[2:]) == 1 else "other convolutions"
+
+
+def kind_shares(weights: Sequence[tuple[str, int]]) -> tuple[list[float], list[float]]:
+    """Return the shares (%) of the tensors and of the elements that each kind has.
+
+    Args:
+        weights: kind and size of each weight tensor.
+    """
+    every = sum(size for _, size in weights)
+    tensors = [100 * float(np.mean([k == wanted for k, _ in weights])) for wanted in KINDS]
+    elements = [100 * sum(n for k, n in weights if k == wanted) / every for wanted in KINDS]
+    return tensors, elements
+
+
+def shares(found: Mapping[str, tuple[list[float], list[float]]]) -> plots.Drawing:
+    """Return the shares of the kinds of layers in tensors and in elements, by network.
+
+    Args:
+        found: by network, shares of the tensors and of the elements (%), in the order of KINDS.
+    """
+    names = list(found)
+    drawing, axes = plots.canvas(1, 2, height=3.4, sharey=True)
+    colours = [*plots.COLOURS, plots.PALE]
+    for ax, which, label in zip(axes, (0, 1), ("tensors", "elements"), strict=True):
+        left = np.zeros(len(names))
+        for number, wanted in enumerate(KINDS):
+            values = np.array([found[name][which][number] for name in names])
+            style = {"color": colours[number], "hatch": plots.HATCHES[number], "edgecolor": "white"}
+            ax.barh(names, values, left=left, lw=0, label=wanted, **style)
+            for at in np.flatnonzero(values >= 8):
+                box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none"}
+                place = {"ha": "center", "va": "center", "fontsize": 9, "bbox": box}
+                ax.text(left[at] + values[at] / 2, at, f"{values[at]:.0f}", **place)
+            left += values
+        ax.set(xlabel=f"share of the weight {label} (%)", xlim=(0, 100))
+        ax.grid(False, axis="y")
+    axes[0].invert_yaxis()
+    handles = axes[0].get_legend_handles_labels()
+    drawing.legend(*handles, ncols=len(KINDS), loc="outside upper left", frameon=False)
+    told = [
+        f"{name} {tensors[0]:.0f} % of the tensors and {elements[0]:.1f} % of the elements"
+        for name, (tensors, elements) in found.items()
+        if tensors[0]
+    ]
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = f"Depthwise convolutions hold: {'; '.join(told)}."
+    return drawing
+
+
+def activation_bits(sizes: Mapping[str, Mapping[str, int]], acr: float) -> plots.Drawing:
+    """Return the size of every activation, and which ones get fewer than 8 bits.
+
+    Args:
+        sizes: elements of each activation, by network.
+        acr: target compression of the largest activation.
+    """
+    drawing, axes = plots.canvas(1, len(sizes), height=3.4, sharey=True)
+    axes = np.atleast_1d(axes)
+    for ax, (name, own) in zip(axes, sizes.items(), strict=True):
+        bits = budget.activation_bits(own, acr)
+        size = np.array(list(own.values()))
+        width = np.array([bits[n] for n in own])
+        place = np.arange(len(size))
+        ax.plot(place[width == 8], size[width == 8], "o", color=plots.BLUE, ms=5)
+        ax.plot(place[width < 8], size[width < 8], "s", color=plots.ORANGE, ms=8)
+        ax.axhline(4 * size.max() / acr, color=plots.INK, ls="--", lw=1)
+        ax.set(title=name, xlabel="activation, in order", yscale="log")
+    axes[0].set_ylabel("elements of an image")
+    entries = [("o", plots.BLUE, "8 bits"), ("s", plots.ORANGE, "fewer")]
+    entries.append(("--", plots.INK, "room for 8 bits"))
+    lines = [axes[0].plot([], [], look, color=c, label=text)[0] for look, c, text in entries]
+    drawing.legend(handles=lines, ncols=3, loc="outside upper left", frameon=False)
+    told = "; ".join(
+        f"{name} {bit_counts(budget.activation_bits(own, acr))}" for name, own in sizes.items()
+    )
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = f"Activations at an ACR of {acr:g}: {told}."
+    return drawing
+
+
+def bit_counts(bits: Mapping[str, int]) -> str:
+    """Return how many tensors have each bit-width.
+
+    >>> bit_counts({"a": 8, "b": 4, "c": 8})
+    '1 of 4 bits, 2 of 8 bits'
+    """
+    counts = Counter(bits.values())
+    return ", ".join(f"{count} of {width} bits" for width, count in sorted(counts.items()))
+
+
+def four_bit_class(bits: Mapping[str, int]) -> str:
+    """Return how many tensors have 4 bits: "one", "a few", "about half" or "nearly all"."""
+    four = sum(width == 4 for width in bits.values())
+    share = four / len(bits)
+    if four == 1:
+        return "one"
+    if share < 0.3:
+        return "a few"
+    return "about half" if share < 0.7 else "nearly all"
+
+
+def actual_acr(sizes: Mapping[str, int], bits: Mapping[str, int]) -> float:
+    """Return the compression of the largest activation: float over quantized."""
+    return 32 * max(sizes.values()) / max(sizes[name] * bits[name] for name in sizes)
+
+
+def acr_curves(sizes: Mapping[str, Mapping[str, int]], targets: Sequence[int]) -> plots.Drawing:
+    """Return, over the target, how many activations lose bits and what the actual ACR is.
+
+    Args:
+        sizes: elements of each activation, by network.
+        targets: of the ACR.
+    """
+    drawing, (left, right) = plots.canvas(1, 2, height=3.4)
+    ends = {}
+    for number, (name, own) in enumerate(sizes.items()):
+        tables = [budget.activation_bits(own, float(target)) for target in targets]
+        fewer = [100 * np.mean([b < 8 for b in bits.values()]) for bits in tables]
+        actual = [actual_acr(own, bits) for bits in tables]
+        look = {"color": plots.COLOURS[number], "marker": plots.MARKERS[number]}
+        look |= {"markevery": (number, 4), "ms": 6}
+        left.plot(targets, fewer, label=name, **look)
+        right.plot(targets, actual, **look)
+        ends[name] = max(actual)
+    right.plot(targets, targets, color=plots.INK, ls="--", lw=1)
+    right.text(20, 21, "target", rotation=30, ha="center", fontsize=9)
+    # Axes and legend.
+    left.set(xlabel="target ACR", ylabel="activations below 8 bits (%)")
+    right.set(xlabel="target ACR", ylabel="actual ACR", ylim=(0, 33))
+    left.legend(frameon=False)
+    told = ", ".join(f"{end:.1f} for {name}" for name, end in ends.items())
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        f"The largest actual ACR of each network is {told}. Above it a higher target only takes "
+        "bits from more and more activations."
+    )
+    return drawing
+
+
+def record_lines(found: Mapping[str, Record]) -> list[str]:
+    """Return a few lines for each record: data, epochs, compression, bits of activations."""
+    lines = []
+    for name, record in found.items():
+        header, results, used = record.header, record.results, record.header["settings"]
+        pixels = header["picture"][-1]
+        lines.append(f"{name}: {header['model']} on {header['data']}, {pixels} pixels")
+        epochs = f"{used['search_epochs']} + {used['final_epochs']} epochs"
+        lines.append(f"    {epochs}, {header['pictures'][0]:,} training images")
+        rates = results["rates"]
+        told = f"weights {rates['weights']:.2f} / all {rates['all_weights']:.2f}"
+        lines.append(f"    compression: {told} / checkpoint {rates['checkpoint']:.2f}")
+        bits = {t["name"]: t["bits"] for t in record.tensors if t["kind"] == "activation"}
+        lines.append(f"    ACR {rates['activations']:.2f}: {bit_counts(bits)}")
+    return lines
+
+
+def accuracy_lines(record: Record) -> tuple[list[str], float]:
+    """Return accuracies with their standard errors, and two standard errors of the larger one."""
+    accuracy, tested = record.results["accuracy"], record.header["pictures"][2]
+    own, before = accuracy["test"], accuracy["float_test"]
+    error = [(a * (100 - a) / tested) ** 0.5 for a in (own, before)]
+    changed = abs(own - before) / 100 * tested
+    lines = [
+        f"{tested:,} test images",
+        f"    float     {before:.2f} %, standard error {error[1]:.2f}",
+        f"    searched  {own:.2f} %, standard error {error[0]:.2f}: {own - before:+.2f} points",
+        f"    the difference is {changed:.0f} images; its standard error is at least {changed**0.5:.1f} images",
+    ]
+    return lines, 2 * max(error)
+
+
+def bits_by_size(record: Record) -> plots.Drawing:
+    """Return the searched bits of every weight over its elements and over its place.
+
+    Args:
+        record: of a search.
+    """
+    found = [t for t in record.tensors if t["kind"] == "weight"]
+    drawing, (left, right) = plots.canvas(1, 2, height=3.6, sharey=True)
+    groups = grouped(record)
+    colours = [*plots.COLOURS, plots.INK]
+    for number, (wanted, group) in enumerate((k, g) for k, g in groups.items() if g):
+        look = {"ls": "none", "color": colours[number], "marker": "osD^v"[number], "alpha": 0.8}
+        bits = np.array([t["bits_before_repair"] for t in group]) + 0.08 * (number - 1)
+        left.plot([t["size"] for t in group], bits, label=wanted, **look)
+        right.plot([found.index(t) for t in group], bits, **look)
+    # Axes and legend.
+    left.set(xscale="log", xlabel="elements", ylabel="bits, as searched")
+    left.set(ylim=(0.5, 8.6), yticks=range(1, 9))
+    right.set(xlabel="place in the network")
+    drawing.legend(ncols=len(KINDS), loc="outside upper left", frameon=False)
+    means = ", ".join(f"{wanted} {mean_bits(g):.1f}" for wanted, g in groups.items() if g)
+    name = f"{record.header['model']}, {records.label(record)}"
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = f"{name}: mean bits of a tensor before the repair: {means}. "
+    drawing.sentence += same_size_sentence(groups)
+    return drawing
+
+
+def grouped(record: Record) -> dict[str, list[dict]]:
+    """Return the weight tensors of a record by kind."""
+    found = [t for t in record.tensors if t["kind"] == "weight"]
+    return {k: [t for t in found if kind(t["name"], t["shape"]) == k] for k in KINDS}
+
+
+def mean_bits(group: Sequence[dict]) -> float:
+    """Return the mean bits of some tensors, before the repair."""
+    return float(np.mean([t["bits_before_repair"] for t in group]))
+
+
+def pointwise_of_same_size(groups: Mapping[str, Sequence[dict]]) -> list[dict]:
+    """Return the pointwise tensors that are as small as the depthwise ones."""
+    sizes = [t["size"] for t in groups["depthwise"]]
+    if not sizes:
+        return []
+    return [t for t in groups["pointwise"] if min(sizes) <= t["size"] <= max(sizes)]
+
+
+def same_size_sentence(groups: Mapping[str, Sequence[dict]]) -> str:
+    """Return the mean bits of depthwise tensors beside pointwise ones of the same size."""
+    near = pointwise_of_same_size(groups)
+    if not near:
+        return "No pointwise tensor is as small as the depthwise ones."
+    return (
+        f"The {len(near)} pointwise tensors that are as small as the depthwise ones have "
+        f"{mean_bits(near):.1f} bits, the depthwise ones {mean_bits(groups['depthwise']):.1f}."
+    )
+
+
+def depthwise_more(groups: Mapping[str, Sequence[dict]]) -> str:
+    """Return whether depthwise tensors have more bits than pointwise ones of the same size."""
+    near = pointwise_of_same_size(groups)
+    if not near:
+        return "nothing to compare"
+    difference = mean_bits(groups["depthwise"]) - mean_bits(near)
+    if abs(difference) < 0.25:
+        return "about the same"
+    return "more" if difference > 0 else "fewer"

@@ -1,0 +1,284 @@
+"""Figures of lesson 09: bits by part and by size, agreement of searches, sensitivities, kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import seaborn as sns
+
+from hmq_lab import plots
+from hmq_lab.plots.lessons import listed
+from hmq_lab.runs import records
+from hmq_lab.runs.records import Record
+
+
+def weights(record: Record) -> list[dict]:
+    """Return the weight tensors of a record."""
+    return [t for t in record.tensors if t["kind"] == "weight"]
+
+
+def bits(record: Record, key: str = "bits_before_repair") -> list[int]:
+    """Return what the search chose, before the repair: it gives small tensors what is left."""
+    return [t[key] for t in weights(record)]
+
+
+def spearman(one: Sequence[float], two: Sequence[float]) -> float:
+    """Return Spearman's rank correlation; NaN where a list is constant.
+
+    >>> spearman([1, 2, 2], [3, 5, 5])
+    1.0
+    """
+    ranks = []
+    for values in (one, two):
+        signs = np.sign(np.subtract.outer(np.asarray(values), np.asarray(values)))
+        ranks.append(signs.sum(1).astype(float))
+    first, second = ranks
+    scale = np.sqrt((first @ first) * (second @ second))
+    return float(first @ second / scale) if scale else float("nan")
+
+
+def parts_and_sizes(found: Mapping[str, Record]) -> plots.Drawing:
+    """Return mean bits by part of the network, and by place among tensors of one size.
+
+    Args:
+        found: records of the same network, by name.
+    """
+    first = next(iter(found.values()))
+    parts = [t["name"].split(".")[0] for t in weights(first)]
+    order = list(dict.fromkeys(parts))
+    drawing, (left, right) = plots.canvas(1, 2, height=3.8)
+    for number, record in enumerate(found.values()):
+        means = part_means(bits(record), parts, order)
+        look = {"color": plots.COLOURS[number % 4], "marker": plots.MARKERS[number % 4]}
+        look["ls"] = ("-", "--", ":")[number // 4 % 3]
+        left.plot(range(len(order)), means, label=records.label(record), **look)
+    left.set_xticks(range(len(order)), order)
+    left.set(ylabel="mean bits of the part's tensors", ylim=(0.5, 8.5))
+
+    mean, groups = same_size(found)
+    looks = zip(plots.COLOURS, plots.MARKERS, strict=True)
+    for (size, places), (colour, marker) in zip(groups.items(), looks, strict=False):
+        at = range(1, len(places) + 1)
+        right.plot(at, mean[places], color=colour, marker=marker, label=f"{size:,} elements")
+    right.set(xlabel="place among the tensors of one size")
+    right.set(ylabel="mean bits over the searches", ylim=(0.5, 8.5))
+    style = {"frameon": False, "fontsize": 9, "borderaxespad": 0}
+    left.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.1, 1), **style)
+    right.legend(**style)
+    by_part = ", ".join(
+        f"{part} {m:.1f}"
+        for part, m in zip(order, part_means(mean.tolist(), parts, order), strict=True)
+    )
+    told = "; ".join(
+        f"{size:,}: {mean[places[0]]:.1f} for the first, {mean[places[-1]]:.1f} for the last"
+        for size, places in groups.items()
+    )
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        f"Mean bits over the searches: {by_part}. Among tensors of one size, in elements: {told}."
+    )
+    return drawing
+
+
+def part_means(values: Sequence[float], parts: Sequence[str], order: Sequence[str]) -> list[float]:
+    """Return the mean of the values of each part."""
+    pairs = list(zip(values, parts, strict=True))
+    return [float(np.mean([v for v, part in pairs if part == wanted])) for wanted in order]
+
+
+def same_size(found: Mapping[str, Record]) -> tuple[np.ndarray, dict[int, list[int]]]:
+    """Return mean bits over searches, and the places of tensors that share their size with two."""
+    mean = np.mean([bits(r) for r in found.values()], axis=0)
+    sizes = [t["size"] for t in weights(next(iter(found.values())))]
+    groups = {}
+    for size in sorted(set(sizes)):
+        places = [i for i, n in enumerate(sizes) if n == size]
+        if len(places) > 2:
+            groups[size] = places
+    return mean, groups
+
+
+def fewer_later(mean: np.ndarray, places: Sequence[int]) -> str:
+    """Return whether the later half of some tensors has fewer bits: "yes", "no" or "equal"."""
+    half = len(places) // 2
+    early, late = mean[places[:half]].mean(), mean[places[-half:]].mean()
+    if abs(early - late) < 0.25:
+        return "equal"
+    return "yes" if late < early else "no"
+
+
+def bright_columns(found: Mapping[str, Record], least: int = 8) -> str:
+    """Return the tensors with at least this many bits in every search."""
+    first = next(iter(found.values()))
+    lowest = np.min([bits(r, "bits") for r in found.values()], axis=0)
+    pairs = zip(weights(first), lowest, strict=True)
+    return listed(t["name"].removesuffix(".weight") for t, low in pairs if low >= least)
+
+
+def correlations(found: Mapping[str, Record]) -> plots.Drawing:
+    """Return the rank correlation of the bits of every search with every other one.
+
+    Args:
+        found: records of the same network, by name.
+    """
+    labels = [records.label(r) for r in found.values()]
+    rows = [[spearman(bits(a), bits(b)) for b in found.values()] for a in found.values()]
+    table = np.array(rows)
+    drawing, ax = plots.canvas(height=1.6 + 0.42 * len(labels))
+    style = {"cmap": "cividis", "vmin": 0, "vmax": 1, "annot": True, "fmt": ".2f"}
+    bar = {"label": "rank correlation"}
+    names = {"xticklabels": labels, "yticklabels": labels}
+    sns.heatmap(table, ax=ax, cbar_kws=bar, linewidths=0.5, **names, **style)
+    ax.tick_params(axis="x", rotation=20)
+    off = table[~np.eye(len(labels), dtype=bool)]
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        "The order of the bits over the weight tensors, every search against every other: the "
+        f"rank correlations are {off.min():.2f} to {off.max():.2f}."
+    )
+    return drawing
+
+
+def sensitivities(
+    chosen: Mapping[str, int], measures: Mapping[str, Sequence[float]]
+) -> plots.Drawing:
+    """Return the selected bits over four measures of a tensor.
+
+    Args:
+        chosen: bits by tensor.
+        measures: by name, a number for each tensor in the same order. The last two are rises of
+            the loss.
+    """
+    drawing, axes = plots.canvas(1, 4, height=3.4, sharey=True)
+    looks = zip(axes, plots.COLOURS, plots.MARKERS, strict=True)
+    for (what, values), (ax, colour, marker) in zip(measures.items(), looks, strict=True):
+        ax.plot(values, list(chosen.values()), ls="none", marker=marker, color=colour, ms=8)
+        ax.set(xlabel=what, ylim=(0.5, 8.5))
+        ax.margins(x=0.12)
+    axes[0].set_xscale("log")
+    # Most rises are small, some may be below 0, one is large.
+    for ax, values in zip(axes[2:], list(measures.values())[2:], strict=True):
+        ax.set_xscale("symlog", linthresh=0.01)
+        ax.set_xticks([0, 0.01, 0.1, 1], ["0", "0.01", "0.1", "1"])
+        ax.set_xlim(2 * min(0, *values) - 0.004, 2 * max(values))
+    axes[0].set_ylabel("selected bits")
+    told = ", ".join(f"{c:+.2f} with {what}" for what, c in measured(chosen, measures).items())
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = f"The selected bits of {len(chosen)} tensors: rank correlation {told}."
+    return drawing
+
+
+def measured(
+    chosen: Mapping[str, int], measures: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
+    """Return the rank correlation of the selected bits with each measure."""
+    return {what: spearman(list(chosen.values()), values) for what, values in measures.items()}
+
+
+def measures_sentence(correlation: Mapping[str, float], strong: float = 0.7) -> str:
+    """Return which measures go with the selected bits, and which do not.
+
+    >>> measures_sentence({"elements": -0.9, "error": 0.1})
+    'elements goes with the selected bits (at least 0.7 in magnitude); error says less.'
+    """
+    good = [what for what, c in correlation.items() if abs(c) >= strong]
+    rest = [what for what in correlation if what not in good]
+    if not good:
+        return f"No measure has a rank correlation of {strong:g} or more in magnitude."
+    verb = "goes" if len(good) == 1 else "go"
+    end = f"; {listed(rest)} {'says' if len(rest) == 1 else 'say'} less." if rest else "."
+    told = f"{verb} with the selected bits (at least {strong:g} in magnitude)"
+    return f"{listed(good)} {told}{end}"
+
+
+def programmes_sentence(same: Mapping[str, float], losses: Mapping[str, float]) -> str:
+    """Return which programme comes nearer to the search's choice, and what their losses are.
+
+    >>> programmes_sentence({"rise": 0.9, "error": 0.1}, {"rise": 0.2, "error": 2.0, "search": 0.3})
+    'The programme on the rise agrees with the search for more weights. Loss on these frozen \
+weights: rise 0.200, error 2.000, search 0.300; the least is that of the rise.'
+
+    Args:
+        same: share of the weights with the same bits, by programme.
+        losses: on the frozen weights, by programme, and of the search.
+    """
+    nearer = max(same, key=same.__getitem__)
+    least = min(losses, key=losses.__getitem__)
+    told = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+    agrees = f"The programme on the {nearer} agrees with the search for more weights."
+    if max(same.values()) - min(same.values()) < 1e-9:
+        agrees = "Both programmes agree with the search for the same share of the weights."
+    end = f"Loss on these frozen weights: {told}; the least is that of the {least}."
+    return f"{agrees} {end}"
+
+
+def layer_kind(tensor: dict, number: int) -> str:
+    """Return the kind of layer that a weight belongs to.
+
+    Args:
+        tensor: of a record.
+        number: its place; the first convolution may have one input channel and be no depthwise one.
+    """
+    if len(tensor["shape"]) == 2:
+        return "linear"
+    if tensor["shape"][1] == 1 and number:
+        return "depthwise"
+    return "pointwise" if tensor["shape"][2:] == [1, 1] else "convolution"
+
+
+def has_depthwise(record: Record) -> bool:
+    """Return whether a network has a depthwise convolution."""
+    return "depthwise" in [layer_kind(t, n) for n, t in enumerate(weights(record))]
+
+
+def kinds(record: Record, seed: int) -> plots.Drawing:
+    """Return selected bits by the kind of layer, and what share of the weights a kind holds.
+
+    Args:
+        record: of a search.
+        seed: of the small sideways shifts that separate equal points.
+    """
+    tensors = weights(record)
+    of = [layer_kind(t, number) for number, t in enumerate(tensors)]
+    order = sorted(set(of))
+    drawing, (left, right) = plots.canvas(1, 2, height=3.6)
+    aside = np.random.default_rng(seed).uniform(-0.12, 0.12, len(tensors))
+    late = np.arange(len(tensors)) >= len(tensors) / 2
+    looks = ((False, "early", plots.BLUE, "o", -0.18), (True, "late", plots.ORANGE, "s", 0.18))
+    for is_late, half, colour, marker, shift in looks:
+        chosen = np.flatnonzero(late == is_late)
+        places = [order.index(of[i]) + shift + aside[i] for i in chosen]
+        values = [bits(record)[i] for i in chosen]
+        style = {"ls": "none", "color": colour, "marker": marker, "ms": 5, "alpha": 0.8}
+        left.plot(places, values, label=f"{half} half", **style)
+    left.set_xticks(range(len(order)), order)
+    # Axes and legend.
+    left.set(xlabel="", ylabel="selected bits", ylim=(0.5, 8.5))
+    left.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    share = kind_shares(record)
+    right.bar(order, [100 * share[o] for o in order], color=plots.BLUE)
+    right.set(ylabel="share of the weights (%)")
+    told = []
+    for o in order:
+        mean = np.mean([b for b, k in zip(bits(record), of, strict=True) if k == o])
+        told.append(f"{o} {mean:.1f} ({share[o]:.1%} of the weights)")
+    name = f"{record.header['model']}, {records.label(record)}"
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = f"{name}: mean bits of the tensors: {', '.join(told)}."
+    return drawing
+
+
+def kind_shares(record: Record) -> dict[str, float]:
+    """Return the share of the weights that each kind of layer holds."""
+    tensors = weights(record)
+    total = sum(t["size"] for t in tensors)
+    shares: dict[str, float] = {}
+    for number, t in enumerate(tensors):
+        name = layer_kind(t, number)
+        shares[name] = shares.get(name, 0.0) + t["size"] / total
+    return shares

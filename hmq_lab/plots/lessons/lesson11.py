@@ -1,0 +1,86 @@
+"""Figures of lesson 11: our losses beside the published ones, the front of the published values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from hmq_lab import plots
+from hmq_lab.plots import comparison
+from hmq_lab.plots.lessons import listed
+from hmq_lab.plots.published import Value
+
+
+def beside_published(ours: Sequence[Value], theirs: Sequence[Value]) -> list[str]:
+    """Return a line for each of our records: what it loses, and what the published ones lose.
+
+    Args:
+        ours: values of our records.
+        theirs: published values of one method, by compression; the loss of one is its distance
+            to the best of them.
+    """
+    best = max(v.accuracy for v in theirs)
+    rates = [compression(v) for v in theirs]
+    losses = [v.accuracy - best for v in theirs]
+    lines = [f"{'record':34s}{'compr.':>7s}{'ours':>8s}{'published':>11s}   points"]
+    for v in ours:
+        if v.data != "cifar10" or v.activation_bits != 8:
+            continue
+        # A straight line between two published points.
+        there = np.interp(compression(v), rates, losses)
+        within = rates[0] <= compression(v) <= rates[-1]
+        told = f"{there:+.2f}" if within else "none"
+        lines.append(f"{v.run:34s}{v.wcr:7.2f}{v.distance:+8.2f}{told:>11s}")
+    return lines
+
+
+def compression(value: Value) -> float:
+    """Return the compression of the weights of a value, 0 where it is not known."""
+    return value.wcr or 0.0
+
+
+def front(values: Sequence[Value]) -> plots.Drawing:
+    """Return published values by method, and the front: those that no other one beats.
+
+    Args:
+        values: published values of one data set and bits of activations.
+    """
+    drawing, ax = plots.canvas(height=3.4)
+    on = comparison.front(values)
+    methods = list(dict.fromkeys(v.method for v in values))
+    for method, marker in zip(methods, "ovs^D", strict=False):
+        own = [v for v in values if v.method == method]
+        style = {"color": plots.BLUE if method == "HMQ" else plots.INK, "mfc": "white"}
+        style |= {"ls": "none", "label": method, "marker": marker}
+        ax.plot([v.wcr for v in own], [v.accuracy for v in own], **style)
+    line = {"where": "pre", "color": plots.ORANGE, "lw": 1.2, "label": "front"}
+    ax.step([v.wcr for v in on], [v.accuracy for v in on], **line)
+    # Axes and legend.
+    ax.set(xlabel="compression of the weights (WCR)", ylabel="test accuracy (%)")
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    counts = Counter(v.method for v in on)
+    said = listed(f"{count} of {method}" for method, count in counts.items())
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = f"On the front of the {len(values)} published values: {said}."
+    return drawing
+
+
+def rivals_on_front(values: Sequence[Value]) -> str:
+    """Return whether a method other than HMQ is on the front: "yes" or "no"."""
+    return "yes" if any(v.method != "HMQ" for v in comparison.front(values)) else "no"
+
+
+def loses_most(values: Sequence[Value]) -> str:
+    """Return the network that loses most from its largest to its smallest published size.
+
+    Args:
+        values: published values of HMQ on ImageNet.
+    """
+    losses = {}
+    for network in dict.fromkeys(v.network for v in values):
+        own = sorted((v for v in values if v.network == network), key=compression)
+        losses[network] = own[0].accuracy - own[-1].accuracy
+    return max(losses, key=losses.__getitem__)

@@ -1,0 +1,123 @@
+"""Figures of lesson 12: references of the game, what one bit costs, a threshold that is moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from hmq_lab import plots
+from hmq_lab.plots.pareto import rate_and_accuracy
+from hmq_lab.plots.pareto import references as draw_references
+from hmq_lab.rivals.arena import Arena
+from hmq_lab.rivals.hints import Hint
+from hmq_lab.rivals.scores import Outcome
+
+
+def references(arena: Arena, target: float, fine_tuned: float) -> plots.Drawing:
+    """Return uniform bits and HMQ's selection by compression and accuracy.
+
+    Args:
+        arena: where choices are judged.
+        target: compression to reach.
+        fine_tuned: test accuracy of HMQ's network in its record (%).
+    """
+    drawing, ax = plots.canvas(height=3.8)
+    rate_and_accuracy(ax)
+    draw_references(ax, arena.references, target)
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    same, hmq = arena.references["uniform 4"], arena.hmq
+    assert hmq is not None
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        f"4 bits everywhere: {same.accuracy:.1f} % at a compression of {same.rate:.2f}. HMQ's "
+        f"selection: {hmq.accuracy:.1f} % at {hmq.rate:.2f}. Fine-tuned, in its record, it has "
+        f"{fine_tuned:.1f} % on the test images."
+    )
+    return drawing
+
+
+def one_bit(hint: Hint, sizes: Mapping[str, int], compression: float) -> plots.Drawing:
+    """Return what one bit less or more changes in each layer, as it is and for each bit.
+
+    Args:
+        hint: changes of the loss by layer.
+        sizes: elements of each layer.
+        compression: of the choice that the changes are from.
+    """
+    layers = list(sizes)
+    at = np.arange(len(layers))
+    drawing, (left, right) = plots.canvas(1, 2, height=3.4, sharey=True)
+    looks = (
+        (-0.2, hint.less, plots.ORANGE, "", "one bit less"),
+        (0.2, hint.more, plots.BLUE, "///", "one bit more"),
+    )
+    for shift, found, colour, hatch, label in looks:
+        style = {"color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0, "label": label}
+        change = np.array([found.get(name, np.nan) for name in layers])
+        left.barh(at + shift, change, 0.4, **style)
+        right.barh(at + shift, 1000 * change / np.array(list(sizes.values())), 0.4, **style)
+    left.set_yticks(at, [name.removesuffix(".weight") for name in layers])
+    # Axes and legend.
+    left.set(xlabel="change of the loss")
+    left.invert_yaxis()
+    right.set(xlabel="change of the loss for 1,000 bits saved or spent")
+    right.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    worst = max(hint.less, key=hint.less.__getitem__)
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        f"At a compression of {compression:.2f}, one bit less costs most in {worst} "
+        f"({hint.less[worst]:+.3f}). {hint.sentence}"
+    )
+    return drawing
+
+
+def cheapest(hint: Hint, sizes: Mapping[str, int]) -> str:
+    """Return the layer in which one bit less costs the least loss for each bit saved."""
+    prices = {name: change / sizes[name] for name, change in hint.less.items()}
+    return min(prices, key=prices.__getitem__).removesuffix(".weight")
+
+
+def gains_sentence(hint: Hint) -> str:
+    """Return in which layers one bit less lowers the loss, and in which one bit more raises it."""
+
+    def names(found: Mapping[str, float], wanted) -> str:
+        chosen = [n.removesuffix(".weight") for n, change in found.items() if wanted(change)]
+        return ", ".join(chosen) or "no layer"
+
+    less = names(hint.less, lambda change: change < 0)
+    more = names(hint.more, lambda change: change > 0)
+    return f"One bit less lowers the loss in {less}; one bit more raises it in {more}."
+
+
+def thresholds(
+    exponents: Sequence[int], outcomes: Sequence[Outcome], fitted: int, layer: str
+) -> plots.Drawing:
+    """Return the accuracy over the threshold of one layer.
+
+    Args:
+        exponents: M of the thresholds 2^M, ascending.
+        outcomes: of the choices with these thresholds.
+        fitted: M of the threshold with the least squared error.
+        layer: name of the layer.
+    """
+    drawing, ax = plots.canvas(height=3)
+    accuracies = [o.accuracy for o in outcomes]
+    ax.plot(exponents, accuracies, "o-", color=plots.BLUE, label="4 bits in every layer")
+    at = accuracies[list(exponents).index(fitted)]
+    ring = {"ms": 12, "mfc": "none", "mec": plots.RED, "mew": 2, "ls": "none"}
+    ax.plot(fitted, at, "s", label="least squared error", **ring)
+    # Axes and legend.
+    ax.set(xlabel=f"M of the threshold $2^M$ of {layer}", ylabel="held images right (%)")
+    ax.legend(frameon=False)
+    best = int(np.argmax(accuracies))
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        f"The least squared error is at 2^{fitted}, with {at:.1f} % right. The highest accuracy, "
+        f"{accuracies[best]:.1f} %, is at 2^{exponents[best]}. The compression is "
+        f"{outcomes[best].rate:.2f} for all of them."
+    )
+    return drawing

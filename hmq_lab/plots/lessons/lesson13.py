@@ -1,0 +1,67 @@
+"""Figures of lesson 13: running maxima of activations while calibration goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from hmq_lab import plots
+from hmq_lab.plots.lessons import listed
+
+
+def running_maxima(
+    counts: Sequence[int], theta: Mapping[str, Sequence[float]], largest: Mapping[str, float]
+) -> plots.Drawing:
+    """Return the running maximum of each activation over the number of batches.
+
+    Args:
+        counts: numbers of batches.
+        theta: running maxima after that many batches, by activation.
+        largest: the largest value of all batches, by activation.
+    """
+    drawing, ax = plots.canvas(height=3.4)
+    looks = zip((*plots.COLOURS, plots.INK, plots.BLUE), "osD^vP", strict=True)
+    for (name, values), (colour, marker) in zip(theta.items(), looks, strict=False):
+        ax.plot(counts, values, color=colour, marker=marker, ms=4, lw=1.2, label=name)
+    exponents = range(4)
+    for exponent in exponents:
+        ax.axhline(2.0**exponent, color=plots.INK, lw=0.8, ls="--")
+    # Axes and legend.
+    ax.set(xlabel="batches of 32 images", ylabel="running maximum", yscale="log")
+    ax.set_yticks([2.0**e for e in exponents], [f"$2^{e}$" for e in exponents])
+    ax.minorticks_off()
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    moved = crossing(theta)
+    above = [name for name in theta if largest[name] > 2.0 ** exponent_of(theta[name][-1])]
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = (
+        f"The running maxima of {len(theta)} activations over {counts[-1]} batches; broken lines "
+        f"are powers of two. The threshold changes on the way for {len(moved)} of them "
+        f"({listed(moved)}). For {len(above)} the largest value of all is above the final "
+        "threshold."
+    )
+    return drawing
+
+
+def exponent_of(theta: float) -> int:
+    """Return M of the smallest power of two not below a running maximum.
+
+    >>> exponent_of(1.0), exponent_of(1.1)
+    (0, 1)
+    """
+    return math.ceil(math.log2(theta))
+
+
+def crossing(theta: Mapping[str, Sequence[float]]) -> list[str]:
+    """Return the activations whose threshold changes with the number of batches."""
+    return [n for n, values in theta.items() if len({exponent_of(v) for v in values}) > 1]
+
+
+def settled_after(counts: Sequence[int], theta: Mapping[str, Sequence[float]]) -> int:
+    """Return the number of batches after which no threshold changes any more."""
+    last = [exponent_of(values[-1]) for values in theta.values()]
+    for at in reversed(range(len(counts))):
+        if [exponent_of(values[at]) for values in theta.values()] != last:
+            return counts[at + 1]
+    return counts[0]
