@@ -4,6 +4,8 @@ exercise.
 
 import csv
 import json
+import subprocess
+import time
 from dataclasses import asdict, fields
 
 import nbformat
@@ -92,13 +94,26 @@ def test_a_class_is_graded(tmp_path, capsys):
     assert "6 verdicts written to" in capsys.readouterr().out
 
 
-def test_a_submission_without_end_is_ended_and_keeps_what_was_judged(tmp_path):
-    # It notes the first verdict, and waits for ever: the limit begins to count when the process
-    # starts.
-    path = submit(tmp_path, "endless", LARGEST, CHECKS[0], "while True: pass")
+def test_a_submission_without_end_is_ended_and_keeps_what_was_judged(tmp_path, monkeypatch):
+    begun = tmp_path / "begun"
+    endless = f"from pathlib import Path\nPath({str(begun)!r}).touch()\nwhile True: pass"
+    path = submit(tmp_path, "endless", LARGEST, CHECKS[0], endless)
+    processes, wait = [], subprocess.Popen.wait
+
+    def impatient(process, timeout=None):
+        """The limit passes when the endless cell has begun, however busy this machine is."""
+        if timeout is None:
+            return wait(process)
+        processes.append(process)
+        while not begun.exists() and process.poll() is None:
+            time.sleep(0.1)
+        return wait(process, 0.1)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", impatient)
     grades = grade.grade(path, tmp_path, limit=20)
     assert verdicts(grades) == ["right", "time limit"]
     assert grades[1].message == "the notebook did not end within 20 s"
+    assert processes[0].poll() is not None
 
 
 def test_a_check_that_was_deleted_is_missing(tmp_path, monkeypatch):

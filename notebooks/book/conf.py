@@ -100,6 +100,9 @@ def as_plain_text(app, what, name, obj, options, lines):
         for at, part in enumerate(parts):
             if not in_code:
                 parts[at] = re.sub(r"([*|]|(?<=\w)_(?!\w))", r"\\\1", part)
+                # Code that a letter follows, as in a plural, ends only with this mark.
+                if at and part[:1].isalpha():
+                    parts[at] = "\\ " + parts[at]
             # A backtick ends this part, unless it is the last one of its line.
             in_code = in_code != (at < len(parts) - 1)
         lines[number] = "`".join(parts)
