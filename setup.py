@@ -1,4 +1,6 @@
-"""What pyproject.toml cannot say: a wheel holds the lessons, which are in notebooks/ in a checkout."""
+"""What pyproject.toml cannot say: a wheel holds the lessons, which are in notebooks/ in a
+checkout.
+"""
 
 import shutil
 from pathlib import Path
@@ -11,7 +13,9 @@ EDITIONS = {"notebooks": "lessons", "notebooks/solutions": "lessons/solutions"}
 
 
 class BuildWithLessons(build_py):
-    """Copy the lessons into the package that is built; an editable install reads them where they are."""
+    """Copy the lessons into the package that is built; an editable install reads them where they
+    are.
+    """
 
     def run(self):
         super().run()

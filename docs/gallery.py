@@ -34,7 +34,9 @@ def main(folder: Path) -> None:
     arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
     with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
         paths = pages.write_static(Path(place))
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=arguments
+        )
         tab = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         for path in paths:
             tab.goto(f"{path.as_uri()}#{STATES.get(path.stem, '')}")

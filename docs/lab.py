@@ -34,8 +34,14 @@ def main(target: Path) -> None:
         folder.mkdir()
         nbformat.write(notebook, folder / "explorer.ipynb")
         arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), headless=True, args=arguments)
-        root = ("--ServerApp.ip=127.0.0.1", "--ServerApp.allow_root=True", f"--ServerApp.root_dir={folder}")
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), headless=True, args=arguments
+        )
+        root = (
+            "--ServerApp.ip=127.0.0.1",
+            "--ServerApp.allow_root=True",
+            f"--ServerApp.root_dir={folder}",
+        )
         with serving(folder, "jupyterlab", *root) as (base, token):
             with opened(browser, f"{base}/lab/tree/explorer.ipynb?token={token}") as page:
                 run(page)

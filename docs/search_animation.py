@@ -27,7 +27,9 @@ COLOURS = 48
 
 
 def bits_over_time(record) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """The recorded steps (S), the expected bits of each weight tensor at each (S, T), and the tensors' names."""
+    """The recorded steps (S), the expected bits of each weight tensor at each (S, T), and the
+    tensors' names.
+    """
     events = record.of("tables")
     names = [name for name in events[0]["tables"] if name.endswith(".weight")]
     steps = np.array([event["step"] for event in events])
@@ -41,7 +43,9 @@ def bits_over_time(record) -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 
 def in_between(steps: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and bits of the frames, interpolated between the recorded ones so that the bars move and do not jump."""
+    """Steps and bits of the frames, interpolated between the recorded ones so that the bars move
+    and do not jump.
+    """
     last = steps[-1]
     early = np.linspace(0, QUARTER * last, EARLY, endpoint=False)
     times = np.concatenate([early, np.linspace(QUARTER * last, last, LATE)])
@@ -56,7 +60,9 @@ def draw(record, step: float, bits: np.ndarray, names: list[str], last: bool) ->
     compression = np.array([event["expected_rate"] for event in events])
     target = record.results["target"]["weights"]
 
-    with mpl.rc_context({"font.size": 11, "figure.facecolor": "white", "savefig.facecolor": "white"}):
+    with mpl.rc_context(
+        {"font.size": 11, "figure.facecolor": "white", "savefig.facecolor": "white"}
+    ):
         figure = mpl.figure.Figure(figsize=(8, 4.4), dpi=100, layout="constrained")
         top, bottom = figure.subplots(2, 1, height_ratios=(2.2, 1))
 
@@ -73,14 +79,25 @@ def draw(record, step: float, bits: np.ndarray, names: list[str], last: bool) ->
         seen = at <= step
         bottom.axhline(target, color=plots.INK, ls="--", lw=1)
         bottom.plot(at[seen], compression[seen], color=plots.BLUE, lw=2)
-        bottom.set(xlim=(0, at[-1]), ylim=(0, 1.25 * max(target, compression.max())), xlabel="step of the search")
+        bottom.set(
+            xlim=(0, at[-1]),
+            ylim=(0, 1.25 * max(target, compression.max())),
+            xlabel="step of the search",
+        )
         bottom.set_ylabel("weights\nsmaller by")
-        bottom.text(at[-1] * 0.995, target * 1.06, f"target {target:g}", ha="right", va="bottom", fontsize=10)
+        bottom.text(
+            at[-1] * 0.995,
+            target * 1.06,
+            f"target {target:g}",
+            ha="right",
+            va="bottom",
+            fontsize=10,
+        )
         if last:
             accuracy, rates = record.results["accuracy"], record.results["rates"]
             said = (
-                f"{rates['weights']:.1f} times smaller, {accuracy['test']:.1f} % of the test images right "
-                f"(float: {accuracy['float_test']:.1f} %)"
+                f"{rates['weights']:.1f} times smaller, {accuracy['test']:.1f} % "
+                f"of the test images right (float: {accuracy['float_test']:.1f} %)"
             )
             bottom.text(at[-1] * 0.6, target * 0.42, said, ha="center", va="center", weight="bold")
         for axes in (top, bottom):
@@ -101,7 +118,9 @@ def main(target: Path) -> None:
     palette = frames[-1].quantize(COLOURS, dither=Image.Dither.NONE)
     small = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [MILLISECONDS] * (len(small) - 1) + [HOLD]
-    small[0].save(target, save_all=True, append_images=small[1:], duration=durations, loop=0, optimize=True)
+    small[0].save(
+        target, save_all=True, append_images=small[1:], duration=durations, loop=0, optimize=True
+    )
     print(f"{target}: {len(small)} frames, {target.stat().st_size:,} bytes")
 
 

@@ -1,7 +1,7 @@
 """hmq_lab: understand mixed-precision quantization with HMQ (ECCV 2020), by running it.
 
-The mathematics is in `quantizer`, `gumbel` and `block`; `placement` puts blocks on a network; `stages` searches;
-`runs.runner` saves what it does.
+The mathematics is in `quantizer`, `gumbel` and `block`; `placement` puts blocks on a network;
+`stages` searches; `runs.runner` saves what it does.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -17,4 +17,14 @@ try:
 except PackageNotFoundError:  # a checkout that was not installed
     __version__ = "0+checkout"
 
-__all__ = ["HMQ", "Scheme", "SearchSpace", "Target", "attach", "detach", "placements", "quantize", "search"]
+__all__ = [
+    "HMQ",
+    "Scheme",
+    "SearchSpace",
+    "Target",
+    "attach",
+    "detach",
+    "placements",
+    "quantize",
+    "search",
+]

@@ -1,17 +1,19 @@
-"""Make the lessons: from one Python file each, the student edition and the one with solutions, executed and cleaned.
+"""Make the lessons: from one Python file each, the student edition and the one with solutions,
+executed and cleaned.
 
-    python notebooks/build.py                       # all of them, in full: what `make notebooks` does
-    python notebooks/build.py 01 05                 # those whose names begin so
-    python notebooks/build.py --quick DIR           # not executed, with the parameters of the quick profile: for tests
-    python notebooks/build.py --handout DIR         # for a class: exercises open, hints, no solutions and no outputs
+    python notebooks/build.py                # all of them, in full: what `make notebooks` does
+    python notebooks/build.py 01 05          # those whose names begin so
+    python notebooks/build.py --quick DIR    # not executed, with small parameters: for tests
+    python notebooks/build.py --handout DIR  # for a class: no solutions and no outputs
 
-A source is a Python file in jupytext's percent format, `notebooks/source/NN_name.py`. The tags of its cells:
+A source is a Python file in jupytext's percent format, `notebooks/source/NN_name.py`. The tags of
+its cells:
 
-    parameters   the sizes and the seed; its metadata `quick` says what the quick profile puts in their place, and
-                 `hmq-lab grade` in the place of those of a hand-out
+    parameters   the sizes and the seed; its metadata `quick` says what the quick profile puts in
+                 their place, and `hmq-lab grade` in the place of those of a hand-out
     stub         an exercise as the student finds it
-    solution     what the edition with solutions has in its place; the student edition folds it away below the check,
-                 the hand-out has none
+    solution     what the edition with solutions has in its place; the student edition folds it
+                 away below the check, the hand-out has none
     hint         a Markdown cell, folded away in the student edition, left out of the other
 """
 
@@ -40,7 +42,12 @@ EDITIONS = {"student": HERE, "solutions": HERE / "solutions"}
 HANDOUT = "handout"  # an edition that is made for a class and not kept here
 AT_ONCE = 2  # kernels; each may need 2 GB
 WIDGET = "application/vnd.jupyter.widget-view+json"
-LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
+LANGUAGE = {
+    "name": "python",
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "pygments_lexer": "ipython3",
+}
 METADATA = {
     "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
     "language_info": LANGUAGE,
@@ -52,12 +59,17 @@ def sources(prefixes: list[str]) -> list[Path]:
     found = sorted((HERE / "source").glob("[0-9]*.py"))
     chosen = [path for path in found if not prefixes or path.name.startswith(tuple(prefixes))]
     if not chosen:
-        sys.exit(f"no lesson begins with {' or '.join(prefixes)}; there are {', '.join(p.stem for p in found)}")
+        sys.exit(
+            f"no lesson begins with {' or '.join(prefixes)}; "
+            f"there are {', '.join(path.stem for path in found)}"
+        )
     return chosen
 
 
 def edition(source: Path, which: str, quick: bool = False) -> NotebookNode:
-    """A lesson, not executed: as students get it, with the solutions in the place of the stubs, or as a hand-out."""
+    """A lesson, not executed: as students get it, with the solutions in the place of the stubs, or
+    as a hand-out.
+    """
     written = jupytext.read(source, fmt="py:percent")
     cells, folded = [], []
     for cell in written.cells:
@@ -79,7 +91,9 @@ def edition(source: Path, which: str, quick: bool = False) -> NotebookNode:
                 folded = []
         if quick and "parameters" in tags:
             values = cell.metadata.get("quick", {})
-            cells.append(new_code_cell("\n".join(f"{name} = {value!r}" for name, value in values.items())))
+            cells.append(
+                new_code_cell("\n".join(f"{name} = {value!r}" for name, value in values.items()))
+            )
     if folded:
         raise ValueError(f"{source.name}: a hint or solution stands after the last check")
     for number, cell in enumerate(cells):
@@ -103,7 +117,8 @@ def fold(summary: str, text: str) -> str:
 def execute(notebook: NotebookNode) -> None:
     """Run it in its own folder, and keep of the outputs what a reader without a kernel can see.
 
-    Its kernel computes in one thread: sums in another order would end a search, and the lesson, otherwise.
+    Its kernel computes in one thread: sums in another order would end a search, and the lesson,
+    otherwise.
     """
     client = NotebookClient(
         notebook, timeout=1800, kernel_name="python3", record_timing=False, store_widget_state=False
@@ -115,11 +130,15 @@ def execute(notebook: NotebookNode) -> None:
             if "image/png" in output.get("data", {}):
                 output.data["image/png"] = smaller(output.data["image/png"])
         if "outputs" in cell:
-            cell.outputs = merged([still for output in cell.outputs for still in without_kernel(output)])
+            cell.outputs = merged(
+                [still for output in cell.outputs for still in without_kernel(output)]
+            )
 
 
 def without_kernel(output: NotebookNode) -> list[NotebookNode]:
-    """What is left of an output without its widget, a blank box then: an explorer's picture, and its sentence."""
+    """What is left of an output without its widget, a blank box then: an explorer's picture, and
+    its sentence.
+    """
     if WIDGET not in output.get("data", {}):
         return [output]
     if "image/png" not in output.data:
@@ -142,7 +161,9 @@ def smaller(picture: str) -> str:
 
 
 def merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
-    """Neighbouring pieces of one stream as one: how a kernel cuts its text changes from run to run."""
+    """Neighbouring pieces of one stream as one: how a kernel cuts its text changes from run to
+    run.
+    """
     result: list[NotebookNode] = []
     for output in outputs:
         last = result[-1] if result else None
@@ -163,8 +184,18 @@ def write(notebook: NotebookNode, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("lessons", nargs="*", help="how their names begin; all by default")
-    parser.add_argument("--quick", type=Path, metavar="DIR", help="write both editions there, quick and not executed")
-    parser.add_argument("--handout", type=Path, metavar="DIR", help="write the edition for a class there, not executed")
+    parser.add_argument(
+        "--quick",
+        type=Path,
+        metavar="DIR",
+        help="write both editions there, quick and not executed",
+    )
+    parser.add_argument(
+        "--handout",
+        type=Path,
+        metavar="DIR",
+        help="write the edition for a class there, not executed",
+    )
     options = parser.parse_args()
     if options.handout is not None:
         for source in sources(options.lessons):
@@ -173,7 +204,9 @@ def main() -> None:
     both = [(source, which) for source in sources(options.lessons) for which in EDITIONS]
     if options.quick is not None:
         for source, which in both:
-            write(edition(source, which, quick=True), options.quick / f"{source.stem}_{which}.ipynb")
+            write(
+                edition(source, which, quick=True), options.quick / f"{source.stem}_{which}.ipynb"
+            )
         return
     with ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:
         made = [pool.submit(make, *one) for one in both]

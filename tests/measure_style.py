@@ -1,11 +1,12 @@
 """Measure how the package reads: one row for each room, one for the whole.
 
     python tests/measure_style.py               # every measure as a table
-    python tests/measure_style.py --mypy        # with the errors that mypy finds, which takes a minute
+    python tests/measure_style.py --mypy        # with the errors of mypy, which takes a minute
     python tests/measure_style.py --json        # the same as JSON
 
-A reader should meet about as much in a line as in other small model libraries: at most 14 tokens in a simple statement
-on average, at least 50 comment lines for 1,000 lines of code. Lines of code hold neither docstrings nor comments alone.
+A reader should meet about as much in a line as in other small model libraries: at most 14 tokens in
+a simple statement on average, at least 50 comment lines for 1,000 lines of code. Lines of code hold
+neither docstrings nor comments alone.
 """
 
 from __future__ import annotations
@@ -137,7 +138,11 @@ def public_functions(tree: ast.Module) -> list[ast.FunctionDef]:
     """The functions of a module and the methods of its classes, private ones left out."""
     found = []
     for node in tree.body:
-        inside = node.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_") else [node]
+        inside = (
+            node.body
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+            else [node]
+        )
         found += [part for part in inside if isinstance(part, ast.FunctionDef)]
     return [function for function in found if not function.name.startswith("_")]
 
@@ -158,7 +163,10 @@ def is_nested(comprehension: ast.expr) -> bool:
 def own_line_comments(text: str) -> int:
     """How many lines hold a comment and nothing else."""
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
-    return sum(token.type == tokenize.COMMENT and not token.line[: token.start[1]].strip() for token in tokens)
+    return sum(
+        token.type == tokenize.COMMENT and not token.line[: token.start[1]].strip()
+        for token in tokens
+    )
 
 
 def tokens_of_lines(text: str, tree: ast.Module) -> Counter[int]:
@@ -166,7 +174,9 @@ def tokens_of_lines(text: str, tree: ast.Module) -> Counter[int]:
     tokens: Counter[int] = Counter()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type not in LAYOUT:
-            tokens[token.start[0]] += tokens_of_fstring(token.string) if token.type == tokenize.STRING else 1
+            tokens[token.start[0]] += (
+                tokens_of_fstring(token.string) if token.type == tokenize.STRING else 1
+            )
     for node in ast.walk(tree):
         if is_docstring(node):
             for line in range(node.lineno, node.end_lineno + 1):
@@ -175,7 +185,9 @@ def tokens_of_lines(text: str, tree: ast.Module) -> Counter[int]:
 
 
 def tokens_of_fstring(text: str) -> int:
-    """How many tokens a string is: 1, or those inside of an f-string, which Python counts from 3.12 on."""
+    """How many tokens a string is: 1, or those inside of an f-string, which Python counts from 3.12
+    on.
+    """
     try:
         string = ast.parse(text, mode="eval").body
     except SyntaxError:
@@ -213,9 +225,17 @@ def tokens_of_statements(text: str, tree: ast.Module) -> list[int]:
 
 
 def mypy_errors() -> Counter[str]:
-    """How many errors mypy finds in each room, with the settings of pyproject.toml but in every module."""
-    settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
-    lines = ["[mypy]", f"python_version = {settings['python_version']}", "check_untyped_defs = True"]
+    """How many errors mypy finds in each room, with the settings of pyproject.toml but in every
+    module.
+    """
+    settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))[
+        "tool"
+    ]["mypy"]
+    lines = [
+        "[mypy]",
+        f"python_version = {settings['python_version']}",
+        "check_untyped_defs = True",
+    ]
     for override in settings["overrides"]:
         # Modules whose errors are let pass are left out of this configuration, so that they count.
         if override.get("ignore_missing_imports"):
@@ -224,8 +244,18 @@ def mypy_errors() -> Counter[str]:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "mypy.ini"
         config.write_text("\n".join(lines), encoding="utf-8")
-        command = [sys.executable, "-m", "mypy", "--config-file", str(config), "--no-error-summary", "hmq_lab"]
-        done = subprocess.run(command, cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+        command = [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--config-file",
+            str(config),
+            "--no-error-summary",
+            "hmq_lab",
+        ]
+        done = subprocess.run(
+            command, cwd=PACKAGE.parent, capture_output=True, text=True, check=False
+        )
     if done.returncode not in (0, 1):
         raise RuntimeError(f"mypy did not run: {done.stdout}{done.stderr}")
     errors = re.findall(r"^(hmq_lab/\S+?):\d+: error", done.stdout.replace("\\", "/"), re.MULTILINE)
@@ -262,14 +292,19 @@ def table(rows: dict[str, dict]) -> str:
         values = [rows[name][measured] for name in names]
         lines.append([measured, *("-" if value is None else f"{value:g}" for value in values)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(
+        "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
+        for line in lines
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--mypy", action="store_true", help="count the errors of mypy, too")
     parser.add_argument("--json", action="store_true", help="the measures as JSON")
-    parser.add_argument("--package", type=Path, default=PACKAGE, help="the folder to measure (default: hmq_lab)")
+    parser.add_argument(
+        "--package", type=Path, default=PACKAGE, help="the folder to measure (default: hmq_lab)"
+    )
     options = parser.parse_args()
     rows = report(options.package, options.mypy)
     print(json.dumps(rows, indent=1) if options.json else table(rows))

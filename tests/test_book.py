@@ -11,13 +11,18 @@ import pytest
 from hmq_lab.explorers import pages
 
 ROOT = Path(__file__).parents[1]
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5E"
+    "rkJggg=="
+)
 SENTENCE = "A single red pixel, which says nothing."
 
 
 @pytest.fixture(scope="module")
 def make():
-    spec = importlib.util.spec_from_file_location("make_book", ROOT / "notebooks" / "book" / "make.py")
+    spec = importlib.util.spec_from_file_location(
+        "make_book", ROOT / "notebooks" / "book" / "make.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -56,13 +61,18 @@ def book(make, tmp_path_factory):
     for folder in ("notebooks", "docs", "hmq_lab/graph"):
         (root / folder).mkdir(parents=True)
     lesson = notebook(
-        prose("# Two numbers\n\nThe step is $2t / 2^b$. See [what scheme means](../docs/glossary.md#scheme)."),
+        prose(
+            "# Two numbers\n\nThe step is $2t / 2^b$. "
+            "See [what scheme means](../docs/glossary.md#scheme)."
+        ),
         code("explorers.quantizer(weight, bits=3, exponent=-2)", FIGURE),
         code(LONG_PLOT, FIGURE),
         prose("<details><summary>Hint</summary>\n\nHalve it.\n\n</details>"),
     )
     (root / "notebooks" / "00_two_numbers.ipynb").write_text(json.dumps(lesson), encoding="utf-8")
-    (root / "notebooks" / "README.md").write_text("# For those who teach\n\n[00](00_two_numbers.ipynb)\n")
+    (root / "notebooks" / "README.md").write_text(
+        "# For those who teach\n\n[00](00_two_numbers.ipynb)\n"
+    )
     (root / "docs" / "glossary.md").write_text("# Glossary\n\n## Scheme\n\nBits and threshold.\n")
     (root / "docs" / "install.md").write_text("# Install\n\n`pip install`\n")
     (root / "hmq_lab" / "seeds.py").touch()
@@ -103,15 +113,22 @@ def test_a_long_plotting_cell_is_folded_and_a_short_one_is_not(make):
 
 def test_an_explorer_stands_below_its_cell_with_its_state(book):
     text = page(book, "notebooks/00_two_numbers.html")
-    assert 'src="../explorers/quantizer.html#bits=3&amp;exponent=-2"' in text.replace("&exponent", "&amp;exponent")
+    assert 'src="../explorers/quantizer.html#bits=3&amp;exponent=-2"' in text.replace(
+        "&exponent", "&amp;exponent"
+    )
     assert (book / "explorers" / "quantizer.html").is_file()
-    assert all(f'src="explorers/{name}.html"' in page(book, "explorers.html") for name in pages.STATIC)
+    assert all(
+        f'src="explorers/{name}.html"' in page(book, "explorers.html") for name in pages.STATIC
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("explorers.block(weight, bits=2, mass=0.5, layer=name)", [("block", {"bits": 2, "mass": 0.5})]),
+        (
+            "explorers.block(weight, bits=2, mass=0.5, layer=name)",
+            [("block", {"bits": 2, "mass": 0.5})],
+        ),
         ("explorers.gumbel(temperature=0.5, colour='red')", [("gumbel", {"temperature": 0.5})]),
         ("explorers.integers(network, x)", []),  # needs a kernel
         ("plots.quantizer(weight)\nquantizer(weight)", []),
@@ -135,7 +152,9 @@ def test_the_first_page_leads_everywhere(book):
 @pytest.fixture(scope="module")
 def chromium():
     """A browser without a network."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if found is None or importlib.util.find_spec("playwright") is None:
         required = os.environ.get("HMQ_LAB_REQUIRE_BROWSER") == "1"
         (pytest.fail if required else pytest.skip)("no Chromium or no playwright on this machine")
@@ -158,14 +177,26 @@ def broken(book, tmp_path):
     ("old", "new", "fault"),
     [
         ('alt="A single', 'title="A single', "the image ../_images/"),
-        ("../docs/glossary.html#scheme", "../docs/glossary.html#schema", "names no heading that is there"),
-        ('href="../docs/install.html"', 'href="../docs/instal.html"', "the link ../docs/instal.html leads nowhere"),
+        (
+            "../docs/glossary.html#scheme",
+            "../docs/glossary.html#schema",
+            "names no heading that is there",
+        ),
+        (
+            'href="../docs/install.html"',
+            'href="../docs/instal.html"',
+            "the link ../docs/instal.html leads nowhere",
+        ),
         (
             "../explorers/quantizer.html#",
             "../explorers/quantiser.html#",
             "quantiser.html#bits=3&exponent=-2 is missing",
         ),
-        ('src="../_static/documentation_options.js', 'src="//cdn.example/d.js', "loads //cdn.example/d.js"),
+        (
+            'src="../_static/documentation_options.js',
+            'src="//cdn.example/d.js',
+            "loads //cdn.example/d.js",
+        ),
     ],
 )
 def test_a_fault_is_found(make, broken, old, new, fault):
@@ -174,13 +205,19 @@ def test_a_fault_is_found(make, broken, old, new, fault):
     assert old in text
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
     found = make.faults(broken)
-    assert len(found) == 1 and found[0].startswith("notebooks/00_two_numbers.html: ") and fault in found[0]
+    assert (
+        len(found) == 1
+        and found[0].startswith("notebooks/00_two_numbers.html: ")
+        and fault in found[0]
+    )
 
 
 def test_an_image_that_is_missing_is_found(make, broken):
     for image in (broken / "_images").iterdir():
         image.unlink()
-    assert {fault.rsplit(" ", 2)[1:] == ["is", "missing"] for fault in make.faults(broken)} == {True}
+    assert {fault.rsplit(" ", 2)[1:] == ["is", "missing"] for fault in make.faults(broken)} == {
+        True
+    }
 
 
 def test_a_folder_that_is_no_book_is_not_emptied(make, tmp_path, capsys):
@@ -208,8 +245,16 @@ def test_a_phone_shows_the_book_from_disk(book, chromium):
     tab = context.new_page()
     wrong = []
     tab.on("pageerror", lambda error: wrong.append(str(error)))
-    tab.on("request", lambda request: request.url.startswith(("file:", "data:")) or wrong.append(request.url))
-    for place in ("index.html", "notebooks/00_two_numbers.html", "api/method.html", "explorers.html"):
+    tab.on(
+        "request",
+        lambda request: request.url.startswith(("file:", "data:")) or wrong.append(request.url),
+    )
+    for place in (
+        "index.html",
+        "notebooks/00_two_numbers.html",
+        "api/method.html",
+        "explorers.html",
+    ):
         tab.goto((book / place).as_uri())
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390, place
     context.close()

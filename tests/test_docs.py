@@ -1,4 +1,6 @@
-"""The pages in docs/: their numbers are those of the records, their commands parse, their links lead somewhere."""
+"""The pages in docs/: their numbers are those of the records, their commands parse, their links
+lead somewhere.
+"""
 
 import re
 import shlex
@@ -22,7 +24,11 @@ def commands():
     for name, text in TEXTS.items():
         for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
             lines = block.replace("\\\n", " ").splitlines()
-            found += [(name, line.split(" #")[0].strip()) for line in lines if line.strip().startswith("hmq-lab")]
+            found += [
+                (name, line.split(" #")[0].strip())
+                for line in lines
+                if line.strip().startswith("hmq-lab")
+            ]
     return found
 
 
@@ -73,7 +79,11 @@ def test_the_map_names_every_room_and_every_file_of_the_method():
     package = ROOT / "hmq_lab"
     rooms = {path.parent.name for path in package.glob("*/__init__.py")}
     files = {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py"}
-    assert rooms == set(re.findall(r"^\| `(\w+)/` \|", TEXTS["map.md"], re.MULTILINE)) - {"notebooks", "tests", "docs"}
+    assert rooms == set(re.findall(r"^\| `(\w+)/` \|", TEXTS["map.md"], re.MULTILINE)) - {
+        "notebooks",
+        "tests",
+        "docs",
+    }
     assert files == set(re.findall(r"`(\w+\.py)`", TEXTS["map.md"]))
 
 

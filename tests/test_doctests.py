@@ -67,7 +67,8 @@ def module_names() -> list[str]:
 
 def examples(module) -> list[doctest.DocTest]:
     """The docstrings of a module that state an output."""
-    # What an example may use without importing it: torch and the rooms, as a reader of the lessons has them.
+    # What an example may use without importing it: torch and the rooms, as a reader of the lessons
+    # has them.
     shared = {room: importlib.import_module(f"hmq_lab.{room}") for room in ROOMS}
     names = {"torch": torch} | shared | vars(module)
     found = doctest.DocTestFinder(exclude_empty=True).find(module, module.__name__, globs=names)

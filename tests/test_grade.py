@@ -1,6 +1,10 @@
-"""A class is graded: each submission in its own process, with a time limit, a verdict for each exercise."""
+"""A class is graded: each submission in its own process, with a time limit, a verdict for each
+exercise.
+"""
 
 import csv
+import json
+from dataclasses import asdict, fields
 
 import nbformat
 import pytest
@@ -30,7 +34,12 @@ def verdicts(grades):
 
 def test_the_exercises_of_a_lesson_are_known():
     assert grade.exercises("00_start_here") == ["largest", "mean_bits"]
-    assert grade.exercises("01_power_of_two_quantizers") == ["step", "to_codes", "released", "rescale"]
+    assert grade.exercises("01_power_of_two_quantizers") == [
+        "step",
+        "to_codes",
+        "released",
+        "rescale",
+    ]
 
 
 def test_a_submission_is_found_by_the_lesson_in_its_name(tmp_path):
@@ -50,7 +59,21 @@ def test_a_class_is_graded(tmp_path, capsys):
     # An error in one cell does not hide the verdict on the next exercise.
     submit(folder, "b_wrong_and_crashing", WRONG, CHECKS[0], "def mean_bits(:", CHECKS[1])
     submit(folder, "c_gone", LARGEST, CHECKS[0], "import os; os._exit(3)", STUB, CHECKS[1])
-    assert main(["grade", str(folder), "--out", str(tmp_path / "grades.csv"), "--jobs", "2", "--limit", "120"]) == 0
+    assert (
+        main(
+            [
+                "grade",
+                str(folder),
+                "--out",
+                str(tmp_path / "grades.csv"),
+                "--jobs",
+                "2",
+                "--limit",
+                "120",
+            ]
+        )
+        == 0
+    )
     with (tmp_path / "grades.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     found = {(row["submission"].split("/")[0], row["check"]): row["verdict"] for row in rows}
@@ -70,7 +93,8 @@ def test_a_class_is_graded(tmp_path, capsys):
 
 
 def test_a_submission_without_end_is_ended_and_keeps_what_was_judged(tmp_path):
-    # It notes the first verdict, and waits for ever: the limit begins to count when the process starts.
+    # It notes the first verdict, and waits for ever: the limit begins to count when the process
+    # starts.
     path = submit(tmp_path, "endless", LARGEST, CHECKS[0], "while True: pass")
     grades = grade.grade(path, tmp_path, limit=20)
     assert verdicts(grades) == ["right", "time limit"]
@@ -85,21 +109,56 @@ def test_a_check_that_was_deleted_is_missing(tmp_path, monkeypatch):
 
 def test_the_last_verdict_of_an_exercise_counts(tmp_path, monkeypatch):
     path = submit(tmp_path, "anna")
-    said = [{"check": "largest", "passed": passed, "message": "."} for passed in (None, False, True)]
+    said = [
+        {"check": "largest", "passed": passed, "message": "."} for passed in (None, False, True)
+    ]
     monkeypatch.setattr(grade, "run", lambda notebook, limit: ([*said, {"done": True}], True))
     assert verdicts(grade.grade(path, tmp_path, 1)) == ["right", "missing"]
 
 
 def test_a_table_is_no_program_for_a_spreadsheet(tmp_path):
-    row = grade.Grade("=1+1/00_start_here.ipynb", "00_start_here", 1, "largest", "wrong", 'x, "y"\nz')
-    grade.write([row], tmp_path / "grades.csv")
+    row = grade.Grade(
+        "=1+1/00_start_here.ipynb", "00_start_here", 1, "largest", "wrong", 'x, "y"\nz'
+    )
+    grade.write(
+        [asdict(row)], [column.name for column in fields(grade.Grade)], tmp_path / "grades.csv"
+    )
     with (tmp_path / "grades.csv").open(encoding="utf-8", newline="") as file:
         read = next(csv.DictReader(file))
     assert read["submission"] == "'=1+1/00_start_here.ipynb" and read["message"] == 'x, "y"\nz'
 
 
+def test_predictions_are_collected(tmp_path, monkeypatch, capsys):
+    submit(tmp_path / "class", "anna")
+    for student, text in (
+        (
+            "anna",
+            json.dumps(
+                {"00": {"predictions": {"levels": {"prediction": "7", "result": "8"}, "best": {}}}}
+            ),
+        ),
+        ("ben", "{ damaged"),
+        ("eve", json.dumps({"00": 3})),
+    ):
+        path = tmp_path / "class" / student / grade.PROGRESS
+        path.parent.mkdir(parents=True)
+        path.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(grade, "run", lambda notebook, limit: ([{"done": True}], True))
+    monkeypatch.chdir(tmp_path)
+    assert main(["grade", "class", "--predictions", "predictions.csv"]) == 0
+    assert (tmp_path / "predictions.csv").read_text(encoding="utf-8").splitlines() == [
+        "folder,lesson,name,prediction,result",
+        "anna,00,levels,7,8",
+        "anna,00,best,,",
+    ]
+    assert "2 predictions written to predictions.csv" in capsys.readouterr().out
+
+
 def test_small_parameters_stand_behind_those_of_the_lesson():
-    cells = [new_code_cell("n = 6", metadata={grade_worker.QUICK: {"n": 1, "name": "a"}}), new_code_cell("n")]
+    cells = [
+        new_code_cell("n = 6", metadata={grade_worker.QUICK: {"n": 1, "name": "a"}}),
+        new_code_cell("n"),
+    ]
     assert grade_worker.sources({"cells": cells}) == ["n = 6", "n = 1\nname = 'a'", "n"]
 
 

@@ -1,4 +1,6 @@
-"""The hand-out: a lesson for a class, without solutions and outputs, that `grade` runs with small parameters."""
+"""The hand-out: a lesson for a class, without solutions and outputs, that `grade` runs with small
+parameters.
+"""
 
 import functools
 import importlib.util

@@ -89,7 +89,10 @@ def test_a_folder_that_forgot_what_it_was_given_keeps_all_that_differs(shelf, tm
     done = lessons.copy(target, update=True)
     assert (done.written, done.beside) == (["01_b.ipynb"], ["00_a.new.ipynb"])
     assert texts(target)["00_a.ipynb"] == "from somewhere"
-    assert json.loads((target / lessons.MEMORY).read_text(encoding="utf-8")).keys() == {"00_a.ipynb", "01_b.ipynb"}
+    assert json.loads((target / lessons.MEMORY).read_text(encoding="utf-8")).keys() == {
+        "00_a.ipynb",
+        "01_b.ipynb",
+    }
 
 
 def test_an_installation_without_lessons_is_named(tmp_path, monkeypatch):
@@ -102,13 +105,18 @@ def test_lab_writes_a_copy_and_opens_it(shelf, tmp_path, monkeypatch):
     started = []
     monkeypatch.setattr(lab, "FIRST", "00_a.ipynb")
     monkeypatch.setattr(
-        subprocess, "run", lambda command, check: started.append(command) or subprocess.CompletedProcess(command, 7)
+        subprocess,
+        "run",
+        lambda command, check: started.append(command) or subprocess.CompletedProcess(command, 7),
     )
     target = tmp_path / "mine"
     assert main(["lab", str(target), "--", "--no-browser"]) == 7
     assert texts(target).keys() == {"00_a.ipynb", "01_b.ipynb"}
     assert started[0][:3] == [sys.executable, "-m", "jupyterlab"]
-    assert f"--ServerApp.root_dir={target.resolve()}" in started[0] and started[0][-1] == "--no-browser"
+    assert (
+        f"--ServerApp.root_dir={target.resolve()}" in started[0]
+        and started[0][-1] == "--no-browser"
+    )
     (target / "00_a.ipynb").write_text("my answer", encoding="utf-8")
     assert main(["lab", str(target)]) == 7
     assert texts(target)["00_a.ipynb"] == "my answer"

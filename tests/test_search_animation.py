@@ -24,7 +24,8 @@ def test_the_bits_are_those_of_the_record(animation):
     record = records.recorded(animation.RECORD)
     steps, bits, names = animation.bits_over_time(record)
     assert bits.shape == (len(steps), len(names)) and names[0] == "conv1.weight"
-    # A search begins with 95 % of the probability on 8 bits; the rest is spread evenly over bits 1 to 8.
+    # A search begins with 95 % of the probability on 8 bits; the rest is spread evenly over bits 1
+    # to 8.
     assert np.allclose(bits[0], 0.95 * 8 + 0.05 * 4.5, atol=0.15)
     # At its end it has chosen: bits are nearly whole numbers.
     assert np.abs(bits[-1] - bits[-1].round()).max() < 0.2

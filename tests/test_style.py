@@ -1,4 +1,6 @@
-"""How the package reads: what `measure_style.py` counts is right, and the package keeps to the limits."""
+"""How the package reads: what `measure_style.py` counts is right, and the package keeps to the
+limits.
+"""
 
 import ast
 import textwrap
@@ -40,7 +42,8 @@ MODULE = textwrap.dedent(
     '''
 )
 
-# The most (or, of comments and docstrings, the least) that the whole package may have. Only ever tighten these.
+# The most (or, of comments and docstrings, the least) that the whole package may have. Only ever
+# tighten these.
 MOST = {
     "tokens/statement": 19.2,
     "90th percentile": 33,

@@ -1,4 +1,6 @@
-"""What is published: sdist and wheel are built from the tracked files, and the wheel alone is enough to learn."""
+"""What is published: sdist and wheel are built from the tracked files, and the wheel alone is
+enough to learn.
+"""
 
 import json
 import os
@@ -14,12 +16,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TAKEN = ("hmq_lab", "tests", "notebooks", "docs")  # the folders; beside them all files of the repository's root
+TAKEN = (
+    "hmq_lab",
+    "tests",
+    "notebooks",
+    "docs",
+)  # the folders; beside them all files of the repository's root
 CACHES = shutil.ignore_patterns("__pycache__", ".*", "figures")
 
 
 def run(*command, **options):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **options)
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=False, **options
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -53,14 +62,28 @@ def wheel(sdist, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """A new environment with the wheel in it, which sees the libraries of this one, but not its hmq_lab."""
+    """A new environment with the wheel in it, which sees the libraries of this one, but not its
+    hmq_lab.
+    """
     place = tmp_path_factory.mktemp("environment")
     venv.create(place, with_pip=False)
     scripts = place / ("Scripts" if sys.platform == "win32" else "bin")
     python = scripts / Path(sys.executable).name
-    run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index", "--quiet", wheel)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--quiet",
+        wheel,
+    )
     own = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip())
-    # A folder that a .pth file names is searched, but its own .pth files, such as that of a checkout, are not read.
+    # A folder that a .pth file names is searched, but its own .pth files, such as that of a
+    # checkout, are not read.
     (own / "libraries.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     return scripts
 
@@ -77,7 +100,9 @@ def test_the_wheel_holds_what_one_learns_with(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     records = [name for name in names if name.startswith("hmq_lab/runs/recorded/")]
-    lessons = [name for name in names if name.startswith("hmq_lab/lessons/") and name.endswith(".ipynb")]
+    lessons = [
+        name for name in names if name.startswith("hmq_lab/lessons/") and name.endswith(".ipynb")
+    ]
     assert len(records) == len(list((ROOT / "hmq_lab" / "runs" / "recorded").glob("*.json")))
     assert len(lessons) == 2 * len(list((ROOT / "notebooks" / "source").glob("[0-9]*.py")))
     assert "hmq_lab/models/shipped/builtin_tiny_resnet8.safetensors" in names
@@ -89,14 +114,23 @@ def test_the_wheel_holds_what_one_learns_with(wheel):
 def test_every_file_of_the_package_is_in_the_wheel(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    files = [path for path in (ROOT / "hmq_lab").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    files = [
+        path
+        for path in (ROOT / "hmq_lab").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
     assert {path.relative_to(ROOT).as_posix() for path in files} <= names
 
 
 def test_the_sdist_holds_tests_and_the_sources_of_the_lessons(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"tests/test_wheel.py", "notebooks/build.py", "notebooks/source/00_start_here.py", "Makefile"} <= names
+    assert {
+        "tests/test_wheel.py",
+        "notebooks/build.py",
+        "notebooks/source/00_start_here.py",
+        "Makefile",
+    } <= names
 
 
 def test_the_installed_package_is_the_wheels(installed, anywhere):
@@ -115,10 +149,19 @@ def test_a_lesson_runs_from_the_wheel_alone(installed, anywhere):
     tags = [cell["metadata"].get("tags", []) for cell in notebook["cells"]]
     first = next(number for number, found in enumerate(tags) if "check" in found)
     notebook["cells"] = notebook["cells"][: first + 1]
-    parameters = next(cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", []))
+    parameters = next(
+        cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])
+    )
     parameters["metadata"]["hmq_lab_quick"] = {"pictures": 8}
     (anywhere / "class").mkdir()
     (anywhere / "class" / path.name).write_text(json.dumps(notebook), encoding="utf-8")
-    run(installed / "hmq-lab", "grade", "class", "--limit", "200", env=os.environ | {"OMP_NUM_THREADS": "1"})
+    run(
+        installed / "hmq-lab",
+        "grade",
+        "class",
+        "--limit",
+        "200",
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     rows = (anywhere / "grades.csv").read_text(encoding="utf-8").splitlines()
     assert rows[1].split(",")[3:5] == ["step", "not attempted"]

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from torch import fx, nn
+from torch import nn
 
 from hmq_lab import plots
 from hmq_lab.checks.frame import Faults, Verdict, call, check, compare, points
@@ -27,35 +27,42 @@ def upright(answer) -> Verdict:
     verdict = compare(answer, _upright, _pictures(), UPRIGHT_FAULTS, tolerance=1e-6, draw=_means)
     if not verdict.passed:
         return verdict
+    # Read it as a network is read, for any number of images, and run what was read.
+    mixed = _pictures()[-1]["x"]
     try:
-        with torch.no_grad():
-            again = compare(_exported(answer), _upright, _pictures(), UPRIGHT_FAULTS, tolerance=1e-6)
+        reading = tracing.trace(_Calling(answer), mixed, training=False)
     except ValueError as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        said = f"Not yet. The images are right, but torch.export cannot follow the function: {reason}. "
-        why = BRANCH if _branches(error.__cause__) else PLACEHOLDER
-        return Verdict(False, said + why, verdict.drawing)
+        reason = str(error).replace(_Calling.__name__, "your function")
+        said = f"Not yet. The images are right, but {reason}. {BRANCH}"
+        return Verdict(False, said, verdict.drawing)
+    calling = _Calling(answer)
+    for name, value in reading.constants.items():
+        setattr(calling, name, value)
+    run = tracing.run(reading.graph)
+    cases = [{"x": mixed}, {"x": mixed[:3]}]
+    with torch.no_grad():
+        again = compare(
+            lambda x: run(calling, x)[0],
+            _upright,
+            cases,
+            UPRIGHT_FAULTS,
+            tolerance=1e-6,
+        )
     if not again.passed:
         said = (
-            "Not yet. Called, the function is right; read by torch.export, it gives something else: a "
-            "number of one batch was written down as a constant. "
+            "Not yet. Called, the function is right; read by torch.export, it gives something "
+            "else: a number of one batch was written down as a constant. "
         )
         return Verdict(False, said + again.message, verdict.drawing)
-    return Verdict(True, f"{verdict.message[:-1]}, and torch.export can follow it.", verdict.drawing)
+    return Verdict(
+        True, f"{verdict.message[:-1]}, and torch.export can follow it.", verdict.drawing
+    )
 
 
-BRANCH = "An `if` or a loop over images asks for values that are not there when a network is read."
-PLACEHOLDER = (
-    "When a network is read, x and its sizes are placeholders without values. `len`, NumPy, an "
-    "assignment to a part "
-    "and a new tensor of such a size ask for values; torch.where, torch.ones_like and x.new_ones "
-    "do not."
+BRANCH = (
+    "When a network is read, x has no values and its number of images is open. An `if`, a loop "
+    "over images and NumPy ask for what is not there; torch.where does not."
 )
-
-
-def _branches(error: Exception | None) -> bool:
-    """Whether torch.export stopped at a decision or a loop; the second is what `range` says."""
-    return isinstance(error, fx.proxy.TraceError) or "cannot be interpreted as an integer" in str(error)
 
 
 class _Calling(nn.Module):
@@ -67,16 +74,6 @@ class _Calling(nn.Module):
 
     def forward(self, x):
         return call(self.function, {"x": x})
-
-
-def _exported(answer):
-    """The answer as torch.export reads it, as a function of images."""
-
-    def follow(x):
-        reading = tracing.trace(_Calling(answer), x, training=False)
-        return tracing.run(reading.graph)(_Calling(answer), x)[0]
-
-    return follow
 
 
 def _pictures() -> list[dict]:

@@ -1,7 +1,9 @@
-"""Grade a class: `hmq-lab grade FOLDER` runs every notebook of a folder and writes a table of verdicts.
+"""Grade a class: `hmq-lab grade FOLDER` runs every notebook of a folder and writes a table of
+verdicts.
 
-Each notebook runs in a process of its own, in an empty folder, with a time limit. Its checks say what they think of
-each exercise, as they do in the lesson. Students can change what a check says: the table is feedback, not an exam.
+Each notebook runs in a process of its own, in an empty folder, with a time limit. Its checks say
+what they think of each exercise, as they do in the lesson. Students can change what a check says:
+the table is feedback, not an exam.
 """
 
 from __future__ import annotations
@@ -26,6 +28,9 @@ from hmq_lab.data.files import check_writable, replacing
 RIGHT, WRONG, OPEN = "right", "wrong", "not attempted"
 CRASHED, ENDLESS, MISSING = "crashed", "time limit", "missing"
 WORDS = {True: RIGHT, False: WRONG, None: OPEN}
+# What a lesson keeps beside its notebook, when a student predicts a result.
+PROGRESS = Path(".hmq_lab") / "progress.json"
+PREDICTED = ["folder", "lesson", "name", "prediction", "result"]
 CALLED = re.compile(r"\bchecks\.(\w+)\(")  # in a cell that judges an exercise
 
 
@@ -70,15 +75,20 @@ def lesson_of(submission: Path) -> str | None:
 
 
 def find(folder: Path) -> list[Path]:
-    """The submissions in a folder and the folders in it: notebooks whose names hold a lesson's name.
+    """The submissions in a folder and the folders in it: notebooks whose names hold a lesson's
+    name.
 
     Raises:
         FileNotFoundError: there are none.
     """
-    notebooks = [path for path in sorted(folder.rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
+    notebooks = [
+        path for path in sorted(folder.rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts
+    ]
     submissions = [path for path in notebooks if lesson_of(path)]
     if not submissions:
-        raise FileNotFoundError(f"no notebook below {folder} has the name of a lesson, such as 00_start_here.ipynb")
+        raise FileNotFoundError(
+            f"no notebook below {folder} has the name of a lesson, such as 00_start_here.ipynb"
+        )
     return submissions
 
 
@@ -116,7 +126,8 @@ def grade(submission: Path, folder: Path, limit: float) -> list[Grade]:
 
 
 def run(notebook: Path, limit: float) -> tuple[list[dict], bool]:
-    """Run a notebook in a process of its own; return what the process noted, and whether it ended in time.
+    """Run a notebook in a process of its own; return what the process noted, and whether it ended
+    in time.
 
     Args:
         notebook: the file; it is not changed.
@@ -127,11 +138,18 @@ def run(notebook: Path, limit: float) -> tuple[list[dict], bool]:
         work.mkdir()
         notes = Path(place) / "notes.jsonl"
         notes.touch()
-        command = [sys.executable, "-m", "hmq_lab.commands.grade_worker", str(notebook.resolve()), str(notes)]
+        command = [
+            sys.executable,
+            "-m",
+            "hmq_lab.commands.grade_worker",
+            str(notebook.resolve()),
+            str(notes),
+        ]
         process = subprocess.Popen(
             command,
             cwd=work,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"},
+            env=os.environ
+            | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "HMQ_LAB_PROGRESS": "off"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -153,7 +171,9 @@ def run(notebook: Path, limit: float) -> tuple[list[dict], bool]:
 def end(process: subprocess.Popen) -> None:
     """End a process and those that it started."""
     if sys.platform == "win32":
-        subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False)
+        subprocess.run(
+            ["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False
+        )
     else:
         import signal
 
@@ -184,15 +204,45 @@ def grade_all(folder: Path, limit: float, jobs: int = 1, say=print) -> list[Grad
     return found
 
 
-def write(grades: list[Grade], path: Path) -> None:
-    """Write the grades as CSV with a line of headings."""
+def predictions(folder: Path) -> list[dict[str, str]]:
+    """What students predicted before a result showed, from the files that their lessons kept.
+
+    Returns:
+        A row for each prediction: folder, lesson, name, prediction, result. A prediction that was
+        not made is empty.
+    """
+    rows = []
+    for path in sorted(folder.rglob(PROGRESS.as_posix())):
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            lessons = {lesson: entry["predictions"] for lesson, entry in kept.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            # A file that a student has damaged does not keep the others from being read.
+            continue
+        student = path.parent.parent.relative_to(folder).as_posix()
+        for lesson, named in sorted(lessons.items()):
+            for name, facts in named.items():
+                given = {
+                    "prediction": facts.get("prediction", ""),
+                    "result": facts.get("result", ""),
+                }
+                rows.append({"folder": student, "lesson": lesson, "name": name} | given)
+    return rows
+
+
+def write(rows: list[dict], columns: list[str], path: Path) -> None:
+    """Write rows as CSV with a line of headings."""
     text = io.StringIO(newline="")
-    table = csv.DictWriter(text, [column.name for column in fields(Grade)], lineterminator="\n")
+    table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
-    for row in grades:
-        values = asdict(row)
+    for row in rows:
         # A spreadsheet would compute what begins like a formula.
-        table.writerow({name: f"'{v}" if str(v).startswith(("=", "+", "-", "@")) else v for name, v in values.items()})
+        table.writerow(
+            {
+                name: f"'{v}" if str(v).startswith(("=", "+", "-", "@")) else v
+                for name, v in row.items()
+            }
+        )
     with replacing(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
 
@@ -203,13 +253,24 @@ def add(commands, formatter: type) -> None:
         "grade",
         help="run the submissions of a class and write a verdict for each exercise",
         formatter_class=formatter,
-        description="Runs the code of the notebooks: for people whom you trust, or on a machine without secrets.",
+        description="Runs the code of the notebooks: use it for people whom you trust.",
     )
     made.set_defaults(command=main)
-    made.add_argument("folder", type=Path, metavar="FOLDER", help="of notebooks, or of a folder for each student")
-    made.add_argument("--out", type=Path, default=Path("grades.csv"), metavar="FILE", help="the table to write")
-    made.add_argument("--limit", type=float, default=600, metavar="S", help="seconds for each notebook")
-    made.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks that run at a time")
+    made.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="of notebooks, or of a folder for each student"
+    )
+    made.add_argument(
+        "--out", type=Path, default=Path("grades.csv"), metavar="FILE", help="the table to write"
+    )
+    made.add_argument(
+        "--predictions", type=Path, metavar="FILE", help="write what the students predicted, too"
+    )
+    made.add_argument(
+        "--limit", type=float, default=600, metavar="S", help="seconds for each notebook"
+    )
+    made.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="notebooks that run at a time"
+    )
 
 
 def main(options: argparse.Namespace) -> int:
@@ -220,8 +281,13 @@ def main(options: argparse.Namespace) -> int:
         raise ValueError(f"--limit must be more than 0 seconds, got {options.limit:g}")
     if not options.folder.is_dir():
         raise ValueError(f"no folder {options.folder}")
-    check_writable(options.out.parent)
+    for path in (options.out, options.predictions or options.out):
+        check_writable(path.parent)
     grades = grade_all(options.folder, options.limit, options.jobs)
-    write(grades, options.out)
+    write([asdict(row) for row in grades], [column.name for column in fields(Grade)], options.out)
     print(f"{len(grades)} verdicts written to {options.out}")
+    if options.predictions:
+        made = predictions(options.folder)
+        write(made, PREDICTED, options.predictions)
+        print(f"{len(made)} predictions written to {options.predictions}")
     return 0

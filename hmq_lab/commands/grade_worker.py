@@ -1,7 +1,8 @@
 """The process that runs one submission: python -m hmq_lab.commands.grade_worker NOTEBOOK NOTES.
 
-It notes one line of JSON for each verdict, at once, so that what was judged before a time limit counts. A cell that
-raises an error does not keep the cells below it from running, as a reader would run them.
+It notes one line of JSON for each verdict, at once, so that what was judged before a time limit
+counts. A cell that raises an error does not keep the cells below it from running, as a reader would
+run them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import TextIO
 from hmq_lab import checks
 from hmq_lab.commands.grade import CALLED
 
-QUICK = "hmq_lab_quick"  # metadata of the cell with parameters: small values that are enough for the checks
+# Metadata of the cell with parameters: small values that are enough for the checks.
+QUICK = "hmq_lab_quick"
 
 
 def note(file: TextIO, **event) -> None:
@@ -71,7 +73,11 @@ def main(notebook: Path, notes: Path) -> None:
             error = result.error_before_exec or result.error_in_exec
             called = [name for name in CALLED.findall(source) if name in checks.__all__]
             if error is not None and called:
-                note(file, error=f"{type(error).__name__}: {' '.join(str(error).split())}", checks=called)
+                note(
+                    file,
+                    error=f"{type(error).__name__}: {' '.join(str(error).split())}",
+                    checks=called,
+                )
         note(file, done=True)
 
 

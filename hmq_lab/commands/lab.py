@@ -1,4 +1,6 @@
-"""The lessons in JupyterLab: `hmq-lab lab` writes a working copy where there is none and opens it."""
+"""The lessons in JupyterLab: `hmq-lab lab` writes a working copy where there is none and opens
+it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ def add(commands, formatter: type) -> None:
         "lab",
         help="open the lessons in JupyterLab",
         formatter_class=formatter,
-        description="What stands behind -- goes to JupyterLab: hmq-lab lab -- --no-browser --port 9000",
+        description="What stands behind -- goes to JupyterLab: hmq-lab lab -- --no-browser",
     )
     made.set_defaults(command=lab)
     made.add_argument(
@@ -44,7 +46,8 @@ def lab(options: argparse.Namespace) -> int:
 
 
 def arguments(folder: Path, more: list[str]) -> list[str]:
-    """The command line of JupyterLab: this Python's own, in that folder, with the first lesson open.
+    """The command line of JupyterLab: this Python's own, in that folder, with the first lesson
+    open.
 
     >>> arguments(Path("lessons"), ["--no-browser"])[1:3]
     ['-m', 'jupyterlab']

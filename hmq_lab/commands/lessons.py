@@ -1,7 +1,8 @@
 """The lessons as a working copy: `hmq-lab lessons DIR` writes them, `hmq-lab lab DIR` opens them.
 
-A file that the reader has changed is never written over. The folder remembers what it was given, so that an update
-replaces only lessons that nobody has touched, and puts the new text of the others beside them.
+A file that the reader has changed is never written over. The folder remembers what it was given, so
+that an update replaces only lessons that nobody has touched, and puts the new text of the others
+beside them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from pathlib import Path
 from hmq_lab.data.files import check_writable, replacing
 
 PACKAGE = Path(__file__).parents[1]
-MEMORY = ".hmq_lab_lessons.json"  # in the reader's folder: the SHA-256 of each lesson as it was given
+MEMORY = (
+    ".hmq_lab_lessons.json"  # in the reader's folder: the SHA-256 of each lesson as it was given
+)
 NEW = ".new.ipynb"  # the end of a name: the new text of a lesson that the reader has changed
 
 
@@ -33,12 +36,15 @@ class Copied:
         if self.kept:
             parts.append(f"{len(self.kept)} with your changes left alone ({', '.join(self.kept)})")
         if self.beside:
-            parts.append(f"{len(self.beside)} new beside your changed ones ({', '.join(self.beside)})")
+            parts.append(
+                f"{len(self.beside)} new beside your changed ones ({', '.join(self.beside)})"
+            )
         return "; ".join(parts)
 
 
 def shelf(solutions: bool = False) -> Path:
-    """The folder that the lessons are copied from: inside of an installed package, or notebooks/ of a checkout.
+    """The folder that the lessons are copied from: inside of an installed package, or notebooks/ of
+    a checkout.
 
     >>> (shelf() / "00_start_here.ipynb").is_file()
     True
@@ -54,7 +60,9 @@ def shelf(solutions: bool = False) -> Path:
         folder = place / "solutions" if solutions else place
         if list(folder.glob("[0-9]*.ipynb")):
             return folder
-    raise FileNotFoundError(f"this installation of hmq_lab has no lessons: none in {' or '.join(map(str, places))}")
+    raise FileNotFoundError(
+        f"this installation of hmq_lab has no lessons: none in {' or '.join(map(str, places))}"
+    )
 
 
 def copy(target: Path, solutions: bool = False, update: bool = False) -> Copied:
@@ -63,8 +71,8 @@ def copy(target: Path, solutions: bool = False, update: bool = False) -> Copied:
     Args:
         target: the folder; it is made if needed.
         solutions: whether the exercises are solved.
-        update: bring lessons that are there to this version. One that the reader has changed is kept, and the new one
-            is written beside it, as NAME.new.ipynb.
+        update: bring lessons that are there to this version. One that the reader has changed is
+            kept, and the new one is written beside it, as NAME.new.ipynb.
 
     Raises:
         FileExistsError: the folder holds other versions of lessons, and update is False.
@@ -86,7 +94,9 @@ def copy(target: Path, solutions: bool = False, update: bool = False) -> Copied:
             # The reader has changed the lesson that we would write again.
             result.kept.append(name)
         elif not update:
-            raise FileExistsError(f"{there} is another version of the lesson: --update, or another folder")
+            raise FileExistsError(
+                f"{there} is another version of the lesson: --update, or another folder"
+            )
         elif given == _digest(there.read_bytes()):
             to_write[there] = new
             result.written.append(name)
@@ -126,12 +136,14 @@ def add(commands, formatter: type) -> None:
         formatter_class=formatter,
     )
     made.set_defaults(command=lessons)
-    made.add_argument("folder", type=Path, metavar="DIR", help="where to; what you have changed there is kept")
+    made.add_argument(
+        "folder", type=Path, metavar="DIR", help="where to; what you have changed there is kept"
+    )
     made.add_argument("--solutions", action="store_true", help="the edition with solutions")
     made.add_argument(
         "--update",
         action="store_true",
-        help="bring them to this version; beside a notebook that you have changed the new one is written",
+        help="bring them to this version; a new one is written beside one that you have changed",
     )
 
 

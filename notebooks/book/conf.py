@@ -86,7 +86,9 @@ def with_alternative_text(render):
 
 
 def as_plain_text(app, what, name, obj, options, lines):
-    """Docstrings are plain text with code in backticks: a star, a bar or a last underscore in them is no markup."""
+    """Docstrings are plain text with code in backticks: a star, a bar or a last underscore in them
+    is no markup.
+    """
     in_example = in_code = False
     for number, line in enumerate(lines):
         in_example = line.lstrip().startswith(">>>") or (in_example and bool(line.strip()))

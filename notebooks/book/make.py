@@ -1,11 +1,12 @@
-"""Make the book: lessons, explorers, pages and reference, to be opened from disk or put on any static host.
+"""Make the book: lessons, explorers, pages and reference, to be opened from disk or put on any
+static host.
 
-    python notebooks/book/make.py build/book       # what `make book` does; exit code 1 where a page has a fault
+    python notebooks/book/make.py build/book    # `make book`; exit code 1 where a page has a fault
 
-No lesson is executed: the pages show what the notebooks of the student edition hold, which has hints and solutions
-folded away. The pages lie beside each other as the
-files of the repository do, so that a link between two files is a link between two pages. Afterwards every page is read
-again: links, anchors, alternative texts, and that nothing is loaded from elsewhere.
+No lesson is executed: the pages show what the notebooks of the student edition hold, with hints and
+solutions folded away. The pages lie beside each other as the files of the repository do, so that a
+link between two files is a link between two pages. Afterwards every page is read again: links,
+anchors, alternative texts, and that nothing is loaded from elsewhere.
 """
 
 from __future__ import annotations
@@ -27,18 +28,51 @@ from hmq_lab.explorers import pages as explorer_pages
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 LONG = 8  # lines: a cell that draws, and is longer, is folded
-STATE = {"bits", "exponent", "signed", "temperature", "mass", "step", "layer", "tensor"}  # of an explorer, in a link
+STATE = {
+    "bits",
+    "exponent",
+    "signed",
+    "temperature",
+    "mass",
+    "step",
+    "layer",
+    "tensor",
+}  # of an explorer, in a link
 # In an explorer's page: tell the page around it how high it is (book.js listens).
 TELL_HEIGHT = """<script>
-new ResizeObserver(() => parent.postMessage({explorer: document.body.scrollHeight}, "*")).observe(document.body);
+const tell = () => parent.postMessage({explorer: document.body.scrollHeight}, "*");
+new ResizeObserver(tell).observe(document.body);
 </script>
 """
 SEPARATE = {"explorers"}  # folders of pages that are whole by themselves, and not the theme's
 
 # Rooms of the package, in the order of the imports, as pages of the reference.
-ROOMS = ["graph", "", "data", "models", "hardware", "runs", "rivals", "plots", "explorers", "checks", "commands"]
+ROOMS = [
+    "graph",
+    "",
+    "data",
+    "models",
+    "hardware",
+    "runs",
+    "rivals",
+    "plots",
+    "explorers",
+    "checks",
+    "commands",
+]
 METHOD = "the method"
-READING = ["quantizer", "gumbel", "block", "placement", "network", "budget", "settings", "recipes", "loss", "stages"]
+READING = [
+    "quantizer",
+    "gumbel",
+    "block",
+    "placement",
+    "network",
+    "budget",
+    "settings",
+    "recipes",
+    "loss",
+    "stages",
+]
 
 
 def lesson_titles(folder: Path) -> dict[str, str]:
@@ -48,7 +82,9 @@ def lesson_titles(folder: Path) -> dict[str, str]:
         first = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
         titles[path.stem] = first.splitlines()[0].removeprefix("# ").strip()
     if not titles:
-        raise ValueError(f"no lesson in {folder}: a book is made of notebooks that begin with a number")
+        raise ValueError(
+            f"no lesson in {folder}: a book is made of notebooks that begin with a number"
+        )
     return titles
 
 
@@ -58,9 +94,13 @@ def collect(source: Path, root: Path = ROOT) -> None:
     (source / "notebooks").mkdir()
     for path in sorted(notebooks.glob("[0-9]*.ipynb")):
         notebook = json.loads(path.read_text(encoding="utf-8"))
-        (source / "notebooks" / path.name).write_text(json.dumps(lesson(notebook)), encoding="utf-8")
+        (source / "notebooks" / path.name).write_text(
+            json.dumps(lesson(notebook)), encoding="utf-8"
+        )
     shutil.copyfile(notebooks / "README.md", source / "notebooks" / "README.md")
-    shutil.copytree(root / "docs", source / "docs", ignore=shutil.ignore_patterns("*.py", "*.pdf", "bench"))
+    shutil.copytree(
+        root / "docs", source / "docs", ignore=shutil.ignore_patterns("*.py", "*.pdf", "bench")
+    )
     reference(source / "api", root / "hmq_lab")
     gallery(source / "explorers.md")
     (source / "_static").mkdir()
@@ -71,7 +111,9 @@ def collect(source: Path, root: Path = ROOT) -> None:
 
 
 def lesson(notebook: dict) -> dict:
-    """A lesson as the book shows it: long plotting cells folded, explorers that work below their image."""
+    """A lesson as the book shows it: long plotting cells folded, explorers that work below their
+    image.
+    """
     cells = []
     for cell in notebook["cells"]:
         text = "".join(cell["source"])
@@ -86,7 +128,8 @@ def lesson(notebook: dict) -> dict:
 
 
 def explorers_in(code: str) -> list[tuple[str, dict]]:
-    """The explorers that a cell opens and that work in a page, with the state that the cell gives them.
+    """The explorers that a cell opens and that work in a page, with the state that the cell gives
+    them.
 
     >>> explorers_in("explorers.quantizer(weight, bits=3, exponent=-2)")
     [('quantizer', {'bits': 3, 'exponent': -2})]
@@ -95,7 +138,10 @@ def explorers_in(code: str) -> list[tuple[str, dict]]:
     for node in ast.walk(ast.parse(code)):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
-        if ast.unparse(node.func.value) != "explorers" or node.func.attr not in explorer_pages.STATIC:
+        if (
+            ast.unparse(node.func.value) != "explorers"
+            or node.func.attr not in explorer_pages.STATIC
+        ):
             continue
         state = {}
         for keyword in node.keywords:
@@ -117,14 +163,23 @@ def frame(name: str, state: dict) -> dict:
     text = (
         f"**Move it here**, on the built-in network and recorded searches "
         f'(<a href="{place}">{title} on a page of its own</a>):\n\n'
-        f'<iframe class="explorer" src="{link}" title="{title}" loading="lazy"></iframe>\n'
+        f"{iframe(link, title)}\n"
     )
     return {"cell_type": "markdown", "metadata": {}, "source": text}
 
 
+def iframe(link: str, title: str) -> str:
+    """The element that shows an explorer's page inside of another page."""
+    return f'<iframe class="explorer" src="{link}" title="{title}" loading="lazy"></iframe>'
+
+
 def gallery(path: Path) -> None:
     """Write the page of all explorers that need no kernel."""
-    parts = ["# Explorers", "", "They work in this book, without Jupyter: move a slider, read the sentence below."]
+    parts = [
+        "# Explorers",
+        "",
+        "They work in this book, without Jupyter: move a slider, read the sentence below.",
+    ]
     for name in explorer_pages.STATIC:
         page = explorer_pages.PAGES[name]
         parts += [
@@ -133,7 +188,7 @@ def gallery(path: Path) -> None:
             "",
             f'{page.sentence} <a href="explorers/{name}.html">On a page of its own.</a>',
             "",
-            f'<iframe class="explorer" src="explorers/{name}.html" title="{page.title}" loading="lazy"></iframe>',
+            iframe(f"explorers/{name}.html", page.title),
         ]
     path.write_text("\n".join(parts) + "\n", encoding="utf-8")
 
@@ -145,7 +200,9 @@ def reference(folder: Path, package: Path) -> None:
         inside = package / room
         if not inside.is_dir():
             continue
-        modules = sorted(path.stem for path in inside.glob("*.py") if not path.stem.startswith("__"))
+        modules = sorted(
+            path.stem for path in inside.glob("*.py") if not path.stem.startswith("__")
+        )
         if not room:
             # The method in the order in which one reads it, then what it rests on.
             first = [module for module in READING if module in modules]
@@ -168,18 +225,26 @@ def front(source: Path, notebooks: Path) -> str:
     rows = [f"* [{name[:2]} {title}](notebooks/{name}.ipynb)" for name, title in titles.items()]
     first = ["install.md", "class.md", "glossary.md"]
     names = sorted(path.name for path in (source / "docs").glob("*.md"))
-    ordered = [name for name in first if name in names] + [name for name in names if name not in first]
+    ordered = [name for name in first if name in names] + [
+        name for name in names if name not in first
+    ]
     rooms = [room or "method" for room in ROOMS]
     written = [room for room in rooms if (source / "api" / f"{room}.md").exists()]
     lists = {
         "LESSONS": rows,
         "STUDENT": [f"{name[:2]} {title} <notebooks/{name}>" for name, title in titles.items()],
-        "PAGES": ["explorers", "For those who teach <notebooks/README>", *(f"docs/{name[:-3]}" for name in ordered)],
+        "PAGES": [
+            "explorers",
+            "For those who teach <notebooks/README>",
+            *(f"docs/{name[:-3]}" for name in ordered),
+        ],
         "REFERENCE": [f"api/{page}" for page in written],
     }
     text = (HERE / "index.md").read_text(encoding="utf-8")
     for word, lines in lists.items():
-        text = re.sub(rf"^{word}$", lambda _, lines=lines: "\n".join(lines), text, flags=re.MULTILINE)
+        text = re.sub(
+            rf"^{word}$", lambda _, lines=lines: "\n".join(lines), text, flags=re.MULTILINE
+        )
     return text
 
 
@@ -210,8 +275,8 @@ class Reader(HTMLParser):
 def faults(folder: Path) -> list[str]:
     """What is wrong with the pages of a folder, one line for each fault.
 
-    Links and anchors that lead nowhere, files that are missing, images without alternative text, and anything that a
-    page would load from elsewhere.
+    Links and anchors that lead nowhere, files that are missing, images without alternative text,
+    and anything that a page would load from elsewhere.
     """
     folder = folder.resolve()
     read: dict[Path, Reader] = {}
@@ -223,7 +288,9 @@ def faults(folder: Path) -> list[str]:
         name = path.relative_to(folder).as_posix()
         found += [f"{name}: the image {src} has no alternative text" for src in page.without_alt]
         found += [f"{name}: {fault}" for url in page.loads if (fault := fault_of_file(url, path))]
-        found += [f"{name}: {fault}" for url in page.links if (fault := fault_of_link(url, path, read))]
+        found += [
+            f"{name}: {fault}" for url in page.links if (fault := fault_of_link(url, path, read))
+        ]
     return found
 
 
@@ -253,22 +320,32 @@ def fault_of_link(url: str, page: Path, read: dict[Path, Reader]) -> str | None:
 
 
 def build(folder: Path, root: Path = ROOT) -> int:
-    """Make the book in a folder, which is emptied before; the number of Sphinx's warnings, which it prints."""
+    """Make the book in a folder, which is emptied before; the number of Sphinx's warnings, which it
+    prints.
+    """
     with tempfile.TemporaryDirectory() as place:
-        source, doctrees, warnings = (Path(place) / name for name in ("source", "doctrees", "warnings.txt"))
+        source, doctrees, warnings = (
+            Path(place) / name for name in ("source", "doctrees", "warnings.txt")
+        )
         source.mkdir()
         collect(source, root)
         if folder.exists():
             shutil.rmtree(folder)
         options = ["-q", "-j", "2", "-d", str(doctrees), "-w", str(warnings)]
-        subprocess.run([sys.executable, "-m", "sphinx", *options, str(source), str(folder)], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "sphinx", *options, str(source), str(folder)], check=True
+        )
         count = len(re.findall("WARNING|ERROR", warnings.read_text(encoding="utf-8")))
     for path in explorer_pages.write_static(folder / "explorers"):
         text = path.read_text(encoding="utf-8")
         path.write_text(text.replace("</body>", f"{TELL_HEIGHT}</body>"), encoding="utf-8")
     # What Sphinx and its theme leave, and no reader's browser asks for.
     shutil.rmtree(folder / "_static" / "locales", ignore_errors=True)
-    useless = [*folder.glob("_static/*.html"), *folder.glob("_static/**/*.map"), folder / ".buildinfo"]
+    useless = [
+        *folder.glob("_static/*.html"),
+        *folder.glob("_static/**/*.map"),
+        folder / ".buildinfo",
+    ]
     for path in useless:
         path.unlink(missing_ok=True)
     return count
@@ -276,7 +353,9 @@ def build(folder: Path, root: Path = ROOT) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("folder", type=Path, help="where the book is written; what was there is removed")
+    parser.add_argument(
+        "folder", type=Path, help="where the book is written; what was there is removed"
+    )
     options = parser.parse_args(arguments)
     is_book = (options.folder / "searchindex.js").exists() or not options.folder.exists()
     if not is_book and any(options.folder.iterdir()):
@@ -287,7 +366,10 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(wrong), file=sys.stderr)
     pages = len(list(options.folder.rglob("*.html")))
     size = sum(path.stat().st_size for path in options.folder.rglob("*") if path.is_file()) / 1e6
-    print(f"{pages} pages, {size:.1f} MB, {warnings} warnings, {len(wrong)} faults; open {options.folder}/index.html")
+    print(
+        f"{pages} pages, {size:.1f} MB, {warnings} warnings, {len(wrong)} faults; "
+        f"open {options.folder}/index.html"
+    )
     return 1 if wrong else 0
 
 

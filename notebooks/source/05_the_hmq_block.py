@@ -511,7 +511,7 @@ checks.selection(selection)
 # %% [markdown]
 # ## Blocks on a module of your own
 #
-# `attach` works on any module whose forward pass torch.fx can read. It puts a block on every weight
+# `attach` works on any module whose forward pass torch.export can read. It puts a block on every weight
 # of a convolution or fully connected layer, and on activations after non-linearities, linear
 # bottlenecks and residual sums. The largest thresholds of activations come from the batch that you
 # pass. Setting them from many batches is called **calibration**; `calibrate` does it.
@@ -582,7 +582,7 @@ detach(own)
 print(type(own).__name__, [name for name, _ in own.named_parameters()])
 
 # %% [markdown]
-# `attach` refuses what torch.fx cannot read, and names the line. The most common case is an `if` on
+# `attach` refuses what torch.export cannot read, and names the line. The most common case is an `if` on
 # the *values* of a tensor. Write it as a module of its own, or as an operation (`torch.where`).
 
 
@@ -609,7 +609,7 @@ except ValueError as error:
 #   sum, and then the threshold.
 # * The logits learn through two numbers alone. Many samples, one for every image or input channel,
 #   make their gradient less noisy.
-# * `attach`, `placements`, `calibrate`, `resample`, `detach` work on any module that torch.fx reads.
+# * `attach`, `placements`, `calibrate`, `resample`, `detach` work on any module that torch.export reads.
 #
 # ## To talk about
 #

@@ -131,7 +131,7 @@ print(f"with a size of 32 given: {len(resized.train)} training images")
 #
 # ## A module of your own
 #
-# Any module will do that `torch.fx` can read. It runs `forward` once with placeholders instead of
+# Any module will do that `torch.export` can read. It runs `forward` once with placeholders instead of
 # tensors, and notes what is done to them. Placeholders have no values. So a forward pass may do
 # anything except *decide* by the values of tensors.
 #
@@ -183,7 +183,7 @@ except ValueError as error:
 # ## Exercise 1 · Without a decision (medium, 8 minutes)
 #
 # Write `upright(x)` for a batch x (N, C, H, W): it negates each image whose mean over all its values
-# is below 0, and leaves the others as they are. Use no `if` and no loop over images: `torch.fx` has to
+# is below 0, and leaves the others as they are. Use no `if` and no loop over images: `torch.export` has to
 # be able to read it.
 # %% tags=["stub"]
 def upright(x):
@@ -447,11 +447,11 @@ keep.cleanup()
 #
 # * Your images at work are darker than those you calibrated on. What goes wrong, and where would you
 #   see it?
-# * Which part of a network you know would `torch.fx` refuse? Can it be written without a decision, or
+# * Which part of a network you know would `torch.export` refuse? Can it be written without a decision, or
 #   be kept outside?
 # * The mean of 64 values is exact in shifts, a mean of 49 is not. What could one do about a 7x7 mean?
 #
 # **In the paper:** thresholds of activations and the order of the two stages are section 4; which
 # tensors are quantized follows its section 3 and the released code. **Differences:** the released
-# code lists its networks by hand; here `torch.fx` reads any. Hardware mode, packed files and the
+# code lists its networks by hand; here `torch.export` reads any. Hardware mode, packed files and the
 # integer program are not in the paper.
