@@ -240,6 +240,7 @@ class Search:
 
         # What stage 2 begins with.
         if settings.renew_statistics:
+            torch.manual_seed(stable_hash(self.seed, "statistics", *self.label))
             renew_statistics(self.model, (images for images, _ in self.calibration_batches()))
             self.share_buffers()
         progress.results["rates_before_repair"] = dataclasses.asdict(before)
@@ -437,30 +438,38 @@ def renew_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     >>> renew_statistics(model, (x for x, _ in data.train.subset(range(1024)).batches(128)))
 
     Statistics that were gathered under other schemes, or under the noise of the search, do not fit
-    the selection. Batch norms that these images do not reach keep what they have.
+    the selection. Batch norms that are frozen, or that these images do not reach, keep theirs.
+    The network runs as in training: that is where batch norm measures.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     norms = [norm for norm in norms if norm.track_running_stats]
 
-    # Keep what a batch norm has, in case these images do not reach it.
-    before = []
-    for norm in norms:
-        buffers = {name: buffer.clone() for name, buffer in norm.named_buffers()}
-        before.append((norm, norm.momentum, buffers))
-
-    # Only batch norms are in training: no dropout, no noise.
-    with in_mode(model, training=False), torch.no_grad():
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # torch then takes the plain mean over batches
-            norm.train()
+    sums: dict[nn.Module, Tensor] = {}
+    with in_mode(model, training=True), torch.no_grad():
         for images in batches:
+            # From zero, one pass leaves a known part of the batch's own statistics.
+            kept = [_buffers_of(norm) for norm in norms]
+            for norm in norms:
+                for buffer in norm.buffers():
+                    buffer.zero_()
             model(images)
+            for norm, before in zip(norms, kept, strict=True):
+                calls = int(norm.num_batches_tracked)
+                part = 1.0 if norm.momentum is None else 1 - (1 - norm.momentum) ** calls
+                if calls and part > 0:
+                    both = torch.stack([norm.running_mean, norm.running_var]).double() / part
+                    sums[norm] = sums.get(norm, 0) + torch.cat([both, torch.ones_like(both[:1])])
+                norm.load_state_dict(before, strict=False)
 
-    for norm, momentum, buffers in before:
-        norm.momentum = momentum
-        if not norm.num_batches_tracked:
-            norm.load_state_dict(buffers, strict=False)
+    # The mean over batches, where there were any.
+    for norm, (mean, variance, count) in sums.items():
+        norm.running_mean.copy_(mean / count)
+        norm.running_var.copy_(variance / count)
+        norm.num_batches_tracked.fill_(int(count[0]))
+
+
+def _buffers_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in module.named_buffers()}
 
 
 def first_not_finite(model: nn.Module, images: Tensor) -> str:

@@ -13,7 +13,7 @@ from hmq_lab.explorers import pages
 
 
 def test_every_explorer_of_the_package_that_needs_no_run_has_a_page():
-    needs_more = {"Explorer", "live"}  # the frame; a view of a run that a reader starts
+    needs_more = {"Explorer", "Selection", "live"}  # the frame, plain data, a view of a run
     assert set(explorers.__all__) - needs_more - set(pages.PAGES) == set()
     assert set(pages.pages()) == set(pages.PAGES) & set(explorers.__all__)
 

@@ -31,7 +31,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from hmq_lab.explorers import modules
 from hmq_lab.explorers.controls import Control, Real
@@ -83,6 +83,20 @@ class Picture:
         """The same as a file. compression: 1, quick, to 9, small."""
         self.image().save(out := io.BytesIO(), "PNG", compress_level=compression)
         return out.getvalue()
+
+
+STRIP = 22  # pixels below a still picture
+STILL = "A still image: its controls come when you run this cell."
+
+
+def still(image: Image.Image) -> bytes:
+    """PNG for a notebook without a kernel: a line below it says where the controls are."""
+    page = Image.new("RGB", (image.width, image.height + STRIP), "white")
+    page.paste(image, (0, 0))
+    font = ImageFont.load_default(13)
+    ImageDraw.Draw(page).text((8, image.height + 3), STILL, fill="#333333", font=font)
+    page.save(out := io.BytesIO(), "PNG", compress_level=9)
+    return out.getvalue()
 
 
 class CoreView:
@@ -322,7 +336,7 @@ class Explorer:
 
     def _repr_mimebundle_(self, **_):
         # The still picture is for a notebook without a kernel.
-        png = base64.b64encode(self.picture.png(9)).decode()
+        png = base64.b64encode(still(self.image())).decode()
         # Anywidget gives the metadata, too.
         found = self.widget._repr_mimebundle_()
         shown = found[0] if isinstance(found, tuple) else found

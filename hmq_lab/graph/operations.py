@@ -116,11 +116,7 @@ OPERATIONS = _table()
 
 
 def aten(node: fx.Node) -> str:
-    """The name of a node's aten operation without its overload; "" for anything else.
-
-    >>> aten(node)
-    'conv2d'
-    """
+    """The name of a node's aten operation without its overload, as "conv2d"; "" for anything else."""
     target = node.target
     if node.op == "call_function" and isinstance(target, torch._ops.OpOverload):
         return target._schema.name.removeprefix("aten::")
@@ -133,11 +129,7 @@ def operation(node: fx.Node) -> Operation | None:
 
 
 def argument(node: fx.Node, name: str):
-    """What a call gives for one of the operation's arguments, or else the default.
-
-    >>> argument(conv, "stride")
-    [2, 2]
-    """
+    """What a call gives for one of the operation's arguments, or else the default: its "stride"."""
     for position, known in enumerate(node.target._schema.arguments):
         if known.name != name:
             continue

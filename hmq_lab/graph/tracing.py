@@ -1,7 +1,7 @@
 """Reading a network: the graph of its forward pass, in training and in evaluation, by `torch.export`.
 
->>> reading = trace(model, sample, training=False)
->>> function = run(reading.graph)
+>>> model, sample = nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.randn(4, 3)
+>>> function = run(trace(model, sample, training=False).graph)
 >>> torch.equal(function(model, sample)[0], model(sample))
 True
 

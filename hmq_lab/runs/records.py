@@ -430,6 +430,8 @@ def label(record: Record) -> str:
     'target 16, seed 0'
     >>> label(recorded("cifar10-resnet20-w14-a8-bits2to8"))
     'target 14, 2 to 8 bits, seed 0'
+    >>> label(recorded("cifar10-resnet20-w14-a8-recipe"))
+    'target 14, distilled, seed 0'
     """
     # The target is always said.
     target = record.header["target"]
@@ -442,6 +444,8 @@ def label(record: Record) -> str:
         parts.append(f"activation target {target['activations']:g}")
     if record.header.get("hardware_mode"):
         parts.append("hardware mode")
+    if record.header.get("settings", {}).get("final_loss") == "distillation":
+        parts.append("distilled")
     bits = record.header.get("space", {}).get("bits")
     if bits is not None and bits != list(range(1, 9)):
         is_whole = bits == list(range(bits[0], bits[-1] + 1))

@@ -53,6 +53,7 @@ for name, record in found.items():
     if (
         eight
         and not record.header.get("hardware_mode")
+        and record.header["settings"]["final_loss"] == "cross-entropy"
         and 1 in record.header["space"]["bits"]
     ):
         plain[name] = record

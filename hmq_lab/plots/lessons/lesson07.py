@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,7 +20,14 @@ def kind(record: Record) -> str:
         return "without 1 bit"
     bits = record.header["target"]["activation_bits"]
     mode = ", hardware mode" if record.header.get("hardware_mode") else ""
+    if is_distilled(record):
+        mode += ", distilled"
     return f"{bits}-bit activations{mode}"
+
+
+def is_distilled(record: Record) -> bool:
+    """Return whether stage 2 learned from the float network: the recipe of quick/cifar10."""
+    return record.header["settings"]["final_loss"] == "distillation"
 
 
 def tensors(record: Record, of: str = "weight") -> list[dict]:
@@ -209,8 +217,9 @@ def accuracy_over_compression(
     names = {kind(r) for r in found.values()}
     kinds = sorted(names, key=lambda name: (name != "8-bit activations", name))
     tested = next(iter(found.values())).header["pictures"][2]
-    colours = [*plots.COLOURS, plots.INK, plots.PALE]
-    for name, colour, marker in zip(kinds, colours, plots.MARKERS + "vP", strict=False):
+    colours = itertools.cycle([*plots.COLOURS, plots.INK, plots.PALE])
+    markers = itertools.cycle(plots.MARKERS + "vPX*p")
+    for name, colour, marker in zip(kinds, colours, markers, strict=False):
         group = [r for r in found.values() if kind(r) == name]
         x = [r.results["rates"]["weights"] for r in group]
         y = [r.results["accuracy"]["test"] for r in group]
@@ -266,7 +275,8 @@ def four_bits_sentence(found: Mapping[str, Record], plain: Mapping[str, Record])
     told = []
     for record in found.values():
         bits = sorted({t["bits"] for t in tensors(record, "activation")})
-        if max(bits) >= 8:
+        # The searches beside it learned from labels.
+        if max(bits) >= 8 or is_distilled(record):
             continue
         own = record.results
         there = own["rates"]["weights"]
@@ -294,7 +304,7 @@ def what_costs_more(found: Mapping[str, Record], plain: Mapping[str, Record]) ->
     losses = []
     for record in found.values():
         four = max(t["bits"] for t in tensors(record, "activation")) == 4
-        if four and not record.header.get("hardware_mode"):
+        if four and not record.header.get("hardware_mode") and not is_distilled(record):
             there = record.results["rates"]["weights"]
             losses.append(accuracy_at(plain, there) - record.results["accuracy"]["test"])
     if not losses:
@@ -389,6 +399,9 @@ def cost_lines(found: Mapping[str, Record]) -> tuple[list[str], list[float]]:
     lines = [f"{'':40s}{'minutes':>9s}{'s an epoch, stage 1':>21s}{'stage 2':>9s}{'ratio':>8s}"]
     ratios = []
     for record in found.values():
+        # A teacher's forward passes would count as stage 2's.
+        if is_distilled(record):
+            continue
         first, second = (float(np.median(epoch_seconds(record, stage))) for stage in (1, 2))
         ratios.append(first / second)
         numbers = f"{record.timing['seconds'] / 60:9.1f}{first:21.0f}{second:9.0f}{ratios[-1]:8.2f}"
