@@ -279,7 +279,7 @@ def failure(error: Exception) -> dict:
 
 
 def run_all(families: list[str], out: Path) -> list[dict]:
-    """The results of all families, one child process after another; `out` gets them as they come."""
+    """The results of all families, each from a child process; `out` gets them as they come."""
     results: list[dict] = []
     out.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
