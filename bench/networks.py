@@ -4,8 +4,9 @@
     python bench/networks.py resnet densenet    # some of them; prints the table alone
 
 Every family runs in a child process of one thread: attach, 30 training steps, detach. A
-convolutional network is then attached in hardware mode, packed, run on integers and by onnxruntime. Each of these
-has to equal the simulation, or has to be refused in a ValueError that names the reason.
+convolutional network is then attached in hardware mode, packed, run on integers and by
+onnxruntime. Each of these has to equal the simulation, or has to be refused in a ValueError that
+names the reason.
 
 timm is no dependency of hmq_lab: see bench/README.md.
 """
