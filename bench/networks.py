@@ -4,8 +4,9 @@
     python bench/networks.py resnet densenet    # some of them; prints the table alone
 
 Every family runs in a child process of one thread: attach, 30 training steps, detach. A
-convolutional network is then attached in hardware mode, packed, run on integers and by onnxruntime. Each of these
-has to equal the simulation, or has to be refused in a ValueError that names the reason.
+convolutional network is then attached in hardware mode, packed, run on integers and by
+onnxruntime. Each of these has to equal the simulation, or has to be refused in a ValueError that
+names the reason.
 
 timm is no dependency of hmq_lab: see bench/README.md.
 """
@@ -279,7 +280,7 @@ def failure(error: Exception) -> dict:
 
 
 def run_all(families: list[str], out: Path) -> list[dict]:
-    """The results of all families, one child process after another; `out` gets them as they come."""
+    """The results of all families, each from a child process; `out` gets them as they come."""
     results: list[dict] = []
     out.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
