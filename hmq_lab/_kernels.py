@@ -41,7 +41,9 @@ def values(x: Tensor, step: Tensor, threshold: Tensor, signed: bool) -> Tensor:
     return u.round_().clamp_(low, high).mul_(step)
 
 
-def gradient(grad: Tensor, x: Tensor, step: Tensor, threshold: Tensor, signed: bool) -> tuple[Tensor]:
+def gradient(
+    grad: Tensor, x: Tensor, step: Tensor, threshold: Tensor, signed: bool
+) -> tuple[Tensor]:
     """The gradient of x alone: all that fine-tuning with fixed schemes needs."""
     low, high = bounds(step, threshold, signed)
     rounded = (x.to(step.dtype) / step).round_()
@@ -49,7 +51,9 @@ def gradient(grad: Tensor, x: Tensor, step: Tensor, threshold: Tensor, signed: b
     return (grad.masked_fill(outside, 0),)
 
 
-def gradients(grad: Tensor, x: Tensor, step: Tensor, threshold: Tensor, signed: bool) -> tuple[Tensor, Tensor, Tensor]:
+def gradients(
+    grad: Tensor, x: Tensor, step: Tensor, threshold: Tensor, signed: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of x (R, K), and of step and threshold (R, 1), each summed over its row.
 
     The table is in the docstring of `quantizer.quantize`.

@@ -168,7 +168,9 @@ class HMQ(nn.Module):
         self.register_load_state_dict_post_hook(_read_buffers)
 
     @classmethod
-    def for_weight(cls, weight: Tensor, space: SearchSpace, generator: torch.Generator | None = None) -> HMQ:
+    def for_weight(
+        cls, weight: Tensor, space: SearchSpace, generator: torch.Generator | None = None
+    ) -> HMQ:
         """A signed block for a weight (out, in, ...): M is one octave above the tight threshold.
 
         >>> HMQ.for_weight(torch.full((4, 3), 0.3), SearchSpace()).exponents.tolist()
@@ -369,7 +371,9 @@ def _read_buffers(block: HMQ, _: Any) -> None:
     block.signed = bool(block.has_sign)
 
 
-def initial_logits(bits: int, thresholds: int, probability: float, generator: torch.Generator | None = None) -> Tensor:
+def initial_logits(
+    bits: int, thresholds: int, probability: float, generator: torch.Generator | None = None
+) -> Tensor:
     """Logits with exactly `probability` on the last bit-width and the first threshold.
 
     >>> torch.softmax(initial_logits(8, 8, 0.95).flatten(), 0).view(8, 8)[-1, 0]

@@ -56,7 +56,9 @@ class Target:
                 continue
             is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
             if not is_number or not 1 <= value <= FLOAT_BITS:
-                raise ValueError(f"a target rate lies between 1 and {FLOAT_BITS}, got {name}={value!r}")
+                raise ValueError(
+                    f"a target rate lies between 1 and {FLOAT_BITS}, got {name}={value!r}"
+                )
             object.__setattr__(self, name, float(value))
 
         # The activations have one or the other.
@@ -204,7 +206,9 @@ def rates(model: nn.Module) -> Rates:
     # What is quantized.
     sizes, bits = weight_sizes(model), weight_bits(model)
     if not sizes:
-        raise ValueError("the network has no quantized weight, of a convolution or fully connected layer: no rate")
+        raise ValueError(
+            "the network has no quantized weight, of a convolution or fully connected layer: no rate"
+        )
     quantized = sum(sizes.values())
     packed = sum(bits[name] * size for name, size in sizes.items())
 
@@ -299,7 +303,9 @@ def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
                 step = move(name, lower)
                 options.append((step.probability / min(saved, missing), saved, step))
         if not options:
-            raise ValueError(f"a weight rate of {target:g} cannot be reached: the largest is {rate(bits, sizes):g}")
+            raise ValueError(
+                f"a weight rate of {target:g} cannot be reached: the largest is {rate(bits, sizes):g}"
+            )
         # The cheapest option; of two as cheap, the one that saves less.
         _, _, step = min(options, key=lambda option: option[:2])
         moves.append(step)

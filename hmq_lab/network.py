@@ -33,9 +33,8 @@ class Placement:
     signed: bool
     reason: str
     layer: str  # class of the layer, or name of the operation
-    role: str = (
-        ""  # "weight", "norm", "bias", "parameter", "shared"; or of an activation, a key of `graph.sites.REASONS`
-    )
+    # "weight", "norm", "bias", "parameter", "shared"; of an activation a key of `graph.sites.REASONS`.
+    role: str = ""
 
     @property
     def size(self) -> int:
@@ -50,7 +49,15 @@ class Blocks(nn.Module):
     known to be right for.
     """
 
-    def __init__(self, activations: dict[str, HMQ], placements: tuple[Placement, ...], readings, functions, order, own):
+    def __init__(
+        self,
+        activations: dict[str, HMQ],
+        placements: tuple[Placement, ...],
+        readings,
+        functions,
+        order,
+        own,
+    ):
         super().__init__()
         self.activations = nn.ModuleDict({slug(name): block for name, block in activations.items()})
         self.constants = nn.Module()  # tensors that forward makes from Python numbers
@@ -66,15 +73,22 @@ class Blocks(nn.Module):
         self.sizes: set[tuple[int, ...]] = set()
 
     def run(self, network: nn.Module, images: Tensor):
-        """What the network returns for images, in its mode."""
-        with torch.set_grad_enabled(torch.is_grad_enabled()):  # an error within no_grad leaves the mode as it was
+        """What the network returns for images, in its mode; in training with new samples."""
+        if network.training:
+            for block in blocks(network).values():
+                block.begin_pass()
+        with torch.set_grad_enabled(
+            torch.is_grad_enabled()
+        ):  # an error within no_grad leaves the mode as it was
             results = self.functions[network.training](network, images)
         return pytree.tree_unflatten(results, self.outputs[network.training])
 
     @property
     def image(self) -> tuple[int, ...]:
         """The size of one image, as (C, H, W)."""
-        return next(tuple(node.meta["shape"][1:]) for node in self.graph.nodes if node.op == "placeholder")
+        return next(
+            tuple(node.meta["shape"][1:]) for node in self.graph.nodes if node.op == "placeholder"
+        )
 
     @property
     def output(self) -> fx.Node | None:
@@ -92,7 +106,10 @@ class BiasRounding(nn.Module):
 
     def __init__(self, weight: HMQ, source: HMQ):
         super().__init__()
-        self.blocks = (weight, source)  # a tuple, so that they do not become submodules a second time
+        self.blocks = (
+            weight,
+            source,
+        )  # a tuple, so that they do not become submodules a second time
 
     def forward(self, bias: Tensor) -> Tensor:
         if not all(block.enabled for block in self.blocks):
@@ -109,7 +126,9 @@ def is_attached(model: nn.Module) -> bool:
 
 def check_attached(model: nn.Module) -> None:
     if not is_attached(model):
-        raise ValueError(f"this {type(model).__name__} has no HMQ blocks: attach(model, space, sample) first")
+        raise ValueError(
+            f"this {type(model).__name__} has no HMQ blocks: attach(model, space, sample) first"
+        )
 
 
 def placements(model: nn.Module) -> tuple[Placement, ...]:
@@ -214,7 +233,9 @@ def calibrate(
                 count += 1
                 if not ends:
                     continue
-                high, low = largest(torch.stack(list(ends.values()))).unbind(1)  # one value per tensor
+                high, low = largest(torch.stack(list(ends.values()))).unbind(
+                    1
+                )  # one value per tensor
                 theta = high if theta is None else torch.lerp(theta, high, rate)
                 constant = (high == -low) & (True if constant is None else constant)
     finally:
@@ -227,14 +248,23 @@ def calibrate(
     exponents = {}
     for name, value in found.items():
         if not math.isfinite(value):
-            raise ValueError(f"activation {name} holds NaN or infinite values on the pictures of the calibration")
+            raise ValueError(
+                f"activation {name} holds NaN or infinite values on the pictures of the calibration"
+            )
         # A constant that equals its threshold (an untrained gate: 0.5) would be clipped everywhere and learn nothing.
-        exponents[name] = threshold_exponent(value) + int(constant[name] and math.frexp(value)[0] == 0.5)
+        exponents[name] = threshold_exponent(value) + int(
+            constant[name] and math.frexp(value)[0] == 0.5
+        )
         octaves = len(activations[name].exponents) - 1
         if not octaves - MAX_EXPONENT <= exponents[name] <= MAX_EXPONENT:
-            raise ValueError(f"activation {name} reaches {value:g} on the pictures of the calibration: out of range")
+            raise ValueError(
+                f"activation {name} reaches {value:g} on the pictures of the calibration: out of range"
+            )
     for name, value in found.items():
         if value == 0:
-            warnings.warn(f"activation {name} is zero everywhere on the pictures of the calibration", stacklevel=2)
+            warnings.warn(
+                f"activation {name} is zero everywhere on the pictures of the calibration",
+                stacklevel=2,
+            )
         activations[name].exponent.fill_(exponents[name])
     return found

@@ -46,7 +46,11 @@ __all__ = [
     "switched_off",
 ]
 
-LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.MultiheadAttention)  # a shared weight has the name of such a one
+LAYERS = (
+    nn.modules.conv._ConvNd,
+    nn.Linear,
+    nn.MultiheadAttention,
+)  # a shared weight has the name of such a one
 INPUTS_FIRST = ("conv_transpose", "matmul", "mm", "bmm")  # their weights are (in, out, ...)
 
 
@@ -117,7 +121,10 @@ def _attach(model, space, sample, activation_bits, hardware, generator) -> nn.Mo
     names[True] = matched(model, in_training, evaluation, drops(evaluation) | drops(in_training))
 
     # Where blocks stand. Evaluation decides for the tensors that both modes have.
-    found = {training: sites(model, readings[training].graph, names[training], hardware) for training in readings}
+    found = {
+        training: sites(model, readings[training].graph, names[training], hardware)
+        for training in readings
+    }
     listed = _listed(found, set(names[True].values()))
     activations = {
         place.name: _activation_block(place, space, activation_bits, generator).to(sample.device)
@@ -126,10 +133,16 @@ def _attach(model, space, sample, activation_bits, hardware, generator) -> nn.Mo
     }
     if isinstance(activation_bits, Mapping) and not activation_bits.keys() <= activations.keys():
         unknown = ", ".join(sorted(activation_bits.keys() - activations.keys()))
-        raise ValueError(f"activation_bits names what is no quantized activation of this network: {unknown}")
+        raise ValueError(
+            f"activation_bits names what is no quantized activation of this network: {unknown}"
+        )
 
     # The functions that the network runs from now on.
-    readers = {name: by for reading in readings.values() for name, by in weight_readers(reading.graph).items()}
+    readers = {
+        name: by
+        for reading in readings.values()
+        for name, by in weight_readers(reading.graph).items()
+    }
     rounded = layer_inputs(evaluation, names[False]) if hardware else {}
     for training, reading in readings.items():
         _annotate(model, reading.graph, names[training])
@@ -159,7 +172,9 @@ def _forward(self, *args, **kwargs):
     """What `model.forward` is while blocks are attached."""
     images = [*args, *kwargs.values()]
     if len(images) != 1 or not isinstance(images[0], Tensor):
-        raise TypeError(f"a network with blocks takes a batch of images alone, got {len(images)} arguments")
+        raise TypeError(
+            f"a network with blocks takes a batch of images alone, got {len(images)} arguments"
+        )
     if tuple(images[0].shape[1:]) not in self.hmq.sizes:
         check_size(self, images[0], detach)
         self.hmq.sizes.add(tuple(images[0].shape[1:]))
@@ -194,7 +209,9 @@ def detach(model: nn.Module) -> nn.Module:
 def _own_class(module: nn.Module) -> None:
     """Give a parametrized module a class that no deep copy of it shares: torch takes the property off the class."""
     shared = type(module)
-    members = {name: v for name, v in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+    members = {
+        name: v for name, v in vars(shared).items() if name not in ("__dict__", "__weakref__")
+    }
     module.__class__ = type(shared.__name__, shared.__bases__, members)
 
 
@@ -210,7 +227,9 @@ def _listed(found: dict[bool, list[Site]], in_training: set[str]) -> list[Placem
             reason = f"{reason}, in evaluation only"
         listed[site.name] = _placement(site, site.quantized, reason)
     for site in found[True]:
-        if site.name not in listed:  # auxiliary heads: nothing would calibrate or deploy their blocks
+        if (
+            site.name not in listed
+        ):  # auxiliary heads: nothing would calibrate or deploy their blocks
             listed[site.name] = _placement(site, False, "runs in training only")
     return list(listed.values())
 
@@ -257,7 +276,9 @@ def _insert(reading: Reading, found: list[Site], activations: dict[str, HMQ]) ->
         if site.name not in activations:
             continue
         with graph.inserting_after(site.node):
-            block = graph.create_node("call_module", f"hmq.activations.{slug(site.name)}", (site.node,))
+            block = graph.create_node(
+                "call_module", f"hmq.activations.{slug(site.name)}", (site.node,)
+            )
         block.meta = {
             "name": site.name,
             "kind": "block",
@@ -265,7 +286,9 @@ def _insert(reading: Reading, found: list[Site], activations: dict[str, HMQ]) ->
             "layer": "HMQ",
             "path": None,
         }
-        site.node.replace_all_uses_with(block, delete_user_cb=lambda user, block=block: user is not block)
+        site.node.replace_all_uses_with(
+            block, delete_user_cb=lambda user, block=block: user is not block
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------- weights
@@ -273,7 +296,9 @@ def _insert(reading: Reading, found: list[Site], activations: dict[str, HMQ]) ->
 
 def _weights(model, space, generator, readers: dict[str, str], rounded: dict[str, tuple]):
     """[(module, attribute, block)] of the weights to quantize, and a Placement of every parameter."""
-    held: dict[nn.Parameter, list[tuple]] = {}  # (module, its name, the parameter's name) of all that hold it
+    held: dict[
+        nn.Parameter, list[tuple]
+    ] = {}  # (module, its name, the parameter's name) of all that hold it
     for path, module in model.named_modules():
         for attribute, parameter in module.named_parameters(recurse=False):
             name = f"{path}.{attribute}" if path else attribute
@@ -302,7 +327,11 @@ def _weights(model, space, generator, readers: dict[str, str], rounded: dict[str
             if other != name:
                 how = "quantized" if quantized else "float"
                 reason = f"the same tensor as {name}: {how} and counted there"
-                listed.append(Placement(other, "shared", shape, False, True, reason, type(module).__name__, "shared"))
+                listed.append(
+                    Placement(
+                        other, "shared", shape, False, True, reason, type(module).__name__, "shared"
+                    )
+                )
     return found, listed
 
 
@@ -312,14 +341,21 @@ def _parameter_reason(module: nn.Module, attribute: str, rounded: bool) -> tuple
         return "norm", "norm: float in the paper's method"
     if not attribute.endswith("bias"):
         return "parameter", "other parameter: float in the paper's method"
-    return "bias", "bias: rounded, hardware mode" if rounded else "bias: float in the paper's method"
+    return (
+        "bias",
+        "bias: rounded, hardware mode" if rounded else "bias: float in the paper's method",
+    )
 
 
-def _weight_block(parameter: nn.Parameter, name: str, reader: str, space: SearchSpace, generator) -> HMQ:
+def _weight_block(
+    parameter: nn.Parameter, name: str, reader: str, space: SearchSpace, generator
+) -> HMQ:
     if not torch.isfinite(parameter).all():
         raise ValueError(f"weight {name} holds NaN or infinite values")
     if not parameter.any():
-        warnings.warn(f"weight {name} is zero everywhere: its largest threshold is 2^0", stacklevel=5)
+        warnings.warn(
+            f"weight {name} is zero everywhere: its largest threshold is 2^0", stacklevel=5
+        )
     try:
         block = HMQ.for_weight(parameter, space, generator)
     except ValueError as error:
@@ -329,11 +365,15 @@ def _weight_block(parameter: nn.Parameter, name: str, reader: str, space: Search
     return block
 
 
-def _round_biases(model: nn.Module, rounded: dict[str, tuple[str, str]], quantized: set[str]) -> None:
+def _round_biases(
+    model: nn.Module, rounded: dict[str, tuple[str, str]], quantized: set[str]
+) -> None:
     """Put a `BiasRounding` on each bias whose layer reads a quantized tensor: {bias: (weight, name of the input)}."""
     found = blocks(model)
     for bias, (weight, source) in rounded.items():
         if source in quantized and weight in found:
             path, _, attribute = bias.rpartition(".")
             rounding = BiasRounding(found[weight], found[source])
-            parametrize.register_parametrization(model.get_submodule(path), attribute, rounding, unsafe=True)
+            parametrize.register_parametrization(
+                model.get_submodule(path), attribute, rounding, unsafe=True
+            )

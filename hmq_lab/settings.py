@@ -129,7 +129,9 @@ class Settings:
                 raise ValueError(f"{name} must be a whole number from {smallest} on, got {value!r}")
         count = self.calibration_pictures
         if count is not None and (not _is_whole(count) or count < 1):
-            raise ValueError(f"calibration_pictures must be a whole number from 1 on, or None for all, got {count!r}")
+            raise ValueError(
+                f"calibration_pictures must be a whole number from 1 on, or None for all, got {count!r}"
+            )
 
         # Other numbers.
         learning_rates = ("network_learning_rate", "final_learning_rate", "logit_learning_rate")

@@ -142,7 +142,9 @@ class Search:
         rate = settings.network_learning_rate if searching else settings.final_learning_rate
         groups = [{"params": network, "lr": rate, "weight_decay": settings.weight_decay}]
         if searching:
-            groups.append({"params": logits, "lr": settings.logit_learning_rate, "weight_decay": 0.0})
+            groups.append(
+                {"params": logits, "lr": settings.logit_learning_rate, "weight_decay": 0.0}
+            )
         self.optimizer = torch.optim.RAdam(groups, decoupled_weight_decay=True)
         # A run that goes on has moments from before.
         if self.optimizer_state is not None:
@@ -274,7 +276,9 @@ class Search:
         """Full batches of as many training images as the settings say, not augmented."""
         batch_size, there = self.settings.batch_size, len(self.data.train)
         wanted = min(self.settings.calibration_pictures or there, there)
-        batches = self.data.train.batches(batch_size, seed=self.seed, device=self.device, part=self.part)
+        batches = self.data.train.batches(
+            batch_size, seed=self.seed, device=self.device, part=self.part
+        )
         return islice(batches, max(1, wanted // batch_size))
 
     def teacher_scores(self, images: Tensor) -> Tensor | None:

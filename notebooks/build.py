@@ -123,7 +123,9 @@ def execute(notebook: NotebookNode) -> None:
     client = NotebookClient(
         notebook, timeout=1800, kernel_name="python3", record_timing=False, store_widget_state=False
     )
-    client.execute(cwd=str(HERE), env=os.environ | {"OMP_NUM_THREADS": "1", "HMQ_LAB_PROGRESS": "off"})
+    client.execute(
+        cwd=str(HERE), env=os.environ | {"OMP_NUM_THREADS": "1", "HMQ_LAB_PROGRESS": "off"}
+    )
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         for output in cell.get("outputs", []):

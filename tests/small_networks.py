@@ -49,11 +49,19 @@ class VGG(nn.Module):
             if width == "M":
                 layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
                 continue
-            layers += [nn.Conv2d(channels, width, kernel_size=3, padding=1), nn.BatchNorm2d(width), nn.ReLU(True)]
+            layers += [
+                nn.Conv2d(channels, width, kernel_size=3, padding=1),
+                nn.BatchNorm2d(width),
+                nn.ReLU(True),
+            ]
             channels = width
         self.features = nn.Sequential(*layers, nn.AvgPool2d(kernel_size=1, stride=1))
         self.classifier = nn.Sequential(
-            nn.Dropout(), nn.Linear(16 * 16, 24), nn.ReLU(True), nn.Dropout(), nn.Linear(24, CLASSES)
+            nn.Dropout(),
+            nn.Linear(16 * 16, 24),
+            nn.ReLU(True),
+            nn.Dropout(),
+            nn.Linear(24, CLASSES),
         )
 
     def forward(self, x):
@@ -106,7 +114,9 @@ class SqueezeNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
-        self.fires = nn.Sequential(Fire(8, 4, 8), nn.MaxPool2d(3, 2, ceil_mode=True), Fire(16, 6, 8))
+        self.fires = nn.Sequential(
+            Fire(8, 4, 8), nn.MaxPool2d(3, 2, ceil_mode=True), Fire(16, 6, 8)
+        )
         self.head = nn.Conv2d(16, CLASSES, 1)
 
     def forward(self, x):
@@ -162,7 +172,9 @@ class ResNet(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 8, kernel_size=3, stride=1, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(8)
-        self.layers = nn.Sequential(BasicBlock(8, 8, 1), BasicBlock(8, 12, 2), BasicBlock(12, 16, 2))
+        self.layers = nn.Sequential(
+            BasicBlock(8, 8, 1), BasicBlock(8, 12, 2), BasicBlock(12, 16, 2)
+        )
         self.linear = nn.Linear(16, CLASSES)
 
     def forward(self, x):
@@ -198,7 +210,9 @@ class PreActResNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 8, 3, 1, 1, bias=False)
-        self.layers = nn.Sequential(PreActivation(8, 8, 1), PreActivation(8, 16, 2), PreActivation(16, 16, 1))
+        self.layers = nn.Sequential(
+            PreActivation(8, 8, 1), PreActivation(8, 16, 2), PreActivation(16, 16, 1)
+        )
         self.bn = nn.BatchNorm2d(16)
         self.linear = nn.Linear(16, CLASSES)
 
@@ -215,7 +229,10 @@ class InPlaceFirst(nn.Module):
     def __init__(self, channels):
         super().__init__()
         self.body = nn.Sequential(
-            nn.ReLU(inplace=True), conv_norm(channels, channels), nn.ReLU(inplace=True), conv_norm(channels, channels)
+            nn.ReLU(inplace=True),
+            conv_norm(channels, channels),
+            nn.ReLU(inplace=True),
+            conv_norm(channels, channels),
         )
 
     def forward(self, x):
@@ -226,7 +243,9 @@ class InPlaceResNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = conv_norm(3, 8)
-        self.layers = nn.Sequential(InPlaceFirst(8), InPlaceFirst(8), conv_norm(8, 12, 3, 2), InPlaceFirst(12))
+        self.layers = nn.Sequential(
+            InPlaceFirst(8), InPlaceFirst(8), conv_norm(8, 12, 3, 2), InPlaceFirst(12)
+        )
         self.linear = nn.Linear(12, CLASSES)
 
     def forward(self, x):
@@ -287,7 +306,10 @@ class Bottleneck(nn.Module):
         self.gate = gate
         if gate:
             self.pool = nn.AdaptiveAvgPool2d((1, 1))
-            self.se1, self.se2 = nn.Conv2d(width, gate, kernel_size=1), nn.Conv2d(gate, width, kernel_size=1)
+            self.se1, self.se2 = (
+                nn.Conv2d(width, gate, kernel_size=1),
+                nn.Conv2d(gate, width, kernel_size=1),
+            )
 
     def forward(self, x):
         out = F.relu(self.a(x))
@@ -304,7 +326,11 @@ class ResNeXt(nn.Module):
     def __init__(self, gate=0):
         super().__init__()
         self.stem = conv_norm(3, 8)
-        layers = (Bottleneck(8, 16, 4, 1, gate), Bottleneck(16, 16, 4, 1, gate), Bottleneck(16, 24, 4, 2, gate))
+        layers = (
+            Bottleneck(8, 16, 4, 1, gate),
+            Bottleneck(16, 16, 4, 1, gate),
+            Bottleneck(16, 24, 4, 2, gate),
+        )
         self.layers = nn.Sequential(*layers)
         self.linear = nn.Linear(24, CLASSES)
 
@@ -325,8 +351,14 @@ class RegNet(ResNeXt):
 class DenseLayer(nn.Module):
     def __init__(self, channels, growth):
         super().__init__()
-        self.bn1, self.conv1 = nn.BatchNorm2d(channels), nn.Conv2d(channels, 2 * growth, 1, bias=False)
-        self.bn2, self.conv2 = nn.BatchNorm2d(2 * growth), nn.Conv2d(2 * growth, growth, 3, padding=1, bias=False)
+        self.bn1, self.conv1 = (
+            nn.BatchNorm2d(channels),
+            nn.Conv2d(channels, 2 * growth, 1, bias=False),
+        )
+        self.bn2, self.conv2 = (
+            nn.BatchNorm2d(2 * growth),
+            nn.Conv2d(2 * growth, growth, 3, padding=1, bias=False),
+        )
 
     def forward(self, x):
         out = self.conv1(F.relu(self.bn1(x)))
@@ -337,7 +369,10 @@ class DenseLayer(nn.Module):
 class Transition(nn.Module):
     def __init__(self, inputs, outputs):
         super().__init__()
-        self.bn, self.conv = nn.BatchNorm2d(inputs), nn.Conv2d(inputs, outputs, kernel_size=1, bias=False)
+        self.bn, self.conv = (
+            nn.BatchNorm2d(inputs),
+            nn.Conv2d(inputs, outputs, kernel_size=1, bias=False),
+        )
 
     def forward(self, x):
         return F.avg_pool2d(self.conv(F.relu(self.bn(x))), 2)
@@ -347,7 +382,9 @@ class DenseNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 8, kernel_size=3, padding=1, bias=False)
-        self.layers = nn.Sequential(DenseLayer(8, 4), DenseLayer(12, 4), Transition(16, 8), DenseLayer(8, 4))
+        self.layers = nn.Sequential(
+            DenseLayer(8, 4), DenseLayer(12, 4), Transition(16, 8), DenseLayer(8, 4)
+        )
         self.bn, self.linear = nn.BatchNorm2d(12), nn.Linear(12, CLASSES)
 
     def forward(self, x):
@@ -363,7 +400,10 @@ class DualPath(nn.Module):
     def __init__(self, last, inputs, outputs, dense, stride, first):
         super().__init__()
         self.outputs = outputs
-        self.conv1, self.conv2 = conv_norm(last, inputs, 1), conv_norm(inputs, inputs, 3, stride, groups=4)
+        self.conv1, self.conv2 = (
+            conv_norm(last, inputs, 1),
+            conv_norm(inputs, inputs, 3, stride, groups=4),
+        )
         self.conv3 = conv_norm(inputs, outputs + dense, 1)
         self.shortcut = nn.Sequential()
         if first:
@@ -384,7 +424,9 @@ class DPN(nn.Module):
         super().__init__()
         self.stem = conv_norm(3, 8)
         self.layers = nn.Sequential(
-            DualPath(8, 8, 12, 4, 1, True), DualPath(20, 8, 12, 4, 1, False), DualPath(24, 8, 16, 4, 2, True)
+            DualPath(8, 8, 12, 4, 1, True),
+            DualPath(20, 8, 12, 4, 1, False),
+            DualPath(24, 8, 16, 4, 2, True),
         )
         self.linear = nn.Linear(24, CLASSES)
 
@@ -415,7 +457,11 @@ class GoogLeNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(True))
-        self.a, self.pool, self.b = Inception(8, 4), nn.MaxPool2d(3, stride=2, padding=1), Inception(16, 6)
+        self.a, self.pool, self.b = (
+            Inception(8, 4),
+            nn.MaxPool2d(3, stride=2, padding=1),
+            Inception(16, 6),
+        )
         self.average, self.linear = nn.AvgPool2d(8, stride=1), nn.Linear(24 * 9 * 9, CLASSES)
 
     def forward(self, x):
@@ -430,7 +476,10 @@ class Tree(nn.Module):
 
     def __init__(self, inputs, outputs, stride):
         super().__init__()
-        self.left, self.right = Bottleneck(inputs, outputs, 1, stride), Bottleneck(outputs, outputs, 1, 1)
+        self.left, self.right = (
+            Bottleneck(inputs, outputs, 1, stride),
+            Bottleneck(outputs, outputs, 1, 1),
+        )
         self.root = conv_norm(2 * outputs, outputs, 1)
 
     def forward(self, x):
@@ -469,7 +518,9 @@ class XceptionBlock(nn.Module):
 
     def __init__(self, inputs, outputs, stride):
         super().__init__()
-        self.skip = conv_norm(inputs, outputs, 1, stride) if stride != 1 or inputs != outputs else None
+        self.skip = (
+            conv_norm(inputs, outputs, 1, stride) if stride != 1 or inputs != outputs else None
+        )
         relu = nn.ReLU(inplace=True)
         layers = [relu, Separable(inputs, outputs), nn.BatchNorm2d(outputs)]
         layers += [relu, Separable(outputs, outputs), nn.BatchNorm2d(outputs)]
@@ -488,7 +539,9 @@ class Xception(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = conv_norm(3, 8)
-        self.blocks = nn.Sequential(XceptionBlock(8, 12, 2), XceptionBlock(12, 12, 1), XceptionBlock(12, 16, 2))
+        self.blocks = nn.Sequential(
+            XceptionBlock(8, 12, 2), XceptionBlock(12, 12, 1), XceptionBlock(12, 16, 2)
+        )
         self.conv, self.bn = Separable(16, 24), nn.BatchNorm2d(24)
         self.fc = nn.Linear(24, CLASSES)
 
@@ -505,7 +558,10 @@ class OneByOneBesideThree(nn.Module):
 
     def __init__(self, inputs, outputs, stride):
         super().__init__()
-        self.wide, self.narrow = conv_norm(inputs, outputs, 3, stride), conv_norm(inputs, outputs, 1, stride)
+        self.wide, self.narrow = (
+            conv_norm(inputs, outputs, 3, stride),
+            conv_norm(inputs, outputs, 1, stride),
+        )
         self.norm = nn.BatchNorm2d(inputs) if inputs == outputs and stride == 1 else None
 
     def forward(self, x):
@@ -556,7 +612,9 @@ class ShuffleNetV1(nn.Module):
         super().__init__()
         self.stem = conv_norm(3, 12, 1)
         self.layers = nn.Sequential(
-            ShuffleBottleneck(12, 12, 2, 2), ShuffleBottleneck(24, 24, 1, 2), ShuffleBottleneck(24, 24, 2, 2)
+            ShuffleBottleneck(12, 12, 2, 2),
+            ShuffleBottleneck(24, 24, 1, 2),
+            ShuffleBottleneck(24, 24, 2, 2),
         )
         self.linear = nn.Linear(48, CLASSES)
 
@@ -573,7 +631,10 @@ class ShuffleUnit(nn.Module):
     def __init__(self, channels, ratio=0.5):
         super().__init__()
         self.ratio, width = ratio, int(channels * ratio)
-        self.conv1, self.conv2 = conv_norm(width, width, 1), conv_norm(width, width, 3, groups=width)
+        self.conv1, self.conv2 = (
+            conv_norm(width, width, 1),
+            conv_norm(width, width, 3, groups=width),
+        )
         self.conv3 = conv_norm(width, width, 1)
 
     def forward(self, x):
@@ -611,7 +672,10 @@ class Inverted(nn.Module):
     def __init__(self, inputs, outputs, stride):
         super().__init__()
         self.stride, width = stride, 3 * inputs
-        self.conv1, self.conv2 = conv_norm(inputs, width, 1), conv_norm(width, width, 3, stride, groups=width)
+        self.conv1, self.conv2 = (
+            conv_norm(inputs, width, 1),
+            conv_norm(width, width, 3, stride, groups=width),
+        )
         self.conv3 = conv_norm(width, outputs, 1)
         self.shortcut = nn.Sequential()
         if stride == 1 and inputs != outputs:
@@ -691,7 +755,10 @@ class MBConv(nn.Module):
     def __init__(self, inputs, outputs, stride, drop=0.2):
         super().__init__()
         width = 2 * inputs
-        self.conv1, self.conv2 = conv_norm(inputs, width, 1), conv_norm(width, width, 3, stride, groups=width)
+        self.conv1, self.conv2 = (
+            conv_norm(inputs, width, 1),
+            conv_norm(width, width, 3, stride, groups=width),
+        )
         self.se1, self.se2 = nn.Conv2d(width, 4, kernel_size=1), nn.Conv2d(4, width, kernel_size=1)
         self.conv3 = conv_norm(width, outputs, 1)
         self.has_skip, self.drop = stride == 1 and inputs == outputs, drop

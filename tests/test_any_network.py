@@ -37,7 +37,9 @@ def build(name: str) -> nn.Module:
     model = torchvision.models.get_model(name, num_classes=10, **options)
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d) and not module.weight.any():
-            nn.init.normal_(module.weight, std=0.02)  # ViT starts with a head of zeros, which passes no gradient
+            nn.init.normal_(
+                module.weight, std=0.02
+            )  # ViT starts with a head of zeros, which passes no gradient
         if hasattr(module, "layer_scale"):
             nn.init.ones_(module.layer_scale)
     x = torch.randn(4, 3, NETWORKS[name], NETWORKS[name])
@@ -75,7 +77,9 @@ def test_a_classifier_of_torchvision(name):
             module.p = 0.0  # it would take the gradient of a few pictures' blocks away by chance
     resample(model, torch.Generator().manual_seed(0))
     results = outputs(model.train()(x))
-    loss = sum(F.cross_entropy(result, y) for result in results) + (8 - expected_rate(model)).square()
+    loss = (
+        sum(F.cross_entropy(result, y) for result in results) + (8 - expected_rate(model)).square()
+    )
     loss.backward()
     for block_name, block in blocks(model).items():
         grad = block.logits.grad
@@ -132,7 +136,10 @@ class Own(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second = self.Scaled(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.first, self.second = (
+            self.Scaled(3, 8, 3, padding=1),
+            nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        )
         self.relu, self.head = nn.ReLU(inplace=True), nn.Linear(8, 5)
         self.gain = nn.Parameter(torch.ones(8, 1, 1))
         self.register_buffer("offset", torch.zeros(8, 1, 1))

@@ -50,13 +50,17 @@ def test_the_block_is_compared_with_a_clone():
 
 def test_the_spaces_go_from_8_to_128_schemes():
     assert [SearchSpace(*space).schemes for space in SPACES] == [8, 16, 32, 64, 128]
-    assert Work() == Work("resnet20", 128, (128, 64, 32, 32))  # what issue and README state ratios for
+    assert Work() == Work(
+        "resnet20", 128, (128, 64, 32, 32)
+    )  # what issue and README state ratios for
 
 
 def test_the_work_can_be_another_network_size_and_precision(monkeypatch):
     """The command's options reach the measured step: it sees those pictures, in that precision."""
     asked = []
-    monkeypatch.setattr(bench, "report", lambda compiled, quick, work: asked.append(work) or {"spaces": []})
+    monkeypatch.setattr(
+        bench, "report", lambda compiled, quick, work: asked.append(work) or {"spaces": []}
+    )
     options = [
         "--model",
         "tiny_resnet8",
@@ -74,7 +78,9 @@ def test_the_work_can_be_another_network_size_and_precision(monkeypatch):
 
     def watched(name):
         model = build(name)
-        model.conv1.register_forward_hook(lambda module, inputs, output: seen.append((inputs[0].shape, output.dtype)))
+        model.conv1.register_forward_hook(
+            lambda module, inputs, output: seen.append((inputs[0].shape, output.dtype))
+        )
         return model
 
     monkeypatch.setattr(bench.models, "build", watched)
@@ -90,7 +96,9 @@ def test_the_work_can_be_another_network_size_and_precision(monkeypatch):
 def test_memory_of_a_step_is_what_its_tensors_need():
     """A float step keeps the outputs of its convolutions, of its norms and of its ReLUs for the backward pass."""
     few, many = (bench.memory(False, work=Work("tiny_resnet8", batch)) for batch in (64, 512))
-    picture = 4 * (5 * 8 * 16**2 + 5 * 16 * 8**2 + 5 * 32 * 4**2)  # bytes: conv, norm, relu, conv, norm of each stage
+    picture = 4 * (
+        5 * 8 * 16**2 + 5 * 16 * 8**2 + 5 * 32 * 4**2
+    )  # bytes: conv, norm, relu, conv, norm of each stage
     assert 0.8 * 448 * picture < many - few < 6 * 448 * picture
 
 
@@ -110,8 +118,16 @@ def test_a_report_is_made_of_what_was_measured(monkeypatch):
         "step_over_float",
         "memory_over_float",
     ]
-    assert found["block_over_clone"] == found["block_eager_over_clone"] == found["block_eager"]["over_clone"]
-    assert found["step_over_float"] == found["step"]["search_seconds"] / found["step"]["float_seconds"] > 1
+    assert (
+        found["block_over_clone"]
+        == found["block_eager_over_clone"]
+        == found["block_eager"]["over_clone"]
+    )
+    assert (
+        found["step_over_float"]
+        == found["step"]["search_seconds"] / found["step"]["float_seconds"]
+        > 1
+    )
     assert found["memory_over_float"] == 1.5
     assert found["memory_over_smallest_space"] == pytest.approx(2.128 / 2.008)
     rows = found["spaces"]
@@ -124,13 +140,18 @@ def test_a_report_is_made_of_what_was_measured(monkeypatch):
 def test_the_figure_shows_the_rows():
     drawing = bench_plots.spaces({"spaces": ROWS})
     time, memory = drawing.axes
-    assert list(time.lines[0].get_xdata()) == list(memory.lines[0].get_xdata()) == [8, 16, 32, 64, 128]
+    assert (
+        list(time.lines[0].get_xdata()) == list(memory.lines[0].get_xdata()) == [8, 16, 32, 64, 128]
+    )
     assert list(time.lines[0].get_ydata()) == pytest.approx([1e3 * row["seconds"] for row in ROWS])
     assert list(memory.lines[0].get_ydata()) == [200, 201, 202, 203, 204]
     ends = [segment[:, 1].tolist() for segment in time.collections[0].get_segments()]
     assert ends == [pytest.approx([350, 500])] * 5
     assert time.get_ylim()[0] == memory.get_ylim()[0] == 0  # flat is seen as flat
-    assert "128 schemes per tensor instead of 8" in drawing.sentence and "1.20 times as long" in drawing.sentence
+    assert (
+        "128 schemes per tensor instead of 8" in drawing.sentence
+        and "1.20 times as long" in drawing.sentence
+    )
     assert "factor of 1.43" in drawing.sentence and "1.02 times the memory" in drawing.sentence
 
 
@@ -148,7 +169,9 @@ def test_the_command_prints_json_alone_and_draws(monkeypatch, tmp_path, capsys):
     assert "<svg" in figure.read_text()
     assert main(["bench", "--compile", "off"]) == 0
     printed = capsys.readouterr().out
-    assert "1.20 (no compiler)" in printed and "128 schemes a tensor:    480 ms,   204 MiB" in printed
+    assert (
+        "1.20 (no compiler)" in printed and "128 schemes a tensor:    480 ms,   204 MiB" in printed
+    )
     assert main(["bench", "--figure", str(tmp_path / "spaces.gif")]) == 2
     assert "--figure must end in .png, .svg or .pdf" in capsys.readouterr().err
 

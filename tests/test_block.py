@@ -23,7 +23,9 @@ def make(bits=(1, 2, 3, 4, 5, 6, 7, 8), thresholds=8, exponent=0, signed=True, *
 def spread(block, seed=0, scale=1.5):
     """Logits that put mass on every cell."""
     with torch.no_grad():
-        block.logits.copy_(torch.randn(block.logits.shape, generator=torch.Generator().manual_seed(seed)) * scale)
+        block.logits.copy_(
+            torch.randn(block.logits.shape, generator=torch.Generator().manual_seed(seed)) * scale
+        )
     return block
 
 
@@ -39,13 +41,19 @@ def cells(block):
 
 def test_search_space_is_plain_and_sorted():
     assert SearchSpace() == SearchSpace(tuple(range(1, 9)), 8) and SearchSpace().schemes == 64
-    assert SearchSpace([8, 2, 4], 3) == SearchSpace((2, 4, 8), 3) == SearchSpace(range(2, 3), 3).__class__((4, 8, 2), 3)
+    assert (
+        SearchSpace([8, 2, 4], 3)
+        == SearchSpace((2, 4, 8), 3)
+        == SearchSpace(range(2, 3), 3).__class__((4, 8, 2), 3)
+    )
     assert SearchSpace(range(1, 17)).bits == tuple(range(1, 17))
     with pytest.raises(AttributeError):
         SearchSpace().bits = (1,)
 
 
-@pytest.mark.parametrize("bits", ((), "48", 4, None, (0, 2), (2.5,), (2, 40), (True, 2), (4, 4), [3, 3.0]))
+@pytest.mark.parametrize(
+    "bits", ((), "48", 4, None, (0, 2), (2.5,), (2, 40), (True, 2), (4, 4), [3, 3.0])
+)
 def test_spaces_that_are_none_are_refused(bits):
     with pytest.raises(ValueError, match="bits must be") as error:
         SearchSpace(bits)
@@ -89,7 +97,11 @@ def test_the_initial_probability_is_exact(bits, thresholds):
         assert block.probabilities()[-1, 0].item() == pytest.approx(0.95, abs=1e-6)
         others = block.logits.detach().clone()
         others[-1, 0] = -0.5
-        assert (others <= 0).all() and (others >= -1).all() and len(others.unique()) >= 0.9 * others.numel()
+        assert (
+            (others <= 0).all()
+            and (others >= -1).all()
+            and len(others.unique()) >= 0.9 * others.numel()
+        )
         assert block.scheme == Scheme(bits[-1], 0, True)
     for probability in (0.05, 0.5, 0.999):
         if len(bits) * thresholds > 1:
@@ -115,7 +127,11 @@ def test_steps_and_thresholds_of_the_table(signed, exponent):
 
 
 def test_expected_bits_step_and_threshold_are_enumerations(generator):
-    for bits, thresholds, signed in (((1, 2, 3, 4, 5, 6, 7, 8), 8, True), ((2, 8), 3, False), ((5,), 1, True)):
+    for bits, thresholds, signed in (
+        ((1, 2, 3, 4, 5, 6, 7, 8), 8, True),
+        ((2, 8), 3, False),
+        ((5,), 1, True),
+    ):
         block = spread(make(bits, thresholds, 1, signed))
         p = torch.softmax(block.logits.detach().double().flatten(), 0).view_as(block.logits)
         expected = sum(p[i, j].item() * scheme.bits for i, j, scheme in cells(block))
@@ -129,7 +145,10 @@ def test_expected_bits_step_and_threshold_are_enumerations(generator):
             step, threshold = block.sample(4)
             assert step.shape == threshold.shape == (4,)
             for s in range(4):
-                wanted = [sum(q[s, i, j].item() * v(c) for i, j, c in cells(block)) for v in (_step, _threshold)]
+                wanted = [
+                    sum(q[s, i, j].item() * v(c) for i, j, c in cells(block))
+                    for v in (_step, _threshold)
+                ]
                 assert step[s].item() == pytest.approx(wanted[0], rel=1e-5)
                 assert threshold[s].item() == pytest.approx(wanted[1], rel=1e-5)
 
@@ -161,7 +180,10 @@ def test_selection_is_bits_by_their_marginal_first():
     assert torch.equal(block(x), quantize(x, block.scheme.step, block.scheme.threshold, True))
 
 
-@given(st.integers(0, 10**6), st.sampled_from([((1, 2, 3, 4, 5, 6, 7, 8), 8), ((2, 4, 8), 3), ((3,), 4), ((1, 8), 1)]))
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([((1, 2, 3, 4, 5, 6, 7, 8), 8), ((2, 4, 8), 3), ((3,), 4), ((1, 8), 1)]),
+)
 def test_selection_against_enumeration(seed, space):
     block = spread(make(*space, exponent=-1, signed=False), seed)
     p = torch.softmax(block.logits.detach().double().flatten(), 0).view_as(block.logits)
@@ -173,7 +195,10 @@ def test_selection_against_enumeration(seed, space):
     for b in block.space.bits:
         chosen = block.select(b)
         assert chosen.bits == b
-        assert p[block.space.bits.index(b), -1 - chosen.threshold_exponent] == p[block.space.bits.index(b)].max()
+        assert (
+            p[block.space.bits.index(b), -1 - chosen.threshold_exponent]
+            == p[block.space.bits.index(b)].max()
+        )
 
 
 @pytest.mark.parametrize("signed", (True, False))
@@ -201,7 +226,9 @@ def test_fix_and_free(generator):
     assert not block.is_fixed
     assert block.fix() == selected == block.scheme and block.is_fixed
     for mode in (True, False):  # in training too
-        assert torch.equal(block.train(mode)(x), quantize(x, selected.step, selected.threshold, True))
+        assert torch.equal(
+            block.train(mode)(x), quantize(x, selected.step, selected.threshold, True)
+        )
     assert block.expected_bits().item() == selected.bits
     with torch.no_grad():
         block.logits.copy_(-block.logits)  # the logits have no say any more
@@ -214,8 +241,15 @@ def test_fix_and_free(generator):
     block.free()
     assert not block.is_fixed and torch.equal(block.logits, before)
     assert not torch.equal(block.train()(x), quantize(x, other.step, other.threshold, True))
-    for outside in (Scheme(2, -1, False), Scheme(3, -1, True), Scheme(2, 2, True), Scheme(2, -2, True)):
-        with pytest.raises(ValueError, match=r"bits \(2, 4, 8\) signed below 2\^1 to 2\^-1, got ") as error:
+    for outside in (
+        Scheme(2, -1, False),
+        Scheme(3, -1, True),
+        Scheme(2, 2, True),
+        Scheme(2, -2, True),
+    ):
+        with pytest.raises(
+            ValueError, match=r"bits \(2, 4, 8\) signed below 2\^1 to 2\^-1, got "
+        ) as error:
             block.fix(outside)
         assert str(outside) in str(error.value) and not block.is_fixed
 
@@ -267,7 +301,9 @@ def test_one_quantization_however_large_the_space(monkeypatch, generator):
     def count(x, step, threshold, signed, check):
         calls.append(step.shape)
         assert not check  # on a GPU a look at the numbers would wait for it
-        return quantize(x, step, threshold, signed)  # which looks: what a block asks for is always in order
+        return quantize(
+            x, step, threshold, signed
+        )  # which looks: what a block asks for is always in order
 
     monkeypatch.setattr(hmq_lab.block, "quantize", count)
     x = torch.randn(4, 3, 8, 8)
@@ -431,11 +467,16 @@ def test_gradient_of_the_expected_step_and_threshold_in_float64():
         assert torch.allclose(a.double(), b, rtol=1e-4, atol=1e-6)
 
     def mean_bits(logits):
-        return (torch.softmax(logits.flatten(), 0).view(3, 3).sum(1) * torch.tensor([2.0, 4.0, 8.0]).double()).sum()
+        return (
+            torch.softmax(logits.flatten(), 0).view(3, 3).sum(1)
+            * torch.tensor([2.0, 4.0, 8.0]).double()
+        ).sum()
 
     assert torch.autograd.gradcheck(mean_bits, logits)
     a = torch.autograd.grad(block.expected_bits(), block.logits)[0]
-    assert torch.allclose(a.double(), torch.autograd.grad(mean_bits(logits), logits)[0], rtol=1e-4, atol=1e-6)
+    assert torch.allclose(
+        a.double(), torch.autograd.grad(mean_bits(logits), logits)[0], rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("signed", (True, False))
@@ -448,7 +489,9 @@ def test_gradient_reaches_the_logits_through_step_and_threshold(signed, generato
     leaves = [p.detach().view(4, 1, 1, 1).requires_grad_() for p in (step, threshold)]
     z = x.detach().requires_grad_()
     (quantize(z, *leaves, signed) * weight).sum().backward()
-    chained = torch.autograd.grad((step, threshold), block.logits, [p.grad.view(4) for p in leaves])[0]
+    chained = torch.autograd.grad(
+        (step, threshold), block.logits, [p.grad.view(4) for p in leaves]
+    )[0]
     assert torch.allclose(block.logits.grad, chained, rtol=1e-4, atol=1e-5)
     assert block.logits.grad.abs().min() > 0  # every cell hears of it
     assert torch.equal(x.grad, z.grad)
@@ -508,7 +551,10 @@ def test_state_dict_round_trip(generator, tmp_path):
         assert other.is_fixed == (fixed is not None) and other.scheme == block.scheme
         x = torch.randn(3, 4)
         assert torch.equal(other.eval()(x), block.eval()(x))
-        block.resample(torch.Generator().manual_seed(1)), other.resample(torch.Generator().manual_seed(1))
+        (
+            block.resample(torch.Generator().manual_seed(1)),
+            other.resample(torch.Generator().manual_seed(1)),
+        )
         assert torch.equal(other.train()(x), block.train()(x))
         parent = torch.nn.Sequential(make((2, 4, 8), 3))
         parent.load_state_dict({f"0.{k}": v for k, v in block.state_dict().items()})
@@ -521,11 +567,19 @@ def test_state_dict_round_trip(generator, tmp_path):
 def test_the_state_dict_says_whether_there_is_a_sign(signed):
     block, other = spread(make(signed=signed)), make(signed=not signed)
     other.load_state_dict(block.state_dict())
-    assert other.signed is signed and other.scheme == block.scheme and torch.equal(other.steps, block.steps)
+    assert (
+        other.signed is signed
+        and other.scheme == block.scheme
+        and torch.equal(other.steps, block.steps)
+    )
     old = {key: value for key, value in block.state_dict().items() if key != "has_sign"}
     assert len(old) == len(block.state_dict()) - 1
     other = make(signed=signed)
-    assert other.load_state_dict(old).missing_keys == [] and other.signed is signed and other.scheme == block.scheme
+    assert (
+        other.load_state_dict(old).missing_keys == []
+        and other.signed is signed
+        and other.scheme == block.scheme
+    )
     parent = torch.nn.Sequential(make(signed=signed))
     parent.load_state_dict({f"0.{key}": value for key, value in old.items()})
     assert parent[0].scheme == block.scheme
@@ -551,7 +605,9 @@ def test_no_message_prints_a_tensor():
 
 
 def test_a_space_is_a_search_space():
-    assert check_space(None) == SearchSpace() and check_space(space := SearchSpace((2, 4), 3)) is space
+    assert (
+        check_space(None) == SearchSpace() and check_space(space := SearchSpace((2, 4), 3)) is space
+    )
     for other in ((2, 4), [2, 4], 8, "2,4", {"bits": (2, 4)}):
         with pytest.raises(TypeError, match="space must be a SearchSpace") as error:
             check_space(other)
@@ -576,7 +632,12 @@ def test_the_space_and_the_parameters():
     assert block.space == SearchSpace((2, 4, 8), 3)
     assert [n for n, _ in block.named_parameters()] == ["logits"] and block.logits.shape == (3, 3)
     text = repr(block)
-    assert "(2, 4, 8)" in text and "2^-2..2^-4" in text and "searching" in text and str(block.scheme) in text
+    assert (
+        "(2, 4, 8)" in text
+        and "2^-2..2^-4" in text
+        and "searching" in text
+        and str(block.scheme) in text
+    )
     block.fix(Scheme(4, -3, False))
     assert "fixed: 4 bits unsigned below 2^-3" in repr(block)
 

@@ -38,14 +38,18 @@ CELLS = {
     "replay": "explorers.replay(records.recorded('builtin-tiny_resnet8-w8-a8'))",
     "selection": "explorers.selection(*map(records.recorded, ('cifar10-resnet20-w16-a8', 'cifar10-resnet20-w8-a8')))",
 }
-MODULES = pages.STATIC  # explorers that compute and draw in the browser; the others have core widgets
+MODULES = (
+    pages.STATIC
+)  # explorers that compute and draw in the browser; the others have core widgets
 WORDS = ".widget-html [aria-live]"  # of a search that runs they are off
 READY = 150_000  # milliseconds until a kernel has imported everything, on a busy machine
 
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     missing = "no Chromium" if found is None else "no playwright"
     if found is None or importlib.util.find_spec("playwright") is None:
         required = os.environ.get("HMQ_LAB_REQUIRE_BROWSER") == "1"
@@ -54,7 +58,10 @@ def browser():
 
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-        arguments += ["--no-proxy-server", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]  # no network
+        arguments += [
+            "--no-proxy-server",
+            "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+        ]  # no network
         browser = playwright.chromium.launch(executable_path=found, headless=True, args=arguments)
         yield browser
         browser.close()
@@ -66,9 +73,15 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebooks")
     for name, code in CELLS.items():
         notebook = nbformat.v4.new_notebook()
-        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        notebook.metadata["kernelspec"] = {
+            "name": "python3",
+            "display_name": "Python 3",
+            "language": "python",
+        }
         notebook.cells = [
-            nbformat.v4.new_code_cell(f"from hmq_lab import explorers\nfrom hmq_lab.runs import records\n{code}")
+            nbformat.v4.new_code_cell(
+                f"from hmq_lab import explorers\nfrom hmq_lab.runs import records\n{code}"
+            )
         ]
         nbformat.write(notebook, folder / f"{name}.ipynb")
     return folder
@@ -81,17 +94,32 @@ def serving(folder, *command):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     home, token = folder.with_name(f"{folder.name}-{command[0]}"), secrets.token_hex(16)
-    quiet = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet = (
+        home
+        / "settings"
+        / "@jupyterlab"
+        / "apputils-extension"
+        / "notification.jupyterlab-settings"
+    )
     quiet.parent.mkdir(parents=True)
     quiet.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
-    own = {f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
-    own |= {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces")}
+    own = {
+        f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")
+    }
+    own |= {
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+    }
     own |= {"JUPYTER_TOKEN": token, "OMP_NUM_THREADS": "1", "IPYTHONDIR": str(home / "ipython")}
-    own |= {"PYTHONPATH": str(Path(__file__).parents[1])}  # a checkout that is not installed does, too
+    own |= {
+        "PYTHONPATH": str(Path(__file__).parents[1])
+    }  # a checkout that is not installed does, too
     log = home / "log"
     with log.open("wb") as file:
         line = [sys.executable, "-m", *command, f"--port={port}", "--no-browser"]
-        server = subprocess.Popen(line, cwd=folder, env=os.environ | own, stdout=file, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(
+            line, cwd=folder, env=os.environ | own, stdout=file, stderr=subprocess.STDOUT
+        )
     try:
         base, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
         while True:
@@ -112,7 +140,11 @@ def serving(folder, *command):
 
 @pytest.fixture(scope="module")
 def lab(browser, folder):
-    root = ("--ServerApp.ip=127.0.0.1", "--ServerApp.allow_root=True", f"--ServerApp.root_dir={folder}")
+    root = (
+        "--ServerApp.ip=127.0.0.1",
+        "--ServerApp.allow_root=True",
+        f"--ServerApp.root_dir={folder}",
+    )
     with serving(folder, "jupyterlab", *root, "--expose-app-in-browser") as urls:
         yield urls
 
@@ -123,7 +155,9 @@ def opened(browser, url, known="ERR_NAME_NOT_RESOLVED"):
     page = browser.new_page(viewport={"width": 1280, "height": 800})
     page.set_default_timeout(READY)
     said = []
-    page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console", lambda message: said.append(message.text) if message.type == "error" else None
+    )
     page.on("pageerror", lambda error: said.append(str(error)))
     try:
         page.goto(url)
@@ -136,7 +170,9 @@ def opened(browser, url, known="ERR_NAME_NOT_RESOLVED"):
 
 def run(page):
     """Run the one cell, once its kernel is there."""
-    page.locator(".jp-KernelName", has_text="Python 3").wait_for()  # idle is also said before there is any
+    page.locator(
+        ".jp-KernelName", has_text="Python 3"
+    ).wait_for()  # idle is also said before there is any
     page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
     prompt = page.locator(".jp-InputPrompt").first
     for _ in range(20):  # a page that is still being built forgets a key now and then
@@ -202,7 +238,11 @@ def use_module(page, key="ArrowRight"):
     slider, readout = root.locator("input[type=range]").first, root.locator("output").first
 
     def shown():
-        return root.locator(".panels").inner_html(), root.locator(".said").inner_text(), readout.inner_text()
+        return (
+            root.locator(".panels").inner_html(),
+            root.locator(".said").inner_text(),
+            readout.inner_text(),
+        )
 
     before = shown()
     slider.focus()
@@ -245,17 +285,32 @@ def test_an_explorer_in_jupyterlab(name, browser, lab):
     with opened(browser, f"{base}/lab/workspaces/{name}/tree/{name}.ipynb?token={token}") as page:
         run(page)
         (use_module if is_module else use)(page)
-        assert page.locator(".jp-RenderedImage").count() == 0  # of the same output, the widget is preferred
-        page.locator(".hmq .said" if is_module else ".widget-html").last.scroll_into_view_if_needed()
+        assert (
+            page.locator(".jp-RenderedImage").count() == 0
+        )  # of the same output, the widget is preferred
+        page.locator(
+            ".hmq .said" if is_module else ".widget-html"
+        ).last.scroll_into_view_if_needed()
         page.wait_for_timeout(500)
         (look_module if is_module else look)(page, f"{name}-light")
-        page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+        page.evaluate(
+            "window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})"
+        )
         page.wait_for_function("document.body.dataset.jpThemeLight == 'false'")
         page.wait_for_timeout(500)
         (look_module if is_module else look)(page, f"{name}-dark")
-        assert not is_module or page.locator(".hmq.dark").count() == 1  # it takes the page's theme by itself
-        assert page.locator("[data-mime-type='application/vnd.jupyter.stderr'], .jp-RenderedText pre").count() == 0
-        page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
+        assert (
+            not is_module or page.locator(".hmq.dark").count() == 1
+        )  # it takes the page's theme by itself
+        assert (
+            page.locator(
+                "[data-mime-type='application/vnd.jupyter.stderr'], .jp-RenderedText pre"
+            ).count()
+            == 0
+        )
+        page.evaluate(
+            "window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})"
+        )
     ask(base, token)
 
 
@@ -280,12 +335,16 @@ def test_a_visitor_plays_a_whole_game(browser, lab, folder):
             before = words.inner_text(), picture.get_attribute("src")
             do(*given)
             deadline = time.monotonic() + 60
-            while words.inner_text() == before[0] or (drawn and picture.get_attribute("src") == before[1]):
+            while words.inner_text() == before[0] or (
+                drawn and picture.get_attribute("src") == before[1]
+            ):
                 assert time.monotonic() < deadline, f"nothing came after {before[0]}"
                 page.wait_for_timeout(20)
 
         def drag(slider, to):
-            box, bar = (slider.locator(part).bounding_box() for part in (".noUi-handle", ".noUi-base"))
+            box, bar = (
+                slider.locator(part).bounding_box() for part in (".noUi-handle", ".noUi-base")
+            )
             y = box["y"] + box["height"] / 2
             page.mouse.move(box["x"] + box["width"] / 2, y)
             page.mouse.down()
@@ -322,7 +381,9 @@ def test_a_visitor_plays_a_whole_game(browser, lab, folder):
         prompt, deadline = page.locator(".jp-InputPrompt").first, time.monotonic() + 120
         while not re.search(r"\[[2-9]\]", said := prompt.inner_text()):
             assert time.monotonic() < deadline, f"the cell did not run again: {said}"
-            if (dialog := page.locator(".jp-Dialog button")).count():  # the page has not found its kernel yet
+            if (
+                dialog := page.locator(".jp-Dialog button")
+            ).count():  # the page has not found its kernel yet
                 dialog.last.click()
             elif "*" not in said:
                 page.locator(".jp-Notebook .jp-Cell .cm-content").first.click()
@@ -331,7 +392,9 @@ def test_a_visitor_plays_a_whole_game(browser, lab, folder):
         picture.wait_for()
         assert best[0] in words.inner_text()
         change(page.get_by_role("button", name="undo", exact=True).click, drawn=False)
-        assert "nothing to undo" in words.inner_text()  # it is another game, and has the scores of the first
+        assert (
+            "nothing to undo" in words.inner_text()
+        )  # it is another game, and has the scores of the first
         assert scores.read(file).scores == saved.scores
     ask(base, token)
 
@@ -339,11 +402,15 @@ def test_a_visitor_plays_a_whole_game(browser, lab, folder):
 def ask(base, token):
     """Shut the kernels down: the next notebook gets the memory."""
     headers = {"Authorization": f"token {token}"}
-    with urllib.request.urlopen(urllib.request.Request(f"{base}/api/kernels", headers=headers)) as reply:
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{base}/api/kernels", headers=headers)
+    ) as reply:
         kernels = json.load(reply)
     for kernel in kernels:
         url = f"{base}/api/kernels/{kernel['id']}"
-        urllib.request.urlopen(urllib.request.Request(url, headers=headers, method="DELETE")).close()
+        urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers, method="DELETE")
+        ).close()
 
 
 @pytest.fixture
@@ -353,9 +420,19 @@ def out(tmp_path):
     Run(tmp_path / "run").interrupt()
 
 
-def test_a_live_search_is_watched_paused_its_tab_closed_reopened_and_finished(browser, lab, folder, out):
-    base, token = lab  # 500 steps: about 30 seconds of an idle machine; a slow browser must come to pressing Pause
-    short = {"preset": "quick/builtin", "search_epochs": 1, "final_epochs": 3, "cycles": 1, "log_every": 5}
+def test_a_live_search_is_watched_paused_its_tab_closed_reopened_and_finished(
+    browser, lab, folder, out
+):
+    base, token = (
+        lab  # 500 steps: about 30 seconds of an idle machine; a slow browser must come to pressing Pause
+    )
+    short = {
+        "preset": "quick/builtin",
+        "search_epochs": 1,
+        "final_epochs": 3,
+        "cycles": 1,
+        "log_every": 5,
+    }
     notebook = nbformat.read(folder / "quantizer.ipynb", 4)
     # painted more often than for readers: a slow machine would show one picture before the search is over
     often = "from hmq_lab.explorers import live, watching; watching.SHARE = 0.1"
@@ -364,7 +441,9 @@ def test_a_live_search_is_watched_paused_its_tab_closed_reopened_and_finished(br
 
     def press(page, name, then):
         button = page.get_by_role("button", name=name, exact=True).last
-        assert Run.attach(out).state != "finished", f"the search was over before {name} could be pressed"
+        assert Run.attach(out).state != "finished", (
+            f"the search was over before {name} could be pressed"
+        )
         page.wait_for_function("b => !b.disabled", arg=button.element_handle())
         button.focus()
         page.keyboard.press("Enter")
@@ -374,13 +453,18 @@ def test_a_live_search_is_watched_paused_its_tab_closed_reopened_and_finished(br
         run(page)
         page.locator(WORDS, has_text="Running, step").wait_for()
         page.wait_for_function("document.querySelector('img.widget-image').naturalWidth == 820")
-        before = page.locator("img.widget-image").get_attribute("src"), page.locator(WORDS).inner_text()
+        before = (
+            page.locator("img.widget-image").get_attribute("src"),
+            page.locator(WORDS).inner_text(),
+        )
         page.wait_for_function(
             "([picture, words]) => document.querySelector('img.widget-image').src != picture "
             f"&& document.querySelector('{WORDS}').innerText != words",
             arg=before,
         )
-        hidden = page.locator("[role=status]:not([aria-live])", has_text="Running.")  # for who listens: the state alone
+        hidden = page.locator(
+            "[role=status]:not([aria-live])", has_text="Running."
+        )  # for who listens: the state alone
         hidden.wait_for(state="attached")
         assert hidden.count() == 1 and page.locator(WORDS).get_attribute("aria-live") == "off"
         press(page, "Pause", "Paused, step")
@@ -394,7 +478,9 @@ def test_a_live_search_is_watched_paused_its_tab_closed_reopened_and_finished(br
 
     again = f"{base}/lab/workspaces/live-again/tree/live.ipynb?token={token}"
     with opened(browser, again, known="widget model not found") as page:
-        page.locator(".jp-OutputArea-output").first.wait_for()  # saved with the page before; it has no model any more
+        page.locator(
+            ".jp-OutputArea-output"
+        ).first.wait_for()  # saved with the page before; it has no model any more
         page.locator(".jp-KernelName", has_text="Python 3").wait_for()
         page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
         page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -410,7 +496,10 @@ def test_a_live_search_is_watched_paused_its_tab_closed_reopened_and_finished(br
 
 
 def test_an_explorer_in_voila(browser, folder):
-    lacking = ["jupyterlab-jupytext", "@jupyter-notebook/lab-extension"]  # they need what Voila lacks, and say so
+    lacking = [
+        "jupyterlab-jupytext",
+        "@jupyter-notebook/lab-extension",
+    ]  # they need what Voila lacks, and say so
     alone = ("--Voila.ip=127.0.0.1", f"--VoilaConfiguration.extension_denylist={lacking}")
     with serving(folder, "voila", str(folder), *alone) as (base, token):
         with opened(browser, f"{base}/voila/render/quantizer.ipynb?token={token}") as page:
@@ -418,9 +507,15 @@ def test_an_explorer_in_voila(browser, folder):
             look_module(page, "quantizer-voila")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("notebook") is None, reason="Notebook 7 is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("notebook") is None, reason="Notebook 7 is not installed"
+)
 def test_an_explorer_in_notebook_7(browser, folder):
-    root = ("--ServerApp.ip=127.0.0.1", "--ServerApp.allow_root=True", f"--ServerApp.root_dir={folder}")
+    root = (
+        "--ServerApp.ip=127.0.0.1",
+        "--ServerApp.allow_root=True",
+        f"--ServerApp.root_dir={folder}",
+    )
     with serving(folder, "notebook", *root) as (base, token):
         own = "reading 'schema'"  # its settings registry, as soon as a page loads
         with opened(browser, f"{base}/notebooks/quantizer.ipynb?token={token}", own) as page:
@@ -444,11 +539,16 @@ def test_the_explorers_as_pages(browser, tmp_path):
     """From the front page to two explorers: each has a picture that moves, no code, and runs none from a visitor."""
     folder, stolen = tmp_path / "pages", tmp_path / "stolen"
     folder.mkdir()
-    with serving(folder, "hmq_lab.explorers.pages", str(folder), "--only", "quantizer", "placements") as (base, _):
+    with serving(
+        folder, "hmq_lab.explorers.pages", str(folder), "--only", "quantizer", "placements"
+    ) as (base, _):
         with opened(browser, f"{base}/") as page:
             pictures = page.locator("li img")
             assert pictures.count() == 2
-            assert all(p.evaluate("e => e.naturalWidth") == 820 and p.get_attribute("alt") for p in pictures.all())
+            assert all(
+                p.evaluate("e => e.naturalWidth") == 820 and p.get_attribute("alt")
+                for p in pictures.all()
+            )
             keep(page, "front-light")
             page.emulate_media(color_scheme="dark")
             page.reload()
@@ -462,7 +562,9 @@ def test_the_explorers_as_pages(browser, tmp_path):
                     continue
                 page.locator(".widget-select select").select_option("layer3.0.conv2.weight")
                 page.locator(WORDS, has_text="layer3.0.conv2.weight").wait_for()
-                assert page.locator(".jp-CodeCell .jp-InputArea, .cm-content, .highlight").count() == 0
+                assert (
+                    page.locator(".jp-CodeCell .jp-InputArea, .cm-content, .highlight").count() == 0
+                )
                 assert "import explorers" not in page.content()
                 look(page, f"page-{title}")
                 page.evaluate(ASK, f"open({str(stolen)!r}, 'w')")
@@ -470,8 +572,12 @@ def test_the_explorers_as_pages(browser, tmp_path):
                 page.wait_for_url(f"{base}/*")
         log = (folder.with_name("pages-hmq_lab.explorers.pages") / "log").read_text()
         assert "execute_request" in log and not stolen.exists()  # it arrived, and was refused
-        with pytest.raises(urllib.error.HTTPError) as refused:  # under another name than this machine's own
-            urllib.request.urlopen(urllib.request.Request(f"{base}/voila/tree", headers={"Host": "elsewhere.test"}))
+        with pytest.raises(
+            urllib.error.HTTPError
+        ) as refused:  # under another name than this machine's own
+            urllib.request.urlopen(
+                urllib.request.Request(f"{base}/voila/tree", headers={"Host": "elsewhere.test"})
+            )
         assert refused.value.code == 403
         refused.value.close()
 
@@ -482,7 +588,9 @@ def make():
     pytest.importorskip("latex2mathml", reason="the book needs the extra `book`")
     place = Path(__file__).parents[1] / "notebooks" / "book" / "make.py"
     spec = importlib.util.spec_from_file_location("book_to_look_at", place)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look there
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(
+        spec
+    )  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 
@@ -501,8 +609,12 @@ def test_the_book_opens_from_disk(browser, make, tmp_path):
             page.emulate_media(color_scheme=scheme)
             page.locator("section.lesson h2 a").nth(number).click()
             pictures = page.locator("main img").all()
-            assert len(pictures) >= 3 and all(p.evaluate("e => e.naturalWidth") > 500 for p in pictures)
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
+            assert len(pictures) >= 3 and all(
+                p.evaluate("e => e.naturalWidth") > 500 for p in pictures
+            )
+            assert page.evaluate(
+                "document.documentElement.scrollWidth <= innerWidth"
+            )  # nothing sticks out
             solution = page.locator("details", has_text="Solution").first
             assert not solution.locator(".highlight").is_visible()
             solution.locator("summary").click()
@@ -535,7 +647,9 @@ def test_explorers_in_the_book_work_without_a_kernel(browser, make, tmp_path):
     }
     make.write([make.explorers(tmp_path, table)], tmp_path)
     script = tmp_path / "frames" / "frames.js"
-    found = json.loads(script.read_text(encoding="utf-8").removeprefix("const FRAMES = ").rstrip(";\n"))
+    found = json.loads(
+        script.read_text(encoding="utf-8").removeprefix("const FRAMES = ").rstrip(";\n")
+    )
     shown = {name: one["frames"] for name, one in found.items()}
     shown["quantizer"][0] = [None, "bits <b>refused</b>"]
     script.write_text(f"const FRAMES = {json.dumps(found)};\n", encoding="utf-8")
@@ -547,7 +661,9 @@ def test_explorers_in_the_book_work_without_a_kernel(browser, make, tmp_path):
         for scheme, size in (("light", (1280, 800)), ("dark", (1920, 1080))):
             page.set_viewport_size({"width": size[0], "height": size[1]})
             page.emulate_media(color_scheme=scheme)
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
+            assert page.evaluate(
+                "document.documentElement.scrollWidth <= innerWidth"
+            )  # nothing sticks out
             keep(page, f"book-explorers-{scheme}")
 
         def shows(name, at, value=None, control=None):
@@ -559,12 +675,21 @@ def test_explorers_in_the_book_work_without_a_kernel(browser, make, tmp_path):
             if number is not None:
                 assert picture.get_attribute("src") == f"frames/{name}/{number}.webp"
                 assert picture.get_attribute("alt") == words
-                page.wait_for_function("e => e.complete && e.naturalWidth == 820", arg=picture.element_handle())
+                page.wait_for_function(
+                    "e => e.complete && e.naturalWidth == 820", arg=picture.element_handle()
+                )
             if control:
                 slider = section.get_by_label(control, exact=True)
-                assert slider.get_attribute("aria-valuetext") == value == section.locator("output").inner_text()
+                assert (
+                    slider.get_attribute("aria-valuetext")
+                    == value
+                    == section.locator("output").inner_text()
+                )
 
-        bits, signed = page.get_by_label("bits", exact=True), page.get_by_label("signed", exact=True)
+        bits, signed = (
+            page.get_by_label("bits", exact=True),
+            page.get_by_label("signed", exact=True),
+        )
         shows("quantizer", 5, "3", "bits")
         bits.focus()
         page.keyboard.press("ArrowRight")
@@ -603,5 +728,8 @@ def test_explorers_in_the_book_work_without_a_kernel(browser, make, tmp_path):
         assert button.evaluate(twice) == "Stop"
         stopped = replay.get_by_label("step").input_value()
         page.wait_for_timeout(1000)
-        assert button.inner_text() == "Play" and replay.get_by_label("step").input_value() == stopped == "0"
+        assert (
+            button.inner_text() == "Play"
+            and replay.get_by_label("step").input_value() == stopped == "0"
+        )
         assert asked and all(url.startswith(("file:", "data:")) for url in asked)

@@ -34,7 +34,9 @@ CHANGES = {  # two states of each, as a link gives them and as Python is told th
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if found is None or importlib.util.find_spec("playwright") is None:
         required = os.environ.get("HMQ_LAB_REQUIRE_BROWSER") == "1"
         (pytest.fail if required else pytest.skip)("no Chromium or no playwright on this machine")
@@ -102,7 +104,10 @@ def test_a_page_says_what_python_says_and_is_usable(name, browser, folder):
         slider.focus()
         page.keyboard.press("ArrowRight")
         step = float(slider.get_attribute("step"))
-        assert float(slider.input_value()) == pytest.approx(place + step) and said.inner_text() != explorer.sentence
+        assert (
+            float(slider.input_value()) == pytest.approx(place + step)
+            and said.inner_text() != explorer.sentence
+        )
         assert slider.get_attribute("aria-valuetext")
         # The state is in the link.
         page.wait_for_function("location.hash.length > 1")
@@ -118,7 +123,9 @@ def test_a_page_says_what_python_says_and_is_usable(name, browser, folder):
         explorer.set(**values)
         # The page is there already: it follows.
         page.goto(f"{address}#{text}")
-        page.wait_for_function("said => document.querySelector('.said').innerText === said", arg=explorer.sentence)
+        page.wait_for_function(
+            "said => document.querySelector('.said').innerText === said", arg=explorer.sentence
+        )
         # What cannot be is left out.
         page.goto(f"{address}#bits=no&nothing=3&step=-7")
         assert page.locator(".said").inner_text()
@@ -210,7 +217,9 @@ def test_the_player_plays_and_stands_still_where_asked(browser, folder):
 def test_two_explorers_within_a_page_of_another_theme(browser, tmp_path):
     parts = explorers.gumbel().fragment() + explorers.gumbel(temperature=0.2).fragment()
     style = "<style>body { background: #0b1d2a; color: #eee }</style>"
-    (tmp_path / "both.html").write_text(f"<!DOCTYPE html><meta charset=utf-8>{style}{parts}", encoding="utf-8")
+    (tmp_path / "both.html").write_text(
+        f"<!DOCTYPE html><meta charset=utf-8>{style}{parts}", encoding="utf-8"
+    )
     with Opened(browser, color_scheme="light") as page:
         page.goto((tmp_path / "both.html").as_uri())
         page.wait_for_function("document.querySelectorAll('.hmq.dark').length === 2")

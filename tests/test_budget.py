@@ -38,7 +38,10 @@ class Tiny(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.bn = nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)  # 108; 8 and 9 buffers
+        self.conv, self.bn = (
+            nn.Conv2d(3, 4, 3, padding=1, bias=False),
+            nn.BatchNorm2d(4),
+        )  # 108; 8 and 9 buffers
         self.depthwise = nn.Conv2d(4, 4, 3, groups=4)  # 36 and 4
         self.relu, self.linear = nn.ReLU(), nn.Linear(4, 5)  # 20 and 5
         self.table = nn.Parameter(torch.randn(2, 3))  # 6
@@ -94,7 +97,9 @@ def test_rates_three_ways():
     assert found.weights == 32 * 164 / PACKED
     assert found.all_weights == 32 * 170 / (PACKED + 32 * 6)
     assert found.checkpoint == (32 * 164 + rest) / (PACKED + rest)
-    assert found.activations == 32 * 256 / max(4 * 256, 8 * 144)  # the largest float one over the largest quantized
+    assert found.activations == 32 * 256 / max(
+        4 * 256, 8 * 144
+    )  # the largest float one over the largest quantized
     # from what is in the placements and the blocks
     bits = {p.name: s.bits for p, s in schemes(model)}
     quantized = [p for p in placements(model) if p.kind == "weight"]
@@ -109,7 +114,10 @@ def test_rates_three_ways():
 
 
 def test_everything_is_at_eight_bits_before_a_search():
-    for model in (tiny(), attach(models.build("tiny_resnet8"), SearchSpace(), torch.randn(2, 3, 32, 32))):
+    for model in (
+        tiny(),
+        attach(models.build("tiny_resnet8"), SearchSpace(), torch.randn(2, 3, 32, 32)),
+    ):
         found = rates(model)
         assert found.weights == 4.0 == found.activations
         assert 1 < found.checkpoint < found.all_weights <= 4.0
@@ -152,13 +160,23 @@ def test_expected_rate_of_fixed_blocks_is_the_rate():
     model = spread(tiny())
     for name, block in blocks(model, "weight").items():
         block.fix(block.select(CHOICE[name]))
-    assert rates(model).weights == 32 * 164 / PACKED == pytest.approx(float(expected_rate(model)), rel=1e-6)
+    assert (
+        rates(model).weights
+        == 32 * 164 / PACKED
+        == pytest.approx(float(expected_rate(model)), rel=1e-6)
+    )
 
 
 def test_schemes_are_in_order_of_the_placements():
     model = tiny(activation_bits=6)
     found = schemes(model)
-    assert [p.name for p, _ in found] == ["conv.weight", "depthwise.weight", "linear.weight", "relu", "relu:2"]
+    assert [p.name for p, _ in found] == [
+        "conv.weight",
+        "depthwise.weight",
+        "linear.weight",
+        "relu",
+        "relu:2",
+    ]
     assert [(s.bits, s.signed) for _, s in found] == [(8, True)] * 3 + [(6, False)] * 2
 
 
@@ -166,12 +184,19 @@ def test_schemes_are_in_order_of_the_placements():
 
 
 def test_hinge():
-    assert (hinge(4.0, 8.0), hinge(9.0, 8.0), hinge(8.0, 8.0), hinge(1.0, 8.0)) == (0.25, 0.0, 0.0, 49 / 64)
+    assert (hinge(4.0, 8.0), hinge(9.0, 8.0), hinge(8.0, 8.0), hinge(1.0, 8.0)) == (
+        0.25,
+        0.0,
+        0.0,
+        49 / 64,
+    )
     for r in (1.0, 4.0, 7.999, 8.0, 8.001, 30.0):
         t = torch.tensor(r, dtype=torch.float64, requires_grad=True)
         loss = hinge(t, 8.0)
         loss.backward()
-        assert loss.item() == pytest.approx(hinge(r, 8.0)) == pytest.approx(max((8 - r) / 8, 0) ** 2)
+        assert (
+            loss.item() == pytest.approx(hinge(r, 8.0)) == pytest.approx(max((8 - r) / 8, 0) ** 2)
+        )
         assert t.grad.item() == pytest.approx(-2 * (8 - r) / 64 if r < 8 else 0.0)
     points = torch.linspace(1, 16, 31, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda r: hinge(r, 9.3), points)
@@ -217,8 +242,12 @@ def test_the_rule_on_an_attached_resnet20():
 
 @given(st.lists(st.integers(1, 10**7), min_size=1, max_size=8), st.integers(4, 128))
 def test_the_rule_in_exact_arithmetic(sizes, quarters):
-    wanted = [min(8, max(4, math.floor(Fraction(32 * max(sizes) * 4, quarters * n)))) for n in sizes]
-    assert [*activation_bits({str(i): n for i, n in enumerate(sizes)}, quarters / 4).values()] == wanted
+    wanted = [
+        min(8, max(4, math.floor(Fraction(32 * max(sizes) * 4, quarters * n)))) for n in sizes
+    ]
+    assert [
+        *activation_bits({str(i): n for i, n in enumerate(sizes)}, quarters / 4).values()
+    ] == wanted
 
 
 # ------------------------------------------------------------------------------------- targets
@@ -227,7 +256,9 @@ def test_the_rule_in_exact_arithmetic(sizes, quarters):
 def test_targets():
     assert Target() == Target(weights=8.0, activation_bits=8) and Target().activations is None
     assert Target(weights=14, activations=8).activation_bits is None
-    assert type(Target(weights=14).weights) is float and Target(activation_bits=4).activation_bits == 4
+    assert (
+        type(Target(weights=14).weights) is float and Target(activation_bits=4).activation_bits == 4
+    )
     assert Target(1).weights == 1.0 and Target(32).weights == 32.0
     with pytest.raises(AttributeError):
         Target().weights = 3
@@ -253,7 +284,9 @@ def test_other_bad_targets():
 
 
 def test_unreachable_targets_say_the_largest():
-    with pytest.raises(ValueError, match=r"17 cannot be reached with bits \(2, 4, 8\): the largest is 16"):
+    with pytest.raises(
+        ValueError, match=r"17 cannot be reached with bits \(2, 4, 8\): the largest is 16"
+    ):
         Target(weights=17).check_reachable(SPACE)
     for weights, space in ((16, SPACE), (32, SearchSpace()), (4, SearchSpace((8,)))):
         Target(weights=weights).check_reachable(space)
@@ -265,8 +298,14 @@ def test_unreachable_targets_say_the_largest():
 
 
 def marginals(model):
-    tables = {n: torch.softmax(b.logits.detach().double().flatten(), 0) for n, b in blocks(model, "weight").items()}
-    return {n: dict(zip((2, 4, 8), t.view(3, 3).sum(1).tolist(), strict=True)) for n, t in tables.items()}
+    tables = {
+        n: torch.softmax(b.logits.detach().double().flatten(), 0)
+        for n, b in blocks(model, "weight").items()
+    }
+    return {
+        n: dict(zip((2, 4, 8), t.view(3, 3).sum(1).tolist(), strict=True))
+        for n, t in tables.items()
+    }
 
 
 @pytest.mark.parametrize("target", (4.5, 6.0, 8.0, 12.0, 15.9, 16.0))
@@ -331,7 +370,10 @@ def test_refill_gives_the_next_bits_to_what_gains_most(seed, target):
             higher = {2: 4, 4: 8}.get(now)
             if higher and sizes[n] * (higher - now) <= spare:
                 exponents = found[n].exponents.tolist()
-                fall = error_by_hand(floats[n], now, exponents)[0] - error_by_hand(floats[n], higher, exponents)[0]
+                fall = (
+                    error_by_hand(floats[n], now, exponents)[0]
+                    - error_by_hand(floats[n], higher, exponents)[0]
+                )
                 gain[n, higher] = fall / (sizes[n] * (higher - now))
         if not gain:
             break
@@ -347,7 +389,9 @@ def test_refill_gives_the_next_bits_to_what_gains_most(seed, target):
             assert block.scheme == kept[n]
         elif n in {name for name, *_ in wanted}:  # the search knows nothing of this row
             exponents = block.exponents.tolist()
-            assert block.scheme.threshold_exponent == error_by_hand(floats[n], bits[n], exponents)[1]
+            assert (
+                block.scheme.threshold_exponent == error_by_hand(floats[n], bits[n], exponents)[1]
+            )
 
 
 def test_refill_takes_no_octave_too_wide():
@@ -361,7 +405,9 @@ def test_refill_takes_no_octave_too_wide():
     (move,) = repair(model, room_for_linear, refill=True)
     assert (move.name, move.before, move.after) == ("linear.weight", 4, 8)
     largest = original(model, "linear.weight").abs().max()
-    assert block.scheme.threshold / 2 < largest <= block.scheme.threshold  # of 8 bits, none is wasted
+    assert (
+        block.scheme.threshold / 2 < largest <= block.scheme.threshold
+    )  # of 8 bits, none is wasted
     assert block.scheme.threshold_exponent < block.exponents.max()
 
 

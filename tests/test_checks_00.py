@@ -23,7 +23,8 @@ def by_adding(bits, threshold):
 
 
 @pytest.mark.parametrize(
-    "answer", [by_levels, by_torch, by_adding, lambda bits, threshold: threshold * (1 - 2 / 2**bits)]
+    "answer",
+    [by_levels, by_torch, by_adding, lambda bits, threshold: threshold * (1 - 2 / 2**bits)],
 )
 def test_right_answers_for_the_largest_value(answer):
     assert checks.largest(answer).passed is True
@@ -87,6 +88,10 @@ def test_stubs_and_broken_answers(check, names):
 
 
 def test_what_was_checked_is_drawn_with_words():
-    for verdict in (checks.largest(by_levels), checks.mean_bits(by_loop), checks.mean_bits(lambda bits, sizes: 1.0)):
+    for verdict in (
+        checks.largest(by_levels),
+        checks.mean_bits(by_loop),
+        checks.mean_bits(lambda bits, sizes: 1.0),
+    ):
         data, metadata = verdict._repr_mimebundle_()
         assert data["image/png"] and metadata["image/png"]["alt"].startswith(verdict.message)

@@ -18,7 +18,9 @@ def accepted(verdict):
 
 def rejected(verdict, phrase):
     assert verdict.passed is False
-    assert verdict.message.startswith("Not yet. For ") and phrase in verdict.message, verdict.message
+    assert verdict.message.startswith("Not yet. For ") and phrase in verdict.message, (
+        verdict.message
+    )
 
 
 def todo(*_, **__):
@@ -63,7 +65,10 @@ def test_step_accepts(answer):
         (lambda bits, threshold, signed: (2 if signed else 1) * threshold / (2**bits - 1), "gaps"),
         (lambda bits, threshold, signed: (1 if signed else 2) * threshold / 2**bits, "reversed"),
         (lambda bits, threshold, signed: (2 if signed else 1) / 2**bits, "threshold is missing"),
-        (lambda bits, threshold, signed: (2 * threshold if signed else threshold) / bits, "2^b levels"),
+        (
+            lambda bits, threshold, signed: (2 * threshold if signed else threshold) / bits,
+            "2^b levels",
+        ),
         (lambda bits, threshold, signed: 2**bits / ((2 if signed else 1) * threshold), "inverted"),
         (lambda bits, threshold, signed: 7.0, "you gave 7"),
     ],
@@ -126,7 +131,12 @@ def torch_codes(rounding=torch.round, top=-1, bottom=0, sign=None, times_step=Fa
         (torch_codes(torch.trunc), "cut off"),
         (torch_codes(lambda u: (u + 0.5).floor()), "half up"),
         (torch_codes(lambda u: u.sign() * (u.abs() + 0.5).floor()), "away from zero"),
-        (lambda x, bits, threshold, signed: (x / step_by_levels(bits, threshold, signed)).round(), "clipped"),
+        (
+            lambda x, bits, threshold, signed: (
+                x / step_by_levels(bits, threshold, signed)
+            ).round(),
+            "clipped",
+        ),
         (torch_codes(top=0), "the threshold itself"),
         (torch_codes(bottom=1), "one too large"),
         (torch_codes(top=0, bottom=1), "mirrored"),
@@ -166,13 +176,19 @@ RELEASED = [
     ),
     lambda x, bits, threshold, signed: [
         float(
-            min(max(round(Fraction(v) / s), 1 - 2 ** (bits - 1) if signed else 0), 2 ** (bits - 1) * (2 - signed)) * s
+            min(
+                max(round(Fraction(v) / s), 1 - 2 ** (bits - 1) if signed else 0),
+                2 ** (bits - 1) * (2 - signed),
+            )
+            * s
         )
         for s in [Fraction(threshold) / 2 ** (bits - signed)]
         for v in x.tolist()
     ],
     lambda x, bits, threshold, signed: torch.clamp(
-        torch.round(x / (s := threshold / 2 ** (bits - signed))) * s, s - threshold if signed else 0.0, threshold
+        torch.round(x / (s := threshold / 2 ** (bits - signed))) * s,
+        s - threshold if signed else 0.0,
+        threshold,
     ),
 ]
 
@@ -185,7 +201,11 @@ def test_released_accepts(answer):
 def torch_released(rounding=torch.round, bottom=None, top=None, unit=None):
     def answer(x, bits, threshold, signed):
         step = threshold / 2 ** (bits - signed)
-        low = (step - threshold if signed else 0.0) if bottom is None else bottom(step, threshold, signed)
+        low = (
+            (step - threshold if signed else 0.0)
+            if bottom is None
+            else bottom(step, threshold, signed)
+        )
         high = threshold if top is None else top(step, threshold)
         return (rounding(x / step) * step).clamp(low, high) / (step if unit else 1)
 
@@ -213,7 +233,9 @@ def test_released_rejects(answer, phrase):
     rejected(checks.released(answer), phrase)
 
 
-@pytest.mark.parametrize(("bits", "signed", "count"), [(1, True, 2), (4, True, 16), (1, False, 3), (4, False, 17)])
+@pytest.mark.parametrize(
+    ("bits", "signed", "count"), [(1, True, 2), (4, True, 16), (1, False, 3), (4, False, 17)]
+)
 def test_the_released_range_has_a_level_too_many_without_a_sign(bits, signed, count):
     x = torch.linspace(-2, 2, 4001)
     assert len(released(x, bits, 1.0, signed).unique()) == count
@@ -242,7 +264,9 @@ RESCALES = [
     lambda accumulator, places: round(Fraction(accumulator) / 2**places),
     # the classic trick: half minus one, and one more where the result would be odd
     lambda accumulator, places: (
-        (accumulator + 2**places // 2 - 1 + ((accumulator >> places) & 1)) >> places if places else accumulator
+        (accumulator + 2**places // 2 - 1 + ((accumulator >> places) & 1)) >> places
+        if places
+        else accumulator
     ),
 ]
 
@@ -256,11 +280,17 @@ def test_rescale_accepts(answer):
     ("answer", "phrase"),
     [
         (lambda accumulator, places: accumulator // 2**places, "rounds down"),
-        (lambda accumulator, places: int(math.copysign(abs(accumulator) // 2**places, accumulator)), "towards zero"),
+        (
+            lambda accumulator, places: int(
+                math.copysign(abs(accumulator) // 2**places, accumulator)
+            ),
+            "towards zero",
+        ),
         (lambda accumulator, places: (accumulator + 2**places // 2) // 2**places, "half up"),
         (
             lambda accumulator, places: (
-                int(math.copysign(1, accumulator)) * ((abs(accumulator) + 2**places // 2) // 2**places)
+                int(math.copysign(1, accumulator))
+                * ((abs(accumulator) + 2**places // 2) // 2**places)
             ),
             "away from zero",
         ),
@@ -268,7 +298,10 @@ def test_rescale_accepts(answer):
         (lambda accumulator, places: int(np.rint(accumulator / 2.0**places)), "floats"),
         (lambda accumulator, places: accumulator * 2**places, "left"),
         (lambda accumulator, places: (accumulator + 2 ** (places - 1)) // (1 << places), "half up"),
-        (lambda accumulator, places: (accumulator + (1 << (places - 1))) >> places, "negative shift count"),
+        (
+            lambda accumulator, places: (accumulator + (1 << (places - 1))) >> places,
+            "negative shift count",
+        ),
     ],
 )
 def test_rescale_rejects(answer, phrase):

@@ -17,7 +17,9 @@ def accepted(verdict):
 
 def rejected(verdict, phrase):
     assert verdict.passed is False
-    assert verdict.message.startswith("Not yet. For ") and phrase in verdict.message, verdict.message
+    assert verdict.message.startswith("Not yet. For ") and phrase in verdict.message, (
+        verdict.message
+    )
 
 
 def todo(*_, **__):
@@ -74,7 +76,9 @@ def parts_of_the_library(x, bits, threshold, signed):
     return found.rounding * np.mean(x**2), found.clipping * np.mean(x**2)
 
 
-@pytest.mark.parametrize("answer", [parts_with_torch, parts_with_loops, parts_by_difference, parts_of_the_library])
+@pytest.mark.parametrize(
+    "answer", [parts_with_torch, parts_with_loops, parts_by_difference, parts_of_the_library]
+)
 def test_error_parts_accepts(answer):
     accepted(checks.error_parts(answer))
 
@@ -105,11 +109,20 @@ def own_mean(part):
         (wrong_parts(reduce=torch.sum), "These are sums"),
         (wrong_parts(reduce=own_mean), "own group"),
         (wrong_parts(cost=torch.abs), "magnitudes"),
-        (wrong_parts(lambda x, t, s, signed: (x > t) | (x < (-t if signed else 0))), "compare x with the threshold"),
+        (
+            wrong_parts(lambda x, t, s, signed: (x > t) | (x < (-t if signed else 0))),
+            "compare x with the threshold",
+        ),
         (wrong_parts(lambda x, t, s, signed: x.abs() > t), "compare |x| with the threshold"),
-        (wrong_parts(lambda x, t, s, signed: (x >= t) | (x < (-t if signed else 0))), "compare x with the threshold"),
+        (
+            wrong_parts(lambda x, t, s, signed: (x >= t) | (x < (-t if signed else 0))),
+            "compare x with the threshold",
+        ),
         (wrong_parts(reduce=torch.mean), "own group"),  # NaN of a group without values
-        (wrong_parts(lambda x, t, s, signed: (x > t - s) | (x < (-t if signed else 0))), "half a step beyond"),
+        (
+            wrong_parts(lambda x, t, s, signed: (x > t - s) | (x < (-t if signed else 0))),
+            "half a step beyond",
+        ),
         (wrong_parts(end=True), "not the threshold"),
         (lambda **case: [math.sqrt(part) for part in parts_with_torch(**case)], "roots"),
         (lambda **case: sum(parts_with_torch(**case)), "expected is (2,)"),
@@ -124,7 +137,10 @@ def test_error_parts_rejects(answer, phrase):
 
 
 def best_with_torch(x, bits, signed, exponents):
-    errors = [(quantize(x, step_of(bits, 2.0**e, signed), 2.0**e, signed) - x).square().sum().item() for e in exponents]
+    errors = [
+        (quantize(x, step_of(bits, 2.0**e, signed), 2.0**e, signed) - x).square().sum().item()
+        for e in exponents
+    ]
     return exponents[int(np.argmin(errors))]
 
 
@@ -138,7 +154,9 @@ def best_with_a_loop(x, bits, signed, exponents):
 
 
 def best_with_root_mean_squares(x, bits, signed, exponents):
-    return min(exponents, key=lambda e: (ours(x, bits, 2.0**e, signed)[0] - x).square().mean().sqrt())
+    return min(
+        exponents, key=lambda e: (ours(x, bits, 2.0**e, signed)[0] - x).square().mean().sqrt()
+    )
 
 
 def best_with_a_table(x, bits, signed, exponents):
@@ -169,14 +187,22 @@ def least(cost, sign=None):
     ("answer", "phrase"),
     [
         (lambda x, bits, signed, exponents: exponents[0], "always take the largest"),
-        (lambda x, bits, signed, exponents: math.ceil(math.log2(x.abs().max())), "largest magnitude does not exceed"),
+        (
+            lambda x, bits, signed, exponents: math.ceil(math.log2(x.abs().max())),
+            "largest magnitude does not exceed",
+        ),
         (least(lambda e: e.abs().max()), "largest error to be least"),
         (least(lambda e: e.abs().sum()), "magnitudes"),
         (least(lambda e: e.sum().abs()), "cancel"),
         (least(lambda e: e.square().sum(), sign=False), "without a sign"),
         (least(lambda e: e.square().sum(), sign=True), "where there is none"),
         (least(lambda e: -e.square().sum()), "not the least"),
-        (lambda x, bits, signed, exponents: exponents.index(best_with_torch(x, bits, signed, exponents)), "place"),
+        (
+            lambda x, bits, signed, exponents: exponents.index(
+                best_with_torch(x, bits, signed, exponents)
+            ),
+            "place",
+        ),
         (
             lambda x, bits, signed, exponents: 2.0 ** best_with_torch(x, bits, signed, exponents),
             "That is the threshold",
@@ -216,7 +242,9 @@ def fewest_from_above(x, limit, signed, exponents):
 
 def fewest_with_decibels(x, limit, signed, exponents):
     for bits in range(1, 9):
-        if max(-10 * math.log10(share(x, bits, e, signed)) for e in exponents) >= -10 * math.log10(limit):
+        if max(-10 * math.log10(share(x, bits, e, signed)) for e in exponents) >= -10 * math.log10(
+            limit
+        ):
             return bits
     return None
 
@@ -250,17 +278,25 @@ def search(fits, exponents_of=lambda e: e):
         (lambda **case: fewest_from_below(**case) + 1, "one bit more"),
         (lambda **case: fewest_from_above(**case) - 1, "one bit too few"),
         (
-            search(lambda x, q, limit: (q[0] - x).square().sum() <= limit * x.square().sum(), lambda e: e[:1]),
+            search(
+                lambda x, q, limit: (q[0] - x).square().sum() <= limit * x.square().sum(),
+                lambda e: e[:1],
+            ),
             "largest threshold only",
         ),
         (search(lambda x, q, limit: (q[0] - x).square().sum() <= limit), "plain squared error"),
         (search(lambda x, q, limit: (q[0] - x).square().mean() <= limit), "mean square"),
         (search(lambda x, q, limit: (q[0] - x).norm() <= limit * x.norm()), "roots"),
         (
-            search(lambda x, q, limit: (q[0] - x)[~q[1]].square().sum() <= limit * x.square().sum()),
+            search(
+                lambda x, q, limit: (q[0] - x)[~q[1]].square().sum() <= limit * x.square().sum()
+            ),
             "values that are clipped",
         ),
-        (search(lambda x, q, limit: (q[0] - x).square().sum() < limit * x.square().sum()), "at most means <="),
+        (
+            search(lambda x, q, limit: (q[0] - x).square().sum() < limit * x.square().sum()),
+            "at most means <=",
+        ),
         (lambda x, limit, signed, exponents: 8, "always give 8"),
         (lambda x, limit, signed, exponents: 4, "you gave 4"),
     ],

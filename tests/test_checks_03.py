@@ -17,7 +17,9 @@ def accepted(verdict):
 
 def rejected(verdict, phrase):
     assert verdict.passed is False
-    assert verdict.message.startswith("Not yet. For ") and phrase in verdict.message, verdict.message
+    assert verdict.message.startswith("Not yet. For ") and phrase in verdict.message, (
+        verdict.message
+    )
 
 
 def todo(*_, **__):
@@ -33,7 +35,11 @@ def by_autograd(name):
     """The library's own gradient, with a step and a threshold for every element."""
 
     def answer(x, step, threshold, signed):
-        values = {"x": x, "step": torch.full_like(x, step), "threshold": torch.full_like(x, threshold)}
+        values = {
+            "x": x,
+            "step": torch.full_like(x, step),
+            "threshold": torch.full_like(x, threshold),
+        }
         values[name].requires_grad_()
         quantize(**values, signed=signed).sum().backward()
         return values[name].grad
@@ -66,12 +72,17 @@ def test_the_oracle_is_the_true_derivative_but_for_the_slope_of_rounding(x, step
         return  # at a jump or an end there is no derivative
 
     def q(step, threshold):
-        return composition(*(torch.tensor([v], dtype=torch.float64) for v in (x, step, threshold)), signed).item()
+        return composition(
+            *(torch.tensor([v], dtype=torch.float64) for v in (x, step, threshold)), signed
+        ).item()
 
     by_step = (q(step + h, threshold) - q(step - h, threshold)) / (2 * h)
     by_threshold = (q(step, threshold + h) - q(step, threshold - h)) / (2 * h)
     tensor = torch.tensor([x], dtype=torch.float64)
-    found = {name: by_autograd(name)(tensor.clone(), step, threshold, signed).item() for name in ("step", "threshold")}
+    found = {
+        name: by_autograd(name)(tensor.clone(), step, threshold, signed).item()
+        for name in ("step", "threshold")
+    }
     assert found["threshold"] == pytest.approx(by_threshold, abs=1e-4)
     assert found["step"] + (u if inside else 0) == pytest.approx(by_step, abs=1e-4)
 
@@ -107,7 +118,10 @@ def clamped(x, step, threshold, signed):
     x = x.requires_grad_()
     u = x / step
     r = u + (u.round() - u).detach()
-    bounds = [torch.tensor(v, dtype=x.dtype) for v in ((-threshold / step if signed else 0.0), threshold / step - 1)]
+    bounds = [
+        torch.tensor(v, dtype=x.dtype)
+        for v in ((-threshold / step if signed else 0.0), threshold / step - 1)
+    ]
     torch.minimum(torch.maximum(r, bounds[0]), bounds[1]).mul(step).sum().backward()
     return x.grad
 
@@ -137,8 +151,14 @@ def upper(step, threshold):
         (lambda x, step, threshold, signed: torch.ones(len(x)), "Nothing is clipped"),
         (between(lower, upper, strict=True), "bounds are inclusive"),
         (between(lower, upper, of="u"), "compare round(x / step)"),
-        (between(lower, lambda step, threshold: threshold / step, of="u"), "compare x with the threshold"),
-        (between(lower, lambda step, threshold: threshold / step), "upper bound is threshold / step"),
+        (
+            between(lower, lambda step, threshold: threshold / step, of="u"),
+            "compare x with the threshold",
+        ),
+        (
+            between(lower, lambda step, threshold: threshold / step),
+            "upper bound is threshold / step",
+        ),
         (clamped, "half the slope"),
         (between(lambda step, threshold, signed: -threshold / step, upper), "unsigned numbers too"),
         (
@@ -186,7 +206,9 @@ STEP = [
     numpy_step(),
     # the error by the step inside; where Q(x) clips, minus one above
     lambda x, step, threshold, signed: (
-        torch.tensor(regions(x, step, threshold, signed)[3]) * ((x / step).round() * step - x) / step
+        torch.tensor(regions(x, step, threshold, signed)[3])
+        * ((x / step).round() * step - x)
+        / step
         - torch.tensor(regions(x, step, threshold, signed)[4]).double()
     ),
 ]
@@ -211,11 +233,17 @@ def strict_step(x, step, threshold, signed):
         (numpy_step(lambda r, u, s: (r - u) * s), "the error Q(x) - x"),
         (numpy_step(above=0.0), "which falls as the step grows"),
         (numpy_step(above=1.0), "-1, not 1"),
-        (lambda x, step, threshold, signed: (x / step).numpy().round() - x.numpy() / step, "Nothing is clipped"),
+        (
+            lambda x, step, threshold, signed: (x / step).numpy().round() - x.numpy() / step,
+            "Nothing is clipped",
+        ),
         (strict_step, "bounds are inclusive"),
         (numpy_step(below=-1.0), "whatever the step"),
         (numpy_step(lambda r, u, s: 0 * r), "Inside it is 0 in your answer"),
-        (lambda x, step, threshold, signed: step_with_loops(x, step, threshold, True), "unsigned numbers too"),
+        (
+            lambda x, step, threshold, signed: step_with_loops(x, step, threshold, True),
+            "unsigned numbers too",
+        ),
         (lambda **case: sum(step_with_loops(**case)), "the shape ()"),
     ],
 )
@@ -254,7 +282,9 @@ def tied_by_chain(x, bits, threshold, signed):
     return on_threshold + on_step * step / threshold
 
 
-@pytest.mark.parametrize("answer", [tied_by_autograd, tied_by_cases, tied_as_a_share, tied_by_chain])
+@pytest.mark.parametrize(
+    "answer", [tied_by_autograd, tied_by_cases, tied_as_a_share, tied_by_chain]
+)
 def test_gradient_tied_accepts(answer):
     accepted(checks.gradient_tied(answer))
 
@@ -274,10 +304,14 @@ def numpy_tied(total):
 
 def true_slope(x, bits, threshold, signed):
     h = 1e-7
-    up, down = (quantize(x, t / 2 ** (bits - signed), t, signed) for t in (threshold + h, threshold - h))
+    up, down = (
+        quantize(x, t / 2 ** (bits - signed), t, signed) for t in (threshold + h, threshold - h)
+    )
     # between the jumps: where the two sides round alike
     middle = quantize(x, threshold / 2 ** (bits - signed), threshold, signed)
-    return torch.where((up - down).abs() < 1e-5, (up - down) / (2 * h), middle / threshold).round(decimals=6)
+    return torch.where((up - down).abs() < 1e-5, (up - down) / (2 * h), middle / threshold).round(
+        decimals=6
+    )
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,18 @@ def accepted(verdict):
 
 def rejected(verdict, phrase):
     assert verdict.passed is False
-    assert verdict.message.startswith("Not yet. For ") and phrase in verdict.message, verdict.message
+    assert verdict.message.startswith("Not yet. For ") and phrase in verdict.message, (
+        verdict.message
+    )
 
 
 def todo(*_, **__):
     raise NotImplementedError
 
 
-@pytest.mark.parametrize("name", ["gumbel_max", "relaxed_sample", "expected_gradient", "cycle_temperature"])
+@pytest.mark.parametrize(
+    "name", ["gumbel_max", "relaxed_sample", "expected_gradient", "cycle_temperature"]
+)
 def test_a_stub_is_no_attempt(name):
     assert getattr(checks, name)(todo).passed is None
 
@@ -35,7 +39,10 @@ def test_a_stub_is_no_attempt(name):
 def by_loops(probabilities, uniform):
     rows = []
     for row in uniform.tolist():
-        scores = [math.log(p) - math.log(-math.log(u)) for p, u in zip(probabilities.tolist(), row, strict=True)]
+        scores = [
+            math.log(p) - math.log(-math.log(u))
+            for p, u in zip(probabilities.tolist(), row, strict=True)
+        ]
         rows.append(max(range(len(scores)), key=scores.__getitem__))
     return rows
 
@@ -49,8 +56,12 @@ def by_numpy(probabilities, uniform):
     [
         by_loops,
         by_numpy,
-        lambda probabilities, uniform: torch.argmax(torch.log(probabilities) - torch.log(-torch.log(uniform)), dim=1),
-        lambda probabilities, uniform: torch.softmax(probabilities.log() - (-uniform.log()).log(), 1).max(1).indices,
+        lambda probabilities, uniform: torch.argmax(
+            torch.log(probabilities) - torch.log(-torch.log(uniform)), dim=1
+        ),
+        lambda probabilities, uniform: (
+            torch.softmax(probabilities.log() - (-uniform.log()).log(), 1).max(1).indices
+        ),
     ],
 )
 def test_gumbel_max_accepts(answer):
@@ -58,7 +69,9 @@ def test_gumbel_max_accepts(answer):
 
 
 def numpy_pick(score):
-    return lambda probabilities, uniform: np.argmax(score(probabilities.numpy(), uniform.numpy()), axis=1)
+    return lambda probabilities, uniform: np.argmax(
+        score(probabilities.numpy(), uniform.numpy()), axis=1
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,7 +82,10 @@ def numpy_pick(score):
         (numpy_pick(lambda p, u: np.log(p) - np.log(u)), "exponential"),
         (numpy_pick(lambda p, u: np.log(p) + np.log(-np.log(u))), "reversed"),
         (numpy_pick(lambda p, u: np.log(p) + u), "uniform numbers themselves"),
-        (lambda probabilities, uniform: by_numpy(1 / probabilities, 0 * uniform + 0.5) * 0, "For probabilities"),
+        (
+            lambda probabilities, uniform: by_numpy(1 / probabilities, 0 * uniform + 0.5) * 0,
+            "For probabilities",
+        ),
         (lambda probabilities, uniform: probabilities, "shape"),
     ],
 )
@@ -100,7 +116,9 @@ def normalized(logits, noise, temperature):
         row_by_row,
         normalized,
         lambda logits, noise, temperature: relaxed_categorical(logits, temperature, noise),
-        lambda logits, noise, temperature: torch.softmax((logits + noise) / temperature, dim=-1).float(),
+        lambda logits, noise, temperature: torch.softmax(
+            (logits + noise) / temperature, dim=-1
+        ).float(),
     ],
 )
 def test_relaxed_sample_accepts(answer):
@@ -125,8 +143,16 @@ def soft(score, axis=1):
         (soft(lambda l, g, tau: (l - g) / tau), "subtract the noise"),
         (soft(lambda l, g, tau: l / tau + 0 * g), "no noise"),
         (soft(lambda l, g, tau: (l + g) / tau, axis=0), "over the samples"),
-        (lambda logits, noise, temperature: (logits + noise).softmax(1) / temperature, "divide before it"),
-        (lambda logits, noise, temperature: 1.0 * ((logits + noise) == (logits + noise).amax(1, True)), "one-hot"),
+        (
+            lambda logits, noise, temperature: (logits + noise).softmax(1) / temperature,
+            "divide before it",
+        ),
+        (
+            lambda logits, noise, temperature: (
+                1.0 * ((logits + noise) == (logits + noise).amax(1, True))
+            ),
+            "one-hot",
+        ),
     ],
 )
 def test_relaxed_sample_rejects(answer, phrase):
@@ -142,7 +168,9 @@ def by_differences(logits, losses, h=1e-6):
         return (p * losses.numpy()).sum()
 
     basis = np.eye(len(logits)) * h
-    return np.array([expected(logits.numpy() + e) - expected(logits.numpy() - e) for e in basis]) / (2 * h)
+    return np.array(
+        [expected(logits.numpy() + e) - expected(logits.numpy() - e) for e in basis]
+    ) / (2 * h)
 
 
 def by_jacobian(logits, losses):
@@ -224,7 +252,10 @@ def update(step, n):
     ("answer", "phrase"),
     [
         (decay(update), "no floor"),
-        (lambda step, steps_per_epoch: min(0.5, decay(update)(step, steps_per_epoch)), "smaller of floor"),
+        (
+            lambda step, steps_per_epoch: min(0.5, decay(update)(step, steps_per_epoch)),
+            "smaller of floor",
+        ),
         (kept(lambda i, n: round(25 * i / n)), "no restart"),
         (kept(lambda i, n: i % (5 * n)), "every step"),
         (kept(lambda i, n: update(i % n, n)), "one epoch"),

@@ -16,14 +16,18 @@ def accepted(verdict):
 
 def rejected(verdict, phrase):
     assert verdict.passed is False
-    assert verdict.message.startswith("Not yet. For ") and phrase in verdict.message, verdict.message
+    assert verdict.message.startswith("Not yet. For ") and phrase in verdict.message, (
+        verdict.message
+    )
 
 
 def todo(*_, **__):
     raise NotImplementedError
 
 
-@pytest.mark.parametrize("name", ["expected_parameters", "first_logit", "selection", "logit_gradient"])
+@pytest.mark.parametrize(
+    "name", ["expected_parameters", "first_logit", "selection", "logit_gradient"]
+)
 def test_a_stub_is_no_attempt(name):
     assert getattr(checks, name)(todo).passed is None
 
@@ -33,7 +37,9 @@ def test_a_stub_is_no_attempt(name):
 
 def by_numpy(probabilities, bits, exponents, signed):
     p, b, e = probabilities.numpy(), bits.int().numpy()[:, None], exponents.int().numpy()[None, :]
-    return float(np.sum(p * np.ldexp(1.0, e - b + signed))), float(p.sum(0) @ np.ldexp(1.0, exponents.int().numpy()))
+    return float(np.sum(p * np.ldexp(1.0, e - b + signed))), float(
+        p.sum(0) @ np.ldexp(1.0, exponents.int().numpy())
+    )
 
 
 def by_block(probabilities, bits, exponents, signed):
@@ -59,7 +65,9 @@ def test_expected_parameters_accepts(answer):
 
 def numpy_pair(formula):
     def answer(probabilities, bits, exponents, signed):
-        return formula(probabilities.numpy(), bits.numpy()[:, None], 2.0 ** exponents.numpy(), int(signed))
+        return formula(
+            probabilities.numpy(), bits.numpy()[:, None], 2.0 ** exponents.numpy(), int(signed)
+        )
 
     return answer
 
@@ -67,13 +75,38 @@ def numpy_pair(formula):
 @pytest.mark.parametrize(
     ("answer", "phrase"),
     [
-        (numpy_pair(lambda p, b, t, s: ((p * t).sum() * 2.0 ** (s - (p * b).sum()), (p * t).sum())), "mix the bits"),
-        (numpy_pair(lambda p, b, t, s: ((p * t).sum() * (p * 2.0 ** (s - b)).sum(), (p * t).sum())), "two means"),
-        (numpy_pair(lambda p, b, t, s: ((p * t * 2.0 ** (1 - s - b)).sum(), (p * t).sum())), "mixed up"),
-        (numpy_pair(lambda p, b, t, s: ((p * t * 2.0**-b).sum(), (p * t).sum())), "do not look at `signed`: a signed"),
-        (numpy_pair(lambda p, b, t, s: ((p * t * 2.0 ** (1 - b)).sum(), (p * t).sum())), "an unsigned step"),
-        (numpy_pair(lambda p, b, t, s: ((p * t * 2**s / (2.0**b - 1)).sum(), (p * t).sum())), "number of gaps"),
-        (numpy_pair(lambda p, b, t, s: ((p * t).sum(), (p * t * 2.0 ** (s - b)).sum())), "order is step"),
+        (
+            numpy_pair(
+                lambda p, b, t, s: ((p * t).sum() * 2.0 ** (s - (p * b).sum()), (p * t).sum())
+            ),
+            "mix the bits",
+        ),
+        (
+            numpy_pair(
+                lambda p, b, t, s: ((p * t).sum() * (p * 2.0 ** (s - b)).sum(), (p * t).sum())
+            ),
+            "two means",
+        ),
+        (
+            numpy_pair(lambda p, b, t, s: ((p * t * 2.0 ** (1 - s - b)).sum(), (p * t).sum())),
+            "mixed up",
+        ),
+        (
+            numpy_pair(lambda p, b, t, s: ((p * t * 2.0**-b).sum(), (p * t).sum())),
+            "do not look at `signed`: a signed",
+        ),
+        (
+            numpy_pair(lambda p, b, t, s: ((p * t * 2.0 ** (1 - b)).sum(), (p * t).sum())),
+            "an unsigned step",
+        ),
+        (
+            numpy_pair(lambda p, b, t, s: ((p * t * 2**s / (2.0**b - 1)).sum(), (p * t).sum())),
+            "number of gaps",
+        ),
+        (
+            numpy_pair(lambda p, b, t, s: ((p * t).sum(), (p * t * 2.0 ** (s - b)).sum())),
+            "order is step",
+        ),
         (numpy_pair(lambda p, b, t, s: (p * t * 2.0 ** (s - b)).sum()), "shape"),
     ],
 )
@@ -103,8 +136,12 @@ def by_newton(others, probability):
     [
         by_odds,
         by_newton,
-        lambda others, probability: np.log(probability * np.exp(others.numpy()).sum() / (1 - probability)),
-        lambda others, probability: torch.logsumexp(others, 0) + torch.logit(torch.tensor(probability).double()),
+        lambda others, probability: np.log(
+            probability * np.exp(others.numpy()).sum() / (1 - probability)
+        ),
+        lambda others, probability: (
+            torch.logsumexp(others, 0) + torch.logit(torch.tensor(probability).double())
+        ),
     ],
 )
 def test_first_logit_accepts(answer):
@@ -114,10 +151,19 @@ def test_first_logit_accepts(answer):
 @pytest.mark.parametrize(
     ("answer", "phrase"),
     [
-        (lambda others, probability: np.log(probability * others.numel() / (1 - probability)), "released code"),
+        (
+            lambda others, probability: np.log(probability * others.numel() / (1 - probability)),
+            "released code",
+        ),
         (lambda others, probability: by_odds(others, 1 - probability), "inverted"),
-        (lambda others, probability: np.log(probability / (1 - probability)), "others' sum is missing"),
-        (lambda others, probability: np.log(probability * np.exp(others.numpy()).sum()), "1 - p is missing"),
+        (
+            lambda others, probability: np.log(probability / (1 - probability)),
+            "others' sum is missing",
+        ),
+        (
+            lambda others, probability: np.log(probability * np.exp(others.numpy()).sum()),
+            "1 - p is missing",
+        ),
         (lambda others, probability: np.exp(by_odds(others, probability)), "logarithm is missing"),
         (lambda others, probability: np.log(probability), "log p"),
     ],
@@ -141,7 +187,9 @@ def by_block_selection(probabilities):
     "answer",
     [
         by_block_selection,
-        lambda probabilities: torch.stack((r := probabilities.sum(1).argmax(), probabilities[r].argmax())),
+        lambda probabilities: torch.stack(
+            (r := probabilities.sum(1).argmax(), probabilities[r].argmax())
+        ),
         lambda probabilities: [
             row := max(range(len(probabilities)), key=lambda i: sum(probabilities[i].tolist())),
             int(np.argmax(probabilities.numpy()[row])),

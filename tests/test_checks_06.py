@@ -109,7 +109,9 @@ def by_rivals(costs, sizes, target):
     return torch.tensor([found[i] for i in range(len(sizes))])
 
 
-@pytest.mark.parametrize("answer", [by_product, by_recursion, by_rivals, lambda **case: np.array(by_product(**case))])
+@pytest.mark.parametrize(
+    "answer", [by_product, by_recursion, by_rivals, lambda **case: np.array(by_product(**case))]
+)
 def test_right_best_bits(answer):
     verdict = checks.best_bits(answer)
     assert verdict.passed is True, verdict.message

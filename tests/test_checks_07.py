@@ -20,7 +20,11 @@ def by_loop(tables, bits, sizes):
 
 
 def by_torch(tables, bits, sizes):
-    marginals, b, n = torch.tensor(tables).sum(2), torch.tensor(bits).double(), torch.tensor(sizes).double()
+    marginals, b, n = (
+        torch.tensor(tables).sum(2),
+        torch.tensor(bits).double(),
+        torch.tensor(sizes).double(),
+    )
     found = torch.stack([marginals @ b, b[marginals.argmax(1)]])
     return 32 * n.sum() / (found @ n)
 

@@ -34,7 +34,9 @@ def inverted_by_layers(inputs, outputs, expansion, kernel):
     wide = inputs * expansion
     layers = [torch.nn.Conv2d(inputs, wide, 1)] if expansion > 1 else [torch.nn.Identity()]
     layers += [torch.nn.Conv2d(wide, wide, kernel, groups=wide), torch.nn.Conv2d(wide, outputs, 1)]
-    return torch.tensor([sum(p.numel() for p in layer.parameters() if p.dim() > 1) for layer in layers])
+    return torch.tensor(
+        [sum(p.numel() for p in layer.parameters() if p.dim() > 1) for layer in layers]
+    )
 
 
 @pytest.mark.parametrize("answer", [inverted, inverted_by_arrays, inverted_by_layers])
@@ -79,7 +81,9 @@ def rest_by_mean_bits(rate, elements, kept, bits):
 
 
 def rest_by_harmonic_mean(rate, elements, kept, bits):
-    inverse = torch.tensor((elements / rate - kept * bits / 32) / (elements - kept), dtype=torch.float64).clamp(min=0)
+    inverse = torch.tensor(
+        (elements / rate - kept * bits / 32) / (elements - kept), dtype=torch.float64
+    ).clamp(min=0)
     return 1 / inverse
 
 
@@ -93,7 +97,9 @@ def rest_by_bisection(rate, elements, kept, bits):
     return 32 / low if low > 1e-9 else math.inf
 
 
-@pytest.mark.parametrize("answer", [rest_by_bits, rest_by_mean_bits, rest_by_harmonic_mean, rest_by_bisection])
+@pytest.mark.parametrize(
+    "answer", [rest_by_bits, rest_by_mean_bits, rest_by_harmonic_mean, rest_by_bisection]
+)
 def test_right_rests(answer):
     verdict = checks.rest_rate(answer)
     assert verdict.passed is True, verdict.message
@@ -119,7 +125,11 @@ def test_wrong_rests(answer, says):
 
 
 def test_a_division_by_nothing_is_named():
-    judged(checks.rest_rate, lambda r, n, k, b: 32 * (n - k) / (32 * n / r - k * b), "ZeroDivisionError")
+    judged(
+        checks.rest_rate,
+        lambda r, n, k, b: 32 * (n - k) / (32 * n / r - k * b),
+        "ZeroDivisionError",
+    )
 
 
 # --- 3: activation bits
@@ -149,7 +159,9 @@ def bits_of_the_library(sizes, rate):
     return tuple(budget.activation_bits(dict(enumerate(sizes)), rate).values())
 
 
-@pytest.mark.parametrize("answer", [bits_by_loop, bits_by_arrays, bits_by_tensors, bits_of_the_library])
+@pytest.mark.parametrize(
+    "answer", [bits_by_loop, bits_by_arrays, bits_by_tensors, bits_of_the_library]
+)
 def test_right_activation_bits(answer):
     verdict = checks.activation_bits(answer)
     assert verdict.passed is True, verdict.message
@@ -217,7 +229,9 @@ def test_wrong_peaks(answer, says):
     judged(checks.peak_bytes, answer, says)
 
 
-@pytest.mark.parametrize("check", [checks.inverted, checks.rest_rate, checks.activation_bits, checks.peak_bytes])
+@pytest.mark.parametrize(
+    "check", [checks.inverted, checks.rest_rate, checks.activation_bits, checks.peak_bytes]
+)
 def test_stubs_and_broken_answers(check):
     def stub(*_, **__):
         raise NotImplementedError
@@ -228,14 +242,20 @@ def test_stubs_and_broken_answers(check):
 
 
 def test_what_was_checked_is_drawn_with_words():
-    for verdict in (checks.inverted(inverted), checks.rest_rate(unguarded), checks.activation_bits(bits_by_loop)):
+    for verdict in (
+        checks.inverted(inverted),
+        checks.rest_rate(unguarded),
+        checks.activation_bits(bits_by_loop),
+    ):
         data, metadata = verdict._repr_mimebundle_()
         assert data["image/png"] and "beside the right one" in metadata["image/png"]["alt"]
 
 
 def test_the_rule_on_a_network_is_what_the_check_wants():
     """The oracle of exercise 3 against the library's rule, on the sizes of a real network."""
-    model = attach(models.build("mobilenet_v1", classes=10), SearchSpace(), torch.rand(1, 3, 64, 64))
+    model = attach(
+        models.build("mobilenet_v1", classes=10), SearchSpace(), torch.rand(1, 3, 64, 64)
+    )
     sizes = budget.activation_sizes(model)
     for rate in (2.0, 5.5, 8.0, 16.0, 32.0):
         wanted = checks._activation_bits(list(sizes.values()), rate)

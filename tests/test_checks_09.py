@@ -65,7 +65,9 @@ def test_right_rank_correlations(answer):
 
 
 def of(method):
-    return lambda one, two: np.corrcoef(stats.rankdata(one, method), stats.rankdata(two, method))[0, 1]
+    return lambda one, two: np.corrcoef(stats.rankdata(one, method), stats.rankdata(two, method))[
+        0, 1
+    ]
 
 
 def formula(one, two):

@@ -18,7 +18,9 @@ def accepted(verdict):
 
 def rejected(verdict, phrase):
     assert verdict.passed is False
-    assert verdict.message.startswith("Not yet. For ") and phrase in verdict.message, verdict.message
+    assert verdict.message.startswith("Not yet. For ") and phrase in verdict.message, (
+        verdict.message
+    )
 
 
 def todo(*_, **__):
@@ -52,7 +54,9 @@ def requantize_with_divmod(sums, places, low, high):
 
 def requantize_in_numpy(sums, places, low, high):
     n = sums.numpy()
-    add = 2 ** (places - 1) - 1 + (n >> places & 1) if places else 0  # a half goes up where the result would be odd
+    add = (
+        2 ** (places - 1) - 1 + (n >> places & 1) if places else 0
+    )  # a half goes up where the result would be odd
     return np.clip(n + add >> places, low, high)
 
 
@@ -73,21 +77,40 @@ def test_requantize_accepts(answer):
     ("answer", "phrase"),
     [
         (lambda sums, places, low, high: (sums // 2**places).clamp(low, high), "rounds down"),
-        (lambda sums, places, low, high: (sums + (1 << places) // 2 >> places).clamp(low, high), "half up"),
         (
-            lambda sums, places, low, high: (sums.sign() * (sums.abs() + (1 << places) // 2 >> places)).clamp(
-                low, high
-            ),
+            lambda sums, places, low, high: (sums + (1 << places) // 2 >> places).clamp(low, high),
+            "half up",
+        ),
+        (
+            lambda sums, places, low, high: (
+                sums.sign() * (sums.abs() + (1 << places) // 2 >> places)
+            ).clamp(low, high),
             "away from zero",
         ),
         (
-            lambda sums, places, low, high: torch.div(sums, 2**places, rounding_mode="trunc").clamp(low, high),
+            lambda sums, places, low, high: torch.div(sums, 2**places, rounding_mode="trunc").clamp(
+                low, high
+            ),
             "towards zero",
         ),
-        (lambda sums, places, low, high: requantize_with_masks(sums, places, -(2**62), 2**62), "clipped"),
-        (lambda sums, places, low, high: requantize_with_masks(sums.clamp(low, high), places, low, high), "before"),
-        (lambda sums, places, low, high: requantize_with_masks(sums, places, low, high - 1), "both included"),
-        (lambda sums, places, low, high: (sums.double() / 2**places).round().clamp(low, high), "53 bits"),
+        (
+            lambda sums, places, low, high: requantize_with_masks(sums, places, -(2**62), 2**62),
+            "clipped",
+        ),
+        (
+            lambda sums, places, low, high: requantize_with_masks(
+                sums.clamp(low, high), places, low, high
+            ),
+            "before",
+        ),
+        (
+            lambda sums, places, low, high: requantize_with_masks(sums, places, low, high - 1),
+            "both included",
+        ),
+        (
+            lambda sums, places, low, high: (sums.double() / 2**places).round().clamp(low, high),
+            "53 bits",
+        ),
         (lambda sums, places, low, high: (sums << places).clamp(low, high), "left"),
         (lambda sums, places, low, high: sums[:0], "the shape (0,)"),
         (lambda sums, places, low, high: None, "return"),
@@ -108,7 +131,9 @@ def sum_with_torch(a, a_exponent, b, b_exponent):
 def sum_case_by_case(a, a_exponent, b, b_exponent):
     if a_exponent < b_exponent:
         return (a + b * 2 ** (b_exponent - a_exponent)).numpy()
-    return [x * 2 ** (a_exponent - b_exponent) + y for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+    return [
+        x * 2 ** (a_exponent - b_exponent) + y for x, y in zip(a.tolist(), b.tolist(), strict=True)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -117,10 +142,14 @@ def sum_case_by_case(a, a_exponent, b, b_exponent):
         sum_with_torch,
         sum_case_by_case,
         lambda a, a_exponent, b, b_exponent: (
-            (a.double() * 2.0**a_exponent + b.double() * 2.0**b_exponent) / 2.0 ** min(a_exponent, b_exponent)
+            (a.double() * 2.0**a_exponent + b.double() * 2.0**b_exponent)
+            / 2.0 ** min(a_exponent, b_exponent)
         ),
         lambda a, a_exponent, b, b_exponent: fixedpoint.add(
-            a, b, shifts=(max(a_exponent - b_exponent, 0), max(b_exponent - a_exponent, 0)), signs=(1, 1)
+            a,
+            b,
+            shifts=(max(a_exponent - b_exponent, 0), max(b_exponent - a_exponent, 0)),
+            signs=(1, 1),
         ),
     ],
 )
@@ -132,25 +161,42 @@ def test_aligned_sum_accepts(answer):
     ("answer", "phrase"),
     [
         (lambda a, a_exponent, b, b_exponent: a + b, "different units"),
-        (lambda a, a_exponent, b, b_exponent: sum_with_torch(a, b_exponent, b, a_exponent), "wrong side"),
+        (
+            lambda a, a_exponent, b, b_exponent: sum_with_torch(a, b_exponent, b, a_exponent),
+            "wrong side",
+        ),
         (
             lambda a, a_exponent, b, b_exponent: (
                 (a >> max(b_exponent - a_exponent, 0)) + (b >> max(a_exponent - b_exponent, 0))
             ),
             "bits get lost",
         ),
-        (lambda a, a_exponent, b, b_exponent: (a << max(a_exponent - b_exponent, 0)) + b, "b must be shifted"),
-        (lambda a, a_exponent, b, b_exponent: a + (b << max(b_exponent - a_exponent, 0)), "a must be shifted"),
+        (
+            lambda a, a_exponent, b, b_exponent: (a << max(a_exponent - b_exponent, 0)) + b,
+            "b must be shifted",
+        ),
+        (
+            lambda a, a_exponent, b, b_exponent: a + (b << max(b_exponent - a_exponent, 0)),
+            "a must be shifted",
+        ),
         (
             lambda a, a_exponent, b, b_exponent: (
                 a * max(1, a_exponent - b_exponent) + b * max(1, b_exponent - a_exponent)
             ),
             "not by k",
         ),
-        (lambda a, a_exponent, b, b_exponent: a * 2.0**a_exponent + b * 2.0**b_exponent, "the values"),
-        (lambda a, a_exponent, b, b_exponent: sum_with_torch(a, a_exponent, -b, b_exponent), "reversed"),
         (
-            lambda a, a_exponent, b, b_exponent: [n << (a_exponent - b_exponent) for n in a.tolist()],
+            lambda a, a_exponent, b, b_exponent: a * 2.0**a_exponent + b * 2.0**b_exponent,
+            "the values",
+        ),
+        (
+            lambda a, a_exponent, b, b_exponent: sum_with_torch(a, a_exponent, -b, b_exponent),
+            "reversed",
+        ),
+        (
+            lambda a, a_exponent, b, b_exponent: [
+                n << (a_exponent - b_exponent) for n in a.tolist()
+            ],
             "negative shift count",
         ),
     ],
@@ -177,12 +223,16 @@ def bits_by_all_corners(weight, bias, largest):
         else:
             corners = ([largest * (w > 0) for w in row], [largest * (w < 0) for w in row])
         sums += [sum(w * x for w, x in zip(row, corner, strict=True)) + b for corner in corners]
-    return next(k for k in itertools.count(1) if all(-(2 ** (k - 1)) <= s < 2 ** (k - 1) for s in sums))
+    return next(
+        k for k in itertools.count(1) if all(-(2 ** (k - 1)) <= s < 2 ** (k - 1) for s in sums)
+    )
 
 
 def bits_in_numpy(weight, bias, largest):
     w, b = weight.numpy(), bias.numpy()
-    ends = np.array([np.where(w > 0, w, 0).sum(1) * largest + b, ~(np.where(w < 0, w, 0).sum(1) * largest + b)])
+    ends = np.array(
+        [np.where(w > 0, w, 0).sum(1) * largest + b, ~(np.where(w < 0, w, 0).sum(1) * largest + b)]
+    )
     return int(ends.max().clip(0)).bit_length() + 1
 
 
@@ -202,16 +252,27 @@ def holding(low, high):
         (lambda weight, bias, largest: bits_by_log(weight, bias, largest) + 1, "One bit too many"),
         (lambda weight, bias, largest: bits_by_log(weight, 0 * bias, largest), "bias is missing"),
         (
-            lambda weight, bias, largest: int((weight.abs().sum(1) * largest + bias.abs()).max()).bit_length() + 1,
+            lambda weight, bias, largest: (
+                int((weight.abs().sum(1) * largest + bias.abs()).max()).bit_length() + 1
+            ),
             "positive and the negative weights apart",
         ),
-        (lambda weight, bias, largest: bits_by_log(weight.view(1, -1), bias.sum(0, keepdim=True), largest), "own"),
         (
-            lambda weight, bias, largest: holding(-1, max(int((weight.clamp(min=0).sum(1) * largest + bias).max()), 0)),
+            lambda weight, bias, largest: bits_by_log(
+                weight.view(1, -1), bias.sum(0, keepdim=True), largest
+            ),
+            "own",
+        ),
+        (
+            lambda weight, bias, largest: holding(
+                -1, max(int((weight.clamp(min=0).sum(1) * largest + bias).max()), 0)
+            ),
             "positive sums alone",
         ),
         (
-            lambda weight, bias, largest: holding(*[int(f(weight.sum(1) * largest + bias)) for f in (min, max)]),
+            lambda weight, bias, largest: holding(
+                *[int(f(weight.sum(1) * largest + bias)) for f in (min, max)]
+            ),
             "all inputs are the largest",
         ),
         (

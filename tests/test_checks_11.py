@@ -152,7 +152,12 @@ def test_wrong_fronts(answer, says):
     lambda rate, quantized, left_float: wcr_by_loop([quantized, left_float], [32 / rate, 32]),
 ])  # fmt: skip
 def test_right_recounts(answer):
-    assert checks.recount(lambda rate, quantized, left_float: answer(rate, quantized, left_float)).passed is True
+    assert (
+        checks.recount(
+            lambda rate, quantized, left_float: answer(rate, quantized, left_float)
+        ).passed
+        is True
+    )
 
 
 @pytest.mark.parametrize("answer, says", [
@@ -178,7 +183,10 @@ def test_stubs_and_broken_answers(check):
 
 
 def test_what_was_checked_is_drawn_with_words():
-    for verdict in (checks.wcr(wcr_by_loop), checks.pareto(unless(lambda r, a, s, b: s > r and b > a))):
+    for verdict in (
+        checks.wcr(wcr_by_loop),
+        checks.pareto(unless(lambda r, a, s, b: s > r and b > a)),
+    ):
         data, metadata = verdict._repr_mimebundle_()
         assert data["image/png"] and metadata["image/png"]["alt"].startswith(verdict.message)
     assert "lie on the front; you named" in verdict.drawing.sentence

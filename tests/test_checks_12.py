@@ -128,4 +128,8 @@ def test_stubs_broken_answers_and_drawings(check):
     assert "KeyError" in check(lambda **_: {}[1]).message
     verdict = check(lambda **_: 0)
     data, metadata = verdict._repr_mimebundle_()
-    assert verdict.passed is False and data["image/png"] and metadata["image/png"]["alt"].startswith(verdict.message)
+    assert (
+        verdict.passed is False
+        and data["image/png"]
+        and metadata["image/png"]["alt"].startswith(verdict.message)
+    )

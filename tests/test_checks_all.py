@@ -27,14 +27,27 @@ def exercises():
                     if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("checks."):
                         answer = ast.unparse(call.args[0]) if call.args else ""
                         if answer in stubs:
-                            yield source.stem[:2], ast.unparse(call.func).removeprefix("checks."), stubs[answer]
+                            yield (
+                                source.stem[:2],
+                                ast.unparse(call.func).removeprefix("checks."),
+                                stubs[answer],
+                            )
 
 
 EXERCISES = list(exercises())
 
 
 def test_every_lesson_with_stubs_is_looked_at():
-    assert {lesson for lesson, _, _ in EXERCISES} >= {"00", "01", "02", "03", "04", "05", "06", "10"}
+    assert {lesson for lesson, _, _ in EXERCISES} >= {
+        "00",
+        "01",
+        "02",
+        "03",
+        "04",
+        "05",
+        "06",
+        "10",
+    }
     assert len(EXERCISES) >= 27
 
 
@@ -57,7 +70,9 @@ def test_arguments_may_have_other_names(lesson, name, arguments):
     assert judge(by_name).passed is None and orders[0] == arguments
 
     names = ", ".join(f"other{i}" for i in range(len(arguments)))
-    stub = eval(f"lambda {names}, /: unwritten()", {"unwritten": lambda: renamed(*range(len(arguments)))})
+    stub = eval(
+        f"lambda {names}, /: unwritten()", {"unwritten": lambda: renamed(*range(len(arguments)))}
+    )
     assert judge(stub).passed is None
     wrong = judge(eval(f"lambda {names}, /: None")).message
     assert "returns nothing" in wrong and "?." not in wrong and "TypeError" not in wrong
@@ -79,7 +94,9 @@ def bytes_of(numbers, width):
 def test_what_is_no_function_is_told_so(answer):
     verdict = checks.largest(answer)
     assert verdict.passed is False and type(answer).__name__ in verdict.message
-    assert "Give the function itself: checks.largest(largest), without calling it" in verdict.message
+    assert (
+        "Give the function itself: checks.largest(largest), without calling it" in verdict.message
+    )
 
 
 def test_lists_of_a_case_look_like_lists_and_one_bit_is_no_bits():
@@ -91,7 +108,9 @@ def test_lists_of_a_case_look_like_lists_and_one_bit_is_no_bits():
 
 def test_too_few_arguments_are_named():
     message = checks.step(lambda bits: bits).message
-    assert "raised TypeError" in message and "takes 1 positional argument but 3 were given" in message
+    assert (
+        "raised TypeError" in message and "takes 1 positional argument but 3 were given" in message
+    )
     assert "takes 0 positional arguments" in checks.step(lambda: 1).message
 
 

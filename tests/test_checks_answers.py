@@ -55,7 +55,11 @@ def mapped(change, value):
 
 
 def tensor(value, dtype=torch.float64):
-    return value.to(dtype) if isinstance(value, torch.Tensor) else torch.tensor(np.asarray(value), dtype=dtype)
+    return (
+        value.to(dtype)
+        if isinstance(value, torch.Tensor)
+        else torch.tensor(np.asarray(value), dtype=dtype)
+    )
 
 
 def array(value, dtype=float):

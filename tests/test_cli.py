@@ -85,18 +85,26 @@ def test_a_search_from_a_folder_of_pictures(folder, tmp_path, capsys):
         (["--device", "cuda:99"], "--device cuda:99"),
         (["--device", "abacus"], "--device abacus: must be one of auto, cpu"),
         (["--device", "meta"], "--device meta: must be one of auto, cpu"),
-        (["--seed", "-1"], "--seed: must be a whole number from 0 to 9223372036854775807, got '-1'"),
+        (
+            ["--seed", "-1"],
+            "--seed: must be a whole number from 0 to 9223372036854775807, got '-1'",
+        ),
         (["--seed", "9223372036854775808"], "got '9223372036854775808'"),
         (["--seed", "1.5"], "got '1.5'"),
         (["--data", "CIFAR10"], "no data 'CIFAR10': did you mean cifar10?"),
         (["--data", "imagnet"], "did you mean imagenet?"),
         (["--picture-size", "0"], "--picture-size: must be a whole number from 1 on, got '0'"),
         (["--picture-size", "64"], "the built-in images have 32 pixels a side, got 64"),
-        (["--model", "resnet8", "--batch-size", "9000"], "batch_size must be at most the 8000 training pictures"),
+        (
+            ["--model", "resnet8", "--batch-size", "9000"],
+            "batch_size must be at most the 8000 training pictures",
+        ),
         (["--no-such-option"], "unrecognized arguments"),
     ],
 )
-def test_bad_input_is_one_line_exit_2_and_nothing_written(arguments, says, tmp_path, capsys, monkeypatch):
+def test_bad_input_is_one_line_exit_2_and_nothing_written(
+    arguments, says, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setenv("HMQ_LAB_DATA", str(tmp_path / "none"))
     out = tmp_path / "deep" / "run"
     assert main(["search", "--out", str(out), *arguments]) == 2
@@ -111,7 +119,11 @@ def refused(capsys, out, *arguments) -> str:
     """The one line on stderr of a search that bad input stops; nothing may be left in `out`."""
     assert search(*arguments[:1], out, *arguments[1:]) == 2
     printed = capsys.readouterr()
-    assert printed.err.count("\n") == 1 and printed.err.startswith("hmq-lab: error: ") and printed.out == ""
+    assert (
+        printed.err.count("\n") == 1
+        and printed.err.startswith("hmq-lab: error: ")
+        and printed.out == ""
+    )
     assert not out.exists()
     return printed.err
 
@@ -119,7 +131,9 @@ def refused(capsys, out, *arguments) -> str:
 def test_folders_of_pictures_that_are_not_as_they_should_be(folder, tmp_path, capsys):
     out, root = tmp_path / "out", tmp_path / "pictures"
     root.mkdir()
-    assert "must hold train/ and one of val/ and test/, it holds nothing" in refused(capsys, out, root)
+    assert "must hold train/ and one of val/ and test/, it holds nothing" in refused(
+        capsys, out, root
+    )
     shutil.copytree(folder, root, dirs_exist_ok=True)
     for k in range(4, 30):
         for name in ("bright", "dark"):
@@ -155,7 +169,9 @@ def test_weights_and_activations_that_are_not_finite(folder, tmp_path, capsys):
         net.bn1.weight.fill_(1e38)  # finite, and what it gives is not
         net.bn1.bias.fill_(3e38)
     models.save_weights(net, path)
-    assert "activation relu holds NaN or infinite values" in refused(capsys, out, folder, "--weights", str(path))
+    assert "activation relu holds NaN or infinite values" in refused(
+        capsys, out, folder, "--weights", str(path)
+    )
     with torch.no_grad():
         net.linear.weight[0, 0] = float("nan")
     models.save_weights(net, path)
@@ -189,8 +205,12 @@ class Branching(torch.nn.Module):
 def test_a_network_that_cannot_be_traced_names_the_line(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(models.NETWORKS, "branching", Branching)
     said = refused(capsys, tmp_path / "out", folder, "--model", "branching")
-    assert "torch.fx cannot follow Branching at" in said and "return -x if x.sum() > 0 else x" in said
-    monkeypatch.setitem(models.NETWORKS, "seven", lambda classes: models.CifarResNet((1,), classes=7))
+    assert (
+        "torch.fx cannot follow Branching at" in said and "return -x if x.sum() > 0 else x" in said
+    )
+    monkeypatch.setitem(
+        models.NETWORKS, "seven", lambda classes: models.CifarResNet((1,), classes=7)
+    )
     assert "the network has 7 outputs, the data 2 classes" in refused(
         capsys, tmp_path / "out", folder, "--model", "seven"
     )
@@ -199,7 +219,9 @@ def test_a_network_that_cannot_be_traced_names_the_line(folder, tmp_path, capsys
 def test_checkpoints_of_another_run_truncated_and_altered(folder, tmp_path, capsys):
     out = tmp_path / "run"
     path = out / "checkpoint.safetensors"
-    write_tensors(path, {"model/a": torch.ones(9)}, {"configuration": {"model": "resnet8", "seed": 3}})
+    write_tensors(
+        path, {"model/a": torch.ones(9)}, {"configuration": {"model": "resnet8", "seed": 3}}
+    )
     whole = path.read_bytes()
     for content, says in (
         (whole, "is of another configuration (model: resnet8 there, tiny_resnet8 here"),
@@ -217,8 +239,14 @@ def test_checkpoints_of_another_run_truncated_and_altered(folder, tmp_path, caps
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["placements", "--model", "resnet20", "--picture-size", "-4"], "must be a whole number from 1 on, got '-4'"),
-        (["placements", "--model", "resnet20", "--classes", "0"], "must be a whole number from 1 on, got '0'"),
+        (
+            ["placements", "--model", "resnet20", "--picture-size", "-4"],
+            "must be a whole number from 1 on, got '-4'",
+        ),
+        (
+            ["placements", "--model", "resnet20", "--classes", "0"],
+            "must be a whole number from 1 on, got '0'",
+        ),
         (["placements", "--model", "resnet19"], "did you mean resnet1"),
         (["train", "--batch-size", "0"], "batch_size must be 1 or more, got 0"),
         (["train", "--learning-rate", "inf"], "learning_rate positive, got 60 and inf"),
@@ -239,7 +267,17 @@ def test_the_other_commands_refuse_in_one_line_too(arguments, says, tmp_path, ca
 
 def test_train_writes_over_nothing_unless_asked(folder, tmp_path, capsys):
     path = tmp_path / "net.safetensors"
-    short = ["train", "--data", str(folder), "--model", "tiny_resnet8", "--epochs", "1", "--batch-size", "16"]
+    short = [
+        "train",
+        "--data",
+        str(folder),
+        "--model",
+        "tiny_resnet8",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "16",
+    ]
     assert main([*short, "--out", str(tmp_path / "net.pth")]) == 2
     assert "--out must end in .safetensors, got" in capsys.readouterr().err
     assert main([*short, "--out", str(path)]) == 0
@@ -247,7 +285,10 @@ def test_train_writes_over_nothing_unless_asked(folder, tmp_path, capsys):
     assert main([*short, "--out", str(path), "--seed", "1"]) == 2
     assert f"{path} is there already: --overwrite, or another --out" in capsys.readouterr().err
     assert path.read_bytes() == before
-    assert main([*short, "--out", str(path), "--seed", "1", "--overwrite"]) == 0 and path.read_bytes() != before
+    assert (
+        main([*short, "--out", str(path), "--seed", "1", "--overwrite"]) == 0
+        and path.read_bytes() != before
+    )
 
 
 def test_weights_that_do_not_fit_are_listed(tmp_path, capsys):
@@ -275,7 +316,9 @@ def test_figures_of_what_is_no_record(tmp_path, capsys):
 def test_placements_lists_every_tensor(capsys):
     assert main(["placements", "--model", "resnet20"]) == 0
     printed = capsys.readouterr().out
-    assert "20 weight tensors quantized, 270,896 elements" in printed or "20 weight tensors" in printed
+    assert (
+        "20 weight tensors quantized, 270,896 elements" in printed or "20 weight tensors" in printed
+    )
     assert "19 activation tensors quantized" in printed
     assert "linear.bias" in printed and "output of the network" in printed
 
@@ -287,5 +330,7 @@ def test_the_module_runs_and_the_core_stays_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    done = subprocess.run([sys.executable, "-m", "hmq_lab", "search", "--seed", "x"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "hmq_lab", "search", "--seed", "x"], capture_output=True, text=True
+    )
     assert done.returncode == 2 and done.stderr.count("\n") == 1

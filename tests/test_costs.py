@@ -55,7 +55,9 @@ def test_known_networks():
     bits = sum(t["bits"] * t["size"] for t in record.tensors if t["kind"] == "weight")
     assert sum(i.weight_bytes for i in resnet) == bits / 8
     for name, macs in (("mobilenet_v1", 569e6), ("mobilenet_v2", 300e6)):
-        model = attach(models.build(name, classes=1000).eval(), SearchSpace(), torch.randn(1, 3, 224, 224))
+        model = attach(
+            models.build(name, classes=1000).eval(), SearchSpace(), torch.randn(1, 3, 224, 224)
+        )
         assert sum(i.macs for i in count(model)) == pytest.approx(macs, rel=0.01)
 
 
@@ -63,13 +65,24 @@ def test_the_accelerator():
     machine = Accelerator(units=2, bandwidth=4.0)
     assert [machine.macs_per_cycle(w, a) for w, a in ((8, 8), (4, 8), (3, 4), (2, 2), (1, 1), (16, 16), (32, 8))] == [
         2, 4, 8, 32, 32, 0.5, 0.5]  # fmt: skip
-    layer = Layer("conv", macs=6400, weights=100, weight_bits=4, inputs=64, input_bits=8, outputs=64, output_bits=8)
+    layer = Layer(
+        "conv",
+        macs=6400,
+        weights=100,
+        weight_bits=4,
+        inputs=64,
+        input_bits=8,
+        outputs=64,
+        output_bits=8,
+    )
     assert machine.compute_cycles(layer) == 1600 and machine.memory_cycles(layer) == (50 + 128) / 4
     assert machine.cycles(layer) == 1600
     starved = dataclasses.replace(machine, bandwidth=0.01)
     assert starved.cycles(layer) == starved.memory_cycles(layer) == 17800
     assert machine.mac_energy(layer) == pytest.approx(6400 * (0.2 * 32 / 64 + 0.1))
-    assert machine.energy(layer) == pytest.approx(6400 * 0.2 + 8 * (50 * 1300 / 64 + 128 * 100 / 64))
+    assert machine.energy(layer) == pytest.approx(
+        6400 * 0.2 + 8 * (50 * 1300 / 64 + 128 * 100 / 64)
+    )
     assert machine.mac_energy(in_float([layer])[0]) == pytest.approx(6400 * 4.6)
     free = dataclasses.replace(machine, weight_bit=0.0, activation_bit=0.0)
     assert free.energy(layer) == free.mac_energy(layer)
@@ -100,7 +113,12 @@ def test_the_table_and_the_figure():
     machine = Accelerator(units=4, bandwidth=2.0)
     drawing = roofline(Costs(layers, machine))
     (ax,) = drawing.axes
-    drawn = {(x, y) for line in ax.lines if line.get_marker() not in ("None", None, "") for x, y in line.get_xydata()}
+    drawn = {
+        (x, y)
+        for line in ax.lines
+        if line.get_marker() not in ("None", None, "")
+        for x, y in line.get_xydata()
+    }
     assert drawn == {(i.macs / i.bytes, i.macs / machine.cycles(i)) for i in layers}
     waiting = sum(machine.memory_cycles(i) > machine.compute_cycles(i) for i in layers)
     assert f"{waiting} of 3 layers wait for memory" in drawing.sentence

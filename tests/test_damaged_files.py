@@ -23,7 +23,10 @@ from hmq_lab.models.weights import load_weights, save_weights
 from hmq_lab.network import blocks
 from hmq_lab.runs import records
 
-BLOCK, BLOCKS = 300, 5  # damaged files in a test, and how many tests there are; the first is in `make test`
+BLOCK, BLOCKS = (
+    300,
+    5,
+)  # damaged files in a test, and how many tests there are; the first is in `make test`
 SLOW, LARGE = 20, 2**30  # seconds that a file may take on a busy machine; bytes that all may need
 
 
@@ -39,7 +42,9 @@ def damage(content, rng):
     some = bytes(rng.randrange(256) for _ in range(length))
     return rng.choice(
         [
-            content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :],  # a bit
+            content[:at]
+            + bytes([content[at] ^ 1 << rng.randrange(8)])
+            + content[at + 1 :],  # a bit
             content[:at] + some + content[at + length :],  # other bytes
             content[:at] + bytes(length) + content[at + length :],  # zeros
             content[:at],  # cut off
@@ -58,7 +63,11 @@ def weights_of(path):
         for parameter in net.parameters():
             parameter.fill_(7)
     about = load_weights(net, path)
-    return about, {key: t.clone() for key, t in net.state_dict().items() if not key.endswith("num_batches_tracked")}
+    return about, {
+        key: t.clone()
+        for key, t in net.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
 
 
 def packed_of(path):
@@ -67,7 +76,12 @@ def packed_of(path):
 
 def record_of(path):
     record = records.read(path)
-    return {"header": record.header, "tensors": record.tensors, "events": record.events, "results": record.results}
+    return {
+        "header": record.header,
+        "tensors": record.tensors,
+        "events": record.events,
+        "results": record.results,
+    }
 
 
 def pixels_of(path):
@@ -75,21 +89,35 @@ def pixels_of(path):
 
 
 KINDS = {  # name: what writes a file, what reads it, and whether the file states a checksum
-    "ours.safetensors": (lambda path: save_weights(network(), path, {"normalize": "half"}), weights_of, True),
+    "ours.safetensors": (
+        lambda path: save_weights(network(), path, {"normalize": "half"}),
+        weights_of,
+        True,
+    ),
     "archive.pth": (lambda path: torch.save(network().state_dict(), path), weights_of, True),
     "checkpoint.safetensors": (
-        lambda path: write_tensors(path, {"model/a": torch.arange(200.0)}, {"configuration": {"seed": 0}, "step": 3}),
+        lambda path: write_tensors(
+            path, {"model/a": torch.arange(200.0)}, {"configuration": {"seed": 0}, "step": 3}
+        ),
         read_tensors,
         True,
     ),
     "packed.safetensors": (lambda path: pack(selected(), path, "tiny"), packed_of, True),
-    "record.json": (lambda path: records.write(records.recorded("builtin-tiny_resnet8-w8-a8"), path), record_of, True),
+    "record.json": (
+        lambda path: records.write(records.recorded("builtin-tiny_resnet8-w8-a8"), path),
+        record_of,
+        True,
+    ),
     "old.pth": (
         lambda path: torch.save(network().state_dict(), path, _use_new_zipfile_serialization=False),
         weights_of,
         False,
     ),
-    "others.safetensors": (lambda path: safetensors.torch.save_file(network().state_dict(), path), weights_of, False),
+    "others.safetensors": (
+        lambda path: safetensors.torch.save_file(network().state_dict(), path),
+        weights_of,
+        False,
+    ),
     "a.png": (lambda path: drawn().save(path), pixels_of, False),
     "a.jpg": (lambda path: drawn().save(path), pixels_of, False),
     "a.tif": (lambda path: drawn().save(path), pixels_of, False),
@@ -98,7 +126,11 @@ KINDS = {  # name: what writes a file, what reads it, and whether the file state
 
 
 def selected():
-    net = attach(network(), SearchSpace(), torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    net = attach(
+        network(),
+        SearchSpace(),
+        torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)),
+    )
     for block in blocks(net).values():
         block.fix()
     return net.eval()
@@ -130,7 +162,9 @@ def same(one, other):
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch, on what a damaged file asks for
-@pytest.mark.parametrize("block", [0, *(pytest.param(k, marks=pytest.mark.long) for k in range(1, BLOCKS))])
+@pytest.mark.parametrize(
+    "block", [0, *(pytest.param(k, marks=pytest.mark.long) for k in range(1, BLOCKS))]
+)
 def test_damaged_files_are_refused_in_one_line_or_are_what_they_were(whole, tmp_path, block):
     rng, refused = random.Random(block), 0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -147,7 +181,9 @@ def test_damaged_files_are_refused_in_one_line_or_are_what_they_were(whole, tmp_
             assert str(path) in str(error) or KINDS[name][1] is packed_of, (number, str(error))
         else:
             checked = KINDS[name][2]
-            assert not checked or same(found, expected), f"{name}, mutation {number} of block {block}: accepted"
+            assert not checked or same(found, expected), (
+                f"{name}, mutation {number} of block {block}: accepted"
+            )
         assert time.perf_counter() - started < SLOW, f"{name}, mutation {number} of block {block}"
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown * (1 if sys.platform == "darwin" else 1024) < LARGE
@@ -164,7 +200,10 @@ def test_damaged_files_are_refused_in_one_line_or_are_what_they_were(whole, tmp_
         ({"classes": 10**9}, "classes must be a whole number from 1 to 100000, got 1000000000"),
         ({"classes": "10"}, "classes must be of type int, got '10'"),
         ({"classes": None}, "classes must be of type int, got None"),
-        ({"picture": [3, 10**6, 10**6]}, "the shape of an image must be 3 whole numbers from 1 to 4096"),
+        (
+            {"picture": [3, 10**6, 10**6]},
+            "the shape of an image must be 3 whole numbers from 1 to 4096",
+        ),
         ({"picture": [3, -1, 32]}, "the shape of an image must be"),
         ({"picture": "3x32x32"}, "picture must be of type list"),
         ({"weights": 7}, "weights must be of type str, got 7"),

@@ -16,7 +16,16 @@ from torchvision.transforms import v2
 from hmq_lab import data
 from hmq_lab.data import builtin as glyphs
 from hmq_lab.data import folders
-from hmq_lab.data.images import Folder, Pictures, crop_flip, middle, normalize, plan, random_part, read
+from hmq_lab.data.images import (
+    Folder,
+    Pictures,
+    crop_flip,
+    middle,
+    normalize,
+    plan,
+    random_part,
+    read,
+)
 from hmq_lab.seeds import generator
 
 HALF = (0.5, 0.5, 0.5)
@@ -24,7 +33,8 @@ HALF = (0.5, 0.5, 0.5)
 
 def same(first, second):
     return len(first) == len(second) and all(
-        torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(first, second, strict=True)
+        torch.equal(x, u) and torch.equal(y, v)
+        for (x, y), (u, v) in zip(first, second, strict=True)
     )
 
 
@@ -88,7 +98,12 @@ def test_crop_flip_is_a_window_of_the_padded_picture():
     seen = set()
     for picture, whole in zip(moved, padded, strict=True):
         windows = {(r, c): whole[:, r : r + 8, c : c + 8] for r in range(5) for c in range(5)}
-        hits = [(*at, f) for at, w in windows.items() for f in (0, 1) if torch.equal(picture, w.flip(2) if f else w)]
+        hits = [
+            (*at, f)
+            for at, w in windows.items()
+            for f in (0, 1)
+            if torch.equal(picture, w.flip(2) if f else w)
+        ]
         assert len(hits) == 1
         seen.update(hits)
     assert len(seen) > 25 and {f for *_, f in seen} == {0, 1}  # of 50
@@ -132,7 +147,11 @@ def test_glyphs_are_the_same_every_time_and_differ_between_streams():
     assert (images == again[0]).all() and (labels == again[1]).all()
     assert (images[:7] == few[0]).all() and (labels[:7] == few[1]).all()
     assert (glyphs.make(100, seed=3, stream="test")[0] != images[:100]).mean() > 0.9
-    assert images.dtype == np.uint8 and labels.dtype == np.int64 and len(np.unique(images, axis=0)) == 130
+    assert (
+        images.dtype == np.uint8
+        and labels.dtype == np.int64
+        and len(np.unique(images, axis=0)) == 130
+    )
 
 
 def test_the_builtin_data_set():
@@ -142,7 +161,9 @@ def test_the_builtin_data_set():
     for part in (full.train, full.validation, full.test):
         assert (part.labels.bincount() == len(part) // 10).all()
     x = normalize(full.train.images, full.mean, full.std)
-    assert x.mean(dim=(0, 2, 3)).abs().max() < 0.05 and (x.std(dim=(0, 2, 3)) - 1).abs().max() < 0.05
+    assert (
+        x.mean(dim=(0, 2, 3)).abs().max() < 0.05 and (x.std(dim=(0, 2, 3)) - 1).abs().max() < 0.05
+    )
     assert data.load("builtin", validation=50).validation.images.equal(full.validation.images[:50])
     assert data.load("builtin", normalize="half").test.std == HALF
 
@@ -152,7 +173,9 @@ def test_glyphs_have_no_shortcut():
     images, labels = glyphs.make(1500)
     x = torch.from_numpy(images).float().flatten(1) / 255 - 0.5
     y = torch.nn.functional.one_hot(torch.from_numpy(labels)).float()
-    weights = torch.linalg.solve(x[:1000].T @ x[:1000] + 30 * torch.eye(x.shape[1]), x[:1000].T @ (y[:1000] - 0.1))
+    weights = torch.linalg.solve(
+        x[:1000].T @ x[:1000] + 30 * torch.eye(x.shape[1]), x[:1000].T @ (y[:1000] - 0.1)
+    )
     right = (x[1000:] @ weights).argmax(dim=1) == y[1000:].argmax(dim=1)
     assert right.float().mean() < 0.25
 
@@ -165,21 +188,35 @@ def test_a_folder_of_small_pictures_is_kept_in_memory(tmp_path):
     pets = data.load(tmp_path / "pets", validation=5)
     assert (pets.name, pets.classes, pets.normalize) == ("pets", ("cat", "dog"), "imagenet")
     assert isinstance(pets.train, Pictures)
-    assert pets.train.labels.bincount().tolist() == [9, 6] and pets.validation.labels.bincount().tolist() == [3, 2]
+    assert pets.train.labels.bincount().tolist() == [
+        9,
+        6,
+    ] and pets.validation.labels.bincount().tolist() == [3, 2]
     assert len(pets.test) == 4
     on_disk = np.asarray(Image.open(tmp_path / "pets/val/dog/1.png")).transpose(2, 0, 1)
-    found = [y for image, y in zip(pets.test.images, pets.test.labels, strict=True) if (image.numpy() == on_disk).all()]
+    found = [
+        y
+        for image, y in zip(pets.test.images, pets.test.labels, strict=True)
+        if (image.numpy() == on_disk).all()
+    ]
     assert found == [1]
 
 
 def test_val_is_for_validation_where_there_is_test_too(tmp_path):
-    write_folder(tmp_path, {"train": {"a": 4, "b": 4}, "val": {"a": 2, "b": 2}, "test": {"a": 3, "b": 3}})
+    write_folder(
+        tmp_path, {"train": {"a": 4, "b": 4}, "val": {"a": 2, "b": 2}, "test": {"a": 3, "b": 3}}
+    )
     loaded = data.load(tmp_path)
     assert [len(s) for s in (loaded.train, loaded.validation, loaded.test)] == [8, 4, 6]
 
 
 def test_large_pictures_are_read_when_asked_for(tmp_path):
-    write_folder(tmp_path, {"train": {"a": 6, "b": 5}, "val": {"a": 2, "b": 2}}, size=(90, 70), suffix=".JPEG")
+    write_folder(
+        tmp_path,
+        {"train": {"a": 6, "b": 5}, "val": {"a": 2, "b": 2}},
+        size=(90, 70),
+        suffix=".JPEG",
+    )
     large = data.load(tmp_path, picture_size=56, workers=0, validation=2)
     assert isinstance(large.train, Folder) and (large.train.size, large.train.resize) == (56, 64)
     assert data.load(tmp_path, validation=2).train.size == 224
@@ -189,18 +226,24 @@ def test_large_pictures_are_read_when_asked_for(tmp_path):
     assert same(whole[1:], list(large.train.batches(4, start=1, **options)))
     assert not same(whole, list(large.train.batches(4, seed=1, epoch=5, augment=True)))
     ours = next(large.test.batches(1))[0][0]
-    theirs = v2.Compose([v2.Resize(64), v2.CenterCrop(56), v2.PILToTensor()])(Image.open(large.test.files[0]))
+    theirs = v2.Compose([v2.Resize(64), v2.CenterCrop(56), v2.PILToTensor()])(
+        Image.open(large.test.files[0])
+    )
     torch.testing.assert_close(ours, normalize(theirs, large.mean, large.std))
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # Python 3.12 and later
+@pytest.mark.filterwarnings(
+    "ignore:.*multi-threaded, use of fork:DeprecationWarning"
+)  # Python 3.12 and later
 def test_worker_processes_give_the_same_pictures(tmp_path):
     write_folder(tmp_path, {"train": {"a": 5, "b": 5}, "val": {"a": 1, "b": 1}}, size=(70, 90))
     alone = data.load(tmp_path, picture_size=28, workers=0, validation=1).train
     before = torch.get_rng_state()
     for epoch in (0, 1):
         options = {"seed": 0, "epoch": epoch, "augment": True}
-        assert same(list(alone.batches(3, **options)), list(replace(alone, workers=1).batches(3, **options)))
+        assert same(
+            list(alone.batches(3, **options)), list(replace(alone, workers=1).batches(3, **options))
+        )
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -224,12 +267,21 @@ def test_validation_is_cut_by_class_and_always_alike():
 
 
 def test_folders_that_are_not_as_they_should_be(tmp_path):
-    for name, hint in (("cifar11", "cifar10"), ("CIFAR10", "cifar10"), ("ImageNet", "imagenet"), ("bultin", "builtin")):
+    for name, hint in (
+        ("cifar11", "cifar10"),
+        ("CIFAR10", "cifar10"),
+        ("ImageNet", "imagenet"),
+        ("bultin", "builtin"),
+    ):
         with pytest.raises(FileNotFoundError, match=rf"no data '{name}': did you mean {hint}\?"):
             data.load(name)
-    with pytest.raises(FileNotFoundError, match=r"no data 'photos': it is neither builtin, .* nor a folder"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no data 'photos': it is neither builtin, .* nor a folder"
+    ):
         data.load("photos")
-    with pytest.raises(ValueError, match=r"must hold train/ and one of val/ and test/, it holds nothing"):
+    with pytest.raises(
+        ValueError, match=r"must hold train/ and one of val/ and test/, it holds nothing"
+    ):
         data.load(tmp_path)
     root = write_folder(tmp_path, {"train": {"a": 3, "b": 3}, "val": {"a": 1}})
     with pytest.raises(ValueError, match=r"must hold the same classes, they differ in \['b'\]"):
@@ -242,7 +294,8 @@ def test_folders_that_are_not_as_they_should_be(tmp_path):
         data.load(root)
     Image.new("RGB", (16, 16)).save(root / "val" / "b" / "7.png")
     with pytest.raises(
-        ValueError, match=r"7\.png has \(16, 16\) pixels and others \(32, 32\): small images must be of one size"
+        ValueError,
+        match=r"7\.png has \(16, 16\) pixels and others \(32, 32\): small images must be of one size",
     ):
         data.load(root)
     assert data.load(root, picture_size=24, workers=0, validation=1).test.size == 24
@@ -250,10 +303,13 @@ def test_folders_that_are_not_as_they_should_be(tmp_path):
         data.load(root, picture_size=24, workers=0)
     for size in (0, -3, 2.5, "24", 10**9):
         with pytest.raises(
-            ValueError, match=f"picture_size must be a whole number of pixels from 1 to 4096, got {size!r}"
+            ValueError,
+            match=f"picture_size must be a whole number of pixels from 1 to 4096, got {size!r}",
         ):
             data.load(root, picture_size=size)
-    with pytest.raises(ValueError, match=r"picture_size is for images in files: the built-in images .* got 64"):
+    with pytest.raises(
+        ValueError, match=r"picture_size is for images in files: the built-in images .* got 64"
+    ):
         data.load("builtin", picture_size=64)
     with pytest.raises(ValueError, match=r"normalize must be one of .*, got 'cifar'"):
         data.load(root, normalize="cifar")
@@ -261,9 +317,13 @@ def test_folders_that_are_not_as_they_should_be(tmp_path):
         data.load("imagenet", root=tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # Python 3.12 and later
+@pytest.mark.filterwarnings(
+    "ignore:.*multi-threaded, use of fork:DeprecationWarning"
+)  # Python 3.12 and later
 def test_an_unreadable_picture_is_named_also_when_read_late(tmp_path):
-    root = write_folder(tmp_path, {"train": {"a": 3, "b": 3}, "val": {"a": 1, "b": 1}}, size=(80, 80))
+    root = write_folder(
+        tmp_path, {"train": {"a": 3, "b": 3}, "val": {"a": 1, "b": 1}}, size=(80, 80)
+    )
     broken = root / "val" / "b" / "0.png"
     broken.write_bytes(b"no picture")
     for workers in (0, 1):  # in this process, and in one whose traceback must not be in the message
@@ -278,10 +338,14 @@ def test_whatever_pil_says_the_file_is_named(tmp_path, monkeypatch):
     about.add_text("comment", "x" * 1000, zip=True)
     Image.new("RGB", (32, 32)).save(path, pnginfo=about)
     assert read(path).size == (32, 32)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # 1,024 are more: a warning without a name, and it can be read
+    monkeypatch.setattr(
+        Image, "MAX_IMAGE_PIXELS", 1000
+    )  # 1,024 are more: a warning without a name, and it can be read
     assert read(path).size == (32, 32)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    with pytest.raises(ValueError, match=rf"{path} cannot be read as an image: .*decompression bomb"):
+    with pytest.raises(
+        ValueError, match=rf"{path} cannot be read as an image: .*decompression bomb"
+    ):
         read(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_CHUNK", 100)  # a ValueError of PIL's own
@@ -311,17 +375,29 @@ def test_cifar10_is_the_same_as_an_image_folder_and_as_torchvision_has_it(tmp_pa
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", Packed)
     (tmp_path / "b" / "cifar-10-batches-py").mkdir(parents=True)
     packed = data.load("cifar10", root=tmp_path / "b", validation=10)
-    for loaded in (packed, data.load(tmp_path / "b", validation=10), data.load(tmp_path / "a/cifar10", validation=10)):
-        assert (loaded.name, loaded.classes, loaded.normalize) == ("cifar10", data.CIFAR10, "cifar10")
+    for loaded in (
+        packed,
+        data.load(tmp_path / "b", validation=10),
+        data.load(tmp_path / "a/cifar10", validation=10),
+    ):
+        assert (loaded.name, loaded.classes, loaded.normalize) == (
+            "cifar10",
+            data.CIFAR10,
+            "cifar10",
+        )
         for part in ("train", "validation", "test"):
             ours, theirs = getattr(loaded, part), getattr(from_folder, part)
-            assert torch.equal(ours.images, theirs.images) and torch.equal(ours.labels, theirs.labels)
+            assert torch.equal(ours.images, theirs.images) and torch.equal(
+                ours.labels, theirs.labels
+            )
     assert (from_folder.validation.labels.bincount() == 1).all()
 
 
 def test_cifar10_that_is_missing_or_damaged(tmp_path, monkeypatch):
     monkeypatch.setenv("HMQ_LAB_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=f"no CIFAR10 in {tmp_path}/cifar10 or {tmp_path}: .*--root.*--down"):
+    with pytest.raises(
+        FileNotFoundError, match=f"no CIFAR10 in {tmp_path}/cifar10 or {tmp_path}: .*--root.*--down"
+    ):
         data.load("cifar10")
     (tmp_path / "cifar-10-batches-py").mkdir()
     with pytest.raises(ValueError, match="cifar-10-batches-py is damaged or incomplete"):
@@ -339,7 +415,11 @@ def test_importing_loads_no_matplotlib():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["data.datasets", "data.folders", "data.builtin", "data.images", "seeds"])
+@pytest.mark.parametrize(
+    "name", ["data.datasets", "data.folders", "data.builtin", "data.images", "seeds"]
+)
 def test_examples(name):
     options = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
-    assert doctest.testmod(importlib.import_module(f"hmq_lab.{name}"), optionflags=options).failed == 0
+    assert (
+        doctest.testmod(importlib.import_module(f"hmq_lab.{name}"), optionflags=options).failed == 0
+    )

@@ -71,7 +71,9 @@ def test_every_number_is_that_of_a_full_pass(model, found):
     floats = dict.fromkeys(names)
     float_loss, float_accuracy = full_pass(model, floats)
     assert (found.loss, found.accuracy) == pytest.approx((loss, accuracy), abs=1e-6)
-    assert (found.float_loss, found.float_accuracy) == pytest.approx((float_loss, float_accuracy), abs=1e-6)
+    assert (found.float_loss, found.float_accuracy) == pytest.approx(
+        (float_loss, float_accuracy), abs=1e-6
+    )
     assert found.compression == pytest.approx(RECORD.rates.weights) and found.count == 200
     assert list(found.reasons) == names
 
@@ -111,7 +113,9 @@ def test_the_sentences_say_what_a_full_pass_measures(model, found):
         assert float(said[1]) == pytest.approx(100 * reason.size / 18968, abs=0.051)
         assert float(said[3]) == pytest.approx(rise, abs=6e-5)
         word = "change" if abs(points) < 0.05 else "cost" if points < 0 else "gain"
-        assert said[2] == word and ("change nothing (loss +0.0000)" in reason.sentence) == (rise == 0)
+        assert said[2] == word and ("change nothing (loss +0.0000)" in reason.sentence) == (
+            rise == 0
+        )
         if word != "change":
             assert f"would {word} {abs(points):.1f} points" in reason.sentence
     usual = sum(price * found[name].size for name, price in prices.items()) / 18968
@@ -133,7 +137,10 @@ def test_the_way_of_the_search_is_that_of_the_record(found):
         if t["kind"] != "weight":
             continue
         formed = found[t["name"]].formed
-        rows = [[sum(row) / sum(map(sum, e["tables"][t["name"]])) for row in e["tables"][t["name"]]] for e in tables]
+        rows = [
+            [sum(row) / sum(map(sum, e["tables"][t["name"]])) for row in e["tables"][t["name"]]]
+            for e in tables
+        ]
         best = [row.index(max(row)) + 1 for row in rows]
         assert formed.bits == t["bits_before_repair"] == best[-1]
         assert formed.probability == pytest.approx(max(rows[-1]), abs=1e-6)
@@ -141,7 +148,9 @@ def test_the_way_of_the_search_is_that_of_the_record(found):
         assert set(best[at:]) == {formed.bits} and (at == 0 or best[at - 1] != formed.bits)
         said = f"chose {formed.bits} with a probability of {formed.probability:.2f}"
         assert said in found[t["name"]].sentence
-        assert ("the repair made it" in found[t["name"]].sentence) == (t["bits"] != t["bits_before_repair"])
+        assert ("the repair made it" in found[t["name"]].sentence) == (
+            t["bits"] != t["bits_before_repair"]
+        )
 
 
 def test_the_gradient_score_is_the_slope_towards_the_quantized_weight():
@@ -175,7 +184,9 @@ def test_a_weight_of_the_fewest_bits_can_only_have_more(model):
     block.fix(block.select(1))
     reason = explain(model, X[:50], Y[:50])["linear.weight"]
     assert reason.less is None and reason.more.bits == 2
-    assert reason.sentence.startswith("linear.weight has the fewest bits, 1: it has 1.7 % of the weights. 2 bits would")
+    assert reason.sentence.startswith(
+        "linear.weight has the fewest bits, 1: it has 1.7 % of the weights. 2 bits would"
+    )
 
 
 def test_the_network_stays_as_it_was(model):
@@ -213,7 +224,9 @@ def test_a_finished_run_is_explained_from_its_folder(tmp_path):
     from hmq_lab.settings import preset
 
     torch.manual_seed(0)
-    settings = preset("quick/builtin", search_epochs=1, final_epochs=0, compile="off", calibration_pictures=64)
+    settings = preset(
+        "quick/builtin", search_epochs=1, final_epochs=0, compile="off", calibration_pictures=64
+    )
     network = models.build("tiny_resnet8")
     load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")
     full = data.load("builtin")

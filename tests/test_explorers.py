@@ -94,7 +94,10 @@ def test_a_moved_control_gives_the_picture_that_a_new_explorer_draws(name):
         assert explorer.result is not before[2]
         # Which is for the next control.
         assert (explorer.view.image.value != before[0]) == (control != "category")
-        assert html.escape(explorer.sentence) in explorer.view.text.value and explorer.figure is explorer.picture.figure
+        assert (
+            html.escape(explorer.sentence) in explorer.view.text.value
+            and explorer.figure is explorer.picture.figure
+        )
     fresh = {field: getattr(explorer.state, field) for field in explorer.state.__dataclass_fields__}
     # Drawn at once, as the static twin is: nothing of the way may be left over.
     other = MAKE[name](**fresh)
@@ -120,7 +123,9 @@ def test_every_text_lies_within_the_picture_and_is_large_enough(name, made):
     renderer, (width, height) = made[name].picture.canvas.get_renderer(), figure.bbox.size
     # With controls and sentence it fits a notebook at 1280 x 800.
     assert width <= 820 and height <= 470
-    shown = [t for t in figure.findobj(matplotlib.text.Text) if t.get_text().strip() and t.get_visible()]
+    shown = [
+        t for t in figure.findobj(matplotlib.text.Text) if t.get_text().strip() and t.get_visible()
+    ]
     for text in shown:
         assert text.get_fontsize() >= 9, text
     for ax in figure.axes:
@@ -163,8 +168,12 @@ def test_what_does_not_go_together_is_said_and_not_raised():
 def test_without_a_kernel_the_picture_and_its_sentence_stay(name, made):
     data, metadata = made[name]._repr_mimebundle_(include=None, exclude=None)
     assert data["text/plain"] == metadata["image/png"]["alt"] == made[name].sentence
-    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == made[name].widget.model_id
-    assert (pixels(base64.b64decode(data["image/png"])) == pixels(made[name].view.image.value)).all()
+    assert (
+        data["application/vnd.jupyter.widget-view+json"]["model_id"] == made[name].widget.model_id
+    )
+    assert (
+        pixels(base64.b64decode(data["image/png"])) == pixels(made[name].view.image.value)
+    ).all()
     assert len(data["image/png"]) < 150_000
     json.dumps([data, metadata])
 
@@ -197,10 +206,14 @@ def test_a_browsers_rounding_is_no_move():
 # --- tensors
 
 
-@pytest.mark.parametrize("make", [explorers.quantizer, explorers.surface, explorers.block, explorers.gumbel])
+@pytest.mark.parametrize(
+    "make", [explorers.quantizer, explorers.surface, explorers.block, explorers.gumbel]
+)
 @pytest.mark.parametrize("number", [3, 3.0, np.int64(3), torch.tensor(3)])
 def test_a_number_is_no_tensor(make, number):
-    with pytest.raises(ValueError, match="got the number 3: a setting goes by its name, such as bits=3"):
+    with pytest.raises(
+        ValueError, match="got the number 3: a setting goes by its name, such as bits=3"
+    ):
         make(number)
 
 
@@ -261,7 +274,9 @@ def test_of_many_values_some_are_drawn_and_all_are_measured():
     ax = explorer.figure.axes[1]
     # Percent, and all at 0.25.
     assert sum(p.get_height() for p in ax.patches[:60]) == pytest.approx(100)
-    expected = (quantize(x, 0.5, 1.0, False) - x).double().square().sum() / x.double().square().sum()
+    expected = (
+        quantize(x, 0.5, 1.0, False) - x
+    ).double().square().sum() / x.double().square().sum()
     assert explorer.result.ranges[OURS].loss.total == pytest.approx(float(expected))
 
 
@@ -300,7 +315,9 @@ def test_the_error_is_that_of_the_nearest_level(values, bits, octave, signed):
     # Python's round is half to even, too.
     beyond = [not lo <= round(v / scheme.step) <= hi for v in values]
     assert found.clipped == sum(beyond)
-    assert found.clipping == pytest.approx(np.square(errors[beyond]).sum() / energy, rel=1e-12, abs=1e-300)
+    assert found.clipping == pytest.approx(
+        np.square(errors[beyond]).sum() / energy, rel=1e-12, abs=1e-300
+    )
 
 
 def test_the_quantizer_draws_and_says_what_it_computes():
@@ -332,7 +349,9 @@ def test_the_quantizer_draws_and_says_what_it_computes():
         assert low.get_x() + low.get_width() == scheme.values[0] - scheme.step / 2
         assert high.get_x() == scheme.values[-1] + scheme.step / 2
         shown = [bar.get_width() + 1e-4 for bar in explorer.artists[f"loss, {OURS}"]]
-        assert np.allclose(shown, np.maximum([100 * ours.loss.rounding, 100 * ours.loss.clipping], 1e-4))
+        assert np.allclose(
+            shown, np.maximum([100 * ours.loss.rounding, 100 * ours.loss.clipping], 1e-4)
+        )
         total = float((q - x).square().sum() / x.square().sum())
         said = [float(v) for v in re.findall(r"([\d.e+-]+) %", explorer.sentence)]
         assert sum(said) / 100 == pytest.approx(total, rel=0.01)
@@ -421,11 +440,17 @@ def test_samples_follow_the_scheme_of_the_paper(logits):
         assert heights[-1] == pytest.approx(100 * (expected.max(1) >= 0.95).mean())
         if len(logits) == 3:
             corners = np.array([[0, 0], [1, 0], [0.5, 3**0.5 / 2]])
-            assert np.allclose(np.stack(explorer.artists["samples"].get_data(), 1), expected @ corners)
-            assert np.allclose(np.ravel(explorer.artists["mean"].get_data()), expected.mean(0) @ corners)
+            assert np.allclose(
+                np.stack(explorer.artists["samples"].get_data(), 1), expected @ corners
+            )
+            assert np.allclose(
+                np.ravel(explorer.artists["mean"].get_data()), expected.mean(0) @ corners
+            )
         else:
             p = np.exp(logits) / np.exp(logits).sum()
-            assert np.allclose([bar.get_height() for bar in explorer.artists["probabilities"]], 100 * p)
+            assert np.allclose(
+                [bar.get_height() for bar in explorer.artists["probabilities"]], 100 * p
+            )
             assert np.allclose(explorer.artists["mean"].get_ydata(), 100 * expected.mean(0))
             assert np.allclose(explorer.artists["chosen"].get_ydata(), 100 * shares)
     first = explorer.result.samples[:50]
@@ -493,10 +518,15 @@ def test_the_block_mixes_and_learns_as_hmq_does(signed, temperature, sample):
         assert result.threshold == pytest.approx(float((p * thresholds).sum()))
         surrogate(logits, x, steps, thresholds, signed, temperature, noise).backward()
         assert logits.grad.abs().max() > 0
-        assert np.allclose(result.gradient, logits.grad, rtol=1e-9, atol=1e-12 * float(logits.grad.abs().max()))
+        assert np.allclose(
+            result.gradient, logits.grad, rtol=1e-9, atol=1e-12 * float(logits.grad.abs().max())
+        )
         assert (explorer.artists["weights"].get_array() == 100 * result.weights).all()
         shown = explorer.artists["gradient"].get_array()
-        assert np.allclose(shown, result.gradient / np.abs(result.gradient).max()) and np.abs(shown).max() == 1
+        assert (
+            np.allclose(shown, result.gradient / np.abs(result.gradient).max())
+            and np.abs(shown).max() == 1
+        )
         assert explorer.artists["picked"][0].get_xy() == (octave, bits - 1)
         assert np.array_equal(explorer.artists["stairs"].get_data(), result.stairs)
         row, column = np.unravel_index(result.gradient.argmin(), (8, 8))
@@ -607,10 +637,15 @@ def test_replay_shows_what_the_record_says():
             expected = recorded[event["step"]]["expected_rate"]
             assert explorer.result.expected_rate == pytest.approx(expected, rel=0.02)
         assert np.allclose(explorer.artists["map"].get_array(), 100 * explorer.result.marginals)
-        assert all(list(line.get_xdata()) == [event["step"]] * 2 for line in explorer.artists["cursor"])
+        assert all(
+            list(line.get_xdata()) == [event["step"]] * 2 for line in explorer.artists["cursor"]
+        )
         dots = np.array(explorer.artists["selected"].get_xdata()) + 0.5
         assert dots.tolist() == explorer.result.selected.tolist()
-        assert f"is {32 * size / mean:.2f}, that of the selection {32 * size / actual:.2f}" in explorer.sentence
+        assert (
+            f"is {32 * size / mean:.2f}, that of the selection {32 * size / actual:.2f}"
+            in explorer.sentence
+        )
         assert explorer.sentence.startswith(f"Step {event['step']} of 750")
 
 
@@ -626,9 +661,13 @@ def test_the_last_step_of_a_replay_is_the_selection_of_the_search():
         assert np.ma.count(shown) == explorer.result.table.size
         texts = [text.get_text() for text in explorer.artists["exponents"]]
         assert texts[: len(t["space"]["exponents"])] == [str(e) for e in t["space"]["exponents"]]
-        assert t["name"] in explorer.sentence and f"2^{t['threshold_exponent']}." in explorer.sentence
+        assert (
+            t["name"] in explorer.sentence and f"2^{t['threshold_exponent']}." in explorer.sentence
+        )
         assert explorer.artists["layer"].get_visible() == (t["kind"] == "weight")
-    assert explorer.result.actual_rate == pytest.approx(RECORD.results["rates_before_repair"]["weights"])
+    assert explorer.result.actual_rate == pytest.approx(
+        RECORD.results["rates_before_repair"]["weights"]
+    )
 
 
 def test_the_sentence_says_how_the_aim_follows_from_the_target():
@@ -639,7 +678,10 @@ def test_the_sentence_says_how_the_aim_follows_from_the_target():
     first, last = min(aims), max(aims)
     assert aims[last] == pytest.approx(8.24)
     explorer.set(step=first)
-    assert f", the aim {aims[first]:.2f} (on its way to the target 8 and a margin of 3 %)." in explorer.sentence
+    assert (
+        f", the aim {aims[first]:.2f} (on its way to the target 8 and a margin of 3 %)."
+        in explorer.sentence
+    )
     explorer.set(step=explorer.state.steps[-1])
     assert ", the aim 8.24 (the target 8 and a margin of 3 %)." in explorer.sentence
 
@@ -699,5 +741,7 @@ def test_the_bench_measures_moves():
     assert set(bench.MOVED) <= set(explorers.__all__)
     found = bench.report(rounds=1)
     for name, row in found.items():
-        assert 0 < row["seconds"] < 30 and row["over_bare"] == row["seconds"] / row["bare_seconds"], name
+        assert (
+            0 < row["seconds"] < 30 and row["over_bare"] == row["seconds"] / row["bare_seconds"]
+        ), name
     assert len(bench.text(found).splitlines()) == len(found)

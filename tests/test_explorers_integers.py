@@ -85,7 +85,9 @@ def place_by_place(x, weight, stride, padding, dilation, groups, channel, row, c
                 y = row * stride[0] - padding[0] + p * dilation[0]
                 z = column * stride[1] - padding[1] + q * dilation[1]
                 inside = 0 <= y < x.shape[1] and 0 <= z < x.shape[2]
-                products.append(int(x[first + i, y, z]) * int(weight[channel, i, p, q]) if inside else 0)
+                products.append(
+                    int(x[first + i, y, z]) * int(weight[channel, i, p, q]) if inside else 0
+                )
     return products
 
 
@@ -103,7 +105,9 @@ def module_codes(module):
         ("features", None, "relu:4", None),
     ],
 )
-def test_every_code_is_that_of_numpys_integers(network, picture, program, explorer, layer, source, output, options):
+def test_every_code_is_that_of_numpys_integers(
+    network, picture, program, explorer, layer, source, output, options
+):
     values = program.trace(picture[None])
     module = network.get_submodule(layer)
     weight, bias = module_codes(module), module.bias.detach().double().numpy()
@@ -116,10 +120,14 @@ def test_every_code_is_that_of_numpys_integers(network, picture, program, explor
         explorer.set(layer=layer, channel=channel, row=row, column=column)
         r = explorer.result
         if options:
-            products = place_by_place(values[source][0][0].numpy(), weight, *options, channel, row, column)
+            products = place_by_place(
+                values[source][0][0].numpy(), weight, *options, channel, row, column
+            )
         else:
             name = next(i.inputs[0] for i in program.instructions if i.name == layer)
-            products = [int(a) * int(b) for a, b in zip(values[name][0][0], weight[channel], strict=True)]
+            products = [
+                int(a) * int(b) for a, b in zip(values[name][0][0], weight[channel], strict=True)
+            ]
         exponent = values[layer][1]
         total = sum(products) + round(bias[channel] / 2.0**exponent)
         assert (r.x * r.weight).ravel().tolist() == products
@@ -130,13 +138,17 @@ def test_every_code_is_that_of_numpys_integers(network, picture, program, explor
         assert r.simulated == total * 2.0**exponent / scheme.step
         assert f"add up to {total:,};" in r.sentence and f"it is the code {r.code}." in r.sentence
         assert r.differ_in_layer == 0 and not r.differ.any() and "0 differ" in r.sentence
-        assert (r.codes == values[output][0][0].view(channels, rows, columns)[channel].numpy()).all()
+        assert (
+            r.codes == values[output][0][0].view(channels, rows, columns)[channel].numpy()
+        ).all()
 
 
 def test_the_simulation_is_the_networks_own(network, picture, explorer):
     double, seen = copy.deepcopy(network).double().eval(), {}
     for name, block in blocks(double, "activation").items():
-        block.register_forward_hook(lambda block, _, out, name=name: seen.update({name: out[0] / block.scheme.step}))
+        block.register_forward_hook(
+            lambda block, _, out, name=name: seen.update({name: out[0] / block.scheme.step})
+        )
     double(picture[None].double())
     for layer, output in (("conv", "relu"), ("grouped", "relu:2"), ("features", "relu:4")):
         explorer.set(layer=layer)
@@ -217,8 +229,13 @@ def test_programs_made_worse_part_from_there_on(network, program):
         assert shares["x"] == 0 and shares["relu"] > 0
     floor = breaking.truncation(program).trace(pictures)
     places = breaking.chain(program, "conv")[-1].parameters["places"]
-    assert torch.equal(floor["relu"][0], (program.trace(pictures)["conv"][0].clamp(min=0) // 2**places).clamp(0, 255))
-    assert (breaking.truncation(program).trace(pictures)["x"][0] == program.trace(pictures)["x"][0]).all()
+    assert torch.equal(
+        floor["relu"][0],
+        (program.trace(pictures)["conv"][0].clamp(min=0) // 2**places).clamp(0, 255),
+    )
+    assert (
+        breaking.truncation(program).trace(pictures)["x"][0] == program.trace(pictures)["x"][0]
+    ).all()
     exact, scaled = (breaking.threshold(program, network, "conv", multiplier=m) for m in (None, 16))
     assert breaking.parted(exact, scaled, pictures)["relu"] < 1e-3
     one = breaking.threshold(program, network, "conv", factor=1.0)
@@ -245,11 +262,15 @@ def test_what_has_no_shift_of_its_own_is_refused(network, program, picture):
         breaking.chain(program, "conv9")
     with pytest.raises(ValueError, match=r"factor must be from 0.5 to 1, .*got 2"):
         breaking.threshold(program, network, "conv", factor=2)
-    with pytest.raises(ValueError, match=r"picture must be a float tensor \(C, H, W\), got \(1, 3, 9, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"picture must be a float tensor \(C, H, W\), got \(1, 3, 9, 8\)"
+    ):
         explorers.integers(network, picture[None])
     with pytest.raises(ValueError, match="has no HMQ blocks"):
         explorers.integers(Small())
-    with pytest.raises(ValueError, match="layer must be one of 'conv', 'grouped', 'features', got 'inner'"):
+    with pytest.raises(
+        ValueError, match="layer must be one of 'conv', 'grouped', 'features', got 'inner'"
+    ):
         explorers.integers(network, picture, layer="inner")
 
 
@@ -262,7 +283,10 @@ def test_a_place_must_be_in_the_layer(explorer):
     with pytest.raises(ValueError, match="row must be from 0 to 0 in features, got 2"):
         explorer.set(row=2)
     explorer.controls["row"].value = 2
-    assert explorer.state == state and "row must be from 0 to 0 in features" in explorer.view.text.value
+    assert (
+        explorer.state == state
+        and "row must be from 0 to 0 in features" in explorer.view.text.value
+    )
 
 
 def test_what_moves_is_drawn_as_a_new_explorer_draws_it(network, picture, explorer):
@@ -284,13 +308,17 @@ def test_what_moves_is_drawn_as_a_new_explorer_draws_it(network, picture, explor
     difference = np.abs(pixels(explorer.view.image.value) - pixels(other.view.image.value)).max(2)
     assert (difference > 8).mean() < 0.02
     explorer.figure.savefig(saved := io.BytesIO(), format="png")
-    assert (np.abs(pixels(saved.getvalue()) - pixels(explorer.view.image.value)).max(2) > 8).mean() < 0.01
+    assert (
+        np.abs(pixels(saved.getvalue()) - pixels(explorer.view.image.value)).max(2) > 8
+    ).mean() < 0.01
     renderer, (width, height) = explorer.picture.canvas.get_renderer(), explorer.figure.bbox.size
     assert width <= 820 and height <= 470
     for text in explorer.figure.findobj(matplotlib.text.Text):
         if text.get_text().strip() and text.get_visible():
             assert text.get_fontsize() >= 9
-            if text in explorer.artists["words"] or text in [ax._left_title for ax in explorer.figure.axes]:
+            if text in explorer.artists["words"] or text in [
+                ax._left_title for ax in explorer.figure.axes
+            ]:
                 (x0, y0), (x1, y1) = text.get_window_extent(renderer).get_points()
                 assert x0 >= -1 and y0 >= -1 and x1 <= width + 1 and y1 <= height + 1, text
 
@@ -301,13 +329,21 @@ def test_the_words_spell_the_sum_in_binary(explorer):
         explorer.set(odd_threshold=odd, multiplier=8)
         r, lines = (
             explorer.result,
-            {line.split()[0]: line.split()[1:] for line in following.words(explorer.result) if line},
+            {
+                line.split()[0]: line.split()[1:]
+                for line in following.words(explorer.result)
+                if line
+            },
         )
         kept, out = lines["binary"][0].split("|")
         number = r.sum * (round(ROOT * 256) if odd else 1)
         places = r.places + 8 * odd
         assert len(out) == places and int(out, 2) == number % 2**places
-        assert int(kept, 2) - (kept[0] == "1") * 2 ** len(kept) == number // 2**places == math.floor(number / 2**places)
+        assert (
+            int(kept, 2) - (kept[0] == "1") * 2 ** len(kept)
+            == number // 2**places
+            == math.floor(number / 2**places)
+        )
         assert lines["code"] == [str(r.code)]
 
 

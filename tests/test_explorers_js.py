@@ -55,7 +55,10 @@ def answered(tmp_path, *questions) -> list[dict]:
 def over(explorer, **values) -> list:
     """The states with each of these values, as a reader reaches them."""
     chosen = itertools.product(*values.values())
-    return [changed(explorer.state, explorer.allowed, dict(zip(values, one, strict=True))) for one in chosen]
+    return [
+        changed(explorer.state, explorer.allowed, dict(zip(values, one, strict=True)))
+        for one in chosen
+    ]
 
 
 def agree(explorer, states, found, pairs) -> None:
@@ -67,7 +70,9 @@ def agree(explorer, states, found, pairs) -> None:
         ours = explorer._compute(state)
         assert theirs["sentence"] == ours.sentence
         for mine, other in pairs(ours, theirs):
-            assert np.allclose(np.ravel(np.array(mine, dtype=float)), np.ravel(other), rtol=1e-9, atol=1e-12)
+            assert np.allclose(
+                np.ravel(np.array(mine, dtype=float)), np.ravel(other), rtol=1e-9, atol=1e-12
+            )
 
 
 def test_the_quantizer(tmp_path):
@@ -105,7 +110,10 @@ def test_the_quantizer(tmp_path):
 def test_the_surface(tmp_path):
     made = [explorers.surface(tensor) for tensor in (WEIGHT, WEIGHT.abs(), HALVES, torch.zeros(4))]
     states = [over(one, bits=range(1, 9), exponent=one.allowed["exponent"].options) for one in made]
-    questions = [asked(one, few, ["sentence", "loss", "least", "best"]) for one, few in zip(made, states, strict=True)]
+    questions = [
+        asked(one, few, ["sentence", "loss", "least", "best"])
+        for one, few in zip(made, states, strict=True)
+    ]
     for explorer, few, found in zip(made, states, answered(tmp_path, *questions), strict=True):
         best = list(explorer.result.surface.best.values())
         agree(
@@ -124,9 +132,18 @@ def test_gumbel(tmp_path):
         explorers.gumbel([0.0, 0.3]),
         explorers.gumbel(np.linspace(-2, 1, 7)),
     ]
-    states = [over(one, temperature=temperatures, seed=(0, 1, 77), samples=(10, 130, 1000)) for one in made]
-    states = [few + over(one, category=(1,), logit=(-2.0, 0.0, 5.5)) for one, few in zip(made, states, strict=True)]
-    states = [few + over(one, epoch=np.arange(0, 10.001, 0.4).tolist()) for one, few in zip(made, states, strict=True)]
+    states = [
+        over(one, temperature=temperatures, seed=(0, 1, 77), samples=(10, 130, 1000))
+        for one in made
+    ]
+    states = [
+        few + over(one, category=(1,), logit=(-2.0, 0.0, 5.5))
+        for one, few in zip(made, states, strict=True)
+    ]
+    states = [
+        few + over(one, epoch=np.arange(0, 10.001, 0.4).tolist())
+        for one, few in zip(made, states, strict=True)
+    ]
     moves = [
         ("category", 1),
         ("logit", 2.5),
@@ -181,7 +198,9 @@ def test_the_block(tmp_path):
             sample=(0, 1, 17, 50),
         )
         states.append(some)
-        questions.append(asked(explorer, some, ["sentence", "p", "step", "threshold", "gradient"], moves))
+        questions.append(
+            asked(explorer, some, ["sentence", "p", "step", "threshold", "gradient"], moves)
+        )
     for explorer, some, found in zip(made, states, answered(tmp_path, *questions), strict=True):
         agree(
             explorer,
@@ -205,16 +224,22 @@ def test_replay_and_selection(tmp_path):
         "imagenette160-mobilenet_v2-w8-acr8",
     )
     shown = [records.recorded(name) for name in names]
-    made = [explorers.replay(record) for record in shown] + [explorers.selection(record) for record in shown]
+    made = [explorers.replay(record) for record in shown] + [
+        explorers.selection(record) for record in shown
+    ]
     made += [explorers.selection(*MIXED), explorers.selection(*MIXED[::-1])]
     moves = [("play", 3), ("layer", None), ("step", None), ("play", 0)]
     questions, states = [], []
     for explorer in made:
         steps, layers = explorer.allowed["step"].options, explorer.allowed["layer"].options
-        states.append(over(explorer, step=steps[::3] + steps[-2:], layer=layers[:: max(1, len(layers) // 12)]))
+        states.append(
+            over(explorer, step=steps[::3] + steps[-2:], layer=layers[:: max(1, len(layers) // 12)])
+        )
         moves[1:3] = [("layer", layers[-1]), ("step", steps[-1])]
         keys = (
-            ["sentence", "choice", "table", "expected", "actual"] if "replay" == explorer.module.name else ["sentence"]
+            ["sentence", "choice", "table", "expected", "actual"]
+            if "replay" == explorer.module.name
+            else ["sentence"]
         )
         questions.append(asked(explorer, states[-1], keys, moves))
     for explorer, some, found in zip(made, states, answered(tmp_path, *questions), strict=True):
@@ -240,7 +265,9 @@ def test_many_values_cost_little_and_nothing_is_lost(tmp_path):
     sample = explorer.result.values
     assert sample.size == x.numel() and len(sample.v) < 70_000
     schemes = [(3, 2), (8, 4), (8, -3), (1, 0), (5, 1)]
-    states = [changed(explorer.state, explorer.allowed, {"bits": b, "exponent": e}) for b, e in schemes]
+    states = [
+        changed(explorer.state, explorer.allowed, {"bits": b, "exponent": e}) for b, e in schemes
+    ]
     states += over(explorer, bits=(2, 4), signed=(True,), authors=(True, False))
     (found,) = answered(tmp_path, asked(explorer, states, ["sentence", "ranges"]))
     assert found["milliseconds"] < 20
@@ -255,8 +282,12 @@ def test_many_values_cost_little_and_nothing_is_lost(tmp_path):
         square = np.square(np.clip(codes, low, high) * ours.scheme.step - values)
         lost = theirs["ranges"]["two's complement"]["loss"]
         assert lost["clipped"] == beyond.sum()
-        assert lost["rounding"] == pytest.approx(square[~beyond].sum() / np.square(values).sum(), rel=1e-9)
-        assert lost["clipping"] == pytest.approx(square[beyond].sum() / np.square(values).sum(), rel=1e-9)
+        assert lost["rounding"] == pytest.approx(
+            square[~beyond].sum() / np.square(values).sum(), rel=1e-9
+        )
+        assert lost["clipping"] == pytest.approx(
+            square[beyond].sum() / np.square(values).sum(), rel=1e-9
+        )
 
 
 def test_numbers_are_written_as_python_writes_them(tmp_path):
@@ -315,7 +346,9 @@ export default { module: {} };"""
     }
     (found,) = answered(tmp_path, question)
     for x, result in zip(shown, found["results"], strict=True):
-        said = [f"{x:.{digits}g}" for digits in (1, 2, 3, 4, 6)] + [f"{x:.{decimals}f}" for decimals in (0, 1, 2)]
+        said = [f"{x:.{digits}g}" for digits in (1, 2, 3, 4, 6)] + [
+            f"{x:.{decimals}f}" for decimals in (0, 1, 2)
+        ]
         said += [tensors.percent(x), tensors.percent(x, 1), f"{int(x):,}"]
         assert result["said"][:-1] == said, x
         assert result["said"][-1] == np.round(x)

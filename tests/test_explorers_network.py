@@ -48,7 +48,9 @@ def by_hand(network, batch, schemes):
     for name in ("conv", "linear"):
         if scheme := schemes.get(f"{name}.weight"):
             layer = copied.get_submodule(name)
-            layer.weight.data = quantize(layer.weight.data, scheme.step, scheme.threshold, scheme.signed)
+            layer.weight.data = quantize(
+                layer.weight.data, scheme.step, scheme.threshold, scheme.signed
+            )
     values = copied.relu(copied.conv(batch))
     if scheme := schemes.get("relu"):
         values = quantize(values, scheme.step, scheme.threshold, scheme.signed)
@@ -77,7 +79,9 @@ def test_effects_are_those_of_a_plain_forward_pass(case):
             expected = by_hand(network, batch, chosen)
             change = float((expected - scores).square().sum() / scores.square().sum())
             assert effect.change == pytest.approx(change, rel=1e-4, abs=1e-12)
-            assert effect.accuracy == pytest.approx(100 * float((expected.argmax(1) == labels).float().mean()))
+            assert effect.accuracy == pytest.approx(
+                100 * float((expected.argmax(1) == labels).float().mean())
+            )
             assert effect.loss == pytest.approx(float(F.cross_entropy(expected, labels)), rel=1e-5)
         assert f"{view.result.all.loss:.3f}" in view.sentence or bits == 0
     sizes = {"conv.weight": 162, "linear.weight": 864}
@@ -101,7 +105,9 @@ def test_best_is_the_least_error_and_the_parts_move_with_it(case):
     errors = {}
     for exponent in exponents:
         step = 2.0 ** (exponent - 2)
-        errors[exponent] = float((quantize(weight, step, 2.0**exponent, True) - weight).square().sum())
+        errors[exponent] = float(
+            (quantize(weight, step, 2.0**exponent, True) - weight).square().sum()
+        )
     assert found.threshold_exponent == min(errors, key=errors.get)
     for part in view.parts.values():
         assert (part.state.bits, part.state.exponent) == (3, found.threshold_exponent)
@@ -109,12 +115,19 @@ def test_best_is_the_least_error_and_the_parts_move_with_it(case):
     surface = view.parts["surface"]
     # As the browser does.
     surface.widget.state = {"bits": 6, "exponent": exponents[1]}
-    assert view.selection.schemes["conv.weight"].bits == 6 and view.parts["quantizer"].state.bits == 6
+    assert (
+        view.selection.schemes["conv.weight"].bits == 6 and view.parts["quantizer"].state.bits == 6
+    )
     assert view.parts["quantizer"].state.exponent == exponents[1]
     # Other values, other parts.
     view.set(tensor="relu")
-    assert view.parts["quantizer"].result.values.size == 20 * 6 * 36 and view.parts["surface"] is not surface
-    assert "% of 20 answers stay" in view.sentence.replace("100.0", "") or "is float" in view.sentence
+    assert (
+        view.parts["quantizer"].result.values.size == 20 * 6 * 36
+        and view.parts["surface"] is not surface
+    )
+    assert (
+        "% of 20 answers stay" in view.sentence.replace("100.0", "") or "is float" in view.sentence
+    )
 
 
 def test_what_is_exported_is_taken(case, tmp_path, monkeypatch):

@@ -67,7 +67,10 @@ def check_side(explorer, number, record, bits, table, choice):
     assert [text.get_text() for text in artists[f"bits {number}"]] == [str(b) for b in bits]
     shown = np.ma.filled(artists[f"table {number}"].get_array(), 0)
     t = next(t for t in record.tensors if t["name"] == explorer.state.layer)
-    rows = [sorted({b for u in record.tensors for b in u["space"]["bits"]}).index(b) for b in t["space"]["bits"]]
+    rows = [
+        sorted({b for u in record.tensors for b in u["space"]["bits"]}).index(b)
+        for b in t["space"]["bits"]
+    ]
     assert np.allclose(shown[rows], 100 * np.array(table) / np.sum(table))
     column, row = artists[f"choice {number}"].get_xy()
     assert (t["space"]["exponents"][column], row) == (
@@ -75,7 +78,10 @@ def check_side(explorer, number, record, bits, table, choice):
         rows[t["space"]["bits"].index(choice[0])],
     )
     said = f"{choice[0]} bit{'' if choice[0] == 1 else 's'} below 2^{choice[1]}"
-    assert said in explorer.sentence and f"compression of the network {rate(record, bits):.2f}" in explorer.sentence
+    assert (
+        said in explorer.sentence
+        and f"compression of the network {rate(record, bits):.2f}" in explorer.sentence
+    )
 
 
 @pytest.mark.parametrize("layer", [None, "conv1.weight", "layer2.0.relu1"])
@@ -99,7 +105,10 @@ def test_every_step_shows_what_the_record_says(made, layer):
         assert list(explorer.artists["cursor"].get_xdata()) == [event["step"]] * 2
     assert explorer.artists["layer 0"].get_visible() == (t["kind"] == "weight")
     if t["kind"] == "weight":
-        assert explorer.artists["layer 0"].get_x() == [u["name"] for u in weights(SMALL)].index(layer) - 0.5
+        assert (
+            explorer.artists["layer 0"].get_x()
+            == [u["name"] for u in weights(SMALL)].index(layer) - 0.5
+        )
     history = explorer.artists["history"].get_ydata()
     for mean, selected, event in zip(
         history, explorer.artists["selected"].get_ydata(), SMALL.of("tables"), strict=True
@@ -118,12 +127,16 @@ def test_the_last_moment_is_what_stage_2_trains_with(made):
             last = record.of("tables")[-1]["tables"][name]
             bits = [u["bits"] for u in weights(record)]
             check_side(explorer, number, record, bits, last, (t["bits"], t["threshold_exponent"]))
-            assert explorer.result.sides[number].rate == pytest.approx(record.results["rates"]["weights"])
+            assert explorer.result.sides[number].rate == pytest.approx(
+                record.results["rates"]["weights"]
+            )
     assert explorer.controls["play"].value == len(HIGH.of("tables"))
     own = explorers.selection(HIGH, step="repaired")
     moved = sum(t["bits"] != t["bits_before_repair"] for t in weights(HIGH))
     assert moved and f"The repair changed the bits of {moved} of 20 weights." in own.sentence
-    before = next(t["bits_before_repair"] for t in HIGH.tensors if t["name"] == "layer1.0.conv2.weight")
+    before = next(
+        t["bits_before_repair"] for t in HIGH.tensors if t["name"] == "layer1.0.conv2.weight"
+    )
     own.set(step=HIGH.of("tables")[-1]["step"], layer="layer1.0.conv2.weight")
     assert own.result.sides[0].choice[0] == before
 
@@ -183,7 +196,9 @@ def test_texts_are_whole_and_large_enough(number, made):
     renderer, (width, height) = made[number].picture.canvas.get_renderer(), figure.bbox.size
     # With controls and sentence it fits a notebook at 1280 x 800.
     assert width <= 820 and height <= 470
-    shown = [t for t in figure.findobj(matplotlib.text.Text) if t.get_text().strip() and t.get_visible()]
+    shown = [
+        t for t in figure.findobj(matplotlib.text.Text) if t.get_text().strip() and t.get_visible()
+    ]
     assert min(text.get_fontsize() for text in shown) >= 9
     for ax in figure.axes:
         for text in [*ax.texts, ax._left_title, ax.xaxis.label, ax.yaxis.label]:
@@ -207,7 +222,9 @@ def test_set_sets_all_or_nothing(made):
 
 
 def test_a_search_that_was_interrupted_has_no_last_moment():
-    half = Record(HIGH.header, HIGH.tensors, events=[e for e in HIGH.events if e["kind"] != "repair"][:40])
+    half = Record(
+        HIGH.header, HIGH.tensors, events=[e for e in HIGH.events if e["kind"] != "repair"][:40]
+    )
     explorer = explorers.selection(LOW, half)
     assert explorer.state.steps == tuple(e["step"] for e in LOW.of("tables"))
     with pytest.raises(ValueError, match="step must be one of"):

@@ -74,7 +74,10 @@ def test_the_frame_around_a_module_is_ipywidgets(name):
     first.controls[next(iter(MOVES[name]))].layout.width = "200px"
     data, about = first._repr_mimebundle_()
     assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == first.widget.model_id
-    assert data["text/plain"] == about["image/png"]["alt"] == first.sentence and "text/html" not in data
+    assert (
+        data["text/plain"] == about["image/png"]["alt"] == first.sentence
+        and "text/html" not in data
+    )
 
 
 @pytest.mark.parametrize("name", MAKE)

@@ -91,13 +91,19 @@ EXACT = {  # in hardware mode: integers and ONNX give the simulation's numbers
     "method in place": method_in_place,
     "a pool as large as its input": lambda m, x: F.avg_pool2d(F.relu(m.a(x)), x.size()[3]),
     "a pool over shape": lambda m, x: F.max_pool2d(F.relu(m.a(x)), x.shape[2:]),
-    "padding that is computed": lambda m, x: pooled(F.pad(F.relu(m.a(x)), (0, 16 - x.size(3), 0, 0))),
+    "padding that is computed": lambda m, x: pooled(
+        F.pad(F.relu(m.a(x)), (0, 16 - x.size(3), 0, 0))
+    ),
     "a slice that is computed": lambda m, x: pooled(F.relu(m.a(x))[:, :, : x.size(2) // 2]),
-    "keywords": lambda m, x: torch.flatten(input=pooled(m.b(input=F.relu(input=m.a(x)))), start_dim=1),
+    "keywords": lambda m, x: torch.flatten(
+        input=pooled(m.b(input=F.relu(input=m.a(x)))), start_dim=1
+    ),
     "tensors=": lambda m, x: pooled(torch.cat(tensors=[y := F.relu(m.a(x)), y], dim=1))[:, :8],
     "clip": lambda m, x: pooled(m.a(x).clip(min=0)),
     "clamp_min": lambda m, x: pooled(torch.clamp_min(m.a(x), 0)),
-    "concatenate": lambda m, x: pooled(m.b(torch.concatenate([(y := F.relu(m.a(x)))[:, :4], y[:, 4:]], 1))),
+    "concatenate": lambda m, x: pooled(
+        m.b(torch.concatenate([(y := F.relu(m.a(x)))[:, :4], y[:, 4:]], 1))
+    ),
     "a weight of forward": lambda m, x: pooled(F.conv2d(F.relu(m.a(x)), m.w, padding=1)),
     "channel shuffle": shuffle,
     "sizes": asserting,
@@ -147,7 +153,9 @@ def test_integers_and_onnx_equal_the_simulation(name, tmp_path):
     export(model, tmp_path / "model.onnx")
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"]
+    )
     assert torch.equal(torch.tensor(session.run(["logits"], {"x": X.numpy()})[0]), wanted)
 
 
@@ -166,11 +174,16 @@ class Frozen(nn.Module):
         return self.head(pooled(x))
 
 
-@pytest.mark.parametrize("without", [torch.no_grad, lambda: torch.set_grad_enabled(False)], ids=["no_grad", "set"])
+@pytest.mark.parametrize(
+    "without", [torch.no_grad, lambda: torch.set_grad_enabled(False)], ids=["no_grad", "set"]
+)
 def test_what_has_no_gradient_has_none(without):
     model = attach(Frozen(without), X)
     model(X).sum().backward()
-    assert model.backbone[0].parametrizations.weight.original.grad is None and model.backbone[0].bias.grad is None
+    assert (
+        model.backbone[0].parametrizations.weight.original.grad is None
+        and model.backbone[0].bias.grad is None
+    )
     assert model.head.parametrizations.weight.original.grad.any()
     with torch.no_grad():
         assert not model(X).requires_grad
@@ -200,16 +213,40 @@ def counted(m, x):
 
 
 REFUSED = {
-    "inference_mode": (lambda: Frozen(torch.inference_mode), "another gradient in training: inference_mode"),
-    "own function": (lambda: Way(lambda m, x: pooled(Sign.apply(m.a(x)))), "uses Sign, an autograd.Function of its own"),
-    "half": (lambda: Way(lambda m, x: pooled(m.a(x))).half(), r"torch.float16: blocks need float32 or float64"),
-    "bfloat16": (lambda: Way(lambda m, x: pooled(m.a(x))).bfloat16(), r"torch.bfloat16: blocks need float32"),
-    "DataParallel": (lambda: nn.DataParallel(nn.Conv2d(3, 8, 3)), r"only wraps the network: attach blocks to .module"),
-    "averaged": (lambda: torch.optim.swa_utils.AveragedModel(nn.Conv2d(3, 8, 3)), r"attach blocks to .module of it"),
+    "inference_mode": (
+        lambda: Frozen(torch.inference_mode),
+        "another gradient in training: inference_mode",
+    ),
+    "own function": (
+        lambda: Way(lambda m, x: pooled(Sign.apply(m.a(x)))),
+        "uses Sign, an autograd.Function of its own",
+    ),
+    "half": (
+        lambda: Way(lambda m, x: pooled(m.a(x))).half(),
+        r"torch.float16: blocks need float32 or float64",
+    ),
+    "bfloat16": (
+        lambda: Way(lambda m, x: pooled(m.a(x))).bfloat16(),
+        r"torch.bfloat16: blocks need float32",
+    ),
+    "DataParallel": (
+        lambda: nn.DataParallel(nn.Conv2d(3, 8, 3)),
+        r"only wraps the network: attach blocks to .module",
+    ),
+    "averaged": (
+        lambda: torch.optim.swa_utils.AveragedModel(nn.Conv2d(3, 8, 3)),
+        r"attach blocks to .module of it",
+    ),
     "compiled": (lambda: torch.compile(nn.Conv2d(3, 8, 3)), r"attach blocks to ._orig_mod of it"),
-    "values": (lambda: Way(lambda m, x: pooled(m.a(x)) if x.sum() > 0 else pooled(x)), "must not branch or loop on the"),
+    "values": (
+        lambda: Way(lambda m, x: pooled(m.a(x)) if x.sum() > 0 else pooled(x)),
+        "must not branch or loop on the",
+    ),
     "a counter": (lambda: Way(counted), "changes calls in its forward pass"),
-    "a fixed batch": (lambda: Way(lambda m, x: pooled(m.a(x)).view(2, -1), 8), "does not run|fixes the batch size"),
+    "a fixed batch": (
+        lambda: Way(lambda m, x: pooled(m.a(x)).view(2, -1), 8),
+        "does not run|fixes the batch size",
+    ),
 }
 
 
@@ -238,14 +275,20 @@ def test_a_scripted_part_and_a_hook_are_named():
 
 
 def activations(model):
-    return {p.name: p.role for p in placements(model) if p.kind != "parameter" and p.role != "weight"}
+    return {
+        p.name: p.role for p in placements(model) if p.kind != "parameter" and p.role != "weight"
+    }
 
 
 def test_an_own_forward_of_the_instance_is_read_and_given_back():
     model = models.build("tiny_resnet8")
 
     def shorter(self, x):
-        return self.linear(F.adaptive_avg_pool2d(self.layer3(self.layer2(self.layer1(self.conv1(x)))), 1).flatten(1))
+        return self.linear(
+            F.adaptive_avg_pool2d(self.layer3(self.layer2(self.layer1(self.conv1(x)))), 1).flatten(
+                1
+            )
+        )
 
     model.forward = types.MethodType(shorter, model)
     model.eval()
@@ -258,7 +301,13 @@ def test_an_own_forward_of_the_instance_is_read_and_given_back():
 
 
 def test_other_names_of_one_operation_are_one_operation():
-    for way in (lambda x: x.clamp(min=0), lambda x: x.clip(min=0), lambda x: torch.clamp_min(x, 0), F.relu, F.relu6):
+    for way in (
+        lambda x: x.clamp(min=0),
+        lambda x: x.clip(min=0),
+        lambda x: torch.clamp_min(x, 0),
+        F.relu,
+        F.relu6,
+    ):
         model = attach(Way(lambda m, x, way=way: pooled(m.b(way(m.a(x))))), X)
         (place,) = [p for p in placements(model) if p.role == "non-linearity"]
         assert place.quantized and not place.signed
@@ -273,7 +322,12 @@ def test_a_swish_by_hand_has_one_block_after_the_product():
 def test_outputs_and_normalized_images_stay_float():
     roles = activations(attach(Way(FLOAT["normalization inside"]), X))
     assert roles == {"div": "input", "relu": "non-linearity", "mean": "mean", "fc": "output"}
-    model = attach(nn.Sequential(nn.Conv2d(3, 8, 14), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5), nn.LogSoftmax(1)), X)
+    model = attach(
+        nn.Sequential(
+            nn.Conv2d(3, 8, 14), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5), nn.LogSoftmax(1)
+        ),
+        X,
+    )
     assert activations(model) == {"input": "input", "1": "non-linearity", "4": "output"}
 
 
@@ -283,10 +337,15 @@ def test_a_weight_that_forward_computes_is_said_to_be_float():
             weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
             return F.conv2d(x, weight, self.bias, self.stride, self.padding)
 
-    model = nn.Sequential(Standardized(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = nn.Sequential(
+        Standardized(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
     attach(model, SearchSpace((2,), 4), X)
     place = next(p for p in placements(model) if p.name == "0.weight")
-    assert not place.quantized and place.reason == "float: forward computes from it what the layer reads"
+    assert (
+        not place.quantized
+        and place.reason == "float: forward computes from it what the layer reads"
+    )
     assert [*blocks(model, "weight")] == ["2.weight"]
 
 
@@ -305,7 +364,9 @@ def test_a_batch_norm_whose_eps_is_a_whole_number_is_exported(tmp_path):
     pytest.importorskip("onnxruntime")
     from hmq_lab.hardware.onnx_export import export
 
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 144, 5))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 144, 5)
+    )
     fixed(attach(model, X))
     export(model, tmp_path / "model.onnx")
 
@@ -317,7 +378,10 @@ def test_other_sizes_where_the_network_allows_them():
     model = attach(models.build("tiny_resnet8"), X).eval()
     assert model(torch.randn(2, 3, 20, 20)).shape == (2, 10) and (3, 20, 20) in model.hmq.sizes
     fixed_pool = attach(Way(EXACT["a pool as large as its input"]), X).eval()
-    with pytest.raises(ValueError, match=r"for images of 3x14x14, got 3x20x20: attach them on a sample of that size"):
+    with pytest.raises(
+        ValueError,
+        match=r"for images of 3x14x14, got 3x20x20: attach them on a sample of that size",
+    ):
         fixed_pool(torch.randn(2, 3, 20, 20))
 
 

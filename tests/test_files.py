@@ -137,7 +137,10 @@ def test_a_folder_is_held_by_one_process_alone_and_left_when_it_dies(tmp_path):
     )
     with holder:
         holder.stdout.readline()
-        with pytest.raises(BlockingIOError, match=f"another game writes to {folder}"), exclusive_lock(folder, "game"):
+        with (
+            pytest.raises(BlockingIOError, match=f"another game writes to {folder}"),
+            exclusive_lock(folder, "game"),
+        ):
             pass
         holder.kill()
     with exclusive_lock(folder, "game"):
@@ -191,7 +194,11 @@ def test_files_get_the_mode_that_the_umask_asks_for(tmp_path, mask):
 
 def test_a_symbolic_link_is_followed(tmp_path):
     (tmp_path / "there").mkdir()
-    target, link, loose = tmp_path / "there" / "real.txt", tmp_path / "link.txt", tmp_path / "loose.txt"
+    target, link, loose = (
+        tmp_path / "there" / "real.txt",
+        tmp_path / "link.txt",
+        tmp_path / "loose.txt",
+    )
     target.write_text("old")
     link.symlink_to(target)
     loose.symlink_to("there/new.txt")
@@ -208,7 +215,10 @@ def test_pipes_and_devices_are_neither_replaced_nor_opened(tmp_path):
     pipe = tmp_path / "pipe.safetensors"
     os.mkfifo(pipe)
     for path, kind in ((pipe, r"a pipe \(FIFO\)"), ("/dev/null", "a device")):
-        with pytest.raises(OSError, match=f"cannot write {path}: it is {kind}, no ordinary file"), replacing(path):
+        with (
+            pytest.raises(OSError, match=f"cannot write {path}: it is {kind}, no ordinary file"),
+            replacing(path),
+        ):
             pass
         for read in (check_readable, read_tensors, read_json):
             with pytest.raises(ValueError, match=f"{path} is {kind}, no ordinary file"):
@@ -242,7 +252,10 @@ def test_permission_denied_is_not_no_such_file(as_another_user):
         with pytest.raises(PermissionError, match=f"cannot read {path}: Permission denied"):
             read(path)
     path.chmod(0o444)
-    with pytest.raises(PermissionError, match=f"cannot write {path}: Permission denied"), replacing(path):
+    with (
+        pytest.raises(PermissionError, match=f"cannot write {path}: Permission denied"),
+        replacing(path),
+    ):
         pass
     path.parent.chmod(0o000)
     for read in (check_readable, read_tensors, read_json):
@@ -261,7 +274,9 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_start(tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
         writer.stdout.readline()
         (left,) = os.listdir(tmp_path)
-        assert remove_leftovers(tmp_path) == [] and os.listdir(tmp_path) == [left]  # its writer lives
+        assert remove_leftovers(tmp_path) == [] and os.listdir(tmp_path) == [
+            left
+        ]  # its writer lives
         writer.kill()
     assert os.listdir(tmp_path) == [left]
     kept = [".checkpoint.safetensors.20241128", ".checkpoint.safetensors.backup", ".notes.abcdef1"]
@@ -281,11 +296,15 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_start(tmp_path):
 # ------------------------------------------------------------------------------------- JSON
 
 
-@pytest.mark.parametrize("content", ["[" * 200_000 + "]" * 200_000, '{"a":' * 200_000 + "0" + "}" * 200_000])
+@pytest.mark.parametrize(
+    "content", ["[" * 200_000 + "]" * 200_000, '{"a":' * 200_000 + "0" + "}" * 200_000]
+)
 def test_json_that_is_nested_too_deep_is_one_line(tmp_path, content):
     path = tmp_path / "record.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match=f"{path} cannot be read as JSON: it is nested too deep") as error:
+    with pytest.raises(
+        ValueError, match=f"{path} cannot be read as JSON: it is nested too deep"
+    ) as error:
         read_json(path)
     assert "\n" not in str(error.value)
     save_file({"a": torch.ones(2)}, path, {"hmq_lab": '{"header": ' + content + "}"})
@@ -337,7 +356,10 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match=r"cannot write .*w.safetensors: No space left on device; what was there before"):
+    with pytest.raises(
+        OSError,
+        match=r"cannot write .*w.safetensors: No space left on device; what was there before",
+    ):
         write_tensors(path, {"w": torch.ones(3)}, {})
     assert read_tensors(path)[0]["w"].tolist() == [0, 0, 0] and os.listdir(tmp_path) == [path.name]
 
@@ -420,7 +442,9 @@ def test_altered_files_are_refused_by_name(tmp_path, data):
     except ValueError as error:
         assert str(path) in str(error)
     else:  # nothing that counts was altered
-        assert header == HEADER and all(torch.equal(found[n], t) for n, t in _kept(tmp_path).items())
+        assert header == HEADER and all(
+            torch.equal(found[n], t) for n, t in _kept(tmp_path).items()
+        )
         assert found.keys() == tensors().keys()
 
 
@@ -448,7 +472,9 @@ def test_other_files_are_refused_by_name(tmp_path):
 
 def test_equal_content_makes_equal_bytes(tmp_path):
     for k in range(8):
-        write_tensors(tmp_path / f"{k}", {"b": torch.ones(2), "a": torch.zeros(3)}, {"x": 1, "y": [2]})
+        write_tensors(
+            tmp_path / f"{k}", {"b": torch.ones(2), "a": torch.zeros(3)}, {"x": 1, "y": [2]}
+        )
     assert len({(tmp_path / f"{k}").read_bytes() for k in range(8)}) == 1
 
 
@@ -469,6 +495,10 @@ def test_digest_tells_everything_apart():
         digest({}, {"x": -x}),
     ]
     assert len(set(seen)) == len(seen)
-    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1}) == digest(json.loads('{"b": 2, "a": 1}'))
+    assert (
+        digest({"a": 1, "b": 2})
+        == digest({"b": 2, "a": 1})
+        == digest(json.loads('{"b": 2, "a": 1}'))
+    )
     assert digest({}, {"x": x, "y": -x}) == digest({}, {"y": -x, "x": x})
     assert digest({}, {"x": x.view(2, 3).t().contiguous().t()}) == digest({}, {"x": x.view(2, 3)})

@@ -98,7 +98,9 @@ def record(**header):
         "weights": digest({}, network().state_dict()),
         "target": {"weights": 6.0},
     }
-    return Record(about | {"space": {"bits": list(range(1, 9)), "thresholds": 8}} | header, tensors, floats)
+    return Record(
+        about | {"space": {"bits": list(range(1, 9)), "thresholds": 8}} | header, tensors, floats
+    )
 
 
 @pytest.fixture(scope="module")
@@ -209,10 +211,14 @@ def test_any_moves_undone_give_the_beginning_and_the_cache_is_right(tmp_path_fac
         play.undo()
 
 
-def test_what_was_measured_is_not_measured_again_and_a_late_move_computes_late_layers(arena, tmp_path, monkeypatch):
+def test_what_was_measured_is_not_measured_again_and_a_late_move_computes_late_layers(
+    arena, tmp_path, monkeypatch
+):
     play = game.Game(arena, folder=tmp_path, player="counting")
     assert arena.references  # or the first move would measure them
-    play.start({name: (7, arena.exponents(name)[-1]) for name in arena.layers})  # as no other test does
+    play.start(
+        {name: (7, arena.exponents(name)[-1]) for name in arena.layers}
+    )  # as no other test does
     calls = computed_layers(monkeypatch)
     play.play("fc.weight", threshold=-5)
     play.undo()
@@ -226,7 +232,9 @@ def test_what_was_measured_is_not_measured_again_and_a_late_move_computes_late_l
 
 
 def test_starts_keep_what_is_locked(play):
-    assert play.choice == play.arena.fitting(dict.fromkeys(play.layers, 4))  # the most at a target of 8
+    assert play.choice == play.arena.fitting(
+        dict.fromkeys(play.layers, 4)
+    )  # the most at a target of 8
     play.play("a.weight", 7)
     play.lock("a.weight")
     kept = play.choice["a.weight"]
@@ -310,7 +318,11 @@ def test_greedy_reaches_the_target_and_takes_the_cheapest_rises(play):
     rises = {n: {b: loss(most | {n: b}) - loss(most) for b in range(1, 9)} for n in play.layers}
     bits, n = most, play.arena.sizes
     while 32 * 540 / sum(bits[k] * n[k] for k in n) < 8:
-        price = {(k, b): (rises[k][b] - rises[k][bits[k]]) / n[k] / (bits[k] - b) for k in n for b in range(1, bits[k])}
+        price = {
+            (k, b): (rises[k][b] - rises[k][bits[k]]) / n[k] / (bits[k] - b)
+            for k in n
+            for b in range(1, bits[k])
+        }
         name, b = min(price, key=price.get)
         bits = bits | {name: b}
     assert {name: pair[0] for name, pair in play.choice.items()} == bits
@@ -358,8 +370,14 @@ def test_records_that_do_not_belong_are_refused(tmp_path):
 
 def test_the_shipped_game_has_the_recorded_selection(tmp_path):
     play = game.shipped(pictures=60, few=10, folder=tmp_path)
-    described = {t["name"]: t for t in records.recorded("builtin-tiny_resnet8-w8-a8").tensors if t["kind"] == "weight"}
-    assert play.arena.hmq.choice == {n: (t["bits"], t["threshold_exponent"]) for n, t in described.items()}
+    described = {
+        t["name"]: t
+        for t in records.recorded("builtin-tiny_resnet8-w8-a8").tensors
+        if t["kind"] == "weight"
+    }
+    assert play.arena.hmq.choice == {
+        n: (t["bits"], t["threshold_exponent"]) for n, t in described.items()
+    }
     assert play.arena.hmq.rate == pytest.approx(8.0169, abs=1e-4) and play.target == 8
     assert play.arena.hmq.accuracy > play.arena.references["uniform 2"].accuracy
     assert not list(tmp_path.iterdir())  # looking leaves no file
@@ -396,7 +414,9 @@ def test_two_windows_that_save_at_once_lose_nothing(play, arena, tmp_path, monke
     play.scores, other.scores = (outcome(9.0, 10.0),), (outcome(4.0, 90.0),)
     assert arena.references  # measured before
     write = scores.write
-    monkeypatch.setattr(scores, "write", lambda *saved: (time.sleep(0.2), write(*saved)))  # both have read by then
+    monkeypatch.setattr(
+        scores, "write", lambda *saved: (time.sleep(0.2), write(*saved))
+    )  # both have read by then
     both = [threading.Thread(target=one.lock, args=("a.weight",)) for one in (play, other)]
     [thread.start() for thread in both]
     [thread.join() for thread in both]
@@ -418,10 +438,16 @@ def test_a_start_is_no_score_after_a_reload_either(play, arena, tmp_path):
 
     again = game.Game(arena, target=8, folder=tmp_path, player="ada")
     again.play("b.weight", greedy["b.weight"][0] % 8 + 1)
-    again = game.Game(arena, target=8, folder=tmp_path, player="ada")  # it stands elsewhere than at the start
+    again = game.Game(
+        arena, target=8, folder=tmp_path, player="ada"
+    )  # it stands elsewhere than at the start
     again.play("b.weight", *greedy["b.weight"])
-    assert greedy not in back_to_greedy(again) and greedy not in [s.choice for s in scores.read(play.file).scores]
-    own = game.Game(arena, target=8, folder=tmp_path, player="ben")  # who finds it without the start has it
+    assert greedy not in back_to_greedy(again) and greedy not in [
+        s.choice for s in scores.read(play.file).scores
+    ]
+    own = game.Game(
+        arena, target=8, folder=tmp_path, player="ben"
+    )  # who finds it without the start has it
     own.play("b.weight", *greedy["b.weight"])
     own.play("side.weight", *greedy["side.weight"])
     back_to_greedy(own)
@@ -449,11 +475,15 @@ def test_undo_and_redo_leave_what_is_locked(play, view):
         one.lock("a.weight")
         one.undo()  # changes another layer
         before = one.choice
-        with pytest.raises(ValueError, match=r"undo would change a.weight, locked: unlock it first"):
+        with pytest.raises(
+            ValueError, match=r"undo would change a.weight, locked: unlock it first"
+        ):
             one.undo()
         assert one.choice == before
     view.buttons["undo"].click()
-    assert "undo would change a.weight, locked" in view.view.text.value and view.game.choice == before
+    assert (
+        "undo would change a.weight, locked" in view.view.text.value and view.game.choice == before
+    )
     play.lock("a.weight", False)
     play.undo()
     play.lock("a.weight")
@@ -524,7 +554,9 @@ def test_files_of_other_games_are_refused(play, arena, tmp_path):
             play.start(file.file)
         board = game.board([play.file, file.file])
         assert [player.setting for player in board.players] == [arena.setting]
-        assert f"is a game on {said}: its scores cannot be compared" in board.skipped[str(file.file)]
+        assert (
+            f"is a game on {said}: its scores cannot be compared" in board.skipped[str(file.file)]
+        )
     assert len(list((tmp_path / "others").glob("*.json"))) == 4  # none of them took another's place
     found = record()
     found.tensors[0]["bits"] = 2
@@ -576,7 +608,9 @@ def test_exports_hold_the_scores(play, tmp_path):
     for row, other, score in zip(rows, others, play.scores, strict=True):
         assert row == {key: str(value) for key, value in other.items()}
         assert float(row["accuracy"]) == score.accuracy and row["player"] == "ada"
-        assert (int(row["b.weight bits"]), int(row["b.weight exponent"])) == score.choice["b.weight"]
+        assert (int(row["b.weight bits"]), int(row["b.weight exponent"])) == score.choice[
+            "b.weight"
+        ]
 
 
 SPOILED = {
@@ -637,7 +671,9 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("what", SPOILED)
-def test_a_board_leaves_out_a_file_that_is_spoiled_says_which_and_goes_on(play, arena, tmp_path, what):
+def test_a_board_leaves_out_a_file_that_is_spoiled_says_which_and_goes_on(
+    play, arena, tmp_path, what
+):
     change, said = SPOILED[what]
     play.play("a.weight", 2)
     game.Game(arena, target=8, folder=tmp_path, player="ben").play("b.weight", 3)
@@ -649,7 +685,9 @@ def test_a_board_leaves_out_a_file_that_is_spoiled_says_which_and_goes_on(play, 
     assert last.startswith(f"left out: {play.file} is no saved game: ") and said in last
 
 
-@pytest.mark.parametrize("text", ["", "null", "[]", "3", "[" * 200_000, '{"a":' * 200_000, "\xff\x00", "9" * 5000])
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", "3", "[" * 200_000, '{"a":' * 200_000, "\xff\x00", "9" * 5000]
+)
 def test_a_board_goes_on_after_any_other_file(play, tmp_path, text):
     play.play("a.weight", 2)
     (tmp_path / "aaa.json").write_text(text, encoding="latin-1")
@@ -676,9 +714,13 @@ def test_no_text_of_a_table_is_a_formula(play, tmp_path, beginning):
     play.play("a.weight", 2)
     saved = play.saved()
     name = f"{beginning}cmd|' /C calc'!A0"
-    sizes = {name if key == "a.weight" else key: size for key, size in saved.setting["sizes"].items()}
+    sizes = {
+        name if key == "a.weight" else key: size for key, size in saved.setting["sizes"].items()
+    }
     renamed = [
-        dataclasses.replace(score, choice={name if key == "a.weight" else key: p for key, p in score.choice.items()})
+        dataclasses.replace(
+            score, choice={name if key == "a.weight" else key: p for key, p in score.choice.items()}
+        )
         for score in saved.scores
     ]
     spoiled = dataclasses.replace(
@@ -702,7 +744,9 @@ def test_an_export_spares_saved_games(play, tmp_path):
     with pytest.raises(ValueError, match="is a saved game: export to another file"):
         play.export(play.file)
     assert play.file.read_bytes() == before
-    assert play.export(tmp_path / "s.json") == play.export(tmp_path / "s.json")  # an export may replace an export
+    assert play.export(tmp_path / "s.json") == play.export(
+        tmp_path / "s.json"
+    )  # an export may replace an export
 
 
 # --- scores beside each other
@@ -722,7 +766,9 @@ def outcome(rate, accuracy):
 def test_the_front_is_what_nothing_beats(points):
     found = [outcome(*point) for point in points]
     kept = scores.front(found)
-    expected = {p for p in points if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points)}
+    expected = {
+        p for p in points if not any(q != p and q[0] >= p[0] and q[1] >= p[1] for q in points)
+    }
     assert [(o.rate, o.accuracy) for o in kept] == sorted(expected)
 
 
@@ -744,12 +790,20 @@ def test_the_board_ranks_at_the_target_and_is_drawn(arena, tmp_path):
     labels = [text.get_text() for text in drawing.axes[0].get_legend().get_texts()]
     assert labels == ["target 8", "uniform bits", *(p.player for p in board.players)]
     best = board.players[0].best(8)
-    assert f"the best there is {board.players[0].player} with {best.accuracy:.1f} %" in drawing.sentence
+    assert (
+        f"the best there is {board.players[0].player} with {best.accuracy:.1f} %"
+        in drawing.sentence
+    )
     shown = [line for line in drawing.axes[0].lines if line.get_label() == board.players[0].player]
-    assert [tuple(p) for p in shown[0].get_xydata()] == [(o.rate, o.accuracy) for o in board.players[0].scores]
+    assert [tuple(p) for p in shown[0].get_xydata()] == [
+        (o.rate, o.accuracy) for o in board.players[0].scores
+    ]
     twice = game.board([next(tmp_path.glob("ada*"))] * 2)
     assert [p.player for p in twice.players] == ["ada (1)", "ada (2)"]
-    assert "none of them at the target rate of 30" in plots.pareto(game.board(tmp_path, target=30)).sentence
+    assert (
+        "none of them at the target rate of 30"
+        in plots.pareto(game.board(tmp_path, target=30)).sentence
+    )
     for target in (float("nan"), 40, 0.5, "8"):
         with pytest.raises(ValueError, match="a target rate lies between 1 and 32, got"):
             game.board(tmp_path, target=target)
@@ -763,7 +817,9 @@ def test_a_target_that_the_widths_cannot_reach_is_refused(tmp_path):
     play = game.Game(Arena(network(), X, Y, "net", found, few=8), target=6, folder=tmp_path)
     play.play("a.weight", 8)
     assert game.board(tmp_path, target=8).target == 8
-    with pytest.raises(ValueError, match=r"rate of 9 cannot be reached with bits \(4, 8\): the largest is 8"):
+    with pytest.raises(
+        ValueError, match=r"rate of 9 cannot be reached with bits \(4, 8\): the largest is 8"
+    ):
         game.board(tmp_path, target=9)
 
 
@@ -782,23 +838,37 @@ def test_a_board_on_an_arena_measures_again(play, arena, tmp_path):
 
     for values in ({"accuracy": 100.0}, {"rate": 30.0}, {"weight_bytes": 1.0}):
         forge(**values)
-        with pytest.raises(ValueError, match=rf"{play.file.name} holds a score of .* not give: measured again"):
+        with pytest.raises(
+            ValueError, match=rf"{play.file.name} holds a score of .* not give: measured again"
+        ):
             game.board(tmp_path, arena=teacher)
     forge(choice={name: (9, 0) for name in play.layers})
-    with pytest.raises(ValueError, match=rf"{play.file.name} holds a score that cannot be: bits of a.weight"):
+    with pytest.raises(
+        ValueError, match=rf"{play.file.name} holds a score that cannot be: bits of a.weight"
+    ):
         game.board(tmp_path, arena=teacher)
-    other = game.Game(arena, target=8, folder=tmp_path, player="zoe")  # the rest of the class goes on
+    other = game.Game(
+        arena, target=8, folder=tmp_path, player="zoe"
+    )  # the rest of the class goes on
     other.play("b.weight", 3)
     board = game.board(tmp_path, arena=teacher)
     assert [player.player for player in board.players] == ["zoe"]
-    assert board.table().splitlines()[-1].startswith(f"left out: {play.file} holds a score that cannot be: bits of")
+    assert (
+        board.table()
+        .splitlines()[-1]
+        .startswith(f"left out: {play.file} holds a score that cannot be: bits of")
+    )
     other.file.unlink()
     play.file.write_text(honest)
     altered(
         play.file,
         lambda c: [o.update(accuracy=0.0) for o in c["references"].values()] and signed(c),
     )
-    assert game.board(tmp_path).references != arena.references == game.board(tmp_path, arena=teacher).references
+    assert (
+        game.board(tmp_path).references
+        != arena.references
+        == game.board(tmp_path, arena=teacher).references
+    )
     with pytest.raises(ValueError, match="is a game on other pictures"):
         game.board(tmp_path, arena=Arena(network(), X[:9], Y[:9], "net"))
 
@@ -809,20 +879,30 @@ def test_a_board_on_an_arena_measures_again(play, arena, tmp_path):
 @pytest.fixture
 def view(tmp_path):
     arena = Arena(network(), X, Y, "net", record(), few=8)
-    return explorers.beat(game.Game(arena, target=6, folder=tmp_path, player="ada"), layer="b.weight")
+    return explorers.beat(
+        game.Game(arena, target=6, folder=tmp_path, player="ada"), layer="b.weight"
+    )
 
 
 def test_sliders_and_buttons_play_the_game(view):
     play = view.game
     view.controls["bits"].value = 3
-    assert play.choice["b.weight"][0] == 3 and view.controls["exponent"].value == play.choice["b.weight"][1]
+    assert (
+        play.choice["b.weight"][0] == 3
+        and view.controls["exponent"].value == play.choice["b.weight"][1]
+    )
     view.controls["exponent"].value = play.choice["b.weight"][1] - 1
     assert view.result.outcome == play.outcome
-    assert f"{play.outcome.rate:.2f} times fewer" in view.sentence and f"{play.outcome.accuracy:.1f} %" in view.sentence
+    assert (
+        f"{play.outcome.rate:.2f} times fewer" in view.sentence
+        and f"{play.outcome.accuracy:.1f} %" in view.sentence
+    )
     assert "HMQ's selection, not fine-tuned, on the same pictures" in view.sentence
     view.controls["layer"].value = "fc.weight"
     assert view.controls["bits"].value == play.choice["fc.weight"][0]
-    assert [e for _, e in view.controls["exponent"].options] == sorted(play.arena.exponents("fc.weight"))
+    assert [e for _, e in view.controls["exponent"].options] == sorted(
+        play.arena.exponents("fc.weight")
+    )
     view.controls["locked"].value = True
     assert play.locked == {"fc.weight"}
     before = play.choice
@@ -841,11 +921,19 @@ def test_sliders_and_buttons_play_the_game(view):
     view._start.value = "HMQ"
     view.buttons["start"].click()
     assert play.choice == play.arena.hmq.choice | {"fc.weight": before["fc.weight"]}
+    assert view.sentence.startswith("A start does not count")
     view.buttons["export"].click()
-    assert play.file.with_suffix(".csv").is_file() and str(play.file.with_suffix(".csv")) in view.sentence
-    assert [bar.get_width() for bar in view.artists["bars"]] == [pair[0] for pair in play.choice.values()]
+    assert (
+        play.file.with_suffix(".csv").is_file()
+        and str(play.file.with_suffix(".csv")) in view.sentence
+    )
+    assert [bar.get_width() for bar in view.artists["bars"]] == [
+        pair[0] for pair in play.choice.values()
+    ]
     assert list(view.artists["now"].get_xdata()) == [play.outcome.rate]
-    assert [tuple(p) for p in view.artists["scores"].get_xydata()] == [(o.rate, o.accuracy) for o in play.scores]
+    assert [tuple(p) for p in view.artists["scores"].get_xydata()] == [
+        (o.rate, o.accuracy) for o in play.scores
+    ]
 
 
 def test_buttons_say_what_cannot_be_done(view):
@@ -863,7 +951,10 @@ def test_a_score_that_cannot_be_saved_is_said(view, monkeypatch):
 
     monkeypatch.setattr(os, "replace", full)
     view.controls["bits"].value = 2
-    assert "could not be saved: no space left" in view.sentence and view.game.choice["b.weight"][0] == 2
+    assert (
+        "could not be saved: no space left" in view.sentence
+        and view.game.choice["b.weight"][0] == 2
+    )
     monkeypatch.undo()
     view.controls["bits"].value = 3
     assert len(scores.read(view.game.file).scores) == len(view.game.scores) > 0
@@ -885,7 +976,9 @@ def test_a_layer_can_be_unlocked_and_moved_at_once(view):
     assert view.game.choice["b.weight"][0] == 5 and not view.game.locked and not view.state.locked
     before = view.state
     for name in ("note", "kept", "choice", "game"):  # what follows from the moves is not set
-        with pytest.raises(ValueError, match=f"a move sets layer, bits, exponent or locked, got {name}"):
+        with pytest.raises(
+            ValueError, match=f"a move sets layer, bits, exponent or locked, got {name}"
+        ):
             view.set(**{name: getattr(before, name)})
     assert view.state == before
 
@@ -951,7 +1044,13 @@ def mutated(content, rng):
     def places(node, at=()):
         if at:
             yield at
-        inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+        inner = (
+            node.items()
+            if isinstance(node, dict)
+            else enumerate(node)
+            if isinstance(node, list)
+            else ()
+        )
         for key, value in inner:
             yield from places(value, (*at, key))
 
@@ -964,5 +1063,7 @@ def mutated(content, rng):
     if rng.random() < 0.25 and isinstance(node, dict):
         del node[last]
     else:
-        node[last] = rng.choice((None, [], {}, "=x", -1, 0, 1.5, True, 10**12, [None], {"a": None}, float("nan")))
+        node[last] = rng.choice(
+            (None, [], {}, "=x", -1, 0, 1.5, True, 10**12, [None], {"a": None}, float("nan"))
+        )
     return content | {"sha256": digest(content)}

@@ -113,16 +113,22 @@ class EvaluationOnly(Net):
 
     def wanted(self, x):
         x = self.a(x)
-        x, early = (x, {}) if self.training else (x - 0.5 * F.relu(x - 0.3), {"relu": F.relu(x - 0.3)})
+        x, early = (
+            (x, {}) if self.training else (x - 0.5 * F.relu(x - 0.3), {"relu": F.relu(x - 0.3)})
+        )
         return early | {"relu:2": F.relu(self.b(x))}
 
 
-@pytest.mark.parametrize("make", [TrainingOnly, ThroughAFunction, OneModule, Alternatives, LongerLoop, EvaluationOnly])
+@pytest.mark.parametrize(
+    "make", [TrainingOnly, ThroughAFunction, OneModule, Alternatives, LongerLoop, EvaluationOnly]
+)
 def test_a_block_stands_on_the_same_tensor_in_both_modes(make):
     model = attach(make(), SPACE, X)
     seen = {}
     for name, block in blocks(model, "activation").items():
-        block.register_forward_pre_hook(lambda _, inputs, name=name: seen.__setitem__(name, inputs[0].clone()))
+        block.register_forward_pre_hook(
+            lambda _, inputs, name=name: seen.__setitem__(name, inputs[0].clone())
+        )
     for training in (True, False):
         seen.clear()
         model.train(training)
@@ -152,7 +158,9 @@ def test_rounds_of_a_loop_that_cannot_be_told_apart_are_refused_with_the_line():
 
     line = Rounds.forward.__code__.co_firstlineno + 3
     model = Rounds()
-    with pytest.raises(ValueError, match="called a different number of times in training and in evaluation") as error:
+    with pytest.raises(
+        ValueError, match="called a different number of times in training and in evaluation"
+    ) as error:
         attach(model, SPACE, X)
     assert f"relu at {__file__}:{line} " in str(error.value) and not is_attached(model)
 
@@ -221,9 +229,17 @@ def around_setattr(module, x):
     module.__dict__["calls"] = 3
 
 
-@pytest.mark.parametrize("change", [count, remember, append, put, around_setattr], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "change", [count, remember, append, put, around_setattr], ids=lambda f: f.__name__
+)
 def test_attributes_that_forward_changes_are_refused_and_left_alone(change):
-    attribute = {count: "calls", remember: "last", append: "history", put: "table", around_setattr: "calls"}[change]
+    attribute = {
+        count: "calls",
+        remember: "last",
+        append: "history",
+        put: "table",
+        around_setattr: "calls",
+    }[change]
     model = nn.Sequential(nn.Conv2d(3, 4, 1), Inner(change), nn.ReLU(), nn.Conv2d(4, 2, 1))
     before, state = copy.deepcopy(vars(model[1])), copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=rf"changes 1\.{attribute} in its forward pass"):
@@ -246,7 +262,9 @@ def test_buffers_that_forward_changes_are_changed_in_every_pass(change):
         model.train(training), twin.train(training)
         with switched_off(model), torch.no_grad():
             assert torch.equal(model(X), twin(X))
-        assert torch.equal(model[1].seen, twin[1].seen) and torch.allclose(model[1].mean, twin[1].mean)
+        assert torch.equal(model[1].seen, twin[1].seen) and torch.allclose(
+            model[1].mean, twin[1].mean
+        )
     assert twin[1].seen.any() or twin[1].mean != 0
 
 

@@ -11,7 +11,11 @@ from hmq_lab.gumbel import Constant, Cycles, Exponential, gumbel_noise, relaxed_
 from hmq_lab.seeds import generator as named
 from hmq_lab.seeds import stable_hash
 
-CHI_SQUARE = {3: 16.266, 5: 20.515, 11: 31.264}  # exceeded with probability 1e-3, by degrees of freedom
+CHI_SQUARE = {
+    3: 16.266,
+    5: 20.515,
+    11: 31.264,
+}  # exceeded with probability 1e-3, by degrees of freedom
 
 
 # ---------------------------------------------------------------------------------------------------- noise
@@ -40,12 +44,16 @@ def test_noise_is_finite_and_of_the_asked_shape(dtype, generator):
 
 def test_noise_stays_finite_where_the_uniform_number_is_zero(monkeypatch, generator):
     for value in (0.0, torch.finfo(torch.float32).max):
-        monkeypatch.setattr(torch.Tensor, "exponential_", lambda x, generator, value=value: x.fill_(value))
+        monkeypatch.setattr(
+            torch.Tensor, "exponential_", lambda x, generator, value=value: x.fill_(value)
+        )
         assert gumbel_noise((3,), generator=generator).isfinite().all()
 
 
 def test_the_same_seed_gives_the_same_noise():
-    a, b, c = (gumbel_noise((4, 5), generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    a, b, c = (
+        gumbel_noise((4, 5), generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    )
     assert torch.equal(a, b) and not torch.equal(a, c)
     state = torch.get_rng_state()
     gumbel_noise((4,), generator=torch.Generator().manual_seed(0))
@@ -75,7 +83,10 @@ def test_relaxed_samples_are_softmaxes_of_log_p_plus_noise(generator):
     for temperature in (0.5, 1, torch.tensor(2.0)):
         p = relaxed_categorical(logits, temperature, noise)
         assert p.dtype == torch.float64
-        weights = np.exp((logits.numpy() - np.log(np.exp(logits.numpy()).sum()) + noise.numpy()) / float(temperature))
+        weights = np.exp(
+            (logits.numpy() - np.log(np.exp(logits.numpy()).sum()) + noise.numpy())
+            / float(temperature)
+        )
         assert np.allclose(p.numpy(), weights / weights.sum((2, 3), keepdims=True), rtol=1e-12)
     shifted = relaxed_categorical(logits + 7, 0.5, noise)
     assert torch.allclose(shifted, relaxed_categorical(logits, 0.5, noise))
@@ -93,7 +104,9 @@ def test_towards_zero_a_sample_tends_to_the_arg_max_of_the_same_noise(generator)
     assert clear.sum() > 950
     before = 2.0
     for temperature in (1.0, 0.1, 0.01, 1e-5):
-        away = (relaxed_categorical(logits, temperature, noise).flatten(1) - hard)[clear].abs().sum(1)
+        away = (
+            (relaxed_categorical(logits, temperature, noise).flatten(1) - hard)[clear].abs().sum(1)
+        )
         assert away.isfinite().all() and away.mean() < before
         before = away.mean()
     assert away.max() < 1e-6
@@ -104,7 +117,11 @@ def test_towards_zero_a_sample_tends_to_the_arg_max_of_the_same_noise(generator)
 def test_no_samples_and_one_cell(generator):
     logits = torch.randn(2, 3)
     assert relaxed_categorical(logits, 1.0, torch.zeros(0, 2, 3)).shape == (0, 2, 3)
-    assert relaxed_categorical(torch.zeros(1, 1), 0.5, gumbel_noise((4, 1, 1), generator=generator)).eq(1).all()
+    assert (
+        relaxed_categorical(torch.zeros(1, 1), 0.5, gumbel_noise((4, 1, 1), generator=generator))
+        .eq(1)
+        .all()
+    )
 
 
 def test_gradient_of_a_sample(generator):
@@ -141,7 +158,9 @@ def test_the_cycles_of_the_paper(steps_per_epoch):
     schedule = Cycles(steps_per_epoch)
     n = steps_per_epoch / 25
     cycle = [schedule(i) for i in range(5 * steps_per_epoch)]
-    assert cycle == pytest.approx([max(0.5, math.exp(-0.01 * round(i / n))) for i in range(5 * steps_per_epoch)])
+    assert cycle == pytest.approx(
+        [max(0.5, math.exp(-0.01 * round(i / n))) for i in range(5 * steps_per_epoch)]
+    )
     assert cycle[0] == 1.0 and min(cycle) == 0.5 == cycle[-1]
     assert all(a >= b for a, b in itertools.pairwise(cycle))
     floor = cycle.index(0.5) / steps_per_epoch
@@ -163,7 +182,9 @@ def test_cycles_of_another_length_are_stretched():
 def test_constant_and_exponential():
     assert {Constant(0.7)(i) for i in (0, 1, 10**6)} == {0.7} and Constant()(5) == 1.0
     schedule = Exponential(rate=0.1, floor=0.25)
-    assert [schedule(i) for i in range(14)] == pytest.approx([math.exp(-0.1 * i) for i in range(14)])
+    assert [schedule(i) for i in range(14)] == pytest.approx(
+        [math.exp(-0.1 * i) for i in range(14)]
+    )
     assert schedule(14) == schedule(10**6) == 0.25 and schedule(0) == 1.0
 
 
@@ -190,7 +211,13 @@ def test_schedules_refuse_what_is_no_positive_number(bad):
 def test_named_generators():
     draw = lambda *name: torch.rand(3, generator=named(*name)).tolist()  # noqa: E731
     assert draw(0, "order", 1) == draw(0, "order", 1)
-    others = [draw(0, "order", 1), draw(1, "order", 1), draw(0, "order", 2), draw(0, "order"), draw(0, "order", "1")]
+    others = [
+        draw(0, "order", 1),
+        draw(1, "order", 1),
+        draw(0, "order", 2),
+        draw(0, "order"),
+        draw(0, "order", "1"),
+    ]
     others += [draw(0), draw(0, 1), draw(1, 0), draw(0, "a", "b"), draw(0, "ab"), draw(-1)]
     assert len({tuple(d) for d in others}) == len(others)
     hashes = {stable_hash(s, "x", k) for s in range(100) for k in range(100)}

@@ -51,7 +51,10 @@ class Awkward(nn.Module):
         self.first = nn.BatchNorm2d(4)  # before its convolution
         self.read_twice, self.norm2 = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
         self.own, self.norm3 = Doubling(4, 4, 1), nn.BatchNorm2d(4)
-        self.plain, self.batch_only = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)
+        self.plain, self.batch_only = (
+            nn.Conv2d(4, 4, 1),
+            nn.BatchNorm2d(4, track_running_stats=False),
+        )
 
     def forward(self, x):
         x = F.relu(self.first(F.relu(self.norm(self.good(x)))))
@@ -85,7 +88,9 @@ def test_what_hardware_mode_quantizes_and_detaching():
     assert all(b.scheme.bits == 4 for b in blocks(model, "activation").values())
     set_activation_bits(model, dict.fromkeys(blocks(model, "activation"), 6))
     assert blocks(model)["x"].scheme.bits == 8 and blocks(model)["relu"].scheme.bits == 6
-    assert [p.name for p in found.values() if not p.quantized and p.kind == "activation"] == ["linear"]
+    assert [p.name for p in found.values() if not p.quantized and p.kind == "activation"] == [
+        "linear"
+    ]
     with switched_off(model):
         assert torch.allclose(model(x), before, atol=1e-5)
     detach(model)
@@ -114,14 +119,21 @@ def test_a_network_that_is_refused_keeps_its_batch_norm():
 def test_biases_lie_on_the_grid_of_the_accumulator_and_learn():
     x = torch.randn(4, 3, 32, 32)
     model = attach(trained(models.build("tiny_resnet8"), x), SearchSpace(), x, hardware=True)
-    sources = {"conv1": "x", "layer1.0.conv1": "relu", "layer1.0.conv2": "layer1.0.relu1", "linear": "pool"}
+    sources = {
+        "conv1": "x",
+        "layer1.0.conv1": "relu",
+        "layer1.0.conv2": "layer1.0.relu1",
+        "linear": "pool",
+    }
     for mode in (True, False):
         model.train(mode)
         for layer, source in sources.items():
             module = model.get_submodule(layer)
             step = blocks(model)[f"{layer}.weight"].scheme.step * blocks(model)[source].scheme.step
             original = module.parametrizations.bias.original
-            assert torch.equal(module.bias / step, (original / step).round())  # exact: powers of two
+            assert torch.equal(
+                module.bias / step, (original / step).round()
+            )  # exact: powers of two
     resample(model.train(), torch.Generator().manual_seed(0))
     model(x).square().sum().backward()
     for layer in sources:
@@ -131,7 +143,11 @@ def test_biases_lie_on_the_grid_of_the_accumulator_and_learn():
     copied = copy.deepcopy(model).eval()
     assert torch.equal(copied(x), model.eval()(x))
     block = copied.conv1.parametrizations.weight[0]
-    assert copied.conv1.parametrizations.bias[0].blocks[0] is block is not model.conv1.parametrizations.weight[0]
+    assert (
+        copied.conv1.parametrizations.bias[0].blocks[0]
+        is block
+        is not model.conv1.parametrizations.weight[0]
+    )
     assert sum("conv1.parametrizations.weight.0.logits" == key for key in copied.state_dict()) == 1
 
 
@@ -139,7 +155,11 @@ def test_concatenations_have_the_bits_of_the_activations():
     class Fire(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(8, 5, 1)
+            self.a, self.b, self.c = (
+                nn.Conv2d(3, 4, 1),
+                nn.Conv2d(3, 4, 3, padding=1),
+                nn.Conv2d(8, 5, 1),
+            )
 
         def forward(self, x):
             return self.c(torch.cat([F.relu(self.a(x)), F.relu(self.b(x))], 1)).mean((2, 3))

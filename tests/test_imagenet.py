@@ -21,12 +21,19 @@ from hmq_lab.models.weights import load_weights, read_metadata, save_weights
 from hmq_lab.runs import records
 from hmq_lab.settings import POINTS, PRESETS, preset, recipe, recipe_names
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")  # of loaders
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*multi-threaded, use of fork:DeprecationWarning"
+)  # of loaders
 
 INVENTORY = {  # tensors, elements, features of the last layer, 4-bit activations at an activation rate of 8
     "mobilenet_v1": (28, 4_209_088, 1024, 1),
     "mobilenet_v2": (53, 3_469_760, 1280, 1),
-    "resnet50": (54, 23_454_912 + 2_048_000, 2048, 4),  # 53 without the last layer, which the authors leave float
+    "resnet50": (
+        54,
+        23_454_912 + 2_048_000,
+        2048,
+        4,
+    ),  # 53 without the last layer, which the authors leave float
     "efficientnet_b0": (82, 5_236_192, 1280, 1),
 }
 
@@ -54,7 +61,9 @@ def test_the_inventory_of_quantized_weights(name):
     sizes = budget.weight_sizes(model)
     assert (len(sizes), sum(sizes.values())) == (tensors, elements)
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    assert sum(m.weight.numel() for m in layers) == elements  # every convolution and fully connected layer, no other
+    assert (
+        sum(m.weight.numel() for m in layers) == elements
+    )  # every convolution and fully connected layer, no other
     if name == "mobilenet_v1":
         with_background = models.build(name, classes=1001)
         assert sum(m.weight.numel() for m in with_background.modules() if hasattr(m, "weight") and m.weight.dim() > 1) \
@@ -74,15 +83,23 @@ def test_a_step_of_both_stages_of_each_preset(name, imagenet):
     found = recipe(f"paper/{name}-w8-acr8")
     pictures = data.load(found.data, root=imagenet, workers=0)
     visible = {"network_learning_rate": 0.01, "final_learning_rate": 0.01, "weight_decay": 0.0}
-    settings = preset(found.settings, search_epochs=1, final_epochs=1, batch_size=2, log_every=1, **visible)
+    settings = preset(
+        found.settings, search_epochs=1, final_epochs=1, batch_size=2, log_every=1, **visible
+    )
     torch.manual_seed(0)
     model = models.build(found.model, classes=len(pictures.classes)).train()
     for norm in norms.norms(model):
         norm.momentum = 1.0
     with torch.no_grad():  # batch norms that have seen pictures, as those of a trained network have
         model(next(pictures.train.batches(2))[0])
-    before = {n: m.weight.clone() for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-    record = search(model, pictures, found.target, settings=settings, name=found.model, progress=False)
+    before = {
+        n: m.weight.clone()
+        for n, m in model.named_modules()
+        if isinstance(m, nn.Conv2d | nn.Linear)
+    }
+    record = search(
+        model, pictures, found.target, settings=settings, name=found.model, progress=False
+    )
     assert (record.header["model"], record.header["data"]) == (name, "imagenet")
     assert record.header["picture"] == [3, 224, 224]
     assert record.header["target"] == {"weights": 8.0, "activations": 8.0, "activation_bits": None}
@@ -90,7 +107,9 @@ def test_a_step_of_both_stages_of_each_preset(name, imagenet):
     assert [(e["stage"], math.isfinite(e["loss"])) for e in steps] == [(1, True), (2, True)]
     assert 3 < steps[0]["expected_rate"] < 5 and "expected_rate" not in steps[1]
     detach(model)
-    assert all(not torch.equal(model.get_submodule(n).weight, weight) for n, weight in before.items())
+    assert all(
+        not torch.equal(model.get_submodule(n).weight, weight) for n, weight in before.items()
+    )
 
     tensors, elements, features, four = INVENTORY[name]
     weights = [t for t in record.tensors if t["kind"] == "weight"]
@@ -99,19 +118,32 @@ def test_a_step_of_both_stages_of_each_preset(name, imagenet):
     assert (bits.count(4), bits.count(8)) == (four, len(bits) - four)
     assert record.results["rates"]["activations"] >= 8
     compressed = sum(t["size"] * t["bits"] for t in weights)
-    assert 32 * sum(t["size"] for t in weights) / compressed == record.results["rates"]["weights"] >= 8
+    assert (
+        32 * sum(t["size"] for t in weights) / compressed == record.results["rates"]["weights"] >= 8
+    )
 
 
 @pytest.mark.filterwarnings("ignore:no --weights")
 def test_the_name_of_a_preset_is_all_that_the_command_needs(imagenet, tmp_path):
-    few = ["--search-epochs", "1", "--final-epochs", "1", "--batch-size", "2", "--picture-size", "32"]
+    few = [
+        "--search-epochs",
+        "1",
+        "--final-epochs",
+        "1",
+        "--batch-size",
+        "2",
+        "--picture-size",
+        "32",
+    ]
     more = ["--root", str(imagenet), "--out", str(tmp_path / "run"), "--no-figures", "--quiet"]
     assert main(["search", "--preset", "paper/mobilenet_v1-w10.7-a8", *few, *more]) == 0
     record = records.read(tmp_path / "run")
     assert (record.header["model"], record.header["data"]) == ("mobilenet_v1", "imagenet")
     assert record.header["target"] == {"weights": 10.7, "activations": None, "activation_bits": 8}
     wanted = preset("paper/mobilenet_v1", search_epochs=1, final_epochs=1, batch_size=2)
-    assert wanted.gamma == 64 and all(record.header["settings"][key] == value for key, value in vars(wanted).items())
+    assert wanted.gamma == 64 and all(
+        record.header["settings"][key] == value for key, value in vars(wanted).items()
+    )
     assert record.results["rates"]["weights"] >= 10.7
     assert str(imagenet) not in (tmp_path / "run" / "record.json").read_text()
 
@@ -132,7 +164,9 @@ def test_a_name_says_the_target(settings, weights, activations):
     assert found.target == Target(weights, rate, bits)
     assert (found.settings, preset(f"{settings}-w{weights}{end}")) == (settings, PRESETS[settings])
     network = settings.removeprefix("paper/")
-    data = "imagenet" if network in INVENTORY else "cifar10" if settings == "quick/cifar10" else None
+    data = (
+        "imagenet" if network in INVENTORY else "cifar10" if settings == "quick/cifar10" else None
+    )
     assert (found.model, found.data) == (network if network in INVENTORY else None, data)
     assert recipe(settings).target is None
 
@@ -148,7 +182,10 @@ def test_every_name_that_is_listed_holds():
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("paper/mobilenet-w8-a8", "no preset 'paper/mobilenet-w8-a8': did you mean paper/mobilenet_v"),
+        (
+            "paper/mobilenet-w8-a8",
+            "no preset 'paper/mobilenet-w8-a8': did you mean paper/mobilenet_v",
+        ),
         ("paper/resnet50-w40-a8", "a target rate lies between 1 and 32, got weights=40"),
         ("paper/resnet50-w8-a4.5", "whole number, got 'paper/resnet50-w8-a4.5'"),
         ("paper/resnet50-w8-a32", "32"),
@@ -178,9 +215,13 @@ PAGE = (Path(__file__).parents[1] / "docs" / "imagenet.md").read_text(encoding="
 
 def test_the_page_on_imagenet_gives_commands_that_parse_and_the_inventory():
     text = "\n".join(re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)).replace("\\\n", " ")
-    commands = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("hmq-lab")]
+    commands = [
+        shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("hmq-lab")
+    ]
     named = [parser().parse_args(command[1:]) for command in commands]
-    networks = {recipe(options.preset).model for options in named if getattr(options, "preset", None)}
+    networks = {
+        recipe(options.preset).model for options in named if getattr(options, "preset", None)
+    }
     assert networks >= set(INVENTORY)
     for name, (tensors, elements, _, four) in INVENTORY.items():
         assert f"| `paper/{name}` | {tensors} / {elements:,} | {four} |" in PAGE
@@ -193,12 +234,18 @@ def test_a_last_layer_with_other_outputs_begins_anew_and_says_so(tmp_path):
     theirs, ours = models.build("resnet8", classes=7), models.build("resnet8", classes=3)
     own = {key: value.clone() for key, value in ours.linear.state_dict().items()}
     save_weights(theirs, tmp_path / "seven.safetensors")
-    with pytest.raises(ValueError, match=r"other shapes .* linear.bias \(7,\) \(3,\); linear.weight"):
+    with pytest.raises(
+        ValueError, match=r"other shapes .* linear.bias \(7,\) \(3,\); linear.weight"
+    ):
         load_weights(ours, tmp_path / "seven.safetensors")
-    with pytest.warns(UserWarning, match=r"has 7 outputs and the model 3: all but linear.weight and linear.bias"):
+    with pytest.warns(
+        UserWarning, match=r"has 7 outputs and the model 3: all but linear.weight and linear.bias"
+    ):
         load_weights(ours, tmp_path / "seven.safetensors", new_head=True)
     for key, value in ours.state_dict().items():
-        assert torch.equal(value, own[key[7:]] if key.startswith("linear.") else theirs.state_dict()[key])
+        assert torch.equal(
+            value, own[key[7:]] if key.startswith("linear.") else theirs.state_dict()[key]
+        )
     load_weights(ours, tmp_path / "seven.safetensors", rows=[6, 0, 2], new_head=True)
     assert torch.equal(ours.linear.weight, theirs.linear.weight[[6, 0, 2]])
     wide = models.build("resnet8", classes=3, width=20)  # another network is refused all the same
@@ -208,7 +255,9 @@ def test_a_last_layer_with_other_outputs_begins_anew_and_says_so(tmp_path):
 
 def test_mobilenet_v1_takes_weights_with_folded_batch_norm_and_a_background(tmp_path):
     torch.manual_seed(0)
-    theirs = models.build("mobilenet_v1", classes=6, norm=False).eval()  # a background and five classes
+    theirs = models.build(
+        "mobilenet_v1", classes=6, norm=False
+    ).eval()  # a background and five classes
     for layer in theirs.layers:
         nn.init.normal_(layer.bias, std=0.2)
     save_weights(theirs, tmp_path / "folded.safetensors")
@@ -232,7 +281,10 @@ def test_statistics_are_restated_and_the_function_stays(tmp_path):
     layers[0].weight.data[0] = 0.0  # a channel that is switched off stays so
     batches = [torch.randn(20, 3, 32, 32) * 2 + 1, torch.randn(12, 3, 32, 32)]
     seen = {}
-    hooks = [m.register_forward_pre_hook(lambda m, x: seen.setdefault(m, []).append(x[0])) for m in layers]
+    hooks = [
+        m.register_forward_pre_hook(lambda m, x: seen.setdefault(m, []).append(x[0]))
+        for m in layers
+    ]
     with torch.no_grad():
         before = [net(x) for x in batches]
     for hook in hooks:
@@ -252,14 +304,18 @@ def test_statistics_are_restated_and_the_function_stays(tmp_path):
         for norm in layers:
             norm.momentum = 0.0
         together, net = torch.cat(batches), net.train()
-        torch.testing.assert_close(net(together), torch.cat(before), atol=2e-3, rtol=1e-3)  # now also in training mode
+        torch.testing.assert_close(
+            net(together), torch.cat(before), atol=2e-3, rtol=1e-3
+        )  # now also in training mode
 
 
 def test_filters_are_brought_to_one_size_and_the_function_stays():
     torch.manual_seed(3)
     net = models.build("mobilenet_v1", classes=4).eval()
     for layer, norm in zip(net.layers, net.norms, strict=True):
-        layer.weight.data *= torch.exp(torch.randn(len(layer.weight)))[:, None, None, None]  # as folding leaves them
+        layer.weight.data *= torch.exp(torch.randn(len(layer.weight)))[
+            :, None, None, None
+        ]  # as folding leaves them
         norm.running_mean.normal_()
         norm.running_var.uniform_(0.5, 2)
     net.layers[2].weight.data[5] = 0.0  # a filter that does nothing
@@ -276,7 +332,9 @@ def test_filters_are_brought_to_one_size_and_the_function_stays():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return write_pictures(tmp_path_factory.mktemp("two") / "two", {"train": 16, "val": 6}, size=(100, 80))
+    return write_pictures(
+        tmp_path_factory.mktemp("two") / "two", {"train": 16, "val": 6}, size=(100, 80)
+    )
 
 
 def train(folder, out, *more):
@@ -284,8 +342,14 @@ def train(folder, out, *more):
                  "--batch-size", "7", "--learning-rate", "0.02", "--out", str(out), *more])  # fmt: skip
 
 
-def test_training_goes_on_from_weights_and_a_search_from_there_to_integers(folder, tmp_path, capsys):
-    save_weights(models.build("tiny_resnet8", classes=5), tmp_path / "five.pth.safetensors", {"normalize": "half"})
+def test_training_goes_on_from_weights_and_a_search_from_there_to_integers(
+    folder, tmp_path, capsys
+):
+    save_weights(
+        models.build("tiny_resnet8", classes=5),
+        tmp_path / "five.pth.safetensors",
+        {"normalize": "half"},
+    )
     five = str(tmp_path / "five.pth.safetensors")
     assert train(folder, tmp_path / "two.safetensors", "--weights", five) == 0
     said = capsys.readouterr()
@@ -303,16 +367,43 @@ def test_training_goes_on_from_weights_and_a_search_from_there_to_integers(folde
         assert "whole numbers and ranges" in capsys.readouterr().err
 
     run = tmp_path / "run"
-    start = ["search", "--data", "two", "--root", str(folder.parent), "--model", "tiny_resnet8", "--picture-size", "40"]
-    short = ["--search-epochs", "1", "--final-epochs", "1", "--batch-size", "7", "--quiet", "--no-figures"]
-    more = ["--hardware", "--preset", "quick/imagenette-w8-a8", "--weights", str(tmp_path / "two.safetensors")]
+    start = [
+        "search",
+        "--data",
+        "two",
+        "--root",
+        str(folder.parent),
+        "--model",
+        "tiny_resnet8",
+        "--picture-size",
+        "40",
+    ]
+    short = [
+        "--search-epochs",
+        "1",
+        "--final-epochs",
+        "1",
+        "--batch-size",
+        "7",
+        "--quiet",
+        "--no-figures",
+    ]
+    more = [
+        "--hardware",
+        "--preset",
+        "quick/imagenette-w8-a8",
+        "--weights",
+        str(tmp_path / "two.safetensors"),
+    ]
     assert main([*start, *short, *more, "--out", str(run)]) == 0
     record = records.read(run)
     assert record.header["normalize"] == "half" and record.header["picture"] == [3, 40, 40]
     text = (run / "record.json").read_text()
     assert str(tmp_path) not in text and "two.safetensors" not in text
     capsys.readouterr()
-    assert main(["integer", str(run), "--root", str(folder.parent), "--json"]) == 0  # pictures of 40 pixels again
+    assert (
+        main(["integer", str(run), "--root", str(folder.parent), "--json"]) == 0
+    )  # pictures of 40 pixels again
     found = json.loads(capsys.readouterr().out)
     assert found["pictures"] == 12 and found["differ_float64"] == 0
     assert found["accuracy_float32"] == pytest.approx(record.results["accuracy"]["test"])
@@ -321,15 +412,24 @@ def test_training_goes_on_from_weights_and_a_search_from_there_to_integers(folde
 def test_folded_batch_norm_is_restated_where_a_training_begins(folder, tmp_path):
     torch.manual_seed(2)
     net = models.build("tiny_resnet8", classes=2)
-    save_weights(net, tmp_path / "folded.safetensors")  # fresh: mean 0, variance 1, as after folding
+    save_weights(
+        net, tmp_path / "folded.safetensors"
+    )  # fresh: mean 0, variance 1, as after folding
     pictures = data.load(folder, picture_size=40, workers=0, validation=4)
     begun = models.build("tiny_resnet8", classes=2)
     training.begin_from(begun, tmp_path / "folded.safetensors", pictures)
-    assert begun.bn1.running_mean.any() and not torch.equal(begun.bn1.running_var, net.bn1.running_var)
+    assert begun.bn1.running_mean.any() and not torch.equal(
+        begun.bn1.running_var, net.bn1.running_var
+    )
     save_weights(begun, tmp_path / "trained.safetensors")
     again = models.build("tiny_resnet8", classes=2)
-    training.begin_from(again, tmp_path / "trained.safetensors", pictures)  # has statistics: taken as it is
-    assert all(torch.equal(a, b) for a, b in zip(begun.state_dict().values(), again.state_dict().values(), strict=True))
+    training.begin_from(
+        again, tmp_path / "trained.safetensors", pictures
+    )  # has statistics: taken as it is
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(begun.state_dict().values(), again.state_dict().values(), strict=True)
+    )
 
 
 def test_numbers_and_ranges_on_the_command_line():

@@ -151,21 +151,43 @@ def test_imports_inside_functions_are_seen():
 
 def test_imports_point_up_the_list_of_rooms():
     found = downward()
-    new = [f"{i.importer}:{i.line} imports {i.target}" for key, i in found.items() if key not in KNOWN_DOWNWARD]
+    new = [
+        f"{i.importer}:{i.line} imports {i.target}"
+        for key, i in found.items()
+        if key not in KNOWN_DOWNWARD
+    ]
     assert not new, "\n".join(new)
-    assert not [key for key in KNOWN_DOWNWARD if key not in found], "no longer needed: take it off the list"
+    assert not [key for key in KNOWN_DOWNWARD if key not in found], (
+        "no longer needed: take it off the list"
+    )
 
 
 def test_a_room_needs_only_the_libraries_of_its_subject():
     found = libraries()
-    new = [f"{i.importer}:{i.line} imports {i.target}" for key, i in found.items() if key not in KNOWN_LIBRARIES]
+    new = [
+        f"{i.importer}:{i.line} imports {i.target}"
+        for key, i in found.items()
+        if key not in KNOWN_LIBRARIES
+    ]
     assert not new, "\n".join(new)
-    assert not [key for key in KNOWN_LIBRARIES if key not in found], "no longer needed: take it off the list"
+    assert not [key for key in KNOWN_LIBRARIES if key not in found], (
+        "no longer needed: take it off the list"
+    )
 
 
 @pytest.mark.parametrize("module", ["hmq_lab", "hmq_lab.commands.main"])
 def test_an_import_loads_no_library_of_the_lab(module):
-    heavy = ["matplotlib", "seaborn", "ipywidgets", "anywidget", "scipy", "pandas", "IPython", "torchvision", "onnx"]
+    heavy = [
+        "matplotlib",
+        "seaborn",
+        "ipywidgets",
+        "anywidget",
+        "scipy",
+        "pandas",
+        "IPython",
+        "torchvision",
+        "onnx",
+    ]
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

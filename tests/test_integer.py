@@ -32,7 +32,13 @@ def select(model, x, seed=0, bits=tuple(range(1, 9)), **options):
     for name, block in blocks(model).items():
         weight = name in blocks(model, "weight")
         chosen = rng.choice(bits) if weight else block.scheme.bits
-        block.fix(Scheme(chosen, int(block.exponent) - rng.choice((0, 1, 2) if weight else (0, 0, 1)), block.signed))
+        block.fix(
+            Scheme(
+                chosen,
+                int(block.exponent) - rng.choice((0, 1, 2) if weight else (0, 0, 1)),
+                block.signed,
+            )
+        )
     return model
 
 
@@ -94,13 +100,22 @@ def test_regions_of_adaptive_pooling(size, out):
             rows = slice(i * size // out, -(-(i + 1) * size // out))
             columns = slice(j * (size + 1) // out, -(-(j + 1) * (size + 1) // out))
             part = x[:, :, rows, columns]
-            assert torch.equal(sums[:, :, i, j], part.sum((2, 3))) and (count[..., i, j] == part[0, 0].numel()).all()
+            assert (
+                torch.equal(sums[:, :, i, j], part.sum((2, 3)))
+                and (count[..., i, j] == part[0, 0].numel()).all()
+            )
 
 
 @given(st.integers(2, 4), st.integers(1, 3), st.integers(0, 1), st.booleans(), st.booleans())
 def test_windows_of_average_pooling(kernel, stride, padding, ceil_mode, include):
     x = torch.randint(-200, 200, (2, 3, 7, 8))
-    options = dict(kernel_size=kernel, stride=stride, padding=padding, ceil_mode=ceil_mode, count_include_pad=include)
+    options = dict(
+        kernel_size=kernel,
+        stride=stride,
+        padding=padding,
+        ceil_mode=ceil_mode,
+        count_include_pad=include,
+    )
     sums, count = window_sums(x, **options)
     assert torch.allclose(sums.double() / count, F.avg_pool2d(x.double(), **options), atol=1e-12)
     if not padding and not ceil_mode:
@@ -119,10 +134,14 @@ def test_resnet20_of_one_to_eight_bits():
         x = torch.randn(4, 3, 32, 32)
         judge(model, x)
         codes, _ = IntegerNetwork.from_selected(model)(x)
-        assert codes.dtype == torch.int64 and len(codes.unique(dim=0)) == 4  # no two pictures give the same
+        assert (
+            codes.dtype == torch.int64 and len(codes.unique(dim=0)) == 4
+        )  # no two pictures give the same
 
 
-@pytest.mark.parametrize(("name", "size"), [("mobilenet_v1", 32), ("mobilenet_v2", 32), ("cifar_resnet18", 16)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("mobilenet_v1", 32), ("mobilenet_v2", 32), ("cifar_resnet18", 16)]
+)
 def test_larger_networks(name, size):
     x = torch.randn(4, 3, size, size)
     model = select(trained(models.build(name), x), x, bits=(4, 5, 6, 7, 8))
@@ -145,32 +164,50 @@ def test_the_trace_is_what_numpy_computes():
 
     x = torch.randn(3, 3, 5, 5)
     model = select(Block(), x, bits=(3, 5))
-    found, schemes = IntegerNetwork.from_selected(model).trace(x), {n: b.scheme for n, b in blocks(model).items()}
+    found, schemes = (
+        IntegerNetwork.from_selected(model).trace(x),
+        {n: b.scheme for n, b in blocks(model).items()},
+    )
     codes = {name: values.numpy() for name, (values, _) in found.items()}
 
     def weight(name):
-        q = np.rint(model.get_submodule(name).weight.detach().double().numpy() / schemes[f"{name}.weight"].step)
+        q = np.rint(
+            model.get_submodule(name).weight.detach().double().numpy()
+            / schemes[f"{name}.weight"].step
+        )
         return q.astype(np.int64)[:, :, 0, 0]
 
     def bias(name, exponent):
-        return np.rint(model.get_submodule(name).bias.detach().double().numpy() * 2.0**-exponent).astype(np.int64)
+        return np.rint(
+            model.get_submodule(name).bias.detach().double().numpy() * 2.0**-exponent
+        ).astype(np.int64)
 
     def shifted(values, scheme, exponent):
-        quotient = np.rint(values * 2.0 ** (exponent - scheme.step_exponent)).astype(np.int64)  # half to even
+        quotient = np.rint(values * 2.0 ** (exponent - scheme.step_exponent)).astype(
+            np.int64
+        )  # half to even
         return quotient.clip(*scheme.integers)
 
     exponent = schemes["stem.weight"].step_exponent + schemes["x"].step_exponent
-    stem = np.einsum("oi,nihw->nohw", weight("stem"), codes["x"]) + bias("stem", exponent)[:, None, None]
+    stem = (
+        np.einsum("oi,nihw->nohw", weight("stem"), codes["x"])
+        + bias("stem", exponent)[:, None, None]
+    )
     assert np.array_equal(stem, codes["stem"]) and found["stem"][1] == exponent
     assert np.array_equal(shifted(np.maximum(stem, 0), schemes["relu"], exponent), codes["relu"])
 
     exponent = schemes["conv.weight"].step_exponent + schemes["relu"].step_exponent
-    conv = np.einsum("oi,nihw->nohw", weight("conv"), codes["relu"]) + bias("conv", exponent)[:, None, None]
+    conv = (
+        np.einsum("oi,nihw->nohw", weight("conv"), codes["relu"])
+        + bias("conv", exponent)[:, None, None]
+    )
     common = min(exponent, schemes["relu"].step_exponent)
     added = (conv << exponent - common) + (codes["relu"] << schemes["relu"].step_exponent - common)
     assert np.array_equal(added, codes["add"])
     assert np.array_equal(shifted(np.maximum(added, 0), schemes["relu:2"], common), codes["relu:2"])
-    assert found["x"][0].abs().max() <= 128 and "shift right" in str(IntegerNetwork.from_selected(model))
+    assert found["x"][0].abs().max() <= 128 and "shift right" in str(
+        IntegerNetwork.from_selected(model)
+    )
 
 
 class Drawn(nn.Module):
@@ -186,7 +223,9 @@ class Drawn(nn.Module):
                 groups = (1, 2, 4)[a]
                 layer = nn.Conv2d(channels, 4, (1, 3, (3, 1))[b], stride=1 + (c == 2), padding=c, dilation=1 + (a == 1),
                                   groups=groups, bias=b != 1)  # fmt: skip
-                layer = nn.Sequential(layer, nn.BatchNorm2d(4), (nn.ReLU(), nn.ReLU6(), nn.Identity())[c])
+                layer = nn.Sequential(
+                    layer, nn.BatchNorm2d(4), (nn.ReLU(), nn.ReLU6(), nn.Identity())[c]
+                )
             elif kind == "residual":
                 layer = nn.Conv2d(4, 4, 3, padding=1, groups=(1, 2, 4)[a])
             elif kind == "pool":
@@ -211,7 +250,9 @@ class Drawn(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-part = st.tuples(st.sampled_from(["conv", "residual", "pool", "concatenate"]), *[st.integers(0, 2)] * 3)
+part = st.tuples(
+    st.sampled_from(["conv", "residual", "pool", "concatenate"]), *[st.integers(0, 2)] * 3
+)
 
 
 @settings(max_examples=15)
@@ -228,7 +269,9 @@ def test_random_networks(parts, seed, activation_bits):
     try:
         IntegerNetwork.from_selected(model)
     except ValueError as error:
-        assert "no multiple of" in str(error) or "beyond int32" in str(error) or "apart" in str(error), str(error)
+        assert (
+            "no multiple of" in str(error) or "beyond int32" in str(error) or "apart" in str(error)
+        ), str(error)
         return
     judge(model, x)
 
@@ -261,9 +304,15 @@ class Apply(nn.Module):
     ("operation", "says"),
     [
         (nn.SiLU(), "operation: SiLU has no rule on integers"),
-        (nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4)), "operation.1: a batch norm or another norm that is not folded"),
+        (
+            nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4)),
+            "operation.1: a batch norm or another norm that is not folded",
+        ),
         (nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(4, 4, 1)), "ConvTranspose2d has no rule"),
-        (Apply(lambda m, x: F.relu(x) * F.relu(x).mean((2, 3), keepdim=True)), "a product of two tensors"),
+        (
+            Apply(lambda m, x: F.relu(x) * F.relu(x).mean((2, 3), keepdim=True)),
+            "a product of two tensors",
+        ),
         (Apply(lambda m, x: F.relu(x) * 0.3), "a shift needs a power of two, got 0.3"),
         (Apply(lambda m, x: F.relu(x) + 1.0), "has no rule on integers"),
         (Apply(lambda m, x: F.relu(x) * m.gain), "has no rule on integers"),
@@ -285,7 +334,9 @@ def test_reflected_padding_is_exact():
 
 
 def test_powers_of_two_are_not_refused():
-    judge(select(Through(Apply(lambda m, x: F.relu(x) * 0.25 / 2)), x := torch.randn(2, 3, 6, 6)), x)
+    judge(
+        select(Through(Apply(lambda m, x: F.relu(x) * 0.25 / 2)), x := torch.randn(2, 3, 6, 6)), x
+    )
 
 
 def test_refused_unselected_default_mode_and_unrounded():
@@ -307,7 +358,9 @@ def test_refused_unselected_default_mode_and_unrounded():
     nn.utils.parametrize.remove_parametrizations(model.linear, "bias", leave_parametrized=False)
     with torch.no_grad():
         model.linear.bias.add_(1e-6)
-    with pytest.raises(ValueError, match="linear: its bias is no multiple of the accumulator's step"):
+    with pytest.raises(
+        ValueError, match="linear: its bias is no multiple of the accumulator's step"
+    ):
         IntegerNetwork.from_selected(model)
 
 
@@ -334,14 +387,20 @@ def test_float32_is_counted_where_it_is_not_exact():
     assert found["sums_beyond_2_24"] > 0 and found["pictures_beyond_2_24"] == 4
     network = IntegerNetwork.from_selected(model)
     codes = network.trace(x)["input"][0].numpy().astype(object)
-    weight = np.rint(model[0].weight.detach().double().numpy() / blocks(model)["0.weight"].scheme.step)
+    weight = np.rint(
+        model[0].weight.detach().double().numpy() / blocks(model)["0.weight"].scheme.step
+    )
     weight = weight.astype(np.int64).astype(object)
     sums = codes @ weight.T
     assert max(abs(int(s)) for s in sums.ravel()) < 2**31
     magnitude = abs(codes) @ abs(weight).T
-    exponent = blocks(model)["0.weight"].scheme.step_exponent + blocks(model)["input"].scheme.step_exponent
+    exponent = (
+        blocks(model)["0.weight"].scheme.step_exponent + blocks(model)["input"].scheme.step_exponent
+    )
     bias = (model[0].bias.detach().double() * 2.0**-exponent).abs().long().numpy().astype(object)
-    assert network.beyond_float32(x).sum() >= sum(int(m) > 2**24 for m in (magnitude + bias).ravel())
+    assert network.beyond_float32(x).sum() >= sum(
+        int(m) > 2**24 for m in (magnitude + bias).ravel()
+    )
 
 
 def test_a_comparison_without_pictures():

@@ -31,7 +31,9 @@ def pictures():
     cut = {}
     for name, count in (("train", 128), ("validation", 30), ("test", 30)):
         split = getattr(full, name)
-        cut[name] = dataclasses.replace(split, images=split.images[:count], labels=split.labels[:count])
+        cut[name] = dataclasses.replace(
+            split, images=split.images[:count], labels=split.labels[:count]
+        )
     return dataclasses.replace(full, **cut)
 
 
@@ -79,7 +81,11 @@ def test_a_search_killed_at_twenty_random_moments_ends_with_the_same_record(tmp_
             os.kill(child.pid, signal.SIGKILL)
             child.join()
             kills += 1
-            writing += any(p.name.startswith(f".{CHECKPOINT}") for p in out.iterdir()) if out.exists() else 0
+            writing += (
+                any(p.name.startswith(f".{CHECKPOINT}") for p in out.iterdir())
+                if out.exists()
+                else 0
+            )
         else:
             assert child.exitcode == 0
         if (out / RECORD).exists():  # this one ended: it must be right, and the next begins anew

@@ -87,7 +87,9 @@ def test_a_search_that_is_disturbed_ends_as_if_left_alone(folder, out, monkeypat
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     arguments = {"data": str(folder), "settings": SETTINGS, "target": Target(12), "seed": 3}
     run = start(out, **arguments)
-    with pytest.raises(FileExistsError, match=rf"{out} holds a search that is .*process {run.status().pid}"):
+    with pytest.raises(
+        FileExistsError, match=rf"{out} holds a search that is .*process {run.status().pid}"
+    ):
         start(out, **arguments, overwrite=True)
     until(lambda: reached(run, 12))
     process = run.status().pid
@@ -127,7 +129,9 @@ def test_a_search_that_is_disturbed_ends_as_if_left_alone(folder, out, monkeypat
                    name="tiny_resnet8", progress=False)  # fmt: skip
     seen += run.follow(len(seen))
     lines = [json.loads(line) for line in (out / live.EVENTS).read_text().splitlines()]
-    assert seen == lines == other.follow() == json.loads(json.dumps(whole.events))  # no step twice, none missing
+    assert (
+        seen == lines == other.follow() == json.loads(json.dumps(whole.events))
+    )  # no step twice, none missing
     assert content(out) == content(whole) == content(run.record())
     with pytest.raises(ValueError, match="is finished: there is nothing to resume"):
         run.resume()
@@ -150,11 +154,15 @@ def test_a_search_whose_folder_is_removed_ends(folder, out, monkeypatch):
 def test_what_goes_wrong_in_the_process_is_in_the_state(tmp_path):
     run = start(tmp_path / "run", data="no/such/pictures", settings="quick/builtin")
     until(lambda: run.state == "failed")
-    assert run.message.startswith("FileNotFoundError: no data") and "no/such/pictures" in run.message
+    assert (
+        run.message.startswith("FileNotFoundError: no data") and "no/such/pictures" in run.message
+    )
     assert "Traceback" in (run.out / live.LOG).read_text()
 
 
-def test_the_process_imports_what_a_notebook_can_after_a_change_of_its_path(folder, tmp_path, monkeypatch):
+def test_the_process_imports_what_a_notebook_can_after_a_change_of_its_path(
+    folder, tmp_path, monkeypatch
+):
     (tmp_path / "ownnets.py").write_text("def none(classes): return classes\n")
     monkeypatch.syspath_prepend(tmp_path)
     run = start(tmp_path / "run", model="ownnets:none", data=str(folder), settings=SETTINGS)
@@ -243,7 +251,9 @@ def test_another_programs_run(tmp_path):
     (tmp_path / live.CHECKPOINT).unlink()
     records.write(RECORD, tmp_path / live.RECORD)
     run = Run.attach(tmp_path)
-    assert run.state == "finished" and run.arguments is None and run.record().events == RECORD.events
+    assert (
+        run.state == "finished" and run.arguments is None and run.record().events == RECORD.events
+    )
 
 
 def test_a_folder_that_was_received_runs_no_code_of_its_own(tmp_path, monkeypatch):
@@ -252,7 +262,9 @@ def test_a_folder_that_was_received_runs_no_code_of_its_own(tmp_path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     run = pretend(tmp_path / "run", "interrupted", plain(model="evilnets:small"))
     launched = []
-    monkeypatch.setattr(subprocess, "Popen", lambda *command, **how: launched.append((command, how)))
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *command, **how: launched.append((command, how))
+    )
     said = (
         rf"^{run.out / live.SEARCH} would run code that is no part of hmq_lab, the function small of the module "
         rf"evilnets, imported from {tmp_path}: resume with trust=True \(--trust\) if you know that code$"
@@ -280,7 +292,9 @@ def test_a_folder_that_was_received_runs_no_code_of_its_own(tmp_path, monkeypatc
     assert command[-1] == str(run.out) and "/received" not in how["env"]["PYTHONPATH"]
 
 
-def test_a_view_resumes_foreign_code_only_with_trust_or_where_the_cell_names_it(tmp_path, monkeypatch):
+def test_a_view_resumes_foreign_code_only_with_trust_or_where_the_cell_names_it(
+    tmp_path, monkeypatch
+):
     (tmp_path / "othernets.py").write_text("raise SystemExit('this code ran')\n")
     monkeypatch.syspath_prepend(tmp_path)
     job, launched = plain(model="othernets:small"), []
@@ -298,7 +312,9 @@ def test_a_view_resumes_foreign_code_only_with_trust_or_where_the_cell_names_it(
     assert launched == [True, True] and "othernets" not in sys.modules
 
 
-@pytest.mark.parametrize("content", ["null", "[]", "3", '"text"', "{}", "[" * 200_000, '{"a":' * 200_000, "no JSON"])
+@pytest.mark.parametrize(
+    "content", ["null", "[]", "3", '"text"', "{}", "[" * 200_000, '{"a":' * 200_000, "no JSON"]
+)
 @pytest.mark.parametrize("file", [live.STATUS, live.SEARCH, live.TENSORS, live.EVENTS])
 def test_live_files_that_hold_something_else_are_named_in_one_line(tmp_path, file, content):
     run = at(tmp_path, 3)
@@ -383,13 +399,25 @@ def test_only_new_events_are_read(tmp_path):
 
 
 def test_arguments_as_objects_and_as_json_are_the_same():
-    job = plain(target=Target(12, activation_bits=4), space=SearchSpace((2, 4, 8), 4), settings=SETTINGS)
+    job = plain(
+        target=Target(12, activation_bits=4), space=SearchSpace((2, 4, 8), 4), settings=SETTINGS
+    )
     same = plain(target={"weights": 12, "activation_bits": 4}, space={"bits": [2, 4, 8], "thresholds": 4},
                  settings=dataclasses.asdict(SETTINGS))  # fmt: skip
     assert job == same == json.loads(json.dumps(job))
-    assert plain(settings={"preset": "quick/cifar10", "search_epochs": 7})["settings"]["search_epochs"] == 7
-    assert plain()["settings"] == plain(settings="quick/builtin")["settings"] != plain(data="x")["settings"]
-    assert plain()["weights"].endswith("builtin_tiny_resnet8.safetensors") and plain(data="x")["weights"] is None
+    assert (
+        plain(settings={"preset": "quick/cifar10", "search_epochs": 7})["settings"]["search_epochs"]
+        == 7
+    )
+    assert (
+        plain()["settings"]
+        == plain(settings="quick/builtin")["settings"]
+        != plain(data="x")["settings"]
+    )
+    assert (
+        plain()["weights"].endswith("builtin_tiny_resnet8.safetensors")
+        and plain(data="x")["weights"] is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -429,7 +457,9 @@ def test_an_own_network_is_named_by_its_function(tmp_path, monkeypatch):
 
 def test_the_folder_of_an_own_network_is_kept(tmp_path, monkeypatch):
     (tmp_path / "ownpackage").mkdir()
-    (tmp_path / "ownpackage" / "nets.py").write_text("raise ImportError('nobody imports this here')\n")
+    (tmp_path / "ownpackage" / "nets.py").write_text(
+        "raise ImportError('nobody imports this here')\n"
+    )
     (tmp_path / "onefile.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     for init in (False, True):  # without it, a namespace package
@@ -447,10 +477,18 @@ def test_the_folder_of_an_own_network_is_kept(tmp_path, monkeypatch):
 
 def at(out, count, state="running", **values):
     """The recorded search when so many of its events had happened."""
-    job = plain(settings={k: v for k, v in RECORD.header["settings"].items() if k in Settings.__dataclass_fields__})
+    job = plain(
+        settings={
+            k: v for k, v in RECORD.header["settings"].items() if k in Settings.__dataclass_fields__
+        }
+    )
     run = pretend(out, state, job, **values)
-    live.write(out / live.TENSORS, {"header": job, "tensors": RECORD.tensors, "floats": RECORD.floats})
-    (out / live.EVENTS).write_text("".join(json.dumps(event) + "\n" for event in RECORD.events[:count]))
+    live.write(
+        out / live.TENSORS, {"header": job, "tensors": RECORD.tensors, "floats": RECORD.floats}
+    )
+    (out / live.EVENTS).write_text(
+        "".join(json.dumps(event) + "\n" for event in RECORD.events[:count])
+    )
     return run
 
 
@@ -463,7 +501,9 @@ def test_the_view_grows_with_the_search(tmp_path):
     view = explorers.live(tmp_path)
     assert view.sentence == "Running: calibrating thresholds." and view.explorer is None
     data, _ = view._repr_mimebundle_()
-    assert data["text/plain"] == view.sentence and "application/vnd.jupyter.widget-view+json" in data
+    assert (
+        data["text/plain"] == view.sentence and "application/vnd.jupyter.widget-view+json" in data
+    )
     with pytest.raises(ValueError, match="nothing to set yet"):
         view.set(layer="linear.weight")
     for count in (1, 3, 60, 150, len(RECORD.events)):
@@ -501,12 +541,18 @@ def test_the_view_grows_with_the_search(tmp_path):
     fresh = explorers.live(tmp_path, layer="linear.weight")  # nothing of the way is left over
     assert fresh.sentence == view.sentence and fresh.result.step == view.result.step
     assert [ax.get_ylim() for ax in fresh.figure.axes] == [ax.get_ylim() for ax in view.figure.axes]
-    assert "fine-tuning, epoch 8 of 8, rate" in view.sentence and "validation accuracy" in view.sentence
+    assert (
+        "fine-tuning, epoch 8 of 8, rate" in view.sentence
+        and "validation accuracy" in view.sentence
+    )
 
     records.write(RECORD, tmp_path / live.RECORD)
     at(tmp_path, len(RECORD.events), "finished")
     view.update()
-    assert set(view.controls) == {"step", "layer", "play"} and view.explorer.state.layer == "linear.weight"
+    assert (
+        set(view.controls) == {"step", "layer", "play"}
+        and view.explorer.state.layer == "linear.weight"
+    )
     assert "test accuracy" in view._words.value and enabled(view) == set()
     view.set(step=324)
     assert view.sentence == playback.compute(view.explorer.state, playback.Run.of(RECORD)).sentence
@@ -540,14 +586,19 @@ def test_who_listens_hears_of_a_new_state_alone(tmp_path):
     for count in (70, 80, 150):
         at(tmp_path, count)
         view.update()
-        assert 'aria-live="off"' in view.explorer.view.text.value and "Running, step" in view.explorer.view.text.value
+        assert (
+            'aria-live="off"' in view.explorer.view.text.value
+            and "Running, step" in view.explorer.view.text.value
+        )
     assert said == []
     view.run.pause()
     view.update()
     assert len(said) == 1 and "Pausing after this step.</span>" in said[0]
     at(tmp_path, 150, "paused")
     view.update()
-    assert said[1:] == [""] and 'aria-live="polite"' in view.explorer.view.text.value  # the sentence itself says it
+    assert (
+        said[1:] == [""] and 'aria-live="polite"' in view.explorer.view.text.value
+    )  # the sentence itself says it
     assert "Paused, step" in view.explorer.view.text.value
 
 
@@ -586,13 +637,17 @@ def test_a_view_before_there_is_a_run(tmp_path, monkeypatch):
         explorers.live(tmp_path)
     monkeypatch.setattr(Run, "launch", lambda run: pretend(run.out, "starting", run.arguments))
     view = explorers.live(tmp_path, begin=False, target=9)
-    assert view.sentence == "Nothing has been searched here yet: press Start." and enabled(view) == {"go"}
+    assert view.sentence == "Nothing has been searched here yet: press Start." and enabled(
+        view
+    ) == {"go"}
     assert list(tmp_path.iterdir()) == []
     view.buttons["go"].click()
     assert view.sentence == "Starting: loading the network and the pictures."
     assert view.run.arguments["target"]["weights"] == 9
     assert explorers.live(tmp_path, target=9.0).sentence == view.sentence  # the same cell again
-    with pytest.raises(ValueError, match=r"other arguments \(target\.weights: 9\.0 there, 10\.0 here\)"):
+    with pytest.raises(
+        ValueError, match=r"other arguments \(target\.weights: 9\.0 there, 10\.0 here\)"
+    ):
         explorers.live(tmp_path, target=10)
 
 
@@ -640,6 +695,8 @@ def test_in_a_kernel_the_view_looks_after_itself(tmp_path, monkeypatch):
         assert "This view has ended: KeyError: &#x27;a mistake of ours&#x27;" in fourth._words.value
         fourth.buttons["pause"].click()  # asks, and says that what came of it cannot be seen
         assert "Pause: KeyError" in fourth._words.value and run.wish == "pause"
-        assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()} | {"wish": before.get("wish")}
+        assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()} | {
+            "wish": before.get("wish")
+        }
 
     asyncio.run(kernel())

@@ -23,7 +23,10 @@ def softmax(x):
 def test_distillation_is_the_divergence_of_softened_probabilities(temperature):
     torch.manual_seed(0)
     scores, wanted = torch.randn(5, 7) * 3, torch.randn(5, 7) * 3
-    p, q = softmax(wanted.double().numpy() / temperature), softmax(scores.double().numpy() / temperature)
+    p, q = (
+        softmax(wanted.double().numpy() / temperature),
+        softmax(scores.double().numpy() / temperature),
+    )
     by_hand = temperature**2 * (p * np.log(p / q)).sum(1).mean()
     assert distillation(scores, wanted, temperature).item() == pytest.approx(by_hand, rel=1e-4)
     assert distillation(wanted, wanted, temperature).item() == pytest.approx(0, abs=1e-6)
@@ -74,4 +77,6 @@ def test_the_loss_takes_scores_instead_of_labels():
     assert task.item() == pytest.approx(distillation(scores, wanted, 2.0).item(), rel=1e-4)
     assert total.item() == pytest.approx(task.item() + 32 * hinge.item(), rel=1e-5)
     assert loss(x, y, None, wanted)[0].item() == pytest.approx(task.item(), rel=1e-4)
-    assert loss(x, y)[1].item() == pytest.approx(nn.functional.cross_entropy(scores, y).item(), rel=1e-4)
+    assert loss(x, y)[1].item() == pytest.approx(
+        nn.functional.cross_entropy(scores, y).item(), rel=1e-4
+    )

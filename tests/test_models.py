@@ -32,7 +32,10 @@ PARAMETERS = {  # those of the papers' tables, with batch norm; resnet18: kuangl
 def few():
     full = data.load("builtin")
     return dataclasses.replace(
-        full, train=full.train.subset(range(192)), validation=full.validation.subset(range(40)), test=full.test
+        full,
+        train=full.train.subset(range(192)),
+        validation=full.validation.subset(range(40)),
+        test=full.test,
     )
 
 
@@ -55,8 +58,15 @@ def test_resnet20_has_the_keys_of_published_weights():
     norm = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
     block = ["conv1.weight", "conv2.weight", *(f"bn{k}.{n}" for k in (1, 2) for n in norm)]
     keys = {f"layer{s}.{k}.{part}" for s in (1, 2, 3) for k in (0, 1, 2) for part in block}
-    assert set(state) == keys | {"conv1.weight", *(f"bn1.{n}" for n in norm), "linear.weight", "linear.bias"}
-    assert state["layer2.0.conv1.weight"].shape == (32, 16, 3, 3) and state["linear.weight"].shape == (10, 64)
+    assert set(state) == keys | {
+        "conv1.weight",
+        *(f"bn1.{n}" for n in norm),
+        "linear.weight",
+        "linear.bias",
+    }
+    assert state["layer2.0.conv1.weight"].shape == (32, 16, 3, 3) and state[
+        "linear.weight"
+    ].shape == (10, 64)
 
 
 def test_a_shortcut_without_weights_slices_and_pads():
@@ -88,7 +98,9 @@ def test_other_names_are_torchvision_s(name):
 def test_unknown_names_are_answered_with_near_ones():
     with pytest.raises(ValueError, match=r"no network 'resnet21': did you mean .*resnet20"):
         models.build("resnet21")
-    with pytest.raises(ValueError, match=r"no network 'qwxyz': there are tiny_resnet8, .* and torchvision's"):
+    with pytest.raises(
+        ValueError, match=r"no network 'qwxyz': there are tiny_resnet8, .* and torchvision's"
+    ):
         models.build("qwxyz")
     with pytest.raises(ValueError, match="classes must be a whole number from 1 to 100000, got 0"):
         models.build("resnet8", classes=0)
@@ -99,11 +111,18 @@ def test_unknown_names_are_answered_with_near_ones():
 
 def test_weights_go_to_a_file_and_come_back(tmp_path):
     net, other = models.build("resnet8"), models.build("resnet8")
-    sha256 = save_weights(net, tmp_path / "new" / "net.safetensors", {"model": "resnet8", "epochs": 3})
+    sha256 = save_weights(
+        net, tmp_path / "new" / "net.safetensors", {"model": "resnet8", "epochs": 3}
+    )
     about = load_weights(other, tmp_path / "new" / "net.safetensors")
     assert about == {"model": "resnet8", "epochs": "3"}
-    assert read_tensors(tmp_path / "new" / "net.safetensors")[1] == about  # one format for all files of ours
-    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True))
+    assert (
+        read_tensors(tmp_path / "new" / "net.safetensors")[1] == about
+    )  # one format for all files of ours
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(net.state_dict().values(), other.state_dict().values(), strict=True)
+    )
     assert os.listdir(tmp_path / "new") == ["net.safetensors"]
     assert save_weights(other, tmp_path / "again.safetensors", about) == sha256
 
@@ -122,10 +141,16 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["net.safetensors"]
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}])
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model": s}]
+)
 def test_files_of_training_scripts(tmp_path, wrap):
     net, other = models.build("resnet8"), models.build("resnet8")
-    state = {f"module.{key}": t for key, t in net.state_dict().items() if not key.endswith("num_batches_tracked")}
+    state = {
+        f"module.{key}": t
+        for key, t in net.state_dict().items()
+        if not key.endswith("num_batches_tracked")
+    }
     torch.save(wrap(state), tmp_path / "net.pth")
     assert load_weights(other, tmp_path / "net.pth") == {}
     assert torch.equal(net.linear.weight, other.linear.weight)
@@ -184,7 +209,11 @@ def test_an_altered_file_is_refused(tmp_path):
 
 
 def test_safetensors_of_others_are_read_with_their_metadata(tmp_path):
-    path, net, other = tmp_path / "net.safetensors", models.build("resnet8"), models.build("resnet8")
+    path, net, other = (
+        tmp_path / "net.safetensors",
+        models.build("resnet8"),
+        models.build("resnet8"),
+    )
     safetensors.torch.save_file(net.state_dict(), path, {"normalize": "half"})
     assert load_weights(other, path) == read_metadata(path) == {"normalize": "half"}
     assert torch.equal(net.linear.weight, other.linear.weight)
@@ -199,7 +228,11 @@ def test_shipped_weights_have_the_accuracy_they_state():
     path = SHIPPED / "builtin_tiny_resnet8.safetensors"
     net = models.build("tiny_resnet8")
     about = load_weights(net, path)
-    assert (about["data"], about["model"], about["normalize"]) == ("builtin", "tiny_resnet8", "builtin")
+    assert (about["data"], about["model"], about["normalize"]) == (
+        "builtin",
+        "tiny_resnet8",
+        "builtin",
+    )
     pictures = data.load(about["data"], normalize=about["normalize"])
     assert training.evaluate(net, pictures.test) == pytest.approx(float(about["accuracy"]), abs=0.3)
     assert 85 <= float(about["accuracy"]) <= 97 and path.stat().st_size < 400_000
@@ -229,11 +262,17 @@ def test_training_can_be_repeated(few):
         net = models.build("tiny_resnet8")
         told = []
         history = training.train(net, few, epochs=2, batch_size=32, seed=seed, progress=told.append)
-        assert told == history and [e["epoch"] for e in history] == [1, 2] and all(e["seconds"] >= 0 for e in history)
+        assert (
+            told == history
+            and [e["epoch"] for e in history] == [1, 2]
+            and all(e["seconds"] >= 0 for e in history)
+        )
         return net.state_dict(), [e["loss"] for e in history]
 
     first, again, other = run(0), run(0), run(1)
-    assert first[1] == again[1] and all(torch.equal(first[0][key], again[0][key]) for key in first[0])
+    assert first[1] == again[1] and all(
+        torch.equal(first[0][key], again[0][key]) for key in first[0]
+    )
     assert first[1] != other[1] and all(t.is_contiguous() for t in first[0].values())
 
 
@@ -250,9 +289,13 @@ def test_training_learns(few):
 
 def test_senseless_training_is_refused(few):
     net = models.build("tiny_resnet8")
-    with pytest.raises(ValueError, match="epochs must be 1 or more and learning_rate positive, got 0"):
+    with pytest.raises(
+        ValueError, match="epochs must be 1 or more and learning_rate positive, got 0"
+    ):
         training.train(net, few, epochs=0)
-    with pytest.raises(ValueError, match="batch_size must be at most the 192 training images, got 500"):
+    with pytest.raises(
+        ValueError, match="batch_size must be at most the 192 training images, got 500"
+    ):
         training.train(net, few, epochs=1, batch_size=500)
     with pytest.raises(FloatingPointError, match="the loss is nan in epoch 1: lower learning_rate"):
         training.train(net, few, epochs=1, learning_rate=1e30)
@@ -260,7 +303,9 @@ def test_senseless_training_is_refused(few):
 
 def test_train_weights_writes_a_file_that_says_how_it_came_about(few, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "load", lambda source, **options: few)
-    about = training.train_weights("tiny_resnet8", "builtin", tmp_path / "w.safetensors", epochs=1, command="hmq-lab")
+    about = training.train_weights(
+        "tiny_resnet8", "builtin", tmp_path / "w.safetensors", epochs=1, command="hmq-lab"
+    )
     net = models.build("tiny_resnet8")
     read = load_weights(net, tmp_path / "w.safetensors")
     assert {key: str(value) for key, value in about.items()}.items() <= read.items()
@@ -270,7 +315,9 @@ def test_train_weights_writes_a_file_that_says_how_it_came_about(few, tmp_path, 
 @pytest.mark.parametrize("name", ["models.networks", "models.training", "models.weights"])
 def test_examples(name):
     options = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
-    assert doctest.testmod(importlib.import_module(f"hmq_lab.{name}"), optionflags=options).failed == 0
+    assert (
+        doctest.testmod(importlib.import_module(f"hmq_lab.{name}"), optionflags=options).failed == 0
+    )
 
 
 def test_rows_put_as_many_outputs_in_another_order(tmp_path):

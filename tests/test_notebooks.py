@@ -70,13 +70,19 @@ def test_there_are_lessons_in_order():
 def test_a_lesson_has_its_parts(build, source):
     notebook = build.edition(source, "solutions")
     text = markdown(notebook)
-    headings = [(len(marks), name) for marks, name in re.findall(r"^(#+) (.*)$", text, re.MULTILINE)]
-    assert notebook.cells[0].source.startswith("# ") and [depth for depth, _ in headings].count(1) == 1
+    headings = [
+        (len(marks), name) for marks, name in re.findall(r"^(#+) (.*)$", text, re.MULTILINE)
+    ]
+    assert (
+        notebook.cells[0].source.startswith("# ") and [depth for depth, _ in headings].count(1) == 1
+    )
     for (before, _), (depth, name) in itertools.pairwise(headings):
         assert depth <= before + 1, f"{name} skips a level"
     lines = notebook.cells[0].source
     first = " ".join(lines.split())
-    assert re.search(r"\*\*Minutes:\*\* \d+ \((\d+|less than one) ?s? of them computing\)", first), first[:200]
+    assert re.search(
+        r"\*\*Minutes:\*\* \d+ \((\d+|less than one) ?s? of them computing\)", first
+    ), first[:200]
     for part in ("**Data:**", "**Know first:**", "**After this you can**"):
         assert part in first
     objectives = lines.split("**After this you can**")[1].split("\n## ")[0]
@@ -87,7 +93,9 @@ def test_a_lesson_has_its_parts(build, source):
     exercises = [name for name in names if name.startswith("Exercise")]
     assert 2 <= len(exercises) <= 4
     for number, name in enumerate(exercises, 1):
-        assert re.fullmatch(rf"Exercise {number} · .+ \((easy|medium|harder?), \d+ minutes\)", name), name
+        assert re.fullmatch(
+            rf"Exercise {number} · .+ \((easy|medium|harder?), \d+ minutes\)", name
+        ), name
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     assert "explorers." in code
 
@@ -97,14 +105,20 @@ def test_a_lesson_begins_with_its_parameters(build, source):
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert cells[0].metadata.tags == ["parameters"]
     assigned = {target.id for node in ast.parse(cells[0].source).body for target in node.targets}
-    quick = next(c for c in jupytext.read(source, fmt="py:percent").cells if "parameters" in c.metadata.get("tags", []))
+    quick = next(
+        c
+        for c in jupytext.read(source, fmt="py:percent").cells
+        if "parameters" in c.metadata.get("tags", [])
+    )
     assert quick.metadata.get("quick", {}).keys() <= assigned
 
 
 def test_every_exercise_has_a_stub_a_solution_and_a_check(source):
     cells = jupytext.read(source, fmt="py:percent").cells
     tags = [tag for cell in cells for tag in cell.metadata.get("tags", []) if tag != "parameters"]
-    exercises = sum(cell.source.count("## Exercise ") for cell in cells if cell.cell_type == "markdown")
+    exercises = sum(
+        cell.source.count("## Exercise ") for cell in cells if cell.cell_type == "markdown"
+    )
     assert " ".join(tags).split("check")[:-1] and tags.count("check") == exercises
     order = {"stub": 0, "hint": 1, "solution": 2, "check": 3}
     group = []
@@ -165,7 +179,9 @@ def test_prose_uses_one_word_for_one_thing_and_tells_no_result_of_one_machine(so
     for text in prose(source):
         for word, better in WRONG_WORDS.items():
             found = re.search(word, text, re.IGNORECASE)
-            assert not found, f"...{text[max(0, found.start() - 40) : found.end() + 40]}...: say {better}"
+            assert not found, (
+                f"...{text[max(0, found.start() - 40) : found.end() + 40]}...: say {better}"
+            )
 
 
 def test_every_prediction_is_asked_kept_and_compared(source):
@@ -175,9 +191,15 @@ def test_every_prediction_is_asked_kept_and_compared(source):
     for number, cell in enumerate(cells):
         if cell.cell_type == "markdown":
             for question in re.findall(r"\*Predict:\*", cell.source):
-                following = [c.source for c in cells[number + 1 : number + 4] if c.cell_type == "code"]
+                following = [
+                    c.source for c in cells[number + 1 : number + 4] if c.cell_type == "code"
+                ]
                 match = next(
-                    (m for c in following if (m := re.search(r"^(\w+) = predict\(\s*\"([\w-]+)\"", c, re.M))),
+                    (
+                        m
+                        for c in following
+                        if (m := re.search(r"^(\w+) = predict\(\s*\"([\w-]+)\"", c, re.M))
+                    ),
                     None,
                 )
                 assert match, f"no prediction behind {question} in {cell.source[-120:]!r}"
@@ -192,11 +214,15 @@ def test_every_prediction_is_asked_kept_and_compared(source):
 
 
 GLOSSARY = NOTEBOOKS.parent / "docs" / "glossary.md"
-TERMS = re.findall(r"^\| ([^|]+) \| [^|]+ \| (\d\d) \|$", GLOSSARY.read_text(encoding="utf-8"), re.MULTILINE)
+TERMS = re.findall(
+    r"^\| ([^|]+) \| [^|]+ \| (\d\d) \|$", GLOSSARY.read_text(encoding="utf-8"), re.MULTILINE
+)
 
 
 def test_the_glossary_has_the_words_that_readers_asked_for():
-    assert {"octave", "tight", "aim", "margin", "repair", "selection", "compression"} <= {t for t, _ in TERMS}
+    assert {"octave", "tight", "aim", "margin", "repair", "selection", "compression"} <= {
+        t for t, _ in TERMS
+    }
 
 
 @pytest.mark.parametrize(("term", "lesson"), TERMS, ids=[term for term, _ in TERMS])
@@ -222,7 +248,9 @@ def run_cells(source, wanted, **parameters):
     cells = code_cells(source)
     quick = next(c for c in cells if "parameters" in c.metadata.get("tags", [])).metadata["quick"]
     for cell in cells:
-        if "parameters" in cell.metadata.get("tags", []) or any(text in cell.source for text in wanted):
+        if "parameters" in cell.metadata.get("tags", []) or any(
+            text in cell.source for text in wanted
+        ):
             exec(cell.source, scope)
         if "parameters" in cell.metadata.get("tags", []):
             scope |= quick | parameters
@@ -253,7 +281,8 @@ def test_what_lesson_04_says_of_restarts_is_what_happened(seed, threads, monkeyp
     assert counts == [sum(end != 0 for end in ends[name].tolist()) for name in names]
     for floor in ("0.1", "0.5"):
         one, two = (
-            [landscape[end] for end in ends[f"{way} to {floor}"].tolist()] for way in ("one decay", "two cycles")
+            [landscape[end] for end in ends[f"{way} to {floor}"].tolist()]
+            for way in ("one decay", "two cycles")
         )
         noise = math.sqrt(np.var(one, ddof=1) / len(one) + np.var(two, ddof=1) / len(two))
         told = next(text for text in said if f"one decay to {floor} and" in text)
@@ -265,7 +294,9 @@ def test_what_lesson_04_says_of_restarts_is_what_happened(seed, threads, monkeyp
 
 def test_an_edition_is_built_from_its_source(build, source, which, built):
     wanted = build.edition(source, which)
-    assert [(c.id, c.cell_type, c.source) for c in built.cells] == [(c.id, c.cell_type, c.source) for c in wanted.cells]
+    assert [(c.id, c.cell_type, c.source) for c in built.cells] == [
+        (c.id, c.cell_type, c.source) for c in wanted.cells
+    ]
     assert [c.metadata for c in built.cells] == [c.metadata for c in wanted.cells]
 
 
@@ -380,7 +411,11 @@ def test_the_solutions_stand_where_the_stubs_were(build, lesson):
 
 
 def test_the_quick_profile_sets_its_values_behind_the_parameters(build, lesson):
-    cells = [cell for cell in build.edition(lesson, "solutions", quick=True).cells if cell.cell_type == "code"]
+    cells = [
+        cell
+        for cell in build.edition(lesson, "solutions", quick=True).cells
+        if cell.cell_type == "code"
+    ]
     assert cells[1].source == "epochs = 1\nname = 'a'"
     scope = {}
     for cell in cells[:2]:
@@ -396,7 +431,9 @@ def test_a_build_is_the_same_again(build, lesson, which):
 
 def test_a_solution_without_a_check_is_refused(build, lesson):
     lesson.write_text(SOURCE.replace('tags=["check"]', 'tags=["other"]'), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"00_a\.py: a hint or solution stands after the last check"):
+    with pytest.raises(
+        ValueError, match=r"00_a\.py: a hint or solution stands after the last check"
+    ):
         build.edition(lesson, "student")
 
 

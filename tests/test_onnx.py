@@ -21,7 +21,9 @@ def selected(model, x, bits, hardware=True, **options):
     rng = random.Random(0)
     for module in model.train().modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the statistics of these pictures: no activation dies on the way
+            module.momentum = (
+                None  # the statistics of these pictures: no activation dies on the way
+            )
     with torch.no_grad():
         model(x)
     attach(model.eval(), SearchSpace(), x, hardware=hardware, **options)
@@ -61,9 +63,15 @@ def test_every_bit_width_equals_the_simulation(native, activation_bits, tmp_path
     integers = {t for t in types if "INT" in t and t not in ("INT32", "INT64")}
     assert integers == ({"INT8", "INT4", "INT2"} if native else {"INT8"})
     assert found.opset_import[0].version == (25 if native else 18)
-    scales = [i for i in found.graph.initializer if i.data_type == onnx.TensorProto.FLOAT and not i.dims]
+    scales = [
+        i for i in found.graph.initializer if i.data_type == onnx.TensorProto.FLOAT and not i.dims
+    ]
     steps = [float(onnx.numpy_helper.to_array(i)) for i in scales]
-    used = {n.input[1] for n in found.graph.node if n.op_type.endswith("quantizeLinear") or "Linear" in n.op_type}
+    used = {
+        n.input[1]
+        for n in found.graph.node
+        if n.op_type.endswith("quantizeLinear") or "Linear" in n.op_type
+    }
     assert all(np.frexp(s)[0] == 0.5 for i, s in zip(scales, steps, strict=True) if i.name in used)
 
 
@@ -108,13 +116,18 @@ class All(nn.Module):
         super().__init__()
         self.stem, self.one = nn.Conv2d(3, 8, 3, padding="same"), nn.Conv2d(8, 8, 1, bias=False)
         self.hard, self.swish = nn.Hardsigmoid(), nn.Hardswish()
-        self.pool, self.window = nn.MaxPool2d(3, 2, padding=1, ceil_mode=True), nn.AvgPool2d(2, padding=1)
+        self.pool, self.window = (
+            nn.MaxPool2d(3, 2, padding=1, ceil_mode=True),
+            nn.AvgPool2d(2, padding=1),
+        )
         self.head, self.last = nn.Linear(4, 6), nn.Linear(6, 5, bias=False)
         self.register_buffer("offset", torch.full((8, 1, 1), 0.25))
 
     def forward(self, x):
         x = F.silu(self.stem(x)) * self.hard(self.one(self.swish(self.stem(x))))
-        x = F.adaptive_avg_pool2d(self.window(self.pool(x)), 2) - 0.5 * torch.tanh(self.offset + x.mean((2, 3), True))
+        x = F.adaptive_avg_pool2d(self.window(self.pool(x)), 2) - 0.5 * torch.tanh(
+            self.offset + x.mean((2, 3), True)
+        )
         a, b = torch.chunk(F.pad(x, (1, 0, 0, 1)).permute(0, 2, 3, 1), 2, dim=3)
         x = torch.cat([a, b.sigmoid(), (a / 2).clamp(max=1.0)], 1)
         x = self.head(x[:, 1::2])
@@ -137,23 +150,31 @@ def test_the_default_session_is_close(tmp_path):
     export(model, tmp_path / "model.onnx")
     with torch.no_grad():
         expected = model(x)
-    assert torch.allclose(run(tmp_path / "model.onnx", x, optimize=True), expected, atol=0.1 * expected.abs().max())
+    assert torch.allclose(
+        run(tmp_path / "model.onnx", x, optimize=True), expected, atol=0.1 * expected.abs().max()
+    )
 
 
 def test_the_default_session_takes_average_pools(tmp_path):
     """It fuses them into a kernel that refuses scales of one dimension."""
     x = torch.randn(8, 3, 16, 16)
     pools = nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), *pools, nn.Flatten(), nn.Linear(8, 5))
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), *pools, nn.Flatten(), nn.Linear(8, 5)
+    )
     model = selected(model, x, (4, 8))
     export(model, tmp_path / "model.onnx")
     with torch.no_grad():
         expected = model(x)
     assert torch.equal(run(tmp_path / "model.onnx", x), expected)
-    assert torch.allclose(run(tmp_path / "model.onnx", x, optimize=True), expected, atol=0.1 * expected.abs().max())
+    assert torch.allclose(
+        run(tmp_path / "model.onnx", x, optimize=True), expected, atol=0.1 * expected.abs().max()
+    )
 
 
-@pytest.mark.parametrize("operation", [nn.GELU(), nn.LayerNorm(6), nn.Softplus()], ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize(
+    "operation", [nn.GELU(), nn.LayerNorm(6), nn.Softplus()], ids=lambda o: type(o).__name__
+)
 def test_operations_that_torch_can_write(operation, tmp_path):
     class Net(nn.Module):
         def __init__(self):
@@ -189,5 +210,7 @@ def test_more_than_eight_bits_are_refused(tmp_path):
     model = attach(models.build("tiny_resnet8").eval(), SearchSpace((12,)), x, hardware=True)
     for block in blocks(model).values():
         block.fix()
-    with pytest.raises(ValueError, match=r"conv1.weight: bits must be from 1 to 8 in this ONNX form, got 12"):
+    with pytest.raises(
+        ValueError, match=r"conv1.weight: bits must be from 1 to 8 in this ONNX form, got 12"
+    ):
         export(model, tmp_path / "model.onnx")

@@ -21,7 +21,17 @@ from hmq_lab.commands.settings_options import descriptions, given_settings
 from hmq_lab.runs import records
 from hmq_lab.settings import Settings, preset
 
-SHORT = ["--preset", "quick/builtin", "--search-epochs", "1", "--final-epochs", "0", "--batch-size", "16", "--quiet"]
+SHORT = [
+    "--preset",
+    "quick/builtin",
+    "--search-epochs",
+    "1",
+    "--final-epochs",
+    "0",
+    "--batch-size",
+    "16",
+    "--quiet",
+]
 
 
 def images(root, mode="RGB"):
@@ -42,7 +52,15 @@ def made(tmp_path_factory):
     """A folder with photos, and hw: a finished run on them in hardware mode, with its figures."""
     root = tmp_path_factory.mktemp("made")
     images(root / "photos")
-    arguments = ["--data", str(root / "photos"), "--model", "tiny_resnet8", "--hardware", "--out", str(root / "hw")]
+    arguments = [
+        "--data",
+        str(root / "photos"),
+        "--model",
+        "tiny_resnet8",
+        "--hardware",
+        "--out",
+        str(root / "hw"),
+    ]
     assert main(["search", *arguments, *SHORT]) == 0
     return root
 
@@ -69,7 +87,11 @@ def refused(place, capsys, *arguments):
     before = contents(place)
     assert main([str(argument) for argument in arguments]) == 2
     printed = capsys.readouterr()
-    assert printed.err.startswith("hmq-lab: error: ") and printed.err.count("\n") == 1 and printed.out == ""
+    assert (
+        printed.err.startswith("hmq-lab: error: ")
+        and printed.err.count("\n") == 1
+        and printed.out == ""
+    )
     assert contents(place) == before
     return printed.err
 
@@ -80,20 +102,39 @@ def test_no_command_writes_over_the_files_of_a_run(place, capsys):
     os.symlink("hw/network.safetensors", "soft.safetensors")
     os.symlink("hw", "link")
     shutil.copytree("hw", "other")
-    for network in ("hw/network.safetensors", "hard.safetensors", "soft.safetensors", "link/network.safetensors"):
+    for network in (
+        "hw/network.safetensors",
+        "hard.safetensors",
+        "soft.safetensors",
+        "link/network.safetensors",
+    ):
         for more in ([], ["--overwrite"]):
             said = refused(place, capsys, "pack", "hw", network, *more)
             assert f"{network} is what this command reads (hw): choose another file" in said
     for more in ([], ["--overwrite"]):
-        assert "is a file of the run in" in refused(place, capsys, "pack", "hw", "other/network.safetensors", *more)
+        assert "is a file of the run in" in refused(
+            place, capsys, "pack", "hw", "other/network.safetensors", *more
+        )
         assert "must end in .onnx, got hw/record.json" in refused(
             place, capsys, "export", "hw", "hw/record.json", *more
         )
-        assert "must end in .safetensors" in refused(place, capsys, "pack", "hw", "hw/record.json", *more)
+        assert "must end in .safetensors" in refused(
+            place, capsys, "pack", "hw", "hw/record.json", *more
+        )
         assert "--figure must end in .png, .svg or .pdf" in refused(
             place, capsys, "costs", "hw", "--figure", "hw/record.json", *more
         )
-        train = ["train", "--data", "photos", "--model", "tiny_resnet8", "--epochs", "1", "--batch-size", "8"]
+        train = [
+            "train",
+            "--data",
+            "photos",
+            "--model",
+            "tiny_resnet8",
+            "--epochs",
+            "1",
+            "--batch-size",
+            "8",
+        ]
         said = refused(place, capsys, *train, "--out", "hw/network.safetensors", *more)
         assert "is a file of the run in" in said
 
@@ -106,13 +147,35 @@ def test_no_command_writes_over_what_it_reads(place, capsys):
     for target in ("p.safetensors", "./p.safetensors", "hard.safetensors", "soft.safetensors"):
         for more in ([], ["--overwrite"]):
             said = refused(place, capsys, "unpack", "p.safetensors", target, *more)
-            assert f"{Path(target)} is what this command reads (p.safetensors): choose another file" in said
+            assert (
+                f"{Path(target)} is what this command reads (p.safetensors): choose another file"
+                in said
+            )
     assert main(["unpack", "p.safetensors", "w.safetensors"]) == 0
-    train = ["train", "--data", "photos", "--model", "tiny_resnet8", "--weights", "w.safetensors", "--overwrite"]
+    train = [
+        "train",
+        "--data",
+        "photos",
+        "--model",
+        "tiny_resnet8",
+        "--weights",
+        "w.safetensors",
+        "--overwrite",
+    ]
     capsys.readouterr()
     assert "is what this command reads" in refused(place, capsys, *train, "--out", "w.safetensors")
     # A search that begins anew removes the network that it would begin from.
-    again = ["search", "--data", "photos", "--model", "tiny_resnet8", "--out", "hw", "--overwrite", *SHORT]
+    again = [
+        "search",
+        "--data",
+        "photos",
+        "--model",
+        "tiny_resnet8",
+        "--out",
+        "hw",
+        "--overwrite",
+        *SHORT,
+    ]
     said = refused(place, capsys, *again, "--weights", "hw/network.safetensors")
     assert "the weights hw/network.safetensors are a file that the search in hw replaces" in said
 
@@ -129,14 +192,22 @@ def test_what_is_there_is_replaced_only_if_asked(place, capsys):
     for name, command in asked.items():
         if name == "w.onnx":
             pytest.importorskip("onnx")
-        assert f"{name} is there already: --overwrite, or another" in refused(place, capsys, *command)
+        assert f"{name} is there already: --overwrite, or another" in refused(
+            place, capsys, *command
+        )
         assert main([*command, "--overwrite"]) == 0
         with open(name, "rb") as file:
             assert len(file.read()) > 1000
         capsys.readouterr()
-    assert "hw/figures/compression.png is there already: --overwrite" in refused(place, capsys, "figures", "hw")
-    assert main(["figures", "hw", "--out", "new"]) == 0 and main(["figures", "hw", "--overwrite"]) == 0
-    assert (place / "new" / "compression.png").read_bytes() == (place / "hw/figures/compression.png").read_bytes()
+    assert "hw/figures/compression.png is there already: --overwrite" in refused(
+        place, capsys, "figures", "hw"
+    )
+    assert (
+        main(["figures", "hw", "--out", "new"]) == 0 and main(["figures", "hw", "--overwrite"]) == 0
+    )
+    assert (place / "new" / "compression.png").read_bytes() == (
+        place / "hw/figures/compression.png"
+    ).read_bytes()
     capsys.readouterr()
     assert "bench" not in refused(place, capsys, "bench", "--figure", "w.png")
 
@@ -146,7 +217,11 @@ def test_pipes_folders_and_devices_are_no_place_for_a_file(place, capsys):
     os.mkfifo("pipe.safetensors")
     os.symlink("/dev/null", "null.safetensors")
     os.mkdir("folder.safetensors")
-    for name, says in (("pipe", "a pipe"), ("null", "a device"), ("folder", "must be a file, got the folder")):
+    for name, says in (
+        ("pipe", "a pipe"),
+        ("null", "a device"),
+        ("folder", "must be a file, got the folder"),
+    ):
         for more in ([], ["--overwrite"]):
             assert says in refused(place, capsys, "pack", "hw", f"{name}.safetensors", *more)
     assert os.path.exists("/dev/null") and not os.path.isfile("/dev/null")
@@ -195,25 +270,38 @@ def test_images_that_are_gone_are_asked_for(place, capsys):
     record.header["data_folder"] = "/nowhere/photos"
     records.write(record, place / "hw" / "record.json")
     said = refused(place, capsys, "integer", "hw")
-    assert "--data is missing: this run is on images called 'photos', which was /nowhere/photos; say where they" in said
+    assert (
+        "--data is missing: this run is on images called 'photos', which was /nowhere/photos; say where they"
+        in said
+    )
     assert main(["integer", "hw", "--data", "photos"]) == 0
     assert main(["integer", "hw", "--root", str(place)]) == 0  # a folder of this name
     del record.header["data_folder"]  # a record of an earlier version
     records.write(record, place / "hw" / "record.json")
     capsys.readouterr()
-    assert "this run is on images called 'photos'; say where they are" in refused(place, capsys, "integer", "hw")
+    assert "this run is on images called 'photos'; say where they are" in refused(
+        place, capsys, "integer", "hw"
+    )
 
 
 def test_images_in_grey_go_through_search_and_its_commands(tmp_path, capsys, monkeypatch):
     """MNIST is the first thing that a student tries."""
 
     def one_channel(classes=2, **_):
-        layers = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        layers = (
+            nn.Conv2d(1, 8, 3),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
         return nn.Sequential(*layers, nn.Linear(8, classes))
 
     monkeypatch.setitem(models.NETWORKS, "one_channel", one_channel)
     images(tmp_path / "digits", "L")
-    settings = preset("quick/builtin", search_epochs=1, final_epochs=0, batch_size=16, compile="off")
+    settings = preset(
+        "quick/builtin", search_epochs=1, final_epochs=0, batch_size=16, compile="off"
+    )
     options = {"settings": settings, "name": "one_channel", "hardware": True, "progress": False}
     search(one_channel(), data.load(tmp_path / "digits"), out=tmp_path / "run", **options)
     record = records.read(tmp_path / "run")
@@ -245,13 +333,19 @@ def test_every_setting_has_an_option():
         text, value = written[int if default is None else type(default)]
         text, value = (choices.get(field.name, text), choices.get(field.name, value))
         for command in ("search", "sweep"):
-            assert given_settings(parser().parse_args([command, option, text])) == {field.name: value}
+            assert given_settings(parser().parse_args([command, option, text])) == {
+                field.name: value
+            }
 
 
 def test_the_options_of_before_still_work():
     for word in ("--logit-rate", "--logit-learning-rate"):
-        assert given_settings(parser().parse_args(["search", word, "0.5"])) == {"logit_learning_rate": 0.5}
-    assert given_settings(parser().parse_args(["search", "--channels-last"])) == {"channels_last": True}
+        assert given_settings(parser().parse_args(["search", word, "0.5"])) == {
+            "logit_learning_rate": 0.5
+        }
+    assert given_settings(parser().parse_args(["search", "--channels-last"])) == {
+        "channels_last": True
+    }
 
 
 def test_the_help_of_an_option_is_the_docstring_s(capsys):
@@ -260,20 +354,42 @@ def test_the_help_of_an_option_is_the_docstring_s(capsys):
     with pytest.raises(SystemExit):
         parser().parse_args(["search", "--help"])
     printed = " ".join(capsys.readouterr().out.split())
-    assert all(told[name].rstrip(".") in printed for name in ("search_epochs", "gamma", "snapshots"))
+    assert all(
+        told[name].rstrip(".") in printed for name in ("search_epochs", "gamma", "snapshots")
+    )
 
 
 # ------------------------------------------------------------------------------------- extras that are not installed
 
 
 MISSING = [  # a library that is not installed, a command, and what it says
-    ("matplotlib", ["figures", "hw", "--out", "new"], "figures need matplotlib: pip install hmq_lab[lab]"),
-    ("matplotlib", ["costs", "hw", "--figure", "a.png"], "figures need matplotlib: pip install hmq_lab[lab]"),
-    ("matplotlib", ["bench", "--figure", "a.png"], "figures need matplotlib: pip install hmq_lab[lab]"),
+    (
+        "matplotlib",
+        ["figures", "hw", "--out", "new"],
+        "figures need matplotlib: pip install hmq_lab[lab]",
+    ),
+    (
+        "matplotlib",
+        ["costs", "hw", "--figure", "a.png"],
+        "figures need matplotlib: pip install hmq_lab[lab]",
+    ),
+    (
+        "matplotlib",
+        ["bench", "--figure", "a.png"],
+        "figures need matplotlib: pip install hmq_lab[lab]",
+    ),
     ("ipywidgets", ["bench", "--live"], "bench --live needs ipywidgets: pip install hmq_lab[lab]"),
-    ("ipywidgets", ["bench", "--explorers"], "bench --explorers needs ipywidgets: pip install hmq_lab[lab]"),
+    (
+        "ipywidgets",
+        ["bench", "--explorers"],
+        "bench --explorers needs ipywidgets: pip install hmq_lab[lab]",
+    ),
     ("onnx", ["export", "hw", "a.onnx"], "the export needs onnx: pip install hmq_lab[export]"),
-    ("onnxruntime", ["export", "hw", "a.onnx", "--check"], "--check needs onnxruntime: pip install hmq_lab[export]"),
+    (
+        "onnxruntime",
+        ["export", "hw", "a.onnx", "--check"],
+        "--check needs onnxruntime: pip install hmq_lab[export]",
+    ),
 ]
 
 
@@ -284,7 +400,10 @@ def test_a_missing_extra_is_one_line(place):
         code += f"sys.modules[{library!r}] = None\nassert main({arguments!r}) == 2\ndel sys.modules[{library!r}]\n"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     lines = [line for line in done.stderr.splitlines() if line.startswith("hmq-lab: error")]
-    assert lines == [f"hmq-lab: error: {says}" for *_, says in MISSING] and "Traceback" not in done.stderr
+    assert (
+        lines == [f"hmq-lab: error: {says}" for *_, says in MISSING]
+        and "Traceback" not in done.stderr
+    )
 
 
 def test_the_command_that_goes_on_is_the_one_that_was_typed(monkeypatch):

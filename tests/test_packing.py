@@ -36,7 +36,9 @@ def selected(name, size=32, hardware=True, seed=0):
 
 @given(st.integers(1, 16), st.data())
 def test_bits_against_a_string_of_them(bits, data):
-    codes = data.draw(st.lists(st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1), min_size=1, max_size=40))
+    codes = data.draw(
+        st.lists(st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1), min_size=1, max_size=40)
+    )
     stream = pack_bits(torch.tensor(codes), bits)
     text = "".join(f"{c % 2**bits:0{bits}b}"[::-1] for c in codes)  # lowest bit first
     text += "0" * (-len(text) % 8)
@@ -50,13 +52,21 @@ def test_a_round_trip_is_exact(hardware, tmp_path):
     sizes = pack(model, tmp_path / "packed.safetensors", "resnet20")
     back = unpack(tmp_path / "packed.safetensors")
     assert torch.equal(back(x), model(x))
-    assert {n: b.scheme for n, b in blocks(back).items()} == {n: b.scheme for n, b in blocks(model).items()}
+    assert {n: b.scheme for n, b in blocks(back).items()} == {
+        n: b.scheme for n, b in blocks(model).items()
+    }
     for path, module in model.named_modules():
-        if hasattr(module, "weight") and not path.startswith("hmq") and "parametrizations" not in path:
+        if (
+            hasattr(module, "weight")
+            and not path.startswith("hmq")
+            and "parametrizations" not in path
+        ):
             assert torch.equal(module.weight, back.get_submodule(path).weight), path
     again = pack(back, tmp_path / "again.safetensors", "resnet20")
     assert again == sizes
-    assert (tmp_path / "packed.safetensors").read_bytes() == (tmp_path / "again.safetensors").read_bytes()
+    assert (tmp_path / "packed.safetensors").read_bytes() == (
+        tmp_path / "again.safetensors"
+    ).read_bytes()
 
 
 def test_a_module_may_have_any_name(tmp_path):
@@ -73,16 +83,22 @@ def test_a_module_may_have_any_name(tmp_path):
     for block in blocks(model).values():
         block.fix()
     pack(model, tmp_path / "own.safetensors", "Own")
-    assert torch.equal(unpack(tmp_path / "own.safetensors", network=Own())(x), model(x))  # its bias, too
+    assert torch.equal(
+        unpack(tmp_path / "own.safetensors", network=Own())(x), model(x)
+    )  # its bias, too
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_only_float32_is_packed(dtype, tmp_path):
     model = selected("tiny_resnet8", hardware=False)
     model.linear.bias.data = model.linear.bias.data.to(dtype)
-    with pytest.raises(ValueError, match=rf"linear.bias is {dtype}; a packed network is torch.float32"):
+    with pytest.raises(
+        ValueError, match=rf"linear.bias is {dtype}; a packed network is torch.float32"
+    ):
         pack(model, tmp_path / "packed.safetensors", "tiny_resnet8")
-    with pytest.raises(ValueError, match=rf"conv1.weight is {dtype}; a packed network is torch.float32"):
+    with pytest.raises(
+        ValueError, match=rf"conv1.weight is {dtype}; a packed network is torch.float32"
+    ):
         pack(model.to(dtype), tmp_path / "packed.safetensors", "tiny_resnet8")
     assert not list(tmp_path.iterdir())
     pack(model.float(), tmp_path / "packed.safetensors", "tiny_resnet8")
@@ -95,7 +111,9 @@ def test_sizes_counted_by_hand(tmp_path):
     sizes = pack(model, tmp_path / "packed.safetensors", "resnet20")
     weights = {p.name: p.size for p in placements(model) if p.kind == "weight"}
     bits = sum(blocks(model)[name].scheme.bits * size for name, size in weights.items())
-    biases = sum(m.bias.numel() for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear))
+    biases = sum(
+        m.bias.numel() for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)
+    )
     assert sizes.weights == bits / 8 and sizes.floats == 4 * biases
     assert sizes.file == (tmp_path / "packed.safetensors").stat().st_size
     assert sizes.unpacked == 4 * (sum(weights.values()) + biases)
@@ -108,9 +126,16 @@ def test_what_is_damaged_or_not_selected_is_refused(tmp_path):
     model, path = selected("tiny_resnet8"), tmp_path / "packed.safetensors"
     pack(model, path, "tiny_resnet8")
     whole = path.read_bytes()
-    for damaged in (whole[:-1], whole[: len(whole) // 2], b"", whole[:-40] + bytes([whole[-40] ^ 1]) + whole[-39:]):
+    for damaged in (
+        whole[:-1],
+        whole[: len(whole) // 2],
+        b"",
+        whole[:-40] + bytes([whole[-40] ^ 1]) + whole[-39:],
+    ):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"packed.safetensors (is no whole safetensors file|was altered)"):
+        with pytest.raises(
+            ValueError, match=r"packed.safetensors (is no whole safetensors file|was altered)"
+        ):
             unpack(path)
     path.write_bytes(whole.replace(b"s<", b"u<", 1))  # the sign of the first weight
     with pytest.raises(ValueError, match="was altered"):
@@ -121,10 +146,16 @@ def test_what_is_damaged_or_not_selected_is_refused(tmp_path):
     write_tensors(path, tensors, header | {"format": "another"})
     with pytest.raises(ValueError, match="its format is 'another'"):
         unpack(path)
-    write_tensors(path, tensors, header | {"weights": header["weights"].replace("conv1 ", "conv9 ", 1)})
-    with pytest.raises(ValueError, match=r"does not have the same quantized tensors: conv1.weight only here, conv9"):
+    write_tensors(
+        path, tensors, header | {"weights": header["weights"].replace("conv1 ", "conv9 ", 1)}
+    )
+    with pytest.raises(
+        ValueError, match=r"does not have the same quantized tensors: conv1.weight only here, conv9"
+    ):
         unpack(path)
-    write_tensors(path, tensors, header | {"activations": header["activations"].replace("<", "=", 1)})
+    write_tensors(
+        path, tensors, header | {"activations": header["activations"].replace("<", "=", 1)}
+    )
     with pytest.raises(ValueError, match="a scheme is written as"):
         unpack(path)
     write_tensors(path, tensors | {"floats": torch.zeros(len(tensors["floats"]) + 1)}, header)
@@ -162,7 +193,9 @@ def test_a_run_in_hardware_mode_and_its_commands(run, tmp_path, capsys):
     assert record.header["hardware_mode"] is True
     assert {t["name"] for t in record.tensors if t["kind"] == "hardware"} == {"x", "pool"}
     network, _ = load(run / "run")
-    assert torch.equal(rebuild(record).conv1.weight != 0, rebuild(record).conv1.weight != 0)  # the same each time
+    assert torch.equal(
+        rebuild(record).conv1.weight != 0, rebuild(record).conv1.weight != 0
+    )  # the same each time
 
     capsys.readouterr()
     assert main(["integer", str(run / "run"), "--data", str(run / "data"), "--json"]) == 0
@@ -180,17 +213,32 @@ def test_a_run_in_hardware_mode_and_its_commands(run, tmp_path, capsys):
     assert "WCR" in capsys.readouterr().out
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(unpack(tmp_path / "packed.safetensors")(x), network(x))
-    assert main(["unpack", str(tmp_path / "packed.safetensors"), str(tmp_path / "floats.safetensors")]) == 0
+    assert (
+        main(["unpack", str(tmp_path / "packed.safetensors"), str(tmp_path / "floats.safetensors")])
+        == 0
+    )
     tensors, _ = read_tensors(tmp_path / "floats.safetensors")
     assert torch.equal(tensors["conv1.weight"], network.conv1.weight) and "conv1.bias" in tensors
 
     pytest.importorskip("onnxruntime")
-    arguments = ["export", str(run / "run"), str(tmp_path / "model.onnx"), "--data", str(run / "data"), "--check"]
+    arguments = [
+        "export",
+        str(run / "run"),
+        str(tmp_path / "model.onnx"),
+        "--data",
+        str(run / "data"),
+        "--check",
+    ]
     assert main(arguments) == 0
     assert "of 16 test pictures the logits of 0 differ" in capsys.readouterr().out
     assert main([*arguments, "--json", "--pictures", "3", "--overwrite"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["pictures"], found["differ"], found["unexplained"], found["opset"]) == (3, 0, 0, 18)
+    assert (found["pictures"], found["differ"], found["unexplained"], found["opset"]) == (
+        3,
+        0,
+        0,
+        18,
+    )
 
     assert main(["costs", str(run / "run"), "--figure", str(tmp_path / "roofline.png")]) == 0
     printed = capsys.readouterr().out

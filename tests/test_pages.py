@@ -50,7 +50,9 @@ def test_a_page_without_a_kernel_is_one_file(tmp_path):
     for path in paths:
         text = path.read_text(encoding="utf-8")
         assert pages.PAGES[path.stem].title in text and text.count("<script") == 2
-        assert not re.findall(r'(?:src|href)="(?!data:)|@import|import\(|from "', text)  # nothing is loaded
+        assert not re.findall(
+            r'(?:src|href)="(?!data:)|@import|import\(|from "', text
+        )  # nothing is loaded
         assert len(text) < 300_000
     assert sum(path.stat().st_size for path in paths) < 900_000  # of the book's ten megabytes
     with pytest.raises(ValueError, match="one of quantizer, .*, got 'placements'"):
@@ -71,7 +73,10 @@ def test_a_port_that_cannot_be_is_named(port, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         pages.main([str(tmp_path), f"--port={port}"])
     assert ended.value.code == 2 and not list(tmp_path.iterdir())
-    assert f"argument --port: a port is an integer from 1 to 65535, got {port}" in capsys.readouterr().err
+    assert (
+        f"argument --port: a port is an integer from 1 to 65535, got {port}"
+        in capsys.readouterr().err
+    )
 
 
 def test_what_will_be_drawn_is_said_before(tmp_path, capsys, monkeypatch):

@@ -27,7 +27,9 @@ def like(record, wcr, accuracy, target=None, **header):
     """A record as another run would leave it."""
     made = copy.deepcopy(record)
     made.header |= header
-    made.header["target"] = {"weights": wcr, "activations": None, "activation_bits": 8} | (target or {})
+    made.header["target"] = {"weights": wcr, "activations": None, "activation_bits": 8} | (
+        target or {}
+    )
     made.results["rates"]["weights"], made.results["accuracy"]["test"] = wcr, accuracy
     return made
 
@@ -40,7 +42,9 @@ def found():
     four = {"activation_bits": 4}
     ten = {"activations": 8.0, "activation_bits": None}
     mobile = like(base, 8.02, 96.2, ten, data="imagenette", model="mobilenet_v2")
-    for i, t in enumerate(t for t in mobile.tensors if t["kind"] == "weight" and len(t["shape"]) == 4):
+    for i, t in enumerate(
+        t for t in mobile.tensors if t["kind"] == "weight" and len(t["shape"]) == 4
+    ):
         t["shape"] = [t["shape"][0], 1, 3, 3] if i % 2 else [*t["shape"][:2], 1, 1]
         t["bits"] = 7 if i % 2 else 3
     mobile.results["accuracy"]["float_test"] = 97.3
@@ -121,7 +125,12 @@ def test_all_published_values_are_there():
         ({"activation_bits": 4, "method": "UNIQ"}, 8, 89.49, "plot"),
         ({"network": "ResNet-50", "acr": None}, 15.7, 75.0, "table"),
         ({"network": "ResNet-50", "acr": None}, 10.9, 76.1, "plot"),
-        ({"network": "ResNet-50", "acr": 8}, None, 75.45, "table"),  # its rate is known from memory alone
+        (
+            {"network": "ResNet-50", "acr": 8},
+            None,
+            75.45,
+            "table",
+        ),  # its rate is known from memory alone
         ({"network": "MobileNetV1"}, 14.1, 68.35, "plot"),
         ({"network": "MobileNetV2", "acr": None}, 14.4, 65.7, "table"),
         ({"network": "MobileNetV2", "acr": 8.05, "method": "DQ"}, 8.54, 69.74, "table"),
@@ -143,7 +152,9 @@ def test_distances_and_sizes_of_published_values():
 def test_the_rate_with_the_last_layer_counted():
     bits = published.WEIGHTS["ResNet-50"] * 32 / 15.7 + published.RESNET50_LAST * 32
     by_hand = 32 * (published.WEIGHTS["ResNet-50"] + published.RESNET50_LAST) / bits
-    found = comparison.counted_with_last(15.7, published.WEIGHTS["ResNet-50"], published.RESNET50_LAST)
+    found = comparison.counted_with_last(
+        15.7, published.WEIGHTS["ResNet-50"], published.RESNET50_LAST
+    )
     assert found == pytest.approx(by_hand) and round(found, 1) == 7.2
 
 
@@ -155,7 +166,9 @@ def test_records_become_values(found):
     assert set(values) == set(found)
     v, record = values[W16], found[W16]
     assert (v.data, v.network, v.method, v.source) == ("cifar10", "ResNet-20", "ours", "run")
-    assert v.wcr == record.results["rates"]["weights"] and v.distance == pytest.approx(91.01 - 91.73)
+    assert v.wcr == record.results["rates"]["weights"] and v.distance == pytest.approx(
+        91.01 - 91.73
+    )
     assert v.weights == sum(t["size"] for t in record.tensors if t["kind"] == "weight")
     assert values["hw"].method == "ours, hardware mode" and values["a4"].activation_bits == 4
     nette = values[NETTE]
@@ -172,8 +185,14 @@ def test_what_is_not_complete_is_left_out(found):
 @pytest.mark.parametrize("where", [{"data": "cifar10"}, {"data": "cifar10", "activation_bits": 8}])
 def test_the_front_by_enumeration(where):
     values = select(**where)
-    beaten = {a for a, b in itertools.permutations(values, 2) if b.wcr >= a.wcr and b.accuracy >= a.accuracy}
-    assert front(values) == sorted(set(values) - beaten, key=lambda v: v.wcr)  # no two are equal here
+    beaten = {
+        a
+        for a, b in itertools.permutations(values, 2)
+        if b.wcr >= a.wcr and b.accuracy >= a.accuracy
+    }
+    assert front(values) == sorted(
+        set(values) - beaten, key=lambda v: v.wcr
+    )  # no two are equal here
     twins = [values[0], values[0]]
     assert front(twins) == twins and front(select(network="ResNet-50", acr=8)) == []
 
@@ -186,7 +205,10 @@ def test_tables_hold_every_value_once_and_say_what_is_missing(found):
     lines = {name: list(csv.reader(io.StringIO(table.csv()))) for name, table in made.items()}
     for name, table in made.items():
         assert lines[name] == [list(table.columns), *map(list, table.rows)]
-        assert table.markdown().count("\n| ") == len(lines[name]) + 1 and table.title in table.markdown()
+        assert (
+            table.markdown().count("\n| ") == len(lines[name]) + 1
+            and table.title in table.markdown()
+        )
     all_rows = [row for found in lines.values() for row in found[1:]]
     known = [row for row in all_rows if row[-1]]
     assert len(known) == len(VALUES) + len(found)
@@ -194,11 +216,16 @@ def test_tables_hold_every_value_once_and_say_what_is_missing(found):
         assert sum(row[0] == v.network and row[5] == f"{v.accuracy:.2f}" and row[2] == v.method
                    and row[3] == (UNKNOWN if v.wcr is None else f"{v.wcr:g}") for row in known) >= 1  # fmt: skip
     rivals = [row for row in all_rows if not row[-1]]
-    assert {row[2] for row in rivals} == {"HAQ", "HAWQ"} and {cell for row in rivals for cell in row[3:7]} == {UNKNOWN}
+    assert {row[2] for row in rivals} == {"HAQ", "HAWQ"} and {
+        cell for row in rivals for cell in row[3:7]
+    } == {UNKNOWN}
     assert [row for row in lines["table_2"] if row[-1] == f"record {NETTE}"] == [
         ["MobileNetV2", "imagenette", "ours", "8.02", "ACR 4", "96.20", "-1.10", f"record {NETTE}"]
     ]
-    assert "other pictures than ImageNet" in made["table_2"].note and "no record of ours" in made["table_3"].note
+    assert (
+        "other pictures than ImageNet" in made["table_2"].note
+        and "no record of ours" in made["table_3"].note
+    )
     assert {row[-1] for row in lines["figure_3"] if row[2].startswith("ours")} == {
         f"record {name}" for name in found if name != NETTE
     }
@@ -214,7 +241,9 @@ def test_figure_3_draws_every_value_where_it_belongs(found, drawings):
         assert points(ax) == {(round(v.wcr, 4), v.accuracy) for v in values}
         floats = [line for line in ax.lines if line.get_linestyle() == "--"]
         assert {float(line.get_ydata()[0]) for line in floats} == {91.73}
-    for ax, bits, best in zip(panels(drawings["figure_3_cifar10"], "distances"), (8, 4), (92.9, 92.55), strict=True):
+    for ax, bits, best in zip(
+        panels(drawings["figure_3_cifar10"], "distances"), (8, 4), (92.9, 92.55), strict=True
+    ):
         mine = {(round(v.wcr, 4), v.distance) for v in ours(found) if v.activation_bits == bits}
         theirs = select(data="cifar10", activation_bits=bits, method="HMQ")
         assert points(ax) == mine | {(v.wcr, round(v.accuracy - best, 4)) for v in theirs}
@@ -223,8 +252,9 @@ def test_figure_3_draws_every_value_where_it_belongs(found, drawings):
         "ours, ResNet-20, 4 + 4 epochs (4 runs) from 91.60 % at 10.51 (-0.13 to its float network) to 90.40 % at 17.31"
         in sentence
     )
-    assert "ours, hardware mode, ResNet-20, 4 + 4 epochs 91.30 % at 8.01" in sentence and sentence.endswith(
-        "not the same."
+    assert (
+        "ours, hardware mode, ResNet-20, 4 + 4 epochs 91.30 % at 8.01" in sentence
+        and sentence.endswith("not the same.")
     )
 
 
@@ -232,16 +262,26 @@ def test_figure_3_without_records_of_ours():
     drawing = paper.cifar10([])
     assert drawing.sentence.count("of ours there is no record") == 2
     labels = [text.get_text() for text in panels(drawing, "key")[0].get_legend().get_texts()]
-    assert labels == ["HMQ, published", *(f"{name}, published" for name in ("DNAS", "UNIQ", "LQ-Nets", "HAWQ"))]
+    assert labels == [
+        "HMQ, published",
+        *(f"{name}, published" for name in ("DNAS", "UNIQ", "LQ-Nets", "HAWQ")),
+    ]
 
 
 def test_figure_4_draws_published_sizes_and_says_that_ours_is_of_other_pictures(found, drawings):
-    (left,), (right,) = (panels(drawings["figure_4_imagenet"], n) for n in ("accuracy_over_size", "imagenet_distances"))
+    (left,), (right,) = (
+        panels(drawings["figure_4_imagenet"], n)
+        for n in ("accuracy_over_size", "imagenet_distances")
+    )
     theirs = {(round(v.size, 4), v.accuracy) for v in select(data="imagenet", acr=None)}
-    floats = {(round(4e-6 * published.WEIGHTS[n], 4), accuracy) for n, accuracy in published.FLOAT.items()}
+    floats = {
+        (round(4e-6 * published.WEIGHTS[n], 4), accuracy) for n, accuracy in published.FLOAT.items()
+    }
     assert points(left) == theirs | floats
     known = select(data="imagenet", method="HMQ")
-    expected = {(float(v.wcr), v.distance) for v in known if v.distance is not None and v.wcr is not None}
+    expected = {
+        (float(v.wcr), v.distance) for v in known if v.distance is not None and v.wcr is not None
+    }
     assert points(right) == expected | {(8.02, -1.1)}
     sentence = drawings["figure_4_imagenet"].sentence
     assert "no record of ours is on ImageNet itself" in sentence
@@ -265,7 +305,9 @@ def test_figure_5_has_the_bits_of_every_layer_and_their_means_by_third_and_kind(
     drawing = drawings[f"figure_5_bits-{NETTE}"]
     weights = [t for t in found[NETTE].tensors if t["kind"] == "weight"]
     (top,), (below,) = panels(drawing, "bits"), panels(drawing, "parts")
-    heights = {round(b.get_x() + b.get_width() / 2): b.get_height() for b in top.patches if b.get_fill()}
+    heights = {
+        round(b.get_x() + b.get_width() / 2): b.get_height() for b in top.patches if b.get_fill()
+    }
     assert heights == {i: t["bits"] for i, t in enumerate(weights)}
     bars = {c.get_label(): [bar.get_height() for bar in c] for c in below.containers}
     cut = [weights[:7], weights[7:14], weights[14:]]
@@ -273,7 +315,9 @@ def test_figure_5_has_the_bits_of_every_layer_and_their_means_by_third_and_kind(
     for name, kernel in kind.items():
         own = [[t["bits"] for t in third if tuple(t["shape"][2:]) == kernel] for third in cut]
         np.testing.assert_allclose(bars[name], [np.mean(b) for b in own])
-    assert "depthwise 7.0" in drawing.sentence and "no depthwise" in drawings["figure_5_bits"].sentence
+    assert (
+        "depthwise 7.0" in drawing.sentence and "no depthwise" in drawings["figure_5_bits"].sentence
+    )
 
 
 def test_the_typical_record_is_chosen_by_its_header(found):
@@ -290,7 +334,10 @@ def test_texts_are_legible_and_apart(drawings):
         assert width == 1000 and height <= 1080
         for artist, box in boxes:
             assert artist.get_fontsize() >= 9, (name, artist)
-            assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, (name, artist)
+            assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, (
+                name,
+                artist,
+            )
         for (one, a), (other, b) in itertools.combinations(boxes, 2):
             over = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
             assert min(over) < 1, (name, one, other)
@@ -313,8 +360,12 @@ def test_every_figure_of_the_paper_has_its_counterpart(found, monkeypatch):
 # --- the files
 
 
-def test_the_command_writes_figures_tables_and_a_page(found, drawings, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(paper, "paper_figures", lambda found: {"figure_3_cifar10": drawings["figure_3_cifar10"]})
+def test_the_command_writes_figures_tables_and_a_page(
+    found, drawings, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        paper, "paper_figures", lambda found: {"figure_3_cifar10": drawings["figure_3_cifar10"]}
+    )
     for name in (W16, "a4"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         records.write(found[name], tmp_path / "runs" / name / "record.json")
@@ -325,16 +376,24 @@ def test_the_command_writes_figures_tables_and_a_page(found, drawings, tmp_path,
         *(f"{name}.{kind}" for name in ("table_1", "table_2", "table_3", "figure_3") for kind in ("md", "csv")),
     }  # fmt: skip
     page = (tmp_path / "out" / "paper.md").read_text()
-    assert drawings["figure_3_cifar10"].sentence in page and f"record {W16}" in page and "record w17" not in page
+    assert (
+        drawings["figure_3_cifar10"].sentence in page
+        and f"record {W16}" in page
+        and "record w17" not in page
+    )
     assert main(["figures", "--all", str(tmp_path / "none"), "--out", str(tmp_path / "other")]) == 2
     assert main(["figures"]) == 2
     errors = capsys.readouterr().err.splitlines()
-    assert "no folder in" in errors[0] and "--all" in errors[1] and not (tmp_path / "other").exists()
+    assert (
+        "no folder in" in errors[0] and "--all" in errors[1] and not (tmp_path / "other").exists()
+    )
 
 
 def test_without_a_folder_it_takes_the_records_of_the_package(tmp_path, monkeypatch):
     taken = []
-    monkeypatch.setattr(paper, "write_paper", lambda found, folder: taken.append((list(found), folder)) or [])
+    monkeypatch.setattr(
+        paper, "write_paper", lambda found, folder: taken.append((list(found), folder)) or []
+    )
     assert main(["figures", "--all", "--overwrite"]) == 0
     ((names, folder),) = taken
     assert set(names) == set(records.names()) and folder.as_posix() == "docs/figures/paper"

@@ -54,7 +54,11 @@ class Noisy(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv1, self.conv2, self.conv3 = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 6, 1)
+        self.conv1, self.conv2, self.conv3 = (
+            nn.Conv2d(3, 6, 1),
+            nn.Conv2d(6, 6, 1),
+            nn.Conv2d(6, 6, 1),
+        )
         self.depth = torchvision.ops.StochasticDepth(0.5, "row")
         self.drop, self.out = nn.Dropout(0.2), nn.Linear(6, 3)
 
@@ -75,7 +79,9 @@ class Attention(nn.Module):
         self.words = nn.Conv2d(3, width, 4, 4)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
-        self.perceptron = nn.Sequential(nn.Linear(width, 16), nn.GELU(), nn.Dropout(0.1), nn.Linear(16, width))
+        self.perceptron = nn.Sequential(
+            nn.Linear(width, 16), nn.GELU(), nn.Dropout(0.1), nn.Linear(16, width)
+        )
         self.norm, self.out = nn.LayerNorm(width), nn.Linear(width, 3)
 
     def forward(self, x):
@@ -88,7 +94,9 @@ class Attention(nn.Module):
 
 
 def googlenet():
-    return torchvision.models.googlenet(weights=None, num_classes=5, aux_logits=True, init_weights=False)
+    return torchvision.models.googlenet(
+        weights=None, num_classes=5, aux_logits=True, init_weights=False
+    )
 
 
 NETWORKS = {
@@ -98,7 +106,10 @@ NETWORKS = {
     "tiny_resnet8": (lambda: models.build("tiny_resnet8"), (4, 3, 16, 16)),
     "resnet18": (lambda: torchvision.models.resnet18(num_classes=5), (2, 3, 32, 32)),
     "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(num_classes=5), (2, 3, 32, 32)),
-    "mobilenet_v3_small": (lambda: torchvision.models.mobilenet_v3_small(num_classes=5), (2, 3, 64, 64)),
+    "mobilenet_v3_small": (
+        lambda: torchvision.models.mobilenet_v3_small(num_classes=5),
+        (2, 3, 64, 64),
+    ),
     "googlenet": (googlenet, (2, 3, 64, 64)),
 }
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -111,7 +122,9 @@ def build(name):
 
 def outputs(y):
     """A network's outputs as one tensor, auxiliary heads and all."""
-    return torch.cat([part.flatten() for part in (y if isinstance(y, tuple) else (y,)) if part is not None])
+    return torch.cat(
+        [part.flatten() for part in (y if isinstance(y, tuple) else (y,)) if part is not None]
+    )
 
 
 def of_kind(model, kind):
@@ -144,7 +157,9 @@ def test_a_relu_called_three_times_has_three_blocks():
         assert not reasons[name][0] and why in reasons[name][1]
     weights = ["conv1.weight", "conv2.weight", "neck.weight", "out.weight"]
     assert list(blocks(model, "weight")) == weights and list(blocks(model)) == weights + list(found)
-    assert [p.name for p in of_kind(model, "parameter")] == [n for n, _ in Toy().named_parameters() if n not in weights]
+    assert [p.name for p in of_kind(model, "parameter")] == [
+        n for n, _ in Toy().named_parameters() if n not in weights
+    ]
 
 
 def test_a_residual_network_has_one_block_after_each_relu_and_none_before_a_sum():
@@ -155,8 +170,15 @@ def test_a_residual_network_has_one_block_after_each_relu_and_none_before_a_sum(
             wanted += [f"layer{layer}.{k}.relu", f"layer{layer}.{k}.relu:2"]
     assert standing(model) == dict.fromkeys(wanted, False)
     convolutions = [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    assert list(blocks(model, "weight")) == [f"{n}.weight" for n in convolutions] and len(convolutions) == 21
-    assert [p.name for p in of_kind(model, "activation") if not p.quantized] == ["x", "avgpool", "fc"]
+    assert (
+        list(blocks(model, "weight")) == [f"{n}.weight" for n in convolutions]
+        and len(convolutions) == 21
+    )
+    assert [p.name for p in of_kind(model, "activation") if not p.quantized] == [
+        "x",
+        "avgpool",
+        "fc",
+    ]
 
 
 def test_our_residual_networks_too():
@@ -184,11 +206,15 @@ def test_inverted_residuals_have_signed_blocks_after_bottleneck_and_sum():
 
 
 def test_squeeze_and_excite_products_and_means_stay_float():
-    model = attach(torchvision.models.mobilenet_v3_small(num_classes=5), SMALL, torch.randn(2, 3, 64, 64))
+    model = attach(
+        torchvision.models.mobilenet_v3_small(num_classes=5), SMALL, torch.randn(2, 3, 64, 64)
+    )
     layer = {p.name: p.layer for p in placements(model)}
     for name, signed in standing(model).items():
         assert signed == (layer[name] not in ("ReLU", "Hardsigmoid")), name
-    assert {"Hardswish", "ReLU", "Hardsigmoid", "BatchNorm2d", "add"} >= {layer[name] for name in standing(model)}
+    assert {"Hardswish", "ReLU", "Hardsigmoid", "BatchNorm2d", "add"} >= {
+        layer[name] for name in standing(model)
+    }
     floats = [p for p in of_kind(model, "activation") if not p.quantized]
     assert {p.layer for p in floats} == {"x", "AdaptiveAvgPool2d", "mul", "Linear"}
     assert len([p for p in floats if p.layer == "mul"]) == 9
@@ -211,13 +237,23 @@ def test_sums_that_wait_for_another_sum_have_blocks():
     """Where norms come first, the stream of residual sums is what lives longest: it must not stay float."""
     model = attach(PreActivation(), SMALL, torch.randn(2, 3, 4, 4))
     found = standing(model)
-    assert found["add"] and found["add:2"] and "add:3" not in found  # the last one feeds a norm and a ReLU alone
+    assert (
+        found["add"] and found["add:2"] and "add:3" not in found
+    )  # the last one feeds a norm and a ReLU alone
     assert [n for n in found if n.startswith("relu")] == ["relu", "relu:2", "relu:3", "relu:4"]
     model = attach(Attention(), SMALL, torch.randn(2, 3, 16, 16))
     found = standing(model)
-    assert {"words", "norm1", "norm2", "perceptron.1", "norm", "add"} <= found.keys() and all(found.values())
-    assert [p.layer for p in of_kind(model, "activation") if not p.quantized] == ["x", "MultiheadAttention", "Linear"]
-    assert {"attention.in_proj_weight", "attention.out_proj.weight"} <= blocks(model, "weight").keys()
+    assert {"words", "norm1", "norm2", "perceptron.1", "norm", "add"} <= found.keys() and all(
+        found.values()
+    )
+    assert [p.layer for p in of_kind(model, "activation") if not p.quantized] == [
+        "x",
+        "MultiheadAttention",
+        "Linear",
+    ]
+    assert {"attention.in_proj_weight", "attention.out_proj.weight"} <= blocks(
+        model, "weight"
+    ).keys()
 
 
 class ReadsShapes(nn.Module):
@@ -244,7 +280,13 @@ def test_reading_a_shape_is_no_use_of_a_tensor():
     model = attach(ReadsShapes(), SMALL, torch.randn(2, 3, 4, 4))
     assert [*standing(model)][:2] == ["relu", "relu:2"]
     assert not {"norm", "conv1", "conv2"} & standing(model).keys()
-    assert not {p.layer for p in placements(model)} & {"size", "getattr", "floordiv", "dim", "getitem"}
+    assert not {p.layer for p in placements(model)} & {
+        "size",
+        "getattr",
+        "floordiv",
+        "dim",
+        "getitem",
+    }
 
 
 class Signs(nn.Module):
@@ -316,7 +358,9 @@ def test_auxiliary_heads_have_no_blocks_that_nothing_calibrates():
     model, x = build("googlenet")
     attach(model, SMALL, x)
     assert not [n for n in standing(model) if n.startswith("aux")]
-    assert {p.reason for p in of_kind(model, "activation") if p.name.startswith("aux")} == {"runs in training only"}
+    assert {p.reason for p in of_kind(model, "activation") if p.name.startswith("aux")} == {
+        "runs in training only"
+    }
     model.train()(x).logits.sum().backward()
 
 
@@ -342,8 +386,16 @@ def test_names_that_look_alike_have_blocks_of_their_own():
         (nn.Identity(), (2, 3), []),
         (nn.Linear(3, 4), (2, 3), ["weight"]),
         (nn.Sequential(nn.ReLU(), nn.Flatten(), nn.ReLU()), (2, 3), ["0"]),
-        (nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)), (2, 3), ["0.weight", "2.weight", "1"]),
-        (nn.Sequential(nn.Conv1d(3, 4, 1), nn.PReLU(), nn.Conv1d(4, 2, 1)), (2, 3, 5), ["0.weight", "2.weight", "1"]),
+        (
+            nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2)),
+            (2, 3),
+            ["0.weight", "2.weight", "1"],
+        ),
+        (
+            nn.Sequential(nn.Conv1d(3, 4, 1), nn.PReLU(), nn.Conv1d(4, 2, 1)),
+            (2, 3, 5),
+            ["0.weight", "2.weight", "1"],
+        ),
         (nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.ELU()), (2, 3, 5, 5), ["0.weight"]),
         (
             nn.Sequential(nn.Conv3d(3, 4, 1), nn.Flatten(), nn.Linear(32, 2)),
@@ -374,7 +426,10 @@ def test_samples_of_weights_stand_along_the_input_channels():
     )
     shapes = [
         tuple(b.step_and_threshold(m.parametrizations.weight.original)[0].shape)
-        for m, b in ((model[0], model[0].parametrizations.weight[0]), (model[2], model[2].parametrizations.weight[0]))
+        for m, b in (
+            (model[0], model[0].parametrizations.weight[0]),
+            (model[2], model[2].parametrizations.weight[0]),
+        )
     ]
     assert shapes == [(3, 1, 1, 1), (1, 1, 1, 1)]
 
@@ -384,7 +439,11 @@ def test_a_readers_own_layer_is_a_layer():
         def forward(self, x):
             return super().forward(x) * 2
 
-    model = attach(nn.Sequential(Scaled(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)), SMALL, torch.randn(2, 3, 4, 4))
+    model = attach(
+        nn.Sequential(Scaled(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)),
+        SMALL,
+        torch.randn(2, 3, 4, 4),
+    )
     assert [*blocks(model)] == ["0.weight", "2.weight", "1"]
 
 
@@ -404,7 +463,9 @@ def test_switched_off_is_the_float_network_in_both_modes(name):
             torch.manual_seed(3)
             torch.backends.mha.set_fastpath_enabled(False)  # attention's fast path rounds otherwise
             assert torch.equal(ours, outputs(twin(x))) and torch.equal(after, torch.get_rng_state())
-    for (n, a), b in zip(detach(model).state_dict().items(), twin.state_dict().values(), strict=True):
+    for (n, a), b in zip(
+        detach(model).state_dict().items(), twin.state_dict().values(), strict=True
+    ):
         assert torch.equal(a, b), n  # running statistics too
     with torch.no_grad():
         attach(model, SMALL, x).eval()
@@ -445,7 +506,10 @@ def test_evaluation_uses_the_selected_schemes():
     for module in (model.conv1, model.neck, model.out):
         block, original = module.parametrizations.weight[0], module.parametrizations.weight.original
         s = block.scheme
-        assert s.threshold == 2.0 ** (math.ceil(math.log2(original.abs().max().item())) + 1) and s.bits == 8
+        assert (
+            s.threshold == 2.0 ** (math.ceil(math.log2(original.abs().max().item())) + 1)
+            and s.bits == 8
+        )
         assert torch.equal(module.weight, quantize(original, s.step, s.threshold, True))
     seen = []
     blocks(model)["relu"].register_forward_hook(lambda m, inputs, output: seen.append(output))
@@ -461,11 +525,21 @@ def test_looking_at_a_network_draws_nothing(generator):
     resample(model, generator)
     state, world = generator.get_state(), torch.get_rng_state()
     first = model(x).detach()
-    model.conv1.weight, repr(model), placements(model), model.state_dict(), blocks(model)["relu"].scheme
-    stats = copy.deepcopy([m.running_mean for m in model.modules() if isinstance(m, nn.BatchNorm2d)])
+    (
+        model.conv1.weight,
+        repr(model),
+        placements(model),
+        model.state_dict(),
+        blocks(model)["relu"].scheme,
+    )
+    stats = copy.deepcopy(
+        [m.running_mean for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    )
     assert torch.equal(model.conv1.weight, model.conv1.weight)
     model.eval()(x), model.train()
-    for m, mean in zip((m for m in model.modules() if isinstance(m, nn.BatchNorm2d)), stats, strict=True):
+    for m, mean in zip(
+        (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)), stats, strict=True
+    ):
         assert torch.equal(m.running_mean, mean)
     assert torch.equal(model(x), first)
     assert torch.equal(generator.get_state(), state) and torch.equal(torch.get_rng_state(), world)
@@ -495,7 +569,10 @@ def test_the_generator_decides_the_initial_logits():
     for seed in (0, 0, 1):
         torch.manual_seed(seed + 5 if len(tables) == 1 else 5)
         model = attach(
-            copy.deepcopy(Toy()), SMALL, torch.randn(2, 3, 8, 8), generator=torch.Generator().manual_seed(seed)
+            copy.deepcopy(Toy()),
+            SMALL,
+            torch.randn(2, 3, 8, 8),
+            generator=torch.Generator().manual_seed(seed),
         )
         tables.append(torch.cat([b.logits.detach().flatten() for b in blocks(model).values()]))
     assert torch.equal(tables[0], tables[1]) and not torch.equal(tables[0], tables[2])
@@ -523,7 +600,16 @@ def _hooks(module):
 def shape_of(model):
     """All of a network but its numbers."""
     return [
-        (n, type(m), sorted(vars(m)), [*m._parameters], [*m._buffers], [*m._modules], m.training, _hooks(m))
+        (
+            n,
+            type(m),
+            sorted(vars(m)),
+            [*m._parameters],
+            [*m._buffers],
+            [*m._modules],
+            m.training,
+            _hooks(m),
+        )
         for n, m in model.named_modules()
     ]
 
@@ -540,7 +626,8 @@ def test_detach_after_training_leaves_the_float_network_with_its_weights(name, g
         resample(model, generator)
         optimizer.zero_grad(), outputs(model(x)).square().sum().backward(), optimizer.step()
     trained = {
-        n.replace("parametrizations.", "").removesuffix(".original"): v.clone() for n, v in model.state_dict().items()
+        n.replace("parametrizations.", "").removesuffix(".original"): v.clone()
+        for n, v in model.state_dict().items()
     }
     assert detach(model) is model and not is_attached(model)
     assert shape_of(model) == architecture and list(model.state_dict()) == keys
@@ -548,7 +635,8 @@ def test_detach_after_training_leaves_the_float_network_with_its_weights(name, g
     for n, v in model.state_dict().items():
         assert torch.equal(v, trained[n]), n
     assert any(
-        not torch.equal(v, w) for v, w in zip(model.state_dict().values(), twin.state_dict().values(), strict=True)
+        not torch.equal(v, w)
+        for v, w in zip(model.state_dict().values(), twin.state_dict().values(), strict=True)
     )
     twin.load_state_dict(model.state_dict())
     with torch.no_grad():
@@ -596,7 +684,10 @@ def test_constants_of_the_graph_are_cleared_away():
 
 
 def test_load_state_dict(tmp_path, generator):
-    model, x = attach(Toy(), SMALL, torch.randn(2, 3, 8, 8), activation_bits=4), torch.randn(2, 3, 8, 8)
+    model, x = (
+        attach(Toy(), SMALL, torch.randn(2, 3, 8, 8), activation_bits=4),
+        torch.randn(2, 3, 8, 8),
+    )
     with torch.no_grad():
         for block in blocks(model).values():
             block.logits.add_(torch.randn(block.logits.shape, generator=generator) * 3)
@@ -633,16 +724,25 @@ def test_a_weight_of_two_layers_has_one_block_and_counts_once(generator):
     model[2].weight = model[0].weight
     attach(model, SMALL, x).train()
     block = blocks(model)["0.weight"]
-    assert list(blocks(model, "weight")) == ["0.weight"] and model[2].parametrizations.weight[0] is block
+    assert (
+        list(blocks(model, "weight")) == ["0.weight"]
+        and model[2].parametrizations.weight[0] is block
+    )
     shared = [p for p in placements(model) if p.kind == "shared"]
-    assert [(p.name, p.quantized) for p in shared] == [("2.weight", False)] and "as 0.weight" in shared[0].reason
+    assert [(p.name, p.quantized) for p in shared] == [
+        ("2.weight", False)
+    ] and "as 0.weight" in shared[0].reason
     rates = budget.rates(model)  # 16 weights of 8 bits, 8 biases of 32
-    assert rates.weights == rates.all_weights == 4 and rates.checkpoint == (32 * 24) / (8 * 16 + 32 * 8)
+    assert rates.weights == rates.all_weights == 4 and rates.checkpoint == (32 * 24) / (
+        8 * 16 + 32 * 8
+    )
 
     resample(model, generator)
     assert torch.equal(model[0].weight, model[2].weight)  # one sample, one tensor
     model(x).sum().backward()
-    assert block.logits.grad.any() and len(list(model.parameters())) == 5  # a weight, two biases, two tables of logits
+    assert (
+        block.logits.grad.any() and len(list(model.parameters())) == 5
+    )  # a weight, two biases, two tables of logits
     twin = copy.deepcopy(model)
     assert twin[2].parametrizations.weight.original is twin[0].parametrizations.weight.original
     twin.load_state_dict(model.state_dict())
@@ -682,7 +782,10 @@ def test_a_weight_shared_with_another_parameter_is_quantized_in_both():
 def test_weights_that_a_hook_computes_are_refused(norm):
     model = Toy()
     getattr(nn.utils, norm)(model.neck)
-    with pytest.raises(ValueError, match=r"weight neck\.weight is no parameter but computed by (Weight|Spectral)Norm"):
+    with pytest.raises(
+        ValueError,
+        match=r"weight neck\.weight is no parameter but computed by (Weight|Spectral)Norm",
+    ):
         attach(model, SMALL, torch.randn(2, 3, 8, 8))
     assert not is_attached(model)
     getattr(nn.utils, f"remove_{norm}")(model.neck)
@@ -694,15 +797,21 @@ def test_pruned_weights_are_refused_until_the_mask_is_made_permanent():
 
     model = Toy()
     prune.l1_unstructured(model.neck, "weight", amount=0.5)
-    with pytest.raises(ValueError, match=r"neck\.weight is no parameter but computed by L1Unstructured"):
+    with pytest.raises(
+        ValueError, match=r"neck\.weight is no parameter but computed by L1Unstructured"
+    ):
         attach(model, SMALL, torch.randn(2, 3, 8, 8))
     prune.remove(model.neck, "weight")
     assert "neck.weight" in blocks(attach(model, SMALL, torch.randn(2, 3, 8, 8)))
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch hides it itself, unless it is an error
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor"
+)  # torch hides it itself, unless it is an error
 def test_a_compiled_network_agrees_with_eager(generator):
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5)
+    )
     attach(model, SMALL, x := torch.randn(2, 3, 8, 8))
     resample(model, generator)
     model(x)
@@ -744,7 +853,9 @@ def test_calibration_is_a_running_maximum():
     theta += 0.9 * (0.5 - theta)
     assert calibrate(model, iter(batches)) == {"relu": pytest.approx(theta, rel=1e-6)}
     assert int(blocks(model)["relu"].exponent) == math.ceil(math.log2(theta)) == 2
-    assert calibrate(model, batches, rate=0.5)["relu"] == pytest.approx(((3 + 1) / 2 + 20) / 4 + 0.25, rel=1e-6)
+    assert calibrate(model, batches, rate=0.5)["relu"] == pytest.approx(
+        ((3 + 1) / 2 + 20) / 4 + 0.25, rel=1e-6
+    )
     assert calibrate(model, batches[:1])["relu"] == 3.0  # a pass forgets the one before
     for value, exponent in ((4.0, 2), (4.0001, 3), (3.9999, 2)):
         calibrate(model, [torch.tensor([[value, 1.0]])])
@@ -770,7 +881,12 @@ def test_calibration_watches_the_float_network_in_evaluation_mode():
         first = F.relu(twin.bn1(twin.conv1(x)))
         second = F.relu(twin.bn2(twin.conv2(first)))
         third = F.relu(first + second)
-        wanted = {"relu": first, "relu:2": second, "relu:3": third, "bn3": twin.bn3(twin.neck(third))}
+        wanted = {
+            "relu": first,
+            "relu:2": second,
+            "relu:3": third,
+            "bn3": twin.bn3(twin.neck(third)),
+        }
     found = calibrate(model, [x])
     assert found == {n: v.abs().max().item() for n, v in wanted.items()} and model.training
     for n, v in wanted.items():
@@ -810,7 +926,12 @@ def test_activation_bits(generator):
     assert len(seen[0].unique()) <= 4
     with pytest.raises(ValueError, match="1 to 16, got 0"):
         set_activation_bits(model, {"relu": 0, "relu:2": 3, "relu:3": 4, "bn3": 6})
-    assert bits(attach(Toy(), SMALL, x, activation_bits={"relu": 4})) == {"relu": 4, "relu:2": 8, "relu:3": 8, "bn3": 8}
+    assert bits(attach(Toy(), SMALL, x, activation_bits={"relu": 4})) == {
+        "relu": 4,
+        "relu:2": 8,
+        "relu:3": 8,
+        "bn3": 8,
+    }
     with pytest.raises(ValueError, match="rleu"):
         attach(Toy(), SMALL, x, activation_bits={"rleu": 4})
     with pytest.raises(ValueError, match="1 to 16, got 17"):
@@ -834,7 +955,10 @@ def test_a_bad_weight_is_named(bad):
     model = Toy()
     with torch.no_grad():
         model.neck.weight[1, 2] = bad
-    with untouched(model), pytest.raises(ValueError, match=r"weight neck\.weight holds NaN or infinite"):
+    with (
+        untouched(model),
+        pytest.raises(ValueError, match=r"weight neck\.weight holds NaN or infinite"),
+    ):
         attach(model, SMALL, torch.randn(2, 3, 8, 8))
 
 
@@ -853,7 +977,10 @@ def test_a_bad_activation_is_named_and_the_network_released():
     model = Toy()
     with torch.no_grad():
         model.bn2.bias[3] = math.inf
-    with untouched(model), pytest.raises(ValueError, match="activation relu:2 holds NaN or infinite"):
+    with (
+        untouched(model),
+        pytest.raises(ValueError, match="activation relu:2 holds NaN or infinite"),
+    ):
         attach(model, SMALL, torch.randn(2, 3, 8, 8))
 
 
@@ -892,7 +1019,10 @@ def test_random_numbers_of_torch_are_drawn_anew_and_others_refused():
     for draw in (random.random, np.random.rand):
         model = Random()
         model.draw = draw
-        with untouched(model), pytest.raises(ValueError, match="Random draws random numbers by Python or NumPy"):
+        with (
+            untouched(model),
+            pytest.raises(ValueError, match="Random draws random numbers by Python or NumPy"),
+        ):
             attach(model, SMALL, x)
 
 
@@ -936,7 +1066,13 @@ def test_attached_twice_and_not_at_all():
     with pytest.raises(ValueError, match="Toy has HMQ blocks already"):
         attach(model, SMALL, x)
     assert is_attached(model) and not is_attached(Toy())
-    for function in (detach, placements, blocks, lambda m: resample(m, None), lambda m: calibrate(m, [x])):
+    for function in (
+        detach,
+        placements,
+        blocks,
+        lambda m: resample(m, None),
+        lambda m: calibrate(m, [x]),
+    ):
         with pytest.raises(ValueError, match="Toy has no HMQ blocks"):
             function(Toy())
     owner = Toy()

@@ -92,20 +92,35 @@ def test_values_are_those_of_the_float_network(network, sample, explorer):
 
 def test_the_sentence_counts_and_gives_the_reason(explorer):
     explorer.set(show="all", hardware=False, tensor="conv.weight")
-    assert explorer.sentence.startswith("3 weights (132 elements) and 4 activations are quantized, 7 tensors float.")
-    assert "conv.weight (Conv2d, 4 × 3 × 3 × 3) is quantized, signed: weight of a convolution" in explorer.sentence
+    assert explorer.sentence.startswith(
+        "3 weights (132 elements) and 4 activations are quantized, 7 tensors float."
+    )
+    assert (
+        "conv.weight (Conv2d, 4 × 3 × 3 × 3) is quantized, signed: weight of a convolution"
+        in explorer.sentence
+    )
     assert "81.82% of the quantized weights' elements" in explorer.sentence  # 108 of 132
-    assert "thresholds from 2^-1 down to 2^-8" in explorer.sentence  # the largest weight is 0.19: one octave above 2^-2
+    assert (
+        "thresholds from 2^-1 down to 2^-8" in explorer.sentence
+    )  # the largest weight is 0.19: one octave above 2^-2
     explorer.set(tensor="norm.weight")
-    assert "norm.weight (BatchNorm2d, 4) is float: norm: float in the paper's method" in explorer.sentence
+    assert (
+        "norm.weight (BatchNorm2d, 4) is float: norm: float in the paper's method"
+        in explorer.sentence
+    )
     assert explorer.result.exponents == ()
 
 
 def test_a_filter_or_mode_that_hides_the_tensor_moves_on(explorer):
     explorer.set(show="all", hardware=False, tensor="norm.weight")
     explorer.controls["show"].value = "weights"
-    assert explorer.state.tensor == "conv.weight" and explorer.controls["tensor"].value == "conv.weight"
-    explorer.controls["tensor"].value = "norm.bias"  # hidden by the filter: a click on it shows all again
+    assert (
+        explorer.state.tensor == "conv.weight"
+        and explorer.controls["tensor"].value == "conv.weight"
+    )
+    explorer.controls[
+        "tensor"
+    ].value = "norm.bias"  # hidden by the filter: a click on it shows all again
     assert explorer.state.show == "all" and explorer.result.place.name == "norm.bias"
     explorer.controls["hardware"].value = True  # batch norm is folded: there is no such tensor
     assert explorer.state.tensor == next(iter(explorer.state.listings[True].places))

@@ -40,7 +40,11 @@ def test_a_list_in_words_has_every_name_once(names):
     assert (text == "none") == (not names)
 
 
-@given(st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.integers(1, 8), st.integers(1, 999)), min_size=1))
+@given(
+    st.dictionaries(
+        st.sampled_from("abcdef"), st.tuples(st.integers(1, 8), st.integers(1, 999)), min_size=1
+    )
+)
 def test_the_tensors_with_most_and_fewest_bits_are_named(found):
     weights = [{"name": f"{n}.weight", "bits": b, "size": s} for n, (b, s) in found.items()]
     text = lesson00.kept_sentence(weights)
@@ -50,7 +54,9 @@ def test_the_tensors_with_most_and_fewest_bits_are_named(found):
         return
     most, fewest = text.split(";")
     for part, wanted in ((most, max(bits)), (fewest, min(bits))):
-        assert set(re.findall(r"\b[a-f]\b", part)) == {n for n, (b, _) in found.items() if b == wanted}
+        assert set(re.findall(r"\b[a-f]\b", part)) == {
+            n for n, (b, _) in found.items() if b == wanted
+        }
         assert numbers(part)[-1] == sum(s for b, s in found.values() if b == wanted)
 
 
@@ -97,7 +103,9 @@ def test_how_often_the_least_error_is_the_best_accuracy(rows):
     ],
 )
 def test_which_descents_arrive(ends, said):
-    tied = {(2, start): np.array([start, end]) for start, end in zip((1.0, 2.0**-6), ends, strict=True)}
+    tied = {
+        (2, start): np.array([start, end]) for start, end in zip((1.0, 2.0**-6), ends, strict=True)
+    }
     assert lesson03.how_many_arrive(tied, {2: 0.2}) == said
 
 
@@ -135,7 +143,9 @@ def test_who_finds_the_optimum(rivals, hmq):
     behind = text.split("of the rivals, ")[1]
     for name, rank in rivals.items():
         assert (name in behind) == (rank == 1)
-    assert lesson06.how_often(hmq) == {0: "with none", len(hmq): "with every seed"}.get(hmq.count(1), "with some")
+    assert lesson06.how_often(hmq) == {0: "with none", len(hmq): "with every seed"}.get(
+        hmq.count(1), "with some"
+    )
 
 
 @given(st.dictionaries(st.sampled_from(["cycles", "one decay", "constant"]), regrets, min_size=2))
@@ -148,7 +158,11 @@ def test_a_schedule_is_better_only_beyond_its_seeds(lost):
     assert best == "no difference" if no_difference else means[best] == min(means.values())
 
 
-@given(st.dictionaries(st.sampled_from("ab"), st.lists(st.floats(0, 100), min_size=1, max_size=3), min_size=1))
+@given(
+    st.dictionaries(
+        st.sampled_from("ab"), st.lists(st.floats(0, 100), min_size=1, max_size=3), min_size=1
+    )
+)
 def test_searches_far_below_the_best_are_counted(accuracies):
     best = max(max(values) for values in accuracies.values())
     low = {name: sum(v < best - 5 for v in values) for name, values in accuracies.items()}
@@ -178,7 +192,11 @@ def test_rank_correlation_is_scipys(one, two):
         assert lesson09.spearman(one, two) == pytest.approx(stats.spearmanr(one, two).statistic)
 
 
-@given(st.dictionaries(st.sampled_from(["x", "y", "z"]), st.tuples(st.floats(0, 90), shares, shares), min_size=1))
+@given(
+    st.dictionaries(
+        st.sampled_from(["x", "y", "z"]), st.tuples(st.floats(0, 90), shares, shares), min_size=1
+    )
+)
 def test_the_worst_fault_is_the_one_with_the_lowest_accuracy(found):
     accuracies = {name: row[0] for name, row in found.items()}
     codes = {name: list(row[1:]) for name, row in found.items()}
@@ -210,8 +228,12 @@ def test_figures_draw_with_a_sentence():
     drawings = [
         lesson00.error_by_threshold((0, -1, -2), (0.3, 0.1, 0.2), 0.9, bits=2),
         lesson01.two_ranges(),
-        lesson04.triangles(torch.tensor([0.6, 0.3, 0.1]), {t: torch.rand(9, 3).softmax(1) for t in (0.1, 1.0)}),
-        lesson05.logit_gradient(torch.randn(8, 8, generator=generator), list(range(0, -8, -1)), "title"),
+        lesson04.triangles(
+            torch.tensor([0.6, 0.3, 0.1]), {t: torch.rand(9, 3).softmax(1) for t in (0.1, 1.0)}
+        ),
+        lesson05.logit_gradient(
+            torch.randn(8, 8, generator=generator), list(range(0, -8, -1)), "title"
+        ),
         lesson06.shares({"a.weight": 10, "b.weight": 30}),
         lesson10.channels(weight, 2 * weight, "conv"),
         lesson13.running_maxima([1, 2], {"relu": [1.5, 2.5]}, {"relu": 5.0}),

@@ -47,7 +47,9 @@ def hard_inputs(bits, signed, step, total=2**20):
     """Every level, every tie and their neighbours, zeros, denormals, infinities, and noise at all scales (float32)."""
     rng = np.random.default_rng(bits)
     reach = 2 ** (bits - 1) if signed else 2**bits
-    grid = np.arange(-2 * reach - 4, 2 * reach + 5, dtype=np.float64) * 0.5  # levels and ties, and some beyond the ends
+    grid = (
+        np.arange(-2 * reach - 4, 2 * reach + 5, dtype=np.float64) * 0.5
+    )  # levels and ties, and some beyond the ends
     exact = (grid * step).astype(np.float32)
     assert np.array_equal(exact.astype(np.float64), grid * step)
     near = [np.nextafter(exact, np.float32(INF)), np.nextafter(exact, np.float32(-INF))]
@@ -91,8 +93,12 @@ def test_half_precision_inputs_exhaustively(dtype, signed):
         scheme = Scheme(bits, exponent, signed)
         y = quantize(x, scheme.step, scheme.threshold, signed)
         assert y.dtype == torch.float32
-        assert np.array_equal(y.numpy(), oracle(x.float().numpy(), bits, exponent, signed) * scheme.step)
-        assert np.array_equal(codes(x, scheme).numpy(), oracle(x.float().numpy(), bits, exponent, signed))
+        assert np.array_equal(
+            y.numpy(), oracle(x.float().numpy(), bits, exponent, signed) * scheme.step
+        )
+        assert np.array_equal(
+            codes(x, scheme).numpy(), oracle(x.float().numpy(), bits, exponent, signed)
+        )
 
 
 def test_every_threshold_exponent_is_exact():
@@ -148,7 +154,9 @@ def test_a_scheme_says_all(signed):
         assert torch.equal(quantize(x, scheme), quantize(x, scheme.step, scheme.threshold, signed))
     x.requires_grad_()
     quantize(x, Scheme(2, 0, signed)).sum().backward()
-    assert torch.equal(x.grad, ((x > (-1.25 if signed else -0.125)) & (x <= (0.75 if signed else 0.875))).float())
+    assert torch.equal(
+        x.grad, ((x > (-1.25 if signed else -0.125)) & (x <= (0.75 if signed else 0.875))).float()
+    )
 
 
 def test_what_quantize_is_called_with():
@@ -179,9 +187,16 @@ def test_messages_show_a_value_in_one_short_line():
         with pytest.raises((TypeError, ValueError)) as error:
             call()
         assert len(str(error.value)) < 420 and "\n" not in str(error.value)
-    assert shown(big) == "a Tensor of shape (64, 64)" and shown(big.numpy()) == "a ndarray of shape (64, 64)"
+    assert (
+        shown(big) == "a Tensor of shape (64, 64)"
+        and shown(big.numpy()) == "a ndarray of shape (64, 64)"
+    )
     assert shown(torch.tensor(0.5)) == "a Tensor of shape ()"
-    assert shown("a") == "'a'" and shown(None) == "None" and shown(np.float64(0.5)) == repr(np.float64(0.5))
+    assert (
+        shown("a") == "'a'"
+        and shown(None) == "None"
+        and shown(np.float64(0.5)) == repr(np.float64(0.5))
+    )
 
 
 def test_zeros_of_both_signs_and_one_bit():
@@ -261,9 +276,13 @@ def test_tensors_that_are_no_step_are_refused(value):
             quantize(x, step.requires_grad_(), threshold, True)
         tensor.data[2] = 0.25
     threshold[1] = 0.2
-    with pytest.raises(ValueError, match=r"step must be at most threshold.*got step 0\.25 and threshold 0\.2"):
+    with pytest.raises(
+        ValueError, match=r"step must be at most threshold.*got step 0\.25 and threshold 0\.2"
+    ):
         quantize(x, step, threshold, True)
-    assert quantize(x, 0.25, 0.25, True).tolist() == [[0.0] * 3] * 4  # as a signed tensor of one bit
+    assert (
+        quantize(x, 0.25, 0.25, True).tolist() == [[0.0] * 3] * 4
+    )  # as a signed tensor of one bit
 
 
 def test_unchecked_values_are_computed_with():
@@ -281,7 +300,9 @@ def test_shapes_that_do_not_broadcast_are_named():
         quantize(torch.zeros(3, 1), torch.ones(1, 5), 1.0, True)
 
 
-@pytest.mark.parametrize("x", (torch.arange(3), torch.tensor([True]), [1.0], 2.0, torch.zeros(2).to(torch.complex64)))
+@pytest.mark.parametrize(
+    "x", (torch.arange(3), torch.tensor([True]), [1.0], 2.0, torch.zeros(2).to(torch.complex64))
+)
 def test_only_floating_tensors(x):
     with pytest.raises(TypeError, match="floating-point tensor"):
         quantize(x, 1.0, 1.0, True)
@@ -301,7 +322,12 @@ def test_input_is_left_alone():
 positive = st.floats(2**-10, 2**10, allow_nan=False)
 
 
-@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20), positive, positive, st.booleans())
+@given(
+    st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20),
+    positive,
+    positive,
+    st.booleans(),
+)
 def test_properties_for_any_step_and_threshold(xs, step, threshold, signed):
     x = torch.tensor(xs, dtype=torch.float64)
     if step > threshold:
@@ -320,7 +346,11 @@ def test_properties_for_any_step_and_threshold(xs, step, threshold, signed):
     assert (y[order].diff() >= 0).all()
 
 
-@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20), st.sampled_from(BITS), st.booleans())
+@given(
+    st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=20),
+    st.sampled_from(BITS),
+    st.booleans(),
+)
 def test_quantizing_twice_changes_nothing(xs, bits, signed):
     scheme = Scheme(bits, 2, signed)
     once = quantize(torch.tensor(xs), scheme.step, scheme.threshold, signed)
@@ -368,7 +398,11 @@ def formulas(x, step, threshold, signed, grad):
     on_x = torch.where(inside, one, zero)
     on_step = torch.where(inside, r - u, torch.where(above, -one, zero))
     on_threshold = torch.where(above, one, torch.where(below, -one if signed else zero, zero))
-    return grad * on_x, (grad * on_step).sum_to_size(step.shape), (grad * on_threshold).sum_to_size(threshold.shape)
+    return (
+        grad * on_x,
+        (grad * on_step).sum_to_size(step.shape),
+        (grad * on_threshold).sum_to_size(threshold.shape),
+    )
 
 
 def with_where(x, step, threshold, signed):
@@ -382,7 +416,10 @@ def with_where(x, step, threshold, signed):
 
 def check_gradients(x, step, threshold, signed, tolerance=1e-9, composed=True):
     grad = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    leaves = [p.detach().clone(memory_format=torch.preserve_format).requires_grad_() for p in (step, threshold)]
+    leaves = [
+        p.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+        for p in (step, threshold)
+    ]
     x = x.detach().requires_grad_()
     y = quantize(x, *leaves, signed)
     assert y.shape == x.shape
@@ -448,7 +485,9 @@ def test_gradients_at_every_tie_level_and_end(signed, dtype):
         scheme = Scheme(bits, exponent, signed)
         x = ties_and_ends(scheme.step, scheme.threshold).to(dtype)
         step, threshold = (torch.tensor(v, dtype=dtype) for v in (scheme.step, scheme.threshold))
-        check_gradients(x, step, threshold, signed, tolerance=1e-5 if dtype == torch.float32 else 1e-9)
+        check_gradients(
+            x, step, threshold, signed, tolerance=1e-5 if dtype == torch.float32 else 1e-9
+        )
 
 
 def test_what_rounds_onto_an_end_level_keeps_its_gradient():
@@ -469,9 +508,13 @@ def test_infinities_give_finite_gradients():
         x = torch.tensor([INF, -INF, 3e38, -3e38, 0.3, 0.0, -0.2], dtype=dtype)
         for step, threshold in ((0.25, 1.0), (0.3, 1.1), (2.0**-15, 1.0)):
             s, t = torch.tensor(step, dtype=dtype), torch.tensor(threshold, dtype=dtype)
-            check_gradients(x, s, t, signed, tolerance=1e-5 if dtype == torch.float32 else 1e-9, composed=False)
+            check_gradients(
+                x, s, t, signed, tolerance=1e-5 if dtype == torch.float32 else 1e-9, composed=False
+            )
     x = torch.full((3, 70000), INF)  # through the blocks
-    check_gradients(x, torch.full((3, 1), 0.25), torch.ones(3, 1), True, tolerance=1e-5, composed=False)
+    check_gradients(
+        x, torch.full((3, 1), 0.25), torch.ones(3, 1), True, tolerance=1e-5, composed=False
+    )
 
 
 def layouts(x):
@@ -500,7 +543,9 @@ def test_layouts_of_memory_make_no_difference(shapes):
     wide = torch.randn(1, 3, 1, 6, dtype=torch.float64).expand(4, 3, 5, 6)
     check_gradients(wide, step, threshold, True)
     backwards = torch.autograd.grad(
-        quantize(z := x.clone().requires_grad_(), step, threshold, True), z, torch.ones(()).double().expand(x.shape)
+        quantize(z := x.clone().requires_grad_(), step, threshold, True),
+        z,
+        torch.ones(()).double().expand(x.shape),
     )[0]  # a gradient without strides of its own
     assert torch.equal(backwards, formulas(x, step, threshold, True, torch.ones_like(x))[0])
 
@@ -567,7 +612,9 @@ def test_dtypes_of_gradients(large):
 def test_gradients_are_given_only_where_wanted():
     x = torch.randn(6, requires_grad=True)
     quantize(x, 0.5, 1.0, True).sum().backward()
-    assert torch.equal(x.grad, formulas(x, torch.tensor(0.5), torch.tensor(1.0), True, torch.ones(6))[0].float())
+    assert torch.equal(
+        x.grad, formulas(x, torch.tensor(0.5), torch.tensor(1.0), True, torch.ones(6))[0].float()
+    )
     step = torch.tensor(0.5, requires_grad=True)
     quantize(x.detach(), step, 1.0, True).sum().backward()
     assert step.grad is not None
@@ -582,7 +629,9 @@ def test_the_result_may_be_changed_in_place():
     y = quantize(x, step, 1.0, True)
     y += 0.5  # as in `out += identity`
     torch.relu_(y).sum().backward()
-    expected = formulas(x, step, torch.tensor(1.0), True, (quantize(x, 0.25, 1.0, True) + 0.5 > 0).double())
+    expected = formulas(
+        x, step, torch.tensor(1.0), True, (quantize(x, 0.25, 1.0, True) + 0.5 > 0).double()
+    )
     assert torch.equal(x.grad.double(), expected[0])
     assert torch.allclose(step.grad.double(), expected[1], atol=1e-5)
 
@@ -593,7 +642,9 @@ compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compil
 
 
 @compiler
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch hides it itself, unless it is an error
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor"
+)  # torch hides it itself, unless it is an error
 def test_compiled_kernels_agree_with_eager():
     x, grad = torch.randn(3, 30011) * 1.5, torch.randn(3, 30011)
     x[0, :7] = torch.tensor([INF, -INF, 0.125, 0.375, -0.125, 1.0, -1.125])
@@ -652,7 +703,9 @@ def test_the_plain_definition_is_the_same_function(signed):
         x = torch.from_numpy(hard_inputs(bits, signed, scheme.step, total=2**13))
         y = plain_quantize(x, torch.tensor(scheme.step), torch.tensor(scheme.threshold), signed)
         assert torch.equal(y, quantize(x, scheme.step, scheme.threshold, signed))
-    x = torch.cat((torch.randn(1000, dtype=torch.float64) * 2, torch.tensor([INF, -INF], dtype=torch.float64)))
+    x = torch.cat(
+        (torch.randn(1000, dtype=torch.float64) * 2, torch.tensor([INF, -INF], dtype=torch.float64))
+    )
     for step, threshold in ((0.3, 1.1), (0.25, 1.0), (0.5, 0.6), (0.7, 0.8)):
         results = []
         for f in (quantize, plain_quantize):
@@ -678,7 +731,11 @@ def test_the_plain_definition_is_the_same_function(signed):
         scale = 1 + grad.abs().sum().item()
         for a, b in zip(found, plain, strict=True):
             assert torch.allclose(a, b, rtol=1e-12, atol=1e-15 * scale), shapes
-    assert plain_quantize(torch.tensor([NAN]), torch.tensor(0.5), torch.tensor(1.0), signed).isnan().all()
+    assert (
+        plain_quantize(torch.tensor([NAN]), torch.tensor(0.5), torch.tensor(1.0), signed)
+        .isnan()
+        .all()
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

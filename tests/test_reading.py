@@ -45,7 +45,9 @@ def eight_bits(c):
     return Image.fromarray(RNG.integers(0, 128 * (c + 1), (32, 32), dtype=np.uint8))
 
 
-@pytest.mark.parametrize(("make", "end"), [(sixteen_bits, "png"), (sixteen_bits, "tif"), (eight_bits, "png")])
+@pytest.mark.parametrize(
+    ("make", "end"), [(sixteen_bits, "png"), (sixteen_bits, "tif"), (eight_bits, "png")]
+)
 def test_16_bits_are_scaled_to_8(tmp_path, make, end):
     assert means(folder_of(tmp_path, make, end)) == [0.25, 0.5]
 
@@ -56,7 +58,9 @@ def test_every_16_bit_value_is_rounded_to_the_nearest_of_8_bits(tmp_path):
         Image.fromarray(values).save(tmp_path / f"a.{end}")
         found = np.asarray(read(tmp_path / f"a.{end}", channels=1))
         assert (found == np.rint(values / 65535 * 255)).all()
-    big = Image.frombytes("I;16B", (256, 256), values.astype(">u2").tobytes())  # the other byte order
+    big = Image.frombytes(
+        "I;16B", (256, 256), values.astype(">u2").tobytes()
+    )  # the other byte order
     big.save(tmp_path / "b.tif")
     assert (np.asarray(read(tmp_path / "b.tif", channels=1)) == found).all()
 
@@ -75,7 +79,10 @@ def test_12_bits_in_16_would_be_black_and_are_refused(tmp_path):
     def twelve_bits(c):
         return Image.fromarray(RNG.integers(0, 2048 * (c + 1), (32, 32), dtype=np.uint16))
 
-    with pytest.raises(ValueError, match=r"\.png and the others are 16-bit images \(mode I;16\) with values up to 409"):
+    with pytest.raises(
+        ValueError,
+        match=r"\.png and the others are 16-bit images \(mode I;16\) with values up to 409",
+    ):
         data.load(folder_of(tmp_path, twelve_bits, "png"))
 
 
@@ -90,7 +97,10 @@ def test_12_bits_in_16_would_be_black_and_are_refused(tmp_path):
 )
 def test_values_without_a_defined_range_are_refused_by_name_and_mode(tmp_path, pixels, mode):
     Image.fromarray(pixels).save(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match=rf"a\.tif cannot be read as an image: its mode is {mode} \(.*save it with 8"):
+    with pytest.raises(
+        ValueError,
+        match=rf"a\.tif cannot be read as an image: its mode is {mode} \(.*save it with 8",
+    ):
         read(tmp_path / "a.tif")
 
 
@@ -133,7 +143,9 @@ def test_16_bit_images_are_turned_too_and_a_damaged_exif_block_is_no_reason_to_r
     exif[0x0112] = 6
     Image.fromarray(np.array([[0, 65535]], np.uint16)).save(tmp_path / "a.png", exif=exif)
     assert np.asarray(read(tmp_path / "a.png", channels=1)).tolist() == [[0], [255]]
-    Image.new("RGB", (3, 2), "red").save(tmp_path / "b.jpg", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x7f")
+    Image.new("RGB", (3, 2), "red").save(
+        tmp_path / "b.jpg", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x7f"
+    )
     assert read(tmp_path / "b.jpg").size == (3, 2)
 
 
@@ -180,10 +192,14 @@ def test_absurd_sizes_need_no_absurd_work():
         image = Image.fromarray(RNG.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
         assert middle(image, 224, 256).size == (224, 224)
         assert random_part(image, 224, generator(0)).size == (224, 224)
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (1 if sys.platform == "darwin" else 1024)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * (
+        1 if sys.platform == "darwin" else 1024
+    )
     assert grown < 200 * 2**20
     # What the middle shows: the tone of the place that it is cut from.
-    ramp = Image.fromarray(np.repeat(np.linspace(0, 255, 9000).astype(np.uint8)[:, None], 1, 1)).convert("RGB")
+    ramp = Image.fromarray(
+        np.repeat(np.linspace(0, 255, 9000).astype(np.uint8)[:, None], 1, 1)
+    ).convert("RGB")
     assert np.abs(np.asarray(middle(ramp, 224, 256)).astype(float) - 127.5).max() < 2
 
 
@@ -191,9 +207,14 @@ def test_absurd_sizes_need_no_absurd_work():
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     root = folder_of(tmp_path, eight_bits, "png")
     os.mkfifo(root / "train" / "1" / "pipe.png")
-    with pytest.raises(ValueError, match=r"pipe\.png cannot be read as an image: .* is a pipe \(FIFO\), no ordinary"):
+    with pytest.raises(
+        ValueError,
+        match=r"pipe\.png cannot be read as an image: .* is a pipe \(FIFO\), no ordinary",
+    ):
         data.load(root)
-    with pytest.raises(ValueError, match=r"/dev/zero cannot be read as an image: /dev/zero is a device"):
+    with pytest.raises(
+        ValueError, match=r"/dev/zero cannot be read as an image: /dev/zero is a device"
+    ):
         read("/dev/zero")
 
 
@@ -202,7 +223,9 @@ def test_the_content_counts_and_formats_that_are_programs_are_not_run(tmp_path):
     (tmp_path / "a.gif").rename(tmp_path / "a.png")
     assert read(tmp_path / "a.png").size == (5, 4)
     (tmp_path / "b.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
-    with pytest.raises(ValueError, match=r"b\.png cannot be read as an image: cannot identify image file"):
+    with pytest.raises(
+        ValueError, match=r"b\.png cannot be read as an image: cannot identify image file"
+    ):
         read(tmp_path / "b.png")
 
 
@@ -214,7 +237,10 @@ def test_files_that_are_left_out_are_said(tmp_path):
     Image.new("L", (32, 32)).save(root / "train" / "1" / "a.gif")
     (root / "train" / "1" / "notes.txt").write_text("x")
     (root / "val" / "loose.png").write_bytes(b"")
-    with pytest.warns(UserWarning, match=r"left out of the images: 1 \.gif, 1 \.png, 1 \.txt \(the first is .*a\.gif"):
+    with pytest.warns(
+        UserWarning,
+        match=r"left out of the images: 1 \.gif, 1 \.png, 1 \.txt \(the first is .*a\.gif",
+    ):
         assert len(data.load(root).train) == 36
     (root / "val" / "2").mkdir()
     (root / "val" / "2" / "b.gif").write_bytes(b"")
@@ -226,7 +252,9 @@ def test_a_class_without_images_for_validation_is_said(tmp_path):
     root = folder_of(tmp_path, eight_bits, "png")
     for k in range(1, 20):
         (root / "train" / "1" / f"{k}.png").unlink()
-    with pytest.warns(UserWarning, match=r"the 2 validation images hold none of the classes 1 \(1\), in brackets"):
+    with pytest.warns(
+        UserWarning, match=r"the 2 validation images hold none of the classes 1 \(1\), in brackets"
+    ):
         loaded = data.load(root)
     assert loaded.validation.labels.tolist() == [0, 0] and 1 in loaded.train.labels
 
@@ -236,7 +264,9 @@ def test_a_class_without_images_for_validation_is_said(tmp_path):
 
 def test_brightness_is_pillow_s():
     colours = RNG.integers(0, 256, (4, 3, 9, 9), dtype=np.uint8)
-    theirs = [np.asarray(Image.fromarray(image.transpose(1, 2, 0)).convert("L")) for image in colours]
+    theirs = [
+        np.asarray(Image.fromarray(image.transpose(1, 2, 0)).convert("L")) for image in colours
+    ]
     assert (grey(torch.from_numpy(colours))[:, 0].numpy() == np.stack(theirs)).all()
 
 
@@ -248,7 +278,9 @@ def test_grey_images_for_a_network_with_one_channel(tmp_path, size):
     x, y = next(one.test.batches(100))
     full, same_y = next(colour.test.batches(100))
     assert x.shape[1] == 1 and torch.equal(y, same_y)
-    torch.testing.assert_close(x.expand(-1, 3, -1, -1), full)  # grey as RGB has three equal channels
+    torch.testing.assert_close(
+        x.expand(-1, 3, -1, -1), full
+    )  # grey as RGB has three equal channels
     assert one.with_channels(3).test.channels == 3 and torch.equal(
         next(one.with_channels(3).test.batches(100))[0], full
     )
@@ -260,4 +292,6 @@ def test_grey_images_for_a_network_with_one_channel(tmp_path, size):
 
 def test_the_normalization_of_grey_is_the_mean_of_the_channels(tmp_path):
     one = data.load(folder_of(tmp_path, eight_bits, "png")).with_channels(1)
-    assert one.train.mean == (pytest.approx(0.449, abs=1e-3),) and one.train.std == (pytest.approx(0.226, abs=1e-3),)
+    assert one.train.mean == (pytest.approx(0.449, abs=1e-3),) and one.train.std == (
+        pytest.approx(0.226, abs=1e-3),
+    )

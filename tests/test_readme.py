@@ -20,7 +20,11 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def commands():
     text = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
-    return [line.split("#")[0].strip() for line in text.splitlines() if line.strip().startswith("hmq-lab")]
+    return [
+        line.split("#")[0].strip()
+        for line in text.splitlines()
+        if line.strip().startswith("hmq-lab")
+    ]
 
 
 @pytest.mark.parametrize("command", commands())
@@ -35,12 +39,17 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 def shortened(monkeypatch):
     """A search of a few steps in the place of one of minutes; the presets' settings with their epochs cut."""
     short = {"search_epochs": 1, "final_epochs": 1, "batch_size": 8, "compile": "off"}
-    monkeypatch.setattr(settings, "preset", lambda name, **changes: PRESET(name, **(changes | short)))
+    monkeypatch.setattr(
+        settings, "preset", lambda name, **changes: PRESET(name, **(changes | short))
+    )
 
     def search(network, pictures, target, **options):
         if pictures == "builtin":
             full = data.load("builtin")
-            few = {name: getattr(full, name).subset(range(24)) for name in ("train", "validation", "test")}
+            few = {
+                name: getattr(full, name).subset(range(24))
+                for name in ("train", "validation", "test")
+            }
             pictures = dataclasses.replace(full, **few)
         options = {"settings": settings.preset("quick/builtin"), "progress": False} | options
         return SEARCH(network, pictures, target, **options)
@@ -65,16 +74,23 @@ def photos(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_the_python_of_the_readme_runs_when_pasted(number, shortened, tmp_path, monkeypatch, capsys):
+def test_the_python_of_the_readme_runs_when_pasted(
+    number, shortened, tmp_path, monkeypatch, capsys
+):
     """Each block by itself, nothing imported before it."""
     monkeypatch.chdir(tmp_path)
     photos(tmp_path)
     names = {}
     exec(compile(PYTHON[number], f"README.md, Python block {number + 1}", "exec"), names)
     if "record" in names:
-        assert names["record"].results["status"] == "complete" and names["record"].results["rates"]["weights"] >= 8
+        assert (
+            names["record"].results["status"] == "complete"
+            and names["record"].results["rates"]["weights"] >= 8
+        )
         assert ("test" in capsys.readouterr().out) == ("print" in PYTHON[number])
-        assert (tmp_path / "runs" / "photos" / "record.json").exists() == ("photos" in PYTHON[number])
+        assert (tmp_path / "runs" / "photos" / "record.json").exists() == (
+            "photos" in PYTHON[number]
+        )
     else:
         assert names["loss"].isfinite() and hmq_lab.placements(names["model"])
 
@@ -93,29 +109,12 @@ def test_files_and_pictures_the_readme_names_are_there():
 def test_every_record_has_its_figures():
     for name in records.names():
         found = {path.name for path in (ROOT / "docs" / "figures" / name).glob("*.png")}
-        assert found == {f"{figure}.png" for figure in ("compression", "probabilities", "scheme_map", "training")}, name
+        assert found == {
+            f"{figure}.png" for figure in ("compression", "probabilities", "scheme_map", "training")
+        }, name
 
 
 def test_the_readmes_make_targets_are_there():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"^make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-
-
-def test_the_table_of_results_says_what_the_records_say():
-    rows = dict(re.findall(r"^\| `([\w.-]+)` \| (.+) \|$", README, re.MULTILINE))
-    assert {name for name in rows if not name.endswith(".py")} == set(records.names())
-    for name in records.names():
-        record = records.recorded(name)
-        rates, accuracy = record.results["rates"], record.results["accuracy"]
-        epochs = [record.header["settings"][key] for key in ("search_epochs", "final_epochs")]
-        expected = [
-            f"{record.results['target']['weights']:g}",
-            " / ".join(f"{rates[key]:.2f}" for key in ("weights", "all_weights", "checkpoint")),
-            f"{rates['activations']:.2f}",
-            f"{accuracy['test']:.2f}",
-            f"{accuracy['float_test']:.2f}",
-            " + ".join(map(str, epochs)),
-            f"{record.timing['seconds'] / 60:.1f}",
-        ]
-        assert rows[name].split(" | ") == expected, name

@@ -55,7 +55,9 @@ def test_round_trip(tmp_path):
     assert read(path) == read(str(path)) == read(path.parent) == record
     assert os.listdir(path.parent) == ["record.json"]
     content = json.loads(path.read_text(encoding="utf-8"))
-    assert content.keys() == {*Record.__dataclass_fields__, "sha256"} and len(content["sha256"]) == 64
+    assert (
+        content.keys() == {*Record.__dataclass_fields__, "sha256"} and len(content["sha256"]) == 64
+    )
     write(Record({"schema": records.SCHEMA}), path)
     assert read(path) == Record({"schema": records.SCHEMA})
 
@@ -68,7 +70,9 @@ def test_an_event_has_a_line(tmp_path):
 
 def test_what_json_makes_of_it_is_read_back(tmp_path):
     """Keys that are numbers become text, tuples lists: no alteration."""
-    record = Record({"schema": records.SCHEMA}, results={"histogram": {2: 1, 10: 3, 8: 0}, "shape": (3, 4)})
+    record = Record(
+        {"schema": records.SCHEMA}, results={"histogram": {2: 1, 10: 3, 8: 0}, "shape": (3, 4)}
+    )
     write(record, tmp_path / "r.json")
     assert read(tmp_path / "r.json").results == {
         "histogram": {"2": 1, "10": 3, "8": 0},
@@ -177,11 +181,17 @@ def test_two_records_share_nothing():
 
 
 def test_describe_says_every_tensor_once(tmp_path):
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
-    attach(model, space=SearchSpace((2, 4, 8), 3), sample=torch.randn(2, 3, 4, 4), activation_bits=6)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
+    )
+    attach(
+        model, space=SearchSpace((2, 4, 8), 3), sample=torch.randn(2, 3, 4, 4), activation_bits=6
+    )
     tensors, floats = describe(model)
     assert [t["name"] for t in tensors] == ["0.weight", "4.weight", "2"]
-    assert {t["name"] for t in tensors} | {f["name"] for f in floats} == {p.name for p in placements(model)}
+    assert {t["name"] for t in tensors} | {f["name"] for f in floats} == {
+        p.name for p in placements(model)
+    }
     for t, (place, scheme) in zip(tensors, schemes(model), strict=True):
         assert (t["bits"], t["threshold_exponent"], t["signed"]) == (
             scheme.bits,
@@ -204,10 +214,15 @@ def test_describe_says_every_tensor_once(tmp_path):
 def test_versions_and_hardware_are_json():
     found = versions()
     assert (
-        torch.__version__.startswith(found["torch"]) and {"python", "numpy", "torchvision", "hmq_lab"} <= found.keys()
+        torch.__version__.startswith(found["torch"])
+        and {"python", "numpy", "torchvision", "hmq_lab"} <= found.keys()
     )
     machine = hardware("cpu")
-    assert machine["device"] == "cpu" and machine["threads"] == torch.get_num_threads() and machine["processor"]
+    assert (
+        machine["device"] == "cpu"
+        and machine["threads"] == torch.get_num_threads()
+        and machine["processor"]
+    )
     json.dumps([found, machine])
 
 
@@ -233,7 +248,10 @@ def test_a_table_for_people():
         timing={"seconds": 61.4},
     )
     text = records.table(record)
-    first, second = (next(line for line in text.splitlines() if line.startswith(n)) for n in ("conv1.weight", "relu"))
+    first, second = (
+        next(line for line in text.splitlines() if line.startswith(n))
+        for n in ("conv1.weight", "relu")
+    )
     assert first.split() == [
         "conv1.weight",
         "weight",
@@ -263,13 +281,19 @@ def test_a_search_that_ended_short_of_its_target_says_so():
             "rates": {"weights": rate, "all_weights": rate, "checkpoint": 6.5, "activations": 4.0},
             "target": {"weights": target},
         }
-        events = [] if before is None else [{"kind": "repair", "step": 24, "rate_before": before, "moves": []}]
+        events = (
+            []
+            if before is None
+            else [{"kind": "repair", "step": 24, "rate_before": before, "moves": []}]
+        )
         if before is not None:
             results["rates_before_repair"] = results["rates"] | {"weights": before}
         return records.summary(Record({}, events=events, results=results)).splitlines()
 
     said = "the search ended at a compression of 4.10 after 24 steps; the repair chose the rest: search longer "
-    assert summary(4.1)[2] == said + "(more epochs, a smaller batch, or a higher logit_learning_rate)"
+    assert (
+        summary(4.1)[2] == said + "(more epochs, a smaller batch, or a higher logit_learning_rate)"
+    )
     assert len(summary(7.1)) == 3 and len(summary(7.19)) == 3
     for before in (
         7.3,
@@ -302,7 +326,9 @@ DEEP = "[" * 200_000
 def test_a_file_that_is_nested_too_deep_is_refused_by_name(tmp_path, text):
     path = tmp_path / "record.json"
     path.write_text(text)
-    with pytest.raises(ValueError, match=r"record\.json cannot be read as JSON: it is nested too deep$"):
+    with pytest.raises(
+        ValueError, match=r"record\.json cannot be read as JSON: it is nested too deep$"
+    ):
         read(path)
 
 
@@ -338,8 +364,14 @@ def test_every_record_of_the_package_reads_like_its_network(name):
     """Its compressions are those of the network with these schemes; and it is what was written."""
     record = records.recorded(name)
     network = rebuild(record)
-    assert dataclasses.asdict(record.rates) == pytest.approx(dataclasses.asdict(budget.rates(network)), rel=1e-12)
-    assert record.rates.weights == record.results["rates"]["weights"] >= record.header["target"]["weights"]
+    assert dataclasses.asdict(record.rates) == pytest.approx(
+        dataclasses.asdict(budget.rates(network)), rel=1e-12
+    )
+    assert (
+        record.rates.weights
+        == record.results["rates"]["weights"]
+        >= record.header["target"]["weights"]
+    )
     assert record.rates_before_repair.weights == record.results["rates_before_repair"]["weights"]
     assert dataclasses.asdict(record.accuracy) == record.results["accuracy"] and record.is_complete
     assert [records.role(f) for f in record.floats].count("output") == 1
@@ -349,14 +381,21 @@ def test_every_record_of_the_package_reads_like_its_network(name):
 
 
 def test_what_a_run_has_not_measured_is_none():
-    record = Record({}, results={"status": "interrupted", "accuracy": {"float_test": 91.5, "later": 1}})
-    assert record.accuracy == records.Accuracy(float_test=91.5) and record.rates_before_repair is None
+    record = Record(
+        {}, results={"status": "interrupted", "accuracy": {"float_test": 91.5, "later": 1}}
+    )
+    assert (
+        record.accuracy == records.Accuracy(float_test=91.5) and record.rates_before_repair is None
+    )
     assert not record.is_complete and Record({}).accuracy == records.Accuracy()
 
 
 def test_roles_of_placements_are_kept_and_old_reasons_stand_for_them():
     assert records.role({"role": "mean", "reason": "output of the network"}) == "mean"
-    assert records.role({"reason": "norm: float in the paper's method"}) is None and records.role({}) is None
+    assert (
+        records.role({"reason": "norm: float in the paper's method"}) is None
+        and records.role({}) is None
+    )
 
 
 @pytest.mark.parametrize("name", records.names())
@@ -371,7 +410,13 @@ def places(node, at=()):
     """The way to every value in what JSON holds; of long lists the first two."""
     if at:
         yield at
-    inner = node.items() if isinstance(node, dict) else enumerate(node[:2]) if isinstance(node, list) else ()
+    inner = (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node[:2])
+        if isinstance(node, list)
+        else ()
+    )
     for key, value in inner:
         yield from places(value, (*at, key))
 

@@ -57,7 +57,9 @@ def test_the_integer_programme_does_not_depend_on_the_unit_of_the_costs(problem)
     sizes, costs, target = problem
     tiny = {name: {b: 1e-12 * cost for b, cost in row.items()} for name, row in costs.items()}
     found = integer_programme(tiny, sizes, target)
-    assert total(costs, found) == pytest.approx(min(total(costs, bits) for bits in reach(sizes, target)), abs=1e-6)
+    assert total(costs, found) == pytest.approx(
+        min(total(costs, bits) for bits in reach(sizes, target)), abs=1e-6
+    )
 
 
 def test_the_integer_programme_keeps_to_the_last_bit_of_a_large_budget():
@@ -73,7 +75,9 @@ def test_exhaustive_finds_what_reaches_the_target_and_nothing_else(problem):
     sizes, costs, target = problem
     found = exhaustive(lambda bits: total(costs, bits), sizes, SPACE, target)
     wanted = list(reach(sizes, target))
-    assert sorted(tuple(bits.values()) for _, bits in found) == sorted(tuple(bits.values()) for bits in wanted)
+    assert sorted(tuple(bits.values()) for _, bits in found) == sorted(
+        tuple(bits.values()) for bits in wanted
+    )
     losses = [loss for loss, _ in found]
     assert losses == sorted(losses)
     assert all(loss == total(costs, bits) for loss, bits in found)
@@ -89,14 +93,18 @@ def test_greedy_takes_the_cheapest_change_per_bit_each_time(problem):
     at = np.full(len(names), 2)
     while 32 * n.sum() / (widths[at] * n).sum() < target:
         with np.errstate(divide="ignore", invalid="ignore"):
-            price = (table - table[np.arange(len(n)), at][:, None]) / ((widths[at][:, None] - widths) * n[:, None])
+            price = (table - table[np.arange(len(n)), at][:, None]) / (
+                (widths[at][:, None] - widths) * n[:, None]
+            )
         price[widths >= widths[at][:, None]] = np.inf
         best = price.min()
         tied = np.argwhere(np.isclose(price, best, rtol=1e-9, atol=1e-12))
         if len(tied) > 1:
             return  # which of two as good is taken depends on the last digit of a sum
         at[tied[0][0]] = tied[0][1]
-    assert greedy(lambda bits: total(costs, bits), sizes, SPACE, target) == dict(zip(names, widths[at], strict=True))
+    assert greedy(lambda bits: total(costs, bits), sizes, SPACE, target) == dict(
+        zip(names, widths[at], strict=True)
+    )
 
 
 def test_greedy_can_miss_the_best_choice():
@@ -199,7 +207,9 @@ def test_the_landscape_is_the_loss_of_the_network_with_these_schemes(attached):
             scores = model(x)
         assert torch.equal(loss.scores(bits), scores)
         assert loss(bits) == F.cross_entropy(scores, y).item()
-        assert loss.accuracy(bits) == pytest.approx(100 * (scores.argmax(1) == y).double().mean().item())
+        assert loss.accuracy(bits) == pytest.approx(
+            100 * (scores.argmax(1) == y).double().mean().item()
+        )
         losses.add(loss(bits))
     assert len(losses) > 30
 

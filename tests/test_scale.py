@@ -51,7 +51,9 @@ def pictures():
     cut = {}
     for name, count in (("train", 128), ("validation", 31), ("test", 33)):
         split = getattr(full, name)
-        cut[name] = dataclasses.replace(split, images=split.images[:count], labels=split.labels[:count])
+        cut[name] = dataclasses.replace(
+            split, images=split.images[:count], labels=split.labels[:count]
+        )
     return dataclasses.replace(full, **cut)
 
 
@@ -76,7 +78,9 @@ def run(pictures, still=False, model=None, **options):
     def look(event):
         given(event)
         if event["kind"] == "step" and event["step"] == 0:
-            gradients.update({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+            gradients.update(
+                {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+            )
 
     options = {"settings": SETTINGS, "progress": False, "name": "tiny"} | options
     return search(model, pictures, Target(weights=12), on_event=look, **options), gradients
@@ -116,7 +120,10 @@ def content(record):
 
 
 def selection(record):
-    return {t["name"]: (t["bits"], t["threshold_exponent"], t["space"]["exponents"]) for t in record.tensors}
+    return {
+        t["name"]: (t["bits"], t["threshold_exponent"], t["space"]["exponents"])
+        for t in record.tensors
+    }
 
 
 def losses(record):
@@ -155,7 +162,9 @@ def both(pictures, tmp_path_factory):
         found["right"], found["seen"] = [], []
         for count in (33, 1, 32):
             model = FirstPixel()
-            found["right"].append(evaluate(model, pictures.test.subset(range(count)), batch_size=5, team=team))
+            found["right"].append(
+                evaluate(model, pictures.test.subset(range(count)), batch_size=5, team=team)
+            )
             found["seen"].append(model.seen)
         found["theta"] = thresholds(pictures, team)
         found["unused"] = with_a_layer_that_nothing_uses(pictures)
@@ -170,7 +179,9 @@ def with_a_layer_that_nothing_uses(pictures):
     """Also in bfloat16, channels-last: the record, the state afterwards, whether all parameters can still learn."""
     model = network(still=False)
     model.extra = torch.nn.Linear(8, 2)
-    settings = dataclasses.replace(SETTINGS, search_epochs=1, precision="bfloat16", channels_last=True)
+    settings = dataclasses.replace(
+        SETTINGS, search_epochs=1, precision="bfloat16", channels_last=True
+    )
     record, _ = run(pictures, model=model, settings=settings)
     return record, model.state_dict(), all(p.requires_grad for p in model.parameters())
 
@@ -185,7 +196,9 @@ def test_two_processes_take_the_step_that_one_takes(single, both):
     for found in both:
         for name in ("run", "parts"):
             record, gradients = found[name]
-            assert gradients.keys() == single[1].keys() and any("logits" in name for name in gradients)
+            assert gradients.keys() == single[1].keys() and any(
+                "logits" in name for name in gradients
+            )
             for key, gradient in gradients.items():
                 torch.testing.assert_close(gradient, single[1][key], rtol=1e-5, atol=1e-5, msg=key)
             assert selection(record) == selection(single[0])
@@ -198,24 +211,32 @@ def test_two_processes_take_the_step_that_one_takes(single, both):
 def test_the_record_says_how_many_processes_took_part(single, both):
     hardware = [r.header["hardware"] for r in (single[0], both[0]["run"][0], both[0]["parts"][0])]
     assert [(h["processes"], h["accumulate"]) for h in hardware] == [(1, 1), (2, 1), (2, 2)]
-    different = {key for key in single[0].header if single[0].header[key] != both[0]["run"][0].header[key]}
+    different = {
+        key for key in single[0].header if single[0].header[key] != both[0]["run"][0].header[key]
+    }
     assert different == {"hardware"}
 
 
 def test_a_layer_that_nothing_uses_bfloat16_and_channels_last_go_together(both):
     records_, states, free = zip(*(found["unused"] for found in both), strict=True)
-    assert records_[0].results["status"] == "complete" and content(records_[0]) == content(records_[1])
+    assert records_[0].results["status"] == "complete" and content(records_[0]) == content(
+        records_[1]
+    )
     assert all(math.isfinite(loss) for loss in losses(records_[0])) and all(free)
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
-        assert torch.equal(value, states[1][name]), name  # the processes hold one network, batch norm's statistics too
+        assert torch.equal(value, states[1][name]), (
+            name
+        )  # the processes hold one network, batch norm's statistics too
 
 
 def test_every_picture_is_evaluated_once(pictures, both):
     for k, count in enumerate((33, 1, 32)):
         split = pictures.test.subset(range(count))
         x, y = next(split.batches(count))
-        right = sum(int((x[i, 0, 0, 0] <= 0) == bool(y[i])) if y[i] < 2 else 0 for i in range(count))
+        right = sum(
+            int((x[i, 0, 0, 0] <= 0) == bool(y[i])) if y[i] < 2 else 0 for i in range(count)
+        )
         assert both[0]["right"][k] == both[1]["right"][k] == pytest.approx(100 * right / count)
         assert both[0]["seen"][k] + both[1]["seen"][k] == count
 
@@ -255,7 +276,9 @@ def test_two_processes_end_where_seeds_end(pictures, whole):
     assert losses(whole) != losses(seeds[0])
 
 
-def test_a_signal_to_one_stops_both_after_the_same_step_and_one_process_goes_on(pictures, single, tmp_path):
+def test_a_signal_to_one_stops_both_after_the_same_step_and_one_process_goes_on(
+    pictures, single, tmp_path
+):
     out = tmp_path / "run"
 
     def work(rank):
@@ -271,7 +294,10 @@ def test_a_signal_to_one_stops_both_after_the_same_step_and_one_process_goes_on(
     assert (out / CHECKPOINT).exists()
     resumed, _ = run(pictures, still=True, out=out, resume=True)
     assert selection(resumed) == selection(single[0])
-    assert losses(resumed) == pytest.approx(losses(single[0]), rel=1e-3) and len(losses(resumed)) == STEPS
+    assert (
+        losses(resumed) == pytest.approx(losses(single[0]), rel=1e-3)
+        and len(losses(resumed)) == STEPS
+    )
     assert resumed.header["hardware"]["processes"] == 1
 
 
@@ -344,7 +370,10 @@ def test_when_one_is_killed_the_other_says_so_and_the_relaunched_run_ends_as_if_
     assert time.perf_counter() - started < 60
     code, _, error = found[1 - dies]
     assert code == 1
-    assert error == "hmq-lab: stopped: another process of this search ended: run the same command with --resume\n"
+    assert (
+        error
+        == "hmq-lab: stopped: another process of this search ended: run the same command with --resume\n"
+    )
     assert (out / CHECKPOINT).exists() and not (out / RECORD).exists()
 
     again = [*command, "--out", str(out), "--resume"]
@@ -415,7 +444,9 @@ def test_rows_of_a_varied_batch(generator):
 
 def test_noise_of_some_pictures_is_theirs_in_the_whole_batch():
     sample = torch.randn(4, 3, 8, 8)
-    layers = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3))
+    layers = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 4, 3)
+    )
     model = attach(layers, SearchSpace(), sample)
     block = next(iter(blocks(model, "activation").values()))
     block.resample(torch.Generator().manual_seed(1))

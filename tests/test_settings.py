@@ -86,9 +86,21 @@ def test_a_search_takes_a_preset_its_name_changes_or_nothing():
 
 
 def test_settings_of_earlier_versions_keep_their_values_under_new_names():
-    old = {"network_rate": 1.0, "final_rate": 2.0, "logit_rate": 3.0, "temperature_rate": 4.0, "gamma": 5.0}
+    old = {
+        "network_rate": 1.0,
+        "final_rate": 2.0,
+        "logit_rate": 3.0,
+        "temperature_rate": 4.0,
+        "gamma": 5.0,
+    }
     new = complete(old)
     assert set(new) == set(TYPED)
-    names = ("network_learning_rate", "final_learning_rate", "logit_learning_rate", "temperature_decay", "gamma")
+    names = (
+        "network_learning_rate",
+        "final_learning_rate",
+        "logit_learning_rate",
+        "temperature_decay",
+        "gamma",
+    )
     assert [new[name] for name in names] == [1, 2, 3, 4, 5]
     assert new["final_loss"] == "cross-entropy" and new["margin"] == 0  # what was not there was off

@@ -34,7 +34,9 @@ def pictures() -> Data:
     cut = {}
     for name, count in (("train", 160), ("validation", 40), ("test", 40)):
         split = getattr(full, name)
-        cut[name] = dataclasses.replace(split, images=split.images[:count], labels=split.labels[:count])
+        cut[name] = dataclasses.replace(
+            split, images=split.images[:count], labels=split.labels[:count]
+        )
     return dataclasses.replace(full, **cut)
 
 
@@ -45,7 +47,9 @@ def network():
 
 def run(pictures, model=None, **options):
     options = {"settings": SETTINGS, "progress": False, "name": "tiny_resnet8"} | options
-    return search(model or network(), pictures, options.pop("target", Target(weights=12)), **options)
+    return search(
+        model or network(), pictures, options.pop("target", Target(weights=12)), **options
+    )
 
 
 def content(record):
@@ -69,10 +73,20 @@ def test_the_search_reaches_its_target_and_says_what_it_did(whole, pictures):
     by_hand = 32 * sum(t["size"] for t in weights) / sum(t["size"] * t["bits"] for t in weights)
     assert results["rates"]["weights"] == pytest.approx(by_hand)
     assert {t["bits"] for t in whole.tensors if t["kind"] == "activation"} == {8}
-    assert set(results["accuracy"]) == {"float_validation", "float_test", "after_search", "validation", "test"}
+    assert set(results["accuracy"]) == {
+        "float_validation",
+        "float_test",
+        "after_search",
+        "validation",
+        "test",
+    }
     steps = whole.of("step")
     assert [e["step"] for e in steps] == list(range(STEPS))
-    assert all(e["loss"] == pytest.approx(e["task_loss"] + 32 * e["hinge"]) for e in steps if e["stage"] == 1)
+    assert all(
+        e["loss"] == pytest.approx(e["task_loss"] + 32 * e["hinge"])
+        for e in steps
+        if e["stage"] == 1
+    )
     assert [e["stage"] for e in whole.of("epoch")] == [1, 1, 2, 2]
     (repair,) = whole.of("repair")
     assert repair["rate_after"] >= 12 and repair["rate_before"] == pytest.approx(
@@ -172,7 +186,9 @@ def test_a_checkpoint_of_another_configuration_or_altered_is_refused(pictures, t
 
     with pytest.raises(Stop):
         run(pictures, out=tmp_path, on_event=kill)
-    with pytest.raises(ValueError, match=r"another configuration \(target.weights: 12.0 there, 8.0 here\)"):
+    with pytest.raises(
+        ValueError, match=r"another configuration \(target.weights: 12.0 there, 8.0 here\)"
+    ):
         run(pictures, out=tmp_path, resume=True, target=Target(weights=8))
     with pytest.raises(ValueError) as error:  # what differs, not all there is
         run(pictures, out=tmp_path, resume=True, settings=dataclasses.replace(SETTINGS, gamma=5.0))
@@ -195,7 +211,9 @@ def test_a_loss_that_is_not_finite_stops_the_search_and_names_the_tensor(picture
             with torch.no_grad():
                 model.conv1.parametrizations.weight.original[0, 0, 0, 0] = math.nan
 
-    with pytest.raises(FloatingPointError, match=r"at step 8 .*conv1\.parametrizations\.weight\.original"):
+    with pytest.raises(
+        FloatingPointError, match=r"at step 8 .*conv1\.parametrizations\.weight\.original"
+    ):
         run(pictures, model, out=tmp_path, on_event=poison)
     assert (tmp_path / CHECKPOINT).exists()  # of the last good epoch
 
@@ -205,7 +223,9 @@ def test_bad_input_is_refused_early(pictures):
         run(pictures, target=Target(weights=9), space=SearchSpace(bits=(4, 8)))
     with pytest.raises(TypeError, match=r"space must be a SearchSpace.*got \(2, 4\)"):
         run(pictures, space=(2, 4))
-    with pytest.raises(ValueError, match="batch_size must be at most the 160 training pictures, got 256"):
+    with pytest.raises(
+        ValueError, match="batch_size must be at most the 160 training pictures, got 256"
+    ):
         run(pictures, settings="paper")
     with pytest.raises(ValueError, match="the network has 5 outputs, the data 10 classes"):
         run(pictures, models.build("tiny_resnet8", classes=5))
@@ -213,21 +233,44 @@ def test_bad_input_is_refused_early(pictures):
         preset("quick/cifar")
     with pytest.raises(TypeError, match="no setting 'search_epoch': did you mean search_epochs"):
         preset("quick/builtin", search_epoch=3)
-    with pytest.raises(TypeError, match="no setting 'zzz': there are search_epochs, final_epochs, batch_size"):
+    with pytest.raises(
+        TypeError, match="no setting 'zzz': there are search_epochs, final_epochs, batch_size"
+    ):
         preset("quick/builtin", zzz=3)
     with pytest.raises(TypeError, match="seed must be a whole number, got 'a'"):
         run(pictures, seed="a")
-    for change in ({"batch_size": 0}, {"search_epochs": 2.5}, {"gamma": math.nan}, {"precision": "int8"}):
+    for change in (
+        {"batch_size": 0},
+        {"search_epochs": 2.5},
+        {"gamma": math.nan},
+        {"precision": "int8"},
+    ):
         with pytest.raises(ValueError, match=next(iter(change))):
             preset("paper", **change)
 
 
 def test_the_paper_preset_is_the_papers():
     paper = PRESETS["paper"]
-    assert (paper.search_epochs, paper.final_epochs, paper.batch_size, paper.gamma) == (30, 20, 256, 32)
-    assert (paper.network_learning_rate, paper.logit_learning_rate, paper.weight_decay) == (1e-5, 0.01, 1e-4)
+    assert (paper.search_epochs, paper.final_epochs, paper.batch_size, paper.gamma) == (
+        30,
+        20,
+        256,
+        32,
+    )
+    assert (paper.network_learning_rate, paper.logit_learning_rate, paper.weight_decay) == (
+        1e-5,
+        0.01,
+        1e-4,
+    )
     assert paper.cycle_steps(100) == 500
-    assert [round(paper.target_at(i * 500, 100, 16.0), 6) for i in range(6)] == [4, 8, 12, 16, 16, 16]
+    assert [round(paper.target_at(i * 500, 100, 16.0), 6) for i in range(6)] == [
+        4,
+        8,
+        12,
+        16,
+        16,
+        16,
+    ]
     schedule = paper.temperature(100)
     assert schedule(0) == 1 and schedule(278) == 0.5 and schedule(499) == 0.5 and schedule(500) == 1
 
@@ -260,7 +303,9 @@ def test_two_searches_do_not_write_into_one_folder(pictures, tmp_path):
 
 def test_a_folder_of_pictures_takes_no_run(pictures, tmp_path):
     (tmp_path / "train").mkdir()
-    with pytest.raises(ValueError, match=r"out must be a folder for the run, got .* which has a folder train"):
+    with pytest.raises(
+        ValueError, match=r"out must be a folder for the run, got .* which has a folder train"
+    ):
         run(pictures, out=tmp_path)
 
 
@@ -288,7 +333,10 @@ def test_hardware_mode_names_what_integers_cannot_run_before_it_searches(picture
     with pytest.raises(Seen):  # and says nothing
         run(pictures, build(nn.ReLU()), hardware=True, on_event=stop)
     model = build(nn.Hardswish())
-    with pytest.warns(UserWarning, match="2: Hardswish has no rule on integers"), pytest.raises(Seen):
+    with (
+        pytest.warns(UserWarning, match="2: Hardswish has no rule on integers"),
+        pytest.raises(Seen),
+    ):
         run(pictures, model, hardware=True, on_event=stop)
     assert not any(block.is_fixed for block in blocks(model).values())
 
@@ -298,9 +346,13 @@ def test_resuming_compiles_as_the_whole_run_did(pictures, tmp_path, monkeypatch)
     from hmq_lab import _kernels as kernels
 
     asked = []
-    monkeypatch.setattr(kernels, "compiled", lambda enable: asked.append(enable) or contextlib.nullcontext())
+    monkeypatch.setattr(
+        kernels, "compiled", lambda enable: asked.append(enable) or contextlib.nullcontext()
+    )
     monkeypatch.setattr(kernels, "compiler_found", lambda: True)
-    elements = sum(t["size"] for t in run(pictures, settings=SETTINGS).tensors if t["kind"] == "activation")
+    elements = sum(
+        t["size"] for t in run(pictures, settings=SETTINGS).tensors if t["kind"] == "activation"
+    )
     monkeypatch.setattr(runner, "WORTH_COMPILING", STEPS * SETTINGS.batch_size * elements)
     auto = dataclasses.replace(SETTINGS, compile="auto")
 
@@ -329,12 +381,15 @@ def test_the_record_says_the_size_of_its_pictures(whole):
 
 @pytest.mark.parametrize("accumulate", [0, -1, 1.5, True, "2"])
 def test_parts_of_a_step_are_a_whole_number(accumulate):
-    with pytest.raises(ValueError, match=f"accumulate must be a whole number from 1 on, got {accumulate!r}"):
+    with pytest.raises(
+        ValueError, match=f"accumulate must be a whole number from 1 on, got {accumulate!r}"
+    ):
         search(models.build("tiny_resnet8"), "builtin", accumulate=accumulate)
 
 
 @pytest.mark.parametrize(
-    ("output", "said"), [({"out": torch.zeros(2, 3)}, "dict"), (torch.zeros(2, 3, 4, 4), r"shape \(2, 3, 4, 4\)")]
+    ("output", "said"),
+    [({"out": torch.zeros(2, 3)}, "dict"), (torch.zeros(2, 3, 4, 4), r"shape \(2, 3, 4, 4\)")],
 )
 def test_what_is_no_class_scores_is_named(output, said):
     with pytest.raises(ValueError, match=rf"class scores, \(pictures, classes\), got {said}"):
@@ -368,7 +423,9 @@ def test_a_killed_run_of_the_recipe_resumes_to_the_same_record(step, pictures, r
 
 
 @pytest.mark.parametrize("step", [7, 12])
-def test_an_interrupted_run_of_the_recipe_resumes_to_the_same_record(step, pictures, recipe, tmp_path):
+def test_an_interrupted_run_of_the_recipe_resumes_to_the_same_record(
+    step, pictures, recipe, tmp_path
+):
     def interrupt(event):
         if event["kind"] == "step" and event["step"] == step:
             signal.raise_signal(signal.SIGINT)
@@ -379,7 +436,10 @@ def test_an_interrupted_run_of_the_recipe_resumes_to_the_same_record(step, pictu
 
 def floats(model):
     """An attached network's own parameters by their names before blocks were attached."""
-    named = ((n.replace("parametrizations.weight.original", "weight"), p) for n, p in model.named_parameters())
+    named = (
+        (n.replace("parametrizations.weight.original", "weight"), p)
+        for n, p in model.named_parameters()
+    )
     return {n: p.detach().clone() for n, p in named if not n.endswith("logits")}
 
 
@@ -393,13 +453,17 @@ def test_stage_2_starts_from_the_weights_the_settings_name(start, pictures):
         if event["kind"] == "epoch" and event["stage"] == 1:
             after_search.update(floats(model))
 
-    frozen = dataclasses.replace(SETTINGS, final_learning_rate=0.0, weight_decay=0.0, final_weights=start)
+    frozen = dataclasses.replace(
+        SETTINGS, final_learning_rate=0.0, weight_decay=0.0, final_weights=start
+    )
     run(pictures, model, settings=frozen, on_event=look)
     expected = given if start == "float" else after_search
     assert set(expected) == set(floats(model))
     assert all(torch.equal(value, expected[name]) for name, value in floats(model).items())
     assert not torch.equal(given["conv1.weight"], after_search["conv1.weight"])
-    assert any(t.scheme.bits < 8 for t in blocks(model, "weight").values())  # the schemes stay the search's
+    assert any(
+        t.scheme.bits < 8 for t in blocks(model, "weight").values()
+    )  # the schemes stay the search's
 
 
 def test_a_network_that_learns_from_itself_alone_needs_no_labels(pictures):
@@ -430,7 +494,11 @@ def test_the_teacher_is_the_float_network(pictures):
     """At 16 bits, without batch norm, both compute nearly the same: the first loss is next to nothing."""
     torch.manual_seed(0)
     settings = dataclasses.replace(RECIPE, search_epochs=0)
-    options = {"space": SearchSpace((16,)), "target": Target(weights=2, activation_bits=16), "settings": settings}
+    options = {
+        "space": SearchSpace((16,)),
+        "target": Target(weights=2, activation_bits=16),
+        "settings": settings,
+    }
     first = run(pictures, NoNorm(), **options).of("step")[0]
     assert abs(first["task_loss"]) < 1e-5
     options["settings"] = dataclasses.replace(settings, final_loss="cross-entropy")
@@ -471,17 +539,32 @@ def test_renewed_statistics_fit_the_selection(renew, pictures):
 
 def test_a_checkpoint_from_before_a_setting_is_of_its_default(tmp_path):
     wanted = {"seed": 0, "settings": dataclasses.asdict(SETTINGS)}
-    older = {"seed": 0, "settings": {k: v for k, v in wanted["settings"].items() if not k.startswith("final_")}}
-    older["settings"] |= {"final_epochs": 2, "final_learning_rate": 1e-3, "final_schedule": "cosine"}
+    older = {
+        "seed": 0,
+        "settings": {k: v for k, v in wanted["settings"].items() if not k.startswith("final_")},
+    }
+    older["settings"] |= {
+        "final_epochs": 2,
+        "final_learning_rate": 1e-3,
+        "final_schedule": "cosine",
+    }
     assert len(older["settings"]) == len(wanted["settings"]) - 2
     checkpoints.check_same(wanted, older, tmp_path)
     wanted["settings"]["final_loss"] = "distillation"
-    with pytest.raises(ValueError, match=r"settings.final_loss: cross-entropy there, distillation here"):
+    with pytest.raises(
+        ValueError, match=r"settings.final_loss: cross-entropy there, distillation here"
+    ):
         checkpoints.check_same(wanted, older, tmp_path)
 
 
 def test_the_papers_presets_use_no_lever_of_ours():
-    for name in ("paper", "paper/mobilenet_v1", "paper/mobilenet_v2", "paper/resnet50", "paper/efficientnet_b0"):
+    for name in (
+        "paper",
+        "paper/mobilenet_v1",
+        "paper/mobilenet_v2",
+        "paper/resnet50",
+        "paper/efficientnet_b0",
+    ):
         paper = PRESETS[name]
         assert paper.search_loss == paper.final_loss == "cross-entropy"
         assert paper.final_weights == "searched" and paper.final_schedule == "constant"
@@ -512,7 +595,14 @@ def test_weight_decay_spares_the_logits(pictures):
                     block.logits.fill_(5)
 
     settings = dataclasses.replace(SETTINGS, weight_decay=10.0)
-    run(pictures, model, space=SearchSpace((8,), 1), target=Target(weights=4), settings=settings, on_event=mark)
+    run(
+        pictures,
+        model,
+        space=SearchSpace((8,), 1),
+        target=Target(weights=4),
+        settings=settings,
+        on_event=mark,
+    )
     assert all(block.logits.eq(5).all() for block in blocks(model).values())
     plain = network()
     options = {"space": SearchSpace((8,), 1), "target": Target(weights=4)}

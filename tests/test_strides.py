@@ -38,7 +38,10 @@ def layouts(shape):
     x = torch.randn(shape)
     yield "contiguous", x
     yield "transposed", x.transpose(0, 1).contiguous().transpose(0, 1)
-    yield "reversed", x.permute(*reversed(range(x.dim()))).contiguous().permute(*reversed(range(x.dim())))
+    yield (
+        "reversed",
+        x.permute(*reversed(range(x.dim()))).contiguous().permute(*reversed(range(x.dim()))),
+    )
     if x.dim() == 4:
         yield "channels last", x.contiguous(memory_format=torch.channels_last)
     if x.dim() == 5:
@@ -92,9 +95,13 @@ def test_a_result_and_its_gradient_have_the_strides_of_their_input(kind):
 
 
 def test_other_types_have_the_strides_of_their_input_too():
-    for dtype, size in itertools.product((torch.float16, torch.bfloat16, torch.float64), sample_sizes((6, 4, 3, 3))):
+    for dtype, size in itertools.product(
+        (torch.float16, torch.bfloat16, torch.float64), sample_sizes((6, 4, 3, 3))
+    ):
         for _, x in layouts((6, 4, 3, 3)):
-            check_strides(lambda x, size=size: quantize(x, torch.full(size, 0.3), 1.0, True), x.to(dtype))
+            check_strides(
+                lambda x, size=size: quantize(x, torch.full(size, 0.3), 1.0, True), x.to(dtype)
+            )
 
 
 @st.composite
@@ -116,7 +123,9 @@ def test_strides_of_any_shape_and_order(case):
     check_strides(lambda x: quantize(x, step, 1.0, True), x)
 
 
-@pytest.mark.parametrize("kind", ("3x3", "1x1", "depthwise", "linear", "images", "pooled", "videos", "blocks"))
+@pytest.mark.parametrize(
+    "kind", ("3x3", "1x1", "depthwise", "linear", "images", "pooled", "videos", "blocks")
+)
 def test_a_block_returns_the_strides_of_its_input(kind, generator):
     for axis, (_, x) in itertools.product((0, 1), layouts(SHAPES[kind])):
         block = HMQ(SearchSpace((2, 4, 8), 3), 0, True, sample_axis=axis, generator=generator)
@@ -142,7 +151,9 @@ def test_gradients_of_weights_are_kept_in_their_layout():
         step = torch.full((1, shape[1], 1, 1), 0.1, requires_grad=True)
         x = torch.randn(2, shape[1] * groups, 12, 12).to(memory_format=layout)
         quantized = quantize(weight, step, 1.0, True)
-        torch.nn.functional.conv2d(x, quantized, padding=shape[-1] // 2, groups=groups).square().sum().backward()
+        torch.nn.functional.conv2d(
+            x, quantized, padding=shape[-1] // 2, groups=groups
+        ).square().sum().backward()
         assert quantized.stride() == weight.stride() == weight.grad.stride()
 
 
@@ -158,7 +169,9 @@ def test_a_traced_function_keeps_the_order_of_memory(kind):
         size = (1, x.shape[1], *(1,) * (x.dim() - 2))
         eager = torch.compile(function, backend="eager", fullgraph=True)(x, torch.full(size, 0.3))
         assert eager.stride() == wanted_strides(x), name
-        traced = torch.compile(function, backend="aot_eager", fullgraph=True)(x, torch.full(size, 0.3))
+        traced = torch.compile(function, backend="aot_eager", fullgraph=True)(
+            x, torch.full(size, 0.3)
+        )
         pairs = zip(x.shape, traced.stride(), wanted_strides(x), strict=True)
         assert all(found == wanted for n, found, wanted in pairs if n > 1), name
     torch._dynamo.reset()

@@ -68,7 +68,9 @@ def rows(out):
 
 
 def test_a_record_for_each_target_and_seed_and_a_sheet_of_all(whole):
-    assert sorted(contents(whole)) == sorted(NAMES) and [row["name"] for row in rows(whole)] == NAMES
+    assert (
+        sorted(contents(whole)) == sorted(NAMES) and [row["name"] for row in rows(whole)] == NAMES
+    )
     for row in rows(whole):
         record = records.read(whole / row["name"])
         assert (row["target"], row["seed"]) == (
@@ -77,7 +79,9 @@ def test_a_record_for_each_target_and_seed_and_a_sheet_of_all(whole):
         )
         assert row["status"] == "complete" and row["rates"] == record.results["rates"]
         assert row["rates"]["weights"] >= row["target"]
-        assert row["accuracy"] == {key: record.results["accuracy"][key] for key in ("test", "float_test")}
+        assert row["accuracy"] == {
+            key: record.results["accuracy"][key] for key in ("test", "float_test")
+        }
         assert row["minutes"] == pytest.approx(record.timing["seconds"] / 60, abs=0.01)
 
 
@@ -92,24 +96,37 @@ def test_what_is_recorded_is_skipped_and_more_can_be_asked_for(folder, whole, ca
         (NAMES[1], "recorded"),
     ]
     assert {path: path.stat().st_mtime_ns for path in written} == written
-    assert sorted(row["name"] for row in rows(whole)) == sorted(NAMES)  # those of the first sweep stay
+    assert sorted(row["name"] for row in rows(whole)) == sorted(
+        NAMES
+    )  # those of the first sweep stay
 
 
-def test_another_configuration_in_the_folder_is_refused_before_anything_runs(folder, whole, tmp_path, capsys):
+def test_another_configuration_in_the_folder_is_refused_before_anything_runs(
+    folder, whole, tmp_path, capsys
+):
     assert main(arguments(folder, whole, "--targets", "14,8", "--batch-size", "4")) == 2
     printed = capsys.readouterr()
-    assert "batch_size: 8 there, 4 here" in printed.err and printed.err.count("\n") == 1 and printed.out == ""
+    assert (
+        "batch_size: 8 there, 4 here" in printed.err
+        and printed.err.count("\n") == 1
+        and printed.out == ""
+    )
     assert sorted(contents(whole)) == sorted(NAMES)
     # without the sheet, each record is compared: that run alone is refused
     (tmp_path / NAMES[0]).mkdir()
     (tmp_path / NAMES[0] / RECORD).write_bytes((whole / NAMES[0] / RECORD).read_bytes())
     assert main(arguments(folder, tmp_path, "--seeds", "0", "--final-epochs", "0")) == 1
     printed = capsys.readouterr()
-    assert f"{NAMES[0]} refused" in printed.err and "is of another configuration (settings" in printed.err
+    assert (
+        f"{NAMES[0]} refused" in printed.err
+        and "is of another configuration (settings" in printed.err
+    )
     assert [row["status"] for row in rows(tmp_path)] == ["refused", "complete"]
 
 
-def test_ctrl_c_stops_the_sweep_and_the_same_command_goes_on(folder, whole, tmp_path, capsys, monkeypatch):
+def test_ctrl_c_stops_the_sweep_and_the_same_command_goes_on(
+    folder, whole, tmp_path, capsys, monkeypatch
+):
     for name in NAMES[:1] + NAMES[3:]:
         shutil.copytree(whole / name, tmp_path / name)
 
@@ -121,7 +138,11 @@ def test_ctrl_c_stops_the_sweep_and_the_same_command_goes_on(folder, whole, tmp_
         patch.setattr(cli._Held, "say", interrupt)
         assert main(arguments(folder, tmp_path)) == 1
     error = capsys.readouterr().err
-    assert "stopped after" in error and f"{NAMES[1]} interrupted" in error and "2 of 4 runs were not begun" in error
+    assert (
+        "stopped after" in error
+        and f"{NAMES[1]} interrupted" in error
+        and "2 of 4 runs were not begun" in error
+    )
     assert [row["status"] for row in rows(tmp_path)] == ["recorded", "interrupted"]
     assert (tmp_path / NAMES[1] / CHECKPOINT).exists() and not (tmp_path / NAMES[2]).exists()
     assert main(arguments(folder, tmp_path)) == 0
@@ -141,7 +162,11 @@ def test_a_killed_sweep_ends_as_if_nothing_had_happened(folder, whole, tmp_path)
     child = multiprocessing.get_context("fork").Process(target=main, args=(command,))
     child.start()
     deadline = time.monotonic() + 120
-    while not (tmp_path / NAMES[1] / CHECKPOINT).exists() and child.is_alive() and time.monotonic() < deadline:
+    while (
+        not (tmp_path / NAMES[1] / CHECKPOINT).exists()
+        and child.is_alive()
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.005)
     os.kill(child.pid, signal.SIGKILL)
     child.join()
@@ -156,7 +181,10 @@ def test_it_goes_on_after_one_that_failed_and_says_so(folder, tmp_path, capsys):
     broken.write_bytes(b"no checkpoint")
     assert main(arguments(folder, tmp_path, "--seeds", "0")) == 1
     printed = capsys.readouterr()
-    assert printed.err.count("\n") == 1 and f"{NAMES[0]} refused: {broken} is no whole safetensors" in printed.err
+    assert (
+        printed.err.count("\n") == 1
+        and f"{NAMES[0]} refused: {broken} is no whole safetensors" in printed.err
+    )
     assert "1 of 2" in printed.out and [row["status"] for row in rows(tmp_path)] == [
         "refused",
         "complete",
@@ -195,7 +223,9 @@ def test_several_processes_are_for_single_searches(folder, tmp_path, capsys, mon
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(arguments(folder, tmp_path / "out")) == 2
-    assert "a sweep runs in one process" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert (
+        "a sweep runs in one process" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    )
 
 
 def test_names_say_what_differs():
@@ -229,7 +259,9 @@ def test_each_status_of_a_run(tmp_path):
         "missed",
         "interrupted",
     ]  # and the last not begun
-    assert found[1]["reason"].startswith("the loss is nan at step 3 (FloatingPointError in test_sweep.py, line ")
+    assert found[1]["reason"].startswith(
+        "the loss is nan at step 3 (FloatingPointError in test_sweep.py, line "
+    )
     assert told[1].startswith("2 of 5: net-w8-a8-s1: failed: the loss is nan") and len(told) == 4
     assert rows(tmp_path) == found
     lines = [line.split() for line in table(found).splitlines()]
@@ -268,8 +300,12 @@ def test_rows_stay_where_records_do(tmp_path):
 
     first, second, third = plan("net", [Target(8), Target(12), Target(14)])
     assert swept([first, second], search) == {first.name: "complete", second.name: "complete"}
-    assert swept([first, third], refusing) == {run.name: "complete" for run in (first, second, third)}
-    assert set(swept([second], search, overwrite=True)) == {run.name for run in (first, second, third)}
+    assert swept([first, third], refusing) == {
+        run.name: "complete" for run in (first, second, third)
+    }
+    assert set(swept([second], search, overwrite=True)) == {
+        run.name for run in (first, second, third)
+    }
     assert set(swept([second], search, batch=4, overwrite=True)) == {second.name}
 
 
@@ -278,5 +314,8 @@ def test_rows_stay_where_records_do(tmp_path):
                                   "[" * 200_000, "no JSON"])  # fmt: skip
 def test_a_sheet_that_is_none_is_named(tmp_path, text):
     (tmp_path / SHEET).write_text(text)
-    with pytest.raises(ValueError, match=r"sweep\.json (is not what a sweep writes|is no JSON|cannot be read as JSON)"):
+    with pytest.raises(
+        ValueError,
+        match=r"sweep\.json (is not what a sweep writes|is no JSON|cannot be read as JSON)",
+    ):
         sweep(plan("net", [Target(8)]), lambda run, folder: True, tmp_path)

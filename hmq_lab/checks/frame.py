@@ -102,7 +102,9 @@ def check(judge: Callable) -> Callable:
         if not callable(answer):
             gave = type(answer).__name__
             call_it = f"Give the function itself: checks.{name}({name}), without calling it"
-            return Verdict(False, f"{call_it}; you gave a value, of type {gave}.", None, lesson, name)
+            return Verdict(
+                False, f"{call_it}; you gave a value, of type {gave}.", None, lesson, name
+            )
         try:
             verdict = judge(answer, **options)
         except NotImplementedError as error:
@@ -127,7 +129,9 @@ def _unwritten(answer: Callable, error: NotImplementedError) -> Verdict:
     if isinstance(own, types.CodeType) and raised_in is not None and raised_in is not own:
         other = raised_in.co_name
         if other.isidentifier():
-            says = f"Your answer calls `{other}`, and `{other}` is not written yet: it still raises "
+            says = (
+                f"Your answer calls `{other}`, and `{other}` is not written yet: it still raises "
+            )
             return Verdict(None, says + "NotImplementedError. Write that function first.")
     return Verdict(None, OPEN)
 
@@ -245,7 +249,9 @@ def _named_fault(
         if all(same(i) for i in range(len(cases))):
             return fault
         if partly is None and all(same(i) for i in wrong):
-            mistakes = [i for i, m in enumerate(made) if m is None or not close(m, wanted[i], tolerance)]
+            mistakes = [
+                i for i, m in enumerate(made) if m is None or not close(m, wanted[i], tolerance)
+            ]
             if 2 * len(wrong) >= len(mistakes):
                 partly = fault
     return partly

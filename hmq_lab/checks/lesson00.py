@@ -33,7 +33,9 @@ def largest(answer) -> Verdict:
     def _(bits, threshold):
         return threshold
 
-    @faults.says("That is an unsigned tensor's: a signed one has its 2^bits levels over twice the threshold.")
+    @faults.says(
+        "That is an unsigned tensor's: a signed one has its 2^bits levels over twice the threshold."
+    )
     def _(bits, threshold):
         return threshold - threshold / 2**bits
 
@@ -80,7 +82,9 @@ def mean_bits(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
-    @faults.says("That counts tensors, not weights: a tensor with more elements has to count for more.")
+    @faults.says(
+        "That counts tensors, not weights: a tensor with more elements has to count for more."
+    )
     def _(bits, sizes):
         return fmean(bits)
 
@@ -90,7 +94,9 @@ def mean_bits(answer) -> Verdict:
     def _(bits, sizes):
         return 32 * sum(sizes) / used(bits, sizes)
 
-    @faults.says("That is the bits of a tensor on average: divide by the number of weights, not of tensors.")
+    @faults.says(
+        "That is the bits of a tensor on average: divide by the number of weights, not of tensors."
+    )
     def _(bits, sizes):
         return used(bits, sizes) / len(sizes)
 

@@ -10,7 +10,9 @@ import torch
 from hmq_lab.checks.frame import Faults, Verdict, check, compare, curve, in_bits, points
 
 SIGNS = (True, False)
-GRID = torch.arange(-160, 161) / 128  # every multiple of 1/128 from -1.25 to 1.25: ties of all steps down to 1/64
+GRID = (
+    torch.arange(-160, 161) / 128
+)  # every multiple of 1/128 from -1.25 to 1.25: ties of all steps down to 1/64
 
 
 @check
@@ -23,7 +25,12 @@ def step(answer) -> Verdict:
     Source: HMQ, section 3: 2t / 2^b signed, t / 2^b unsigned.
     """
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [{"bits": b, "threshold": t, "signed": s} for t in (1.0, 0.25) for b in (1, 2, 3, 8) for s in SIGNS]
+    cases = [
+        {"bits": b, "threshold": t, "signed": s}
+        for t in (1.0, 0.25)
+        for b in (1, 2, 3, 8)
+        for s in SIGNS
+    ]
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
@@ -36,7 +43,9 @@ def step(answer) -> Verdict:
     def _(bits, threshold, signed):
         return 2 * threshold / 2**bits
 
-    @faults.says("You divided by the number of gaps, 2^b - 1: the last level stands one step below the threshold.")
+    @faults.says(
+        "You divided by the number of gaps, 2^b - 1: the last level stands one step below the threshold."
+    )
     def _(bits, threshold, signed):
         return threshold * (1 + signed) / (2**bits - 1)
 
@@ -58,7 +67,9 @@ def step(answer) -> Verdict:
 
     draw = points(
         "step",
-        lambda c: f"{in_bits(c['bits'])} below {c['threshold']:g}, {'un' * (not c['signed'])}signed",
+        lambda c: (
+            f"{in_bits(c['bits'])} below {c['threshold']:g}, {'un' * (not c['signed'])}signed"
+        ),
     )
     return compare(answer, _step, cases, faults, tolerance=1e-9, draw=draw)
 
@@ -78,9 +89,13 @@ def to_codes(answer) -> Verdict:
 
     faults.add("You round down: round to the nearest integer.", _rounding(np.floor))
 
-    faults.add("You cut off what is behind the point: round to the nearest integer.", _rounding(np.trunc))
+    faults.add(
+        "You cut off what is behind the point: round to the nearest integer.", _rounding(np.trunc)
+    )
 
-    faults.add("You round a half up: a half goes to the even integer, 0.5 to 0 and 2.5 to 2.", half_up)
+    faults.add(
+        "You round a half up: a half goes to the even integer, 0.5 to 0 and 2.5 to 2.", half_up
+    )
 
     faults.add(
         "You round a half away from zero: a half goes to the even integer, 0.5 to 0 and 2.5 to 2.",
@@ -114,7 +129,9 @@ def to_codes(answer) -> Verdict:
     def _(x, bits, threshold, signed):
         return _codes(x, bits, threshold, False)
 
-    @faults.says("These are the values: leave the codes as integers, before they are multiplied by the step.")
+    @faults.says(
+        "These are the values: leave the codes as integers, before they are multiplied by the step."
+    )
     def _(x, bits, threshold, signed):
         return _codes(x, bits, threshold, signed) * _step(bits, threshold, signed)
 
@@ -184,7 +201,9 @@ def released(answer) -> Verdict:
     def _(x, bits, threshold, signed):
         return right(x, bits, threshold, signed) / _step(bits, threshold, signed)
 
-    return compare(answer, right, _staircases(), faults, tolerance=1e-9, draw=curve("x", "Q(x)", pick=-1))
+    return compare(
+        answer, right, _staircases(), faults, tolerance=1e-9, draw=curve("x", "Q(x)", pick=-1)
+    )
 
 
 @check
@@ -198,7 +217,11 @@ def rescale(answer) -> Verdict:
     The largest accumulators have more than 53 bits, so that a detour through floats shows.
     """
     small = [{"accumulator": n, "places": k} for k in (1, 2, 3) for n in range(-12, 13)]
-    large = [{"accumulator": sign * (2**59 + rest), "places": 40} for rest in (2**39, 2**39 + 1) for sign in (1, -1)]
+    large = [
+        {"accumulator": sign * (2**59 + rest), "places": 40}
+        for rest in (2**39, 2**39 + 1)
+        for sign in (1, -1)
+    ]
 
     # The cases, the simplest first: a message names the first that is wrong.
     cases = [
@@ -293,7 +316,11 @@ def _staircases() -> list[dict]:
     ]
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [{"x": torch.tensor([v]), "bits": b, "threshold": 1.0, "signed": s} for v, b in single for s in SIGNS]
+    cases = [
+        {"x": torch.tensor([v]), "bits": b, "threshold": 1.0, "signed": s}
+        for v, b in single
+        for s in SIGNS
+    ]
     for bits, threshold, signed in (
         (1, 1.0, True),
         (4, 0.25, False),
@@ -301,5 +328,7 @@ def _staircases() -> list[dict]:
         (3, 4.0, False),
         (3, 1.0, True),
     ):
-        cases.append({"x": GRID * threshold, "bits": bits, "threshold": threshold, "signed": signed})
+        cases.append(
+            {"x": GRID * threshold, "bits": bits, "threshold": threshold, "signed": signed}
+        )
     return cases

@@ -37,7 +37,9 @@ def quantized(x, bits: int, threshold: float, signed: bool) -> Quantized:
 
 def parts(q: Quantized) -> tuple[float, float]:
     square = q.error**2
-    return float(np.where(q.clipped, 0, square).mean()), float(np.where(q.clipped, square, 0).mean())
+    return float(np.where(q.clipped, 0, square).mean()), float(
+        np.where(q.clipped, square, 0).mean()
+    )
 
 
 @check
@@ -57,7 +59,9 @@ def error_parts(answer) -> Verdict:
         return parts(quantized(x, bits, threshold, signed))
 
     def mistaken(function):
-        return lambda x, bits, threshold, signed: function(quantized(x, bits, threshold, signed), threshold, signed)
+        return lambda x, bits, threshold, signed: function(
+            quantized(x, bits, threshold, signed), threshold, signed
+        )
 
     def split(square, clipped):
         return square[~clipped].sum() / square.size, square[clipped].sum() / square.size
@@ -157,7 +161,9 @@ def error_parts(answer) -> Verdict:
         (3, 1.0, False),
         (4, 0.25, True),
     ):
-        cases.append({"x": _sample(200, signed), "bits": bits, "threshold": threshold, "signed": signed})
+        cases.append(
+            {"x": _sample(200, signed), "bits": bits, "threshold": threshold, "signed": signed}
+        )
     draw = points("rounding + clipping", lambda c: f"{in_bits(c['bits'])} below {c['threshold']:g}")
     return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=draw)
 
@@ -195,7 +201,9 @@ def best_exponent(answer) -> Verdict:
         _chosen(lambda q: abs(q.error).sum()),
     )
 
-    faults.add("You add up errors with their signs: they cancel.", _chosen(lambda q: abs(q.error.sum())))
+    faults.add(
+        "You add up errors with their signs: they cancel.", _chosen(lambda q: abs(q.error.sum()))
+    )
 
     faults.add(
         "You take the smallest power of two that the largest magnitude does not exceed: a smaller one can lose less.",
@@ -224,7 +232,11 @@ def best_exponent(answer) -> Verdict:
     samples += [(_sample(400, s), s) for s in (True, False)]
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [{"x": x, "bits": b, "signed": s, "exponents": EXPONENTS} for x, s in samples for b in (1, 2, 3, 4, 6, 8)]
+    cases = [
+        {"x": x, "bits": b, "signed": s, "exponents": EXPONENTS}
+        for x, s in samples
+        for b in (1, 2, 3, 4, 6, 8)
+    ]
     draw = points("exponent", lambda c: f"{in_bits(c['bits'])}, {'un' * (not c['signed'])}signed")
     return compare(answer, oracle, cases, faults, draw=draw)
 
@@ -240,7 +252,9 @@ def fewest_bits(answer) -> Verdict:
     The share is the squared error with the best threshold by the sum of squares of x.
     """
 
-    def search(cost=_squares, whole=lambda x: (x**2).sum(), allowed=lambda e: e, most=8, enough=operator.le):
+    def search(
+        cost=_squares, whole=lambda x: (x**2).sum(), allowed=lambda e: e, most=8, enough=operator.le
+    ):
         def found(x, limit, signed, exponents):
             for bits in range(1, most + 1):
                 losses = [cost(quantized(x, bits, 2.0**e, signed)) for e in allowed(exponents)]
@@ -255,7 +269,9 @@ def fewest_bits(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
-    @faults.says("You subtract the mean: that is the variance. The limit is a share of the plain sum of squares of x.")
+    @faults.says(
+        "You subtract the mean: that is the variance. The limit is a share of the plain sum of squares of x."
+    )
     def _(**case):
         return search(whole=lambda x: ((x - x.mean()) ** 2).sum())(**case)
 
@@ -318,7 +334,11 @@ def fewest_bits(answer) -> Verdict:
     # The cases, the simplest first: a message names the first that is wrong.
     cases = [
         equal,
-        *({"x": x, "limit": v, "signed": s, "exponents": EXPONENTS} for x, s in samples for v in limits),
+        *(
+            {"x": x, "limit": v, "signed": s, "exponents": EXPONENTS}
+            for x, s in samples
+            for v in limits
+        ),
     ]
     draw = points("bits", lambda c: f"{c['limit']:.2%}, {'un' * (not c['signed'])}signed")
     return compare(answer, oracle, cases, faults, draw=draw)

@@ -25,7 +25,9 @@ def gradient_x(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
-    @faults.says("That is the true derivative, 0: straight-through takes the slope of rounding to be 1.")
+    @faults.says(
+        "That is the true derivative, 0: straight-through takes the slope of rounding to be 1."
+    )
     def _(x, **_):
         return 0 * x
 
@@ -55,7 +57,9 @@ def gradient_x(answer) -> Verdict:
 
     faults.add(
         "You give half the slope at the end levels, as torch.clamp does at a tie: inclusive means all of it.",
-        _inside(lambda x, r, lo, hi, step: ((r >= lo) & (r <= hi)) * (1 - 0.5 * ((r == lo) | (r == hi)))),
+        _inside(
+            lambda x, r, lo, hi, step: ((r >= lo) & (r <= hi)) * (1 - 0.5 * ((r == lo) | (r == hi)))
+        ),
     )
 
     @faults.says("Your lower bound is -threshold / step for unsigned numbers too: there it is 0.")
@@ -72,7 +76,9 @@ def gradient_x(answer) -> Verdict:
         _inside(lambda x, r, lo, hi, step: (r < lo) | (r > hi)),
     )
 
-    return compare(answer, _oracle("x"), _cases(), faults, tolerance=1e-6, draw=curve("x", "dQ/dx", pick=-1))
+    return compare(
+        answer, _oracle("x"), _cases(), faults, tolerance=1e-6, draw=curve("x", "dQ/dx", pick=-1)
+    )
 
 
 @check
@@ -135,7 +141,9 @@ def gradient_step(answer) -> Verdict:
 
     faults.add("You leave out what rounds onto an end level: the bounds are inclusive.", strict)
 
-    @faults.says("Below the lowest level it is 0: that level is -threshold, or 0, whatever the step.")
+    @faults.says(
+        "Below the lowest level it is 0: that level is -threshold, or 0, whatever the step."
+    )
     def _(x, step, threshold, signed):
         return torch.where(
             _rounded(x, step, threshold, signed)[0] < _rounded(x, step, threshold, signed)[1],
@@ -143,7 +151,9 @@ def gradient_step(answer) -> Verdict:
             right(x, step, threshold, signed),
         )
 
-    faults.add("Inside it is 0 in your answer: there it is r - x / step.", middle(lambda r, u, step: 0 * r))
+    faults.add(
+        "Inside it is 0 in your answer: there it is r - x / step.", middle(lambda r, u, step: 0 * r)
+    )
 
     @faults.says("Your lower bound is -threshold / step for unsigned numbers too: there it is 0.")
     def _(x, step, threshold, signed):
@@ -208,9 +218,13 @@ def gradient_tied(answer) -> Verdict:
         mixed(lambda t, s, k: t + s),
     )
 
-    faults.add("dstep/dthreshold is inverted: it is step / threshold.", mixed(lambda t, s, k: t + s / k))
+    faults.add(
+        "dstep/dthreshold is inverted: it is step / threshold.", mixed(lambda t, s, k: t + s / k)
+    )
 
-    faults.add("The two terms add up; you subtract one from the other.", mixed(lambda t, s, k: t - s * k))
+    faults.add(
+        "The two terms add up; you subtract one from the other.", mixed(lambda t, s, k: t - s * k)
+    )
 
     faults.add(
         "That is the true derivative, Q(x) / threshold, with slope 0 for rounding; straight-through takes 1.",
@@ -235,7 +249,9 @@ def gradient_tied(answer) -> Verdict:
         (3, 0.9, True),
     ):
         cases.append({"x": GRID, "bits": bits, "threshold": threshold, "signed": signed})
-    return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=curve("x", "dQ/dthreshold", pick=-1))
+    return compare(
+        answer, oracle, cases, faults, tolerance=1e-6, draw=curve("x", "dQ/dthreshold", pick=-1)
+    )
 
 
 def composition(x: Tensor, step: Tensor, threshold: Tensor, signed: bool) -> Tensor:
@@ -269,7 +285,9 @@ def _oracle(name: str):
     return lambda x, step, threshold, signed: _by(name, x, step, threshold, signed)
 
 
-def _rounded(x: Tensor, step: float, threshold: float, signed: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _rounded(
+    x: Tensor, step: float, threshold: float, signed: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     reach = torch.tensor(threshold / step, dtype=x.dtype)
     return (x / step).round(), (-reach if signed else 0 * reach), reach - 1
 
@@ -278,7 +296,9 @@ def _inside(test):
     """A derivative by x that is 1, or a share of it, where the test of (x, r, lo, hi, step) says
     so.
     """
-    return lambda x, step, threshold, signed: test(x, *_rounded(x, step, threshold, signed), step).to(x.dtype)
+    return lambda x, step, threshold, signed: test(
+        x, *_rounded(x, step, threshold, signed), step
+    ).to(x.dtype)
 
 
 def _cases() -> list[dict]:

@@ -47,7 +47,9 @@ def gumbel_max(answer) -> Verdict:
         picks(lambda p, u: p.expand_as(u)),
     )
 
-    faults.add("You add the noise to p: it is added to log p.", picks(lambda p, u: p - (-u.log()).log()))
+    faults.add(
+        "You add the noise to p: it is added to log p.", picks(lambda p, u: p - (-u.log()).log())
+    )
 
     faults.add(
         "Your noise is -log(u), which is exponential: Gumbel noise takes the logarithm twice, -log(-log(u)).",
@@ -73,7 +75,9 @@ def gumbel_max(answer) -> Verdict:
     def _(probabilities, uniform):
         return (probabilities.log() - (-uniform.log()).log()).argmin(1)
 
-    faults.add("p is left out of your answer: every category wins equally often.", picks(lambda p, u: u))
+    faults.add(
+        "p is left out of your answer: every category wins equally often.", picks(lambda p, u: u)
+    )
 
     generator = torch.Generator().manual_seed(4)
 
@@ -107,7 +111,9 @@ def relaxed_sample(answer) -> Verdict:
         return weight / weight.sum(1, keepdims=True)
 
     def softmax(score, axis=1):
-        return lambda logits, noise, temperature: torch.softmax(score(logits, noise, temperature), axis)
+        return lambda logits, noise, temperature: torch.softmax(
+            score(logits, noise, temperature), axis
+        )
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
@@ -132,7 +138,9 @@ def relaxed_sample(answer) -> Verdict:
         softmax(lambda l, g, tau: l + g),
     )
 
-    faults.add("There is no noise in your answer.", softmax(lambda l, g, tau: (l / tau).expand_as(g)))
+    faults.add(
+        "There is no noise in your answer.", softmax(lambda l, g, tau: (l / tau).expand_as(g))
+    )
 
     faults.add(
         "You subtract the noise: it is added to the logits.",
@@ -168,7 +176,11 @@ def relaxed_sample(answer) -> Verdict:
         ((0.5, -0.5, 0.0), 3, 4.0),
         ((2.0, 0.0, 1.0, -3.0), 60, 0.3),
     ):
-        noise = -torch.empty(samples, len(logits), dtype=torch.float64).exponential_(generator=generator).log()
+        noise = (
+            -torch.empty(samples, len(logits), dtype=torch.float64)
+            .exponential_(generator=generator)
+            .log()
+        )
         logits = torch.tensor(logits, dtype=torch.float64)
         cases.append({"logits": logits, "noise": noise, "temperature": temperature})
     return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=_largest)
@@ -259,7 +271,9 @@ def cycle_temperature(answer) -> Verdict:
 
     # What is right, computed in another way than an answer would.
     def oracle(step, steps_per_epoch):
-        return max(FLOOR, math.exp(-RATE * count(step % (EPOCHS * steps_per_epoch), steps_per_epoch)))
+        return max(
+            FLOOR, math.exp(-RATE * count(step % (EPOCHS * steps_per_epoch), steps_per_epoch))
+        )
 
     def of(formula):
         return lambda step, steps_per_epoch: formula(step, steps_per_epoch)
@@ -358,8 +372,12 @@ def _largest(cases, wanted, given) -> plots.Drawing:
     drawing, ax = plots.canvas(height=3.2)
     ax.plot([0, 1], [0, 1], color=plots.PALE, lw=3)
     ax.plot(right, yours, "o", color=plots.BLUE, ms=6)
-    ax.set(xlabel="largest entry of the right sample", ylabel="of yours", title="on the line: the same")
-    drawing.sentence = f"The largest entries of {len(right)} samples, the right ones from {right.min():.2f} on."
+    ax.set(
+        xlabel="largest entry of the right sample", ylabel="of yours", title="on the line: the same"
+    )
+    drawing.sentence = (
+        f"The largest entries of {len(right)} samples, the right ones from {right.min():.2f} on."
+    )
     return drawing
 
 
@@ -372,5 +390,7 @@ def _over_epochs(cases, wanted, given) -> plots.Drawing:
     ax.plot(epochs, [float(given[i]) for i in at], color=plots.BLUE, lw=1.6, label="yours")
     ax.set(xlabel="epoch", ylabel="temperature τ", title=f"{longest} steps an epoch")
     ax.legend(frameon=False)
-    drawing.sentence = f"Your temperature over {epochs[-1]:.0f} epochs of {longest} steps, beside the right one."
+    drawing.sentence = (
+        f"Your temperature over {epochs[-1]:.0f} epochs of {longest} steps, beside the right one."
+    )
     return drawing

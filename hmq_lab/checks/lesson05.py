@@ -91,7 +91,9 @@ def expected_parameters(answer) -> Verdict:
 
     faults.add(
         "That is the most probable pair: every pair counts, with its probability.",
-        of(lambda p, b, t, s, sign: (s.flatten()[p.argmax()], t.expand_as(p).flatten()[p.argmax()])),
+        of(
+            lambda p, b, t, s, sign: (s.flatten()[p.argmax()], t.expand_as(p).flatten()[p.argmax()])
+        ),
     )
 
     tables = [
@@ -122,7 +124,9 @@ def expected_parameters(answer) -> Verdict:
         rows, columns = case["probabilities"].shape
         return f"{rows} x {columns}, {'signed' if case['signed'] else 'unsigned'}"
 
-    return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=points("step + threshold", label))
+    return compare(
+        answer, oracle, cases, faults, tolerance=1e-6, draw=points("step + threshold", label)
+    )
 
 
 @check
@@ -141,7 +145,9 @@ def first_logit(answer) -> Verdict:
         low, high = -50.0, 50.0
         for _ in range(80):
             middle = (low + high) / 2
-            p = torch.softmax(torch.cat((torch.tensor([middle], dtype=torch.float64), others)), 0)[0]
+            p = torch.softmax(torch.cat((torch.tensor([middle], dtype=torch.float64), others)), 0)[
+                0
+            ]
             low, high = (middle, high) if p < probability else (low, middle)
         return low
 
@@ -285,7 +291,8 @@ def selection(answer) -> Verdict:
         )
     ]
     tables += [
-        torch.softmax(2 * torch.randn(64, generator=generator, dtype=torch.float64), 0).view(8, 8) for _ in range(8)
+        torch.softmax(2 * torch.randn(64, generator=generator, dtype=torch.float64), 0).view(8, 8)
+        for _ in range(8)
     ]
     return compare(answer, oracle, [{"probabilities": t} for t in tables], faults, draw=_table)
 
@@ -337,7 +344,9 @@ def logit_gradient(answer) -> Verdict:
         of(lambda p, v, m, tau: p * (v - m)),
     )
 
-    faults.add("The temperature is inverted: divide by it.", of(lambda p, v, m, tau: p * (v - m) * tau))
+    faults.add(
+        "The temperature is inverted: divide by it.", of(lambda p, v, m, tau: p * (v - m) * tau)
+    )
 
     faults.add(
         "The sample is missing as a factor: a scheme that has no weight in it gets no gradient.",
@@ -359,7 +368,9 @@ def logit_gradient(answer) -> Verdict:
         without("d_threshold"),
     )
 
-    faults.add("The step is left out: the loss depends on the expected step too.", without("d_step"))
+    faults.add(
+        "The step is left out: the loss depends on the expected step too.", without("d_step")
+    )
 
     faults.add(
         "That is the diagonal alone, p (1 - p): raising one logit lowers the weight of all other schemes.",
@@ -414,8 +425,12 @@ def _table(cases, wanted, given) -> plots.Drawing:
     }
     sns.heatmap(100 * table, ax=ax, linewidths=0.5, **style)
     (row, column), (r, c) = wanted[at], _plain(given[at])
-    ax.add_patch(Rectangle((column, row), 1, 1, fill=False, ec=plots.RED, lw=3, clip_on=False, label="right"))
-    ax.plot(c + 0.8, r + 0.25, "X", ms=13, color=plots.BLUE, mec="white", clip_on=False, label="yours")
+    ax.add_patch(
+        Rectangle((column, row), 1, 1, fill=False, ec=plots.RED, lw=3, clip_on=False, label="right")
+    )
+    ax.plot(
+        c + 0.8, r + 0.25, "X", ms=13, color=plots.BLUE, mec="white", clip_on=False, label="yours"
+    )
     ax.set(xlabel="column: threshold", ylabel="row: bits")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     size = f"{table.shape[0]} x {table.shape[1]}"
@@ -445,5 +460,7 @@ def _heat(cases, wanted, given) -> plots.Drawing:
             title=f"gradient of the logits: {title}",
         )
     most = np.abs(yours).max()
-    drawing.sentence = f"The right gradient of 64 logits, at most {reach:.2g}, and yours, at most {most:.2g}."
+    drawing.sentence = (
+        f"The right gradient of 64 logits, at most {reach:.2g}, and yours, at most {most:.2g}."
+    )
     return drawing

@@ -26,7 +26,9 @@ def hinge(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
-    @faults.says("Above the target it must be 0: a compression that is higher than asked for costs nothing.")
+    @faults.says(
+        "Above the target it must be 0: a compression that is higher than asked for costs nothing."
+    )
     def _(rate, target):
         return ((target - rate) / target) ** 2
 
@@ -71,11 +73,15 @@ def _hinges(cases, wanted, given) -> plots.Drawing:
     drawing, ax = plots.canvas(height=3.2)
     along = [rate for rate, _ in at]
     ax.plot(along, [wanted[i] for _, i in at], color=plots.PALE, lw=5, label="right")
-    ax.plot(along, [float(given[i]) for _, i in at], color=plots.BLUE, marker="o", lw=1.6, label="yours")
+    ax.plot(
+        along, [float(given[i]) for _, i in at], color=plots.BLUE, marker="o", lw=1.6, label="yours"
+    )
     ax.axvline(TARGET, color=plots.INK, ls="--", label="target")
     ax.set(xlabel="compression", ylabel="hinge")
     ax.legend(frameon=False)
-    drawing.sentence = f"Your hinge over the compression beside the right one, for a target of {TARGET:g}."
+    drawing.sentence = (
+        f"Your hinge over the compression beside the right one, for a target of {TARGET:g}."
+    )
     return drawing
 
 
@@ -113,7 +119,9 @@ def regret(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
-    @faults.says("The best of all choices is not the one to compare with: take the best that reaches the target.")
+    @faults.says(
+        "The best of all choices is not the one to compare with: take the best that reaches the target."
+    )
     def _(losses, rates, chosen, target):
         return losses[chosen] - min(losses)
 
@@ -135,7 +143,9 @@ def regret(answer) -> Verdict:
     def _(losses, rates, chosen, target):
         return min(fit(losses, rates, target))
 
-    @faults.says("That is how many choices are better, a rank; the regret is a difference of losses.")
+    @faults.says(
+        "That is how many choices are better, a rank; the regret is a difference of losses."
+    )
     def _(losses, rates, chosen, target):
         return sum(fit(losses, rates, target) < losses[chosen])
 
@@ -183,7 +193,10 @@ PROBLEMS = [
         "sizes": [10, 100],
         "target": 7.5,
     },
-    *[_problem(seed, tensors, target) for seed, tensors, target in ((1, 3, 6.0), (2, 4, 8.0), (3, 5, 10.0))],
+    *[
+        _problem(seed, tensors, target)
+        for seed, tensors, target in ((1, 3, 6.0), (2, 4, 8.0), (3, 5, 10.0))
+    ],
 ]
 
 
@@ -234,7 +247,9 @@ def best_bits(answer) -> Verdict:
 
     faults.add("That gives every tensor the same bits; tensors may differ.", _uniform)
 
-    return compare(answer, _best_bits, PROBLEMS, faults, draw=_sums, right="Right, in all {count} problems.")
+    return compare(
+        answer, _best_bits, PROBLEMS, faults, draw=_sums, right="Right, in all {count} problems."
+    )
 
 
 def _sums(cases, wanted, given) -> plots.Drawing:
@@ -259,7 +274,9 @@ def _table(costs, sizes, counted=np.asarray):
     """Of every choice its bits (N, T), its sum of costs (N,), its compression (N,)."""
     grid = np.meshgrid(*[np.array(list(row)) for row in costs], indexing="ij")
     bits = np.stack([g.ravel() for g in grid], 1)
-    cost = sum(np.vectorize(row.__getitem__)(column) for row, column in zip(costs, bits.T, strict=True))
+    cost = sum(
+        np.vectorize(row.__getitem__)(column) for row, column in zip(costs, bits.T, strict=True)
+    )
     weight = counted(np.array(sizes))
     return bits, cost, 32 * weight.sum() / (bits @ weight)
 
@@ -293,7 +310,9 @@ def _greedy(costs, sizes, target) -> list[int]:
         changes = [(i, b) for i, row in enumerate(costs) for b in row if b < bits[i]]
         i, b = min(
             changes,
-            key=lambda c: (costs[c[0]][c[1]] - costs[c[0]][bits[c[0]]]) / sizes[c[0]] / (bits[c[0]] - c[1]),
+            key=lambda c: (
+                (costs[c[0]][c[1]] - costs[c[0]][bits[c[0]]]) / sizes[c[0]] / (bits[c[0]] - c[1])
+            ),
         )
         bits[i] = b
     return bits

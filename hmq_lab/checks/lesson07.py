@@ -81,7 +81,9 @@ def both_rates(answer) -> Verdict:
         _two(choose=lambda table, bits: table.sum(1) @ bits),
     )
 
-    draw = points("expected compression + actual compression", lambda case: f"{len(case['sizes'])} weights")
+    draw = points(
+        "expected compression + actual compression", lambda case: f"{len(case['sizes'])} weights"
+    )
     return compare(answer, _both_rates, RATES, faults, tolerance=1e-6, draw=draw)
 
 
@@ -135,7 +137,9 @@ def one_bit_share(answer) -> Verdict:
     def _(target):
         return min(1.0, 32 / target - 1)
 
-    @faults.says("The *bits* of the two parts average, not their compressions: the mean must come down to 32 / target.")
+    @faults.says(
+        "The *bits* of the two parts average, not their compressions: the mean must come down to 32 / target."
+    )
     def _(target):
         return max(0.0, target / 16 - 1)
 
@@ -199,11 +203,15 @@ def standard_error(answer) -> Verdict:
     def _(accuracy, pictures):
         return math.sqrt(_variance(accuracy, pictures)) / 100
 
-    @faults.says("That is the spread of a single image, right or wrong: the mean of many has a smaller one.")
+    @faults.says(
+        "That is the spread of a single image, right or wrong: the mean of many has a smaller one."
+    )
     def _(accuracy, pictures):
         return math.sqrt(accuracy * (100 - accuracy))
 
-    @faults.says("The spread falls with the square root of the number of images: the division belongs under the root.")
+    @faults.says(
+        "The spread falls with the square root of the number of images: the division belongs under the root."
+    )
     def _(accuracy, pictures):
         return math.sqrt(accuracy * (100 - accuracy)) / pictures
 
@@ -229,7 +237,9 @@ def standard_error(answer) -> Verdict:
     def _(accuracy, pictures):
         return math.sqrt(abs(accuracy * (1 - accuracy)) / pictures)
 
-    draw = points("standard error (points)", lambda case: f"{case['accuracy']:g} % of {case['pictures']:,}")
+    draw = points(
+        "standard error (points)", lambda case: f"{case['accuracy']:g} % of {case['pictures']:,}"
+    )
     return compare(answer, _standard_error, cases, faults, tolerance=1e-3, draw=draw)
 
 

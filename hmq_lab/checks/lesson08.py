@@ -87,7 +87,9 @@ def inverted(answer) -> Verdict:
 
     faults.add(
         "These convolutions have no biases: batch norm follows each of them.",
-        block(lambda i, h, k: (i + 1) * h, lambda h, k: h * (k * k + 1), lambda h, o, k: (h + 1) * o),
+        block(
+            lambda i, h, k: (i + 1) * h, lambda h, k: h * (k * k + 1), lambda h, o, k: (h + 1) * o
+        ),
     )
 
     draw = points(
@@ -138,14 +140,20 @@ def rest_rate(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
-    @faults.says("That is the compression you were given: the kept weights take more or less than it.")
+    @faults.says(
+        "That is the compression you were given: the kept weights take more or less than it."
+    )
     def _(rate, **_):
         return rate
 
-    @faults.says("Where the weights that are kept take all the room, or more, no compression will do: return infinity.")
+    @faults.says(
+        "Where the weights that are kept take all the room, or more, no compression will do: return infinity."
+    )
     def _(rate, elements, kept, bits):
         return (
-            32 * (elements - kept) / left(rate, elements, kept, bits) if left(rate, elements, kept, bits) else math.inf
+            32 * (elements - kept) / left(rate, elements, kept, bits)
+            if left(rate, elements, kept, bits)
+            else math.inf
         )
 
     faults.add(
@@ -225,12 +233,16 @@ def activation_bits(answer) -> Verdict:
     """
 
     def rule(whole=math.floor, low=4, high=8, reference=max):
-        return lambda sizes, rate: [min(high, max(low, whole(32 * reference(sizes) / (rate * size)))) for size in sizes]
+        return lambda sizes, rate: [
+            min(high, max(low, whole(32 * reference(sizes) / (rate * size)))) for size in sizes
+        ]
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
-    faults.add("Round down: half a bit too many is more memory than the target allows.", rule(whole=round))
+    faults.add(
+        "Round down: half a bit too many is more memory than the target allows.", rule(whole=round)
+    )
 
     faults.add(
         "Round down, not up: one bit too many is more memory than the target allows.",
@@ -253,7 +265,9 @@ def activation_bits(answer) -> Verdict:
     def _(sizes, rate):
         return [min(8, max(4, math.floor(32 / rate)))] * len(sizes)
 
-    faults.add("The room is set by the largest tensor, not by all of them together.", rule(reference=sum))
+    faults.add(
+        "The room is set by the largest tensor, not by all of them together.", rule(reference=sum)
+    )
 
     faults.add("The room is set by the largest tensor, not by their mean.", rule(reference=np.mean))
 
@@ -330,7 +344,9 @@ def peak_bytes(answer) -> Verdict:
         spans(3),
     )
 
-    @faults.says("That keeps every tensor to the end. Only the input and the output of the layer that runs are needed.")
+    @faults.says(
+        "That keeps every tensor to the end. Only the input and the output of the layer that runs are needed."
+    )
     def _(sizes, bits):
         return np.dot(sizes, bits) / 8
 
@@ -343,7 +359,9 @@ def peak_bytes(answer) -> Verdict:
 
     faults.add("That takes every tensor for a float one.", spans(2, width=32))
 
-    @faults.says("First bytes, then the largest: the pair with the most elements need not be that with the most bytes.")
+    @faults.says(
+        "First bytes, then the largest: the pair with the most elements need not be that with the most bytes."
+    )
     def _(sizes, bits):
         return (lambda k: (sizes[k] * bits[k] + sizes[k + 1] * bits[k + 1]) / 8)(
             int(np.argmax(np.add(sizes[:-1], sizes[1:])))

@@ -86,7 +86,10 @@ ORDERS = [
     {"one": [2, 3, 8], "two": [1, 2, 3]},  # the same order, not on a line
     {"one": [2, 2, 8], "two": [2, 4, 8]},
     {"one": [8, 3, 3, 2, 2, 1, 8], "two": [8, 4, 2, 2, 2, 2, 8]},
-    *[{key: _pair(seed, count)[key] for key in ("one", "two")} for seed, count in ((4, 6), (5, 9), (6, 20))],
+    *[
+        {key: _pair(seed, count)[key] for key in ("one", "two")}
+        for seed, count in ((4, 6), (5, 9), (6, 20))
+    ],
 ]
 
 
@@ -211,7 +214,9 @@ def kept(answer) -> Verdict:
     def _(selections, least):
         return [set(bits) == {least} for bits in zip(*selections, strict=True)]
 
-    draw = points("tensors kept", lambda case: f"{len(case['selections'])} searches, {case['least']} bits")
+    draw = points(
+        "tensors kept", lambda case: f"{len(case['selections'])} searches, {case['least']} bits"
+    )
     return compare(answer, _kept, SELECTIONS, faults, draw=draw)
 
 

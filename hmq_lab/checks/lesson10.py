@@ -30,9 +30,14 @@ def requantize(answer) -> Verdict:
 
     # The cases, the simplest first: a message names the first that is wrong.
     cases = [
-        {"sums": torch.tensor([n]), "places": k, "low": -8, "high": 7} for k in (1, 2) for n in (1, 2, 3, 5, 6, -1, -3)
+        {"sums": torch.tensor([n]), "places": k, "low": -8, "high": 7}
+        for k in (1, 2)
+        for n in (1, 2, 3, 5, 6, -1, -3)
     ]
-    cases += [{"sums": AROUND, "places": k, "low": lo, "high": hi} for k, lo, hi in ((2, 0, 7), (0, -8, 7), (3, -4, 3))]
+    cases += [
+        {"sums": AROUND, "places": k, "low": lo, "high": hi}
+        for k, lo, hi in ((2, 0, 7), (0, -8, 7), (3, -4, 3))
+    ]
     cases.append({"sums": large, "places": 51, "low": 0, "high": 255})
     cases.append({"sums": AROUND, "places": 2, "low": -8, "high": 7})
 
@@ -45,7 +50,9 @@ def requantize(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
-    faults.add("A shift alone rounds down: look at what was shifted out.", shifted(lambda n, k: n >> k))
+    faults.add(
+        "A shift alone rounds down: look at what was shifted out.", shifted(lambda n, k: n >> k)
+    )
 
     faults.add(
         "You round a half up: a half goes to the even integer.",
@@ -114,13 +121,19 @@ def aligned_sum(answer) -> Verdict:
 
         def total(a, a_exponent, b, b_exponent):
             first, second = shift(a_exponent, b_exponent)
-            return [int(np.floor(int(m) * 2.0**first + int(n) * 2.0**second)) for m, n in zip(a, b, strict=True)]
+            return [
+                int(np.floor(int(m) * 2.0**first + int(n) * 2.0**second))
+                for m, n in zip(a, b, strict=True)
+            ]
 
         return total
 
     def coarse(a, a_exponent, b, b_exponent):
         unit = max(a_exponent, b_exponent)
-        return [(int(m) >> (unit - a_exponent)) + (int(n) >> (unit - b_exponent)) for m, n in zip(a, b, strict=True)]
+        return [
+            (int(m) >> (unit - a_exponent)) + (int(n) >> (unit - b_exponent))
+            for m, n in zip(a, b, strict=True)
+        ]
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
@@ -154,7 +167,9 @@ def aligned_sum(answer) -> Verdict:
     def _(a, a_exponent, b, b_exponent):
         return a * max(a_exponent - b_exponent, 1) + b * max(b_exponent - a_exponent, 1)
 
-    @faults.says("These are the values: give the integers, in units of the smaller exponent's power.")
+    @faults.says(
+        "These are the values: give the integers, in units of the smaller exponent's power."
+    )
     def _(a, a_exponent, b, b_exponent):
         return a.double() * 2.0**a_exponent + b.double() * 2.0**b_exponent
 
@@ -196,7 +211,9 @@ def accumulator_bits(answer) -> Verdict:
         {"weight": torch.tensor([[6, -5], [0, 0]]), "bias": torch.tensor([0, 300]), "largest": 3},
     ]
     for bits, inputs in ((2, 9), (4, 72), (4, 144), (8, 144), (8, 27)):
-        weight = torch.from_numpy(generator.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (8, inputs)))
+        weight = torch.from_numpy(
+            generator.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (8, inputs))
+        )
         bias = torch.from_numpy(generator.integers(-5000, 5000, 8))
         cases.append({"weight": weight, "bias": bias, "largest": 255})
 
@@ -219,7 +236,9 @@ def accumulator_bits(answer) -> Verdict:
     def _(weight, bias, largest):
         return _bits(weight, bias, largest) - 1
 
-    @faults.says("One bit too many: -2^(b-1) is still held by b bits, and positive and negative sums share them.")
+    @faults.says(
+        "One bit too many: -2^(b-1) is still held by b bits, and positive and negative sums share them."
+    )
     def _(weight, bias, largest):
         return _bits(weight, bias, largest) + 1
 
@@ -262,7 +281,9 @@ def accumulator_bits(answer) -> Verdict:
         reach(lambda w, b, x: (min((w * x).min(), 0), max((w * x).max(), 0))),
     )
 
-    names = points("bits", lambda c: f"{c['weight'].shape[0]} x {c['weight'].shape[1]}, to {c['largest']}")
+    names = points(
+        "bits", lambda c: f"{c['weight'].shape[0]} x {c['weight'].shape[1]}, to {c['largest']}"
+    )
     return compare(answer, _bits, cases, faults, draw=names)
 
 
@@ -330,7 +351,9 @@ def pack(answer) -> Verdict:
         separately,
     )
 
-    @faults.says("Negative codes reach into their neighbours: keep `bits` bits of each, with & (2**bits - 1).")
+    @faults.says(
+        "Negative codes reach into their neighbours: keep `bits` bits of each, with & (2**bits - 1)."
+    )
     def _(codes, bits):
         return _split(sum((c << bits * i for i, c in enumerate(codes))), len(codes), bits)
 
@@ -402,7 +425,10 @@ def _width(low: int, high: int) -> int:
 
 def _bits(weight, bias, largest) -> int:
     rows = zip(weight.tolist(), bias.tolist(), strict=True)
-    ends = [(b + largest * sum(w for w in row if w < 0), b + largest * sum(w for w in row if w > 0)) for row, b in rows]
+    ends = [
+        (b + largest * sum(w for w in row if w < 0), b + largest * sum(w for w in row if w > 0))
+        for row, b in rows
+    ]
     return _width(min(low for low, _ in ends), max(high for _, high in ends))
 
 

@@ -104,15 +104,21 @@ def recount(answer) -> Verdict:
     def _(rate, quantized, left_float):
         return (rate * quantized + left_float) / (quantized + left_float)
 
-    @faults.says("The float weights are in the size now, but not among all weights: add them above, too.")
+    @faults.says(
+        "The float weights are in the size now, but not among all weights: add them above, too."
+    )
     def _(rate, quantized, left_float):
         return quantized / (quantized / rate + left_float)
 
-    @faults.says("The float weights are among the weights now, but take no room: add them below, too.")
+    @faults.says(
+        "The float weights are among the weights now, but take no room: add them below, too."
+    )
     def _(rate, quantized, left_float):
         return (quantized + left_float) / (quantized / rate)
 
-    @faults.says("That takes the weights that were left float for 8-bit ones. They have 32 bits, as before.")
+    @faults.says(
+        "That takes the weights that were left float for 8-bit ones. They have 32 bits, as before."
+    )
     def _(rate, quantized, left_float):
         return (quantized + left_float) / (quantized / rate + left_float / 4)
 
@@ -168,12 +174,20 @@ def best_rate(answer) -> Verdict:
 
     faults.add(
         "That compares with the highest accuracy of the list: each result has a float network of its own.",
-        fault(lambda rate, accuracy, own, results, points: max((a for _, a, _ in results)) - accuracy <= points),
+        fault(
+            lambda rate, accuracy, own, results, points: (
+                max((a for _, a, _ in results)) - accuracy <= points
+            )
+        ),
     )
 
     faults.add(
         "That compares with the best float network of the list: each result has one of its own.",
-        fault(lambda rate, accuracy, own, results, points: max((f for *_, f in results)) - accuracy <= points),
+        fault(
+            lambda rate, accuracy, own, results, points: (
+                max((f for *_, f in results)) - accuracy <= points
+            )
+        ),
     )
 
     faults.add(
@@ -196,7 +210,9 @@ def best_rate(answer) -> Verdict:
         fault(lambda rate, accuracy, own, results, points: 100 * (own - accuracy) / own <= points),
     )
 
-    faults.add("That is the lowest compression that fits; the highest was asked for.", fault(within, min))
+    faults.add(
+        "That is the lowest compression that fits; the highest was asked for.", fault(within, min)
+    )
 
     faults.add("That is an accuracy; a compression was asked for.", fault(within, of=1))
 
@@ -205,7 +221,9 @@ def best_rate(answer) -> Verdict:
         fault(lambda *_: True),
     )
 
-    draw = points("compression", lambda case: f"{len(case['results'])} results, {case['points']:g} points")
+    draw = points(
+        "compression", lambda case: f"{len(case['results'])} results, {case['points']:g} points"
+    )
     return compare(answer, _best_rate, RESULTS, faults, tolerance=1e-9, draw=draw)
 
 
@@ -286,13 +304,22 @@ def pareto(answer) -> Verdict:
 
     @faults.says("Two equal points do not beat each other: both lie on the front, or neither.")
     def _(points):
-        return [on and p not in points[:i] for i, (on, p) in enumerate(pairs(_pareto(points), points))]
+        return [
+            on and p not in points[:i] for i, (on, p) in enumerate(pairs(_pareto(points), points))
+        ]
 
-    @faults.says("That compares each point with the next one of the list alone; compare it with all.")
+    @faults.says(
+        "That compares each point with the next one of the list alone; compare it with all."
+    )
     def _(points):
-        return [not (n[0] >= p[0] and n[1] >= p[1] and (n != p)) for p, n in pairs(points, [*points[1:], points[-1]])]
+        return [
+            not (n[0] >= p[0] and n[1] >= p[1] and (n != p))
+            for p, n in pairs(points, [*points[1:], points[-1]])
+        ]
 
-    return compare(answer, _pareto, CLOUDS, faults, draw=_cloud, right="Right, for all {count} sets of points.")
+    return compare(
+        answer, _pareto, CLOUDS, faults, draw=_cloud, right="Right, for all {count} sets of points."
+    )
 
 
 def _pareto(points) -> np.ndarray:

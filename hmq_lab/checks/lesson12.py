@@ -34,11 +34,15 @@ def beats(answer) -> Verdict:
     def _(mine, other):
         return mine[0] >= other[0] and mine[1] >= other[1]
 
-    @faults.says("That asks for both to be better; better in one and equal in the other beats it, too.")
+    @faults.says(
+        "That asks for both to be better; better in one and equal in the other beats it, too."
+    )
     def _(mine, other):
         return mine[0] > other[0] and mine[1] > other[1]
 
-    @faults.says("Better in one is not enough where the other number is worse: such choices are not comparable.")
+    @faults.says(
+        "Better in one is not enough where the other number is worse: such choices are not comparable."
+    )
     def _(mine, other):
         return mine[0] > other[0] or mine[1] > other[1]
 
@@ -50,7 +54,9 @@ def beats(answer) -> Verdict:
     def _(mine, other):
         return mine[0] > other[0]
 
-    @faults.says("The compression is reversed: a higher compression is a smaller network, and better.")
+    @faults.says(
+        "The compression is reversed: a higher compression is a smaller network, and better."
+    )
     def _(mine, other):
         return mine != other and mine[0] <= other[0] and (mine[1] >= other[1])
 
@@ -96,7 +102,9 @@ def cheapest_bit(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
-    @faults.says("A change below zero is a gain, and a larger gain is cheaper: do not cut it off at 0.")
+    @faults.says(
+        "A change below zero is a gain, and a larger gain is cheaper: do not cut it off at 0."
+    )
     def _(changes, sizes):
         return np.argmin(np.maximum(changes, 0) / sizes)
 
@@ -110,7 +118,9 @@ def cheapest_bit(answer) -> Verdict:
     def _(changes, sizes):
         return np.argmax(np.array(changes) / sizes)
 
-    @faults.says("Multiplied by the size, small layers look cheap; the loss *per bit saved* is a quotient.")
+    @faults.says(
+        "Multiplied by the size, small layers look cheap; the loss *per bit saved* is a quotient."
+    )
     def _(changes, sizes):
         return np.argmin(np.array(changes) * sizes)
 
@@ -177,7 +187,9 @@ def bit_operations(answer) -> Verdict:
     def _(macs, weight_bits, input_bits):
         return np.dot(macs, np.add(weight_bits, input_bits))
 
-    @faults.says("That multiplies sums or means over the layers; each layer has its own bits: sum the products.")
+    @faults.says(
+        "That multiplies sums or means over the layers; each layer has its own bits: sum the products."
+    )
     def _(macs, weight_bits, input_bits):
         return sum(macs) * np.mean(weight_bits) * np.mean(input_bits)
 

@@ -80,8 +80,13 @@ def _pictures() -> list[dict]:
     rng = torch.Generator().manual_seed(0)
     one = torch.tensor([[[[1.0, -3.0]]]])  # its mean is -1
     zero = torch.tensor([[[[2.0, -2.0]]], [[[-1.0, -1.0]]]])  # a mean of 0 is not negative
-    mixed = torch.randn(4, 3, 5, 5, generator=rng) + torch.tensor([1.0, -0.6, -0.8, 0.3])[:, None, None, None]
-    channels = torch.tensor([1.0, 0.5, -0.6])[None, :, None, None] * torch.ones(1, 3, 2, 2)  # one channel is negative
+    mixed = (
+        torch.randn(4, 3, 5, 5, generator=rng)
+        + torch.tensor([1.0, -0.6, -0.8, 0.3])[:, None, None, None]
+    )
+    channels = torch.tensor([1.0, 0.5, -0.6])[None, :, None, None] * torch.ones(
+        1, 3, 2, 2
+    )  # one channel is negative
     return [{"x": one}, {"x": zero}, {"x": torch.cat([channels, -channels])}, {"x": mixed}]
 
 
@@ -97,7 +102,9 @@ def _where(x, negative):
 UPRIGHT_FAULTS = Faults()
 
 
-@UPRIGHT_FAULTS.says("That lets the mean of the whole batch decide: each image has to decide for itself.")
+@UPRIGHT_FAULTS.says(
+    "That lets the mean of the whole batch decide: each image has to decide for itself."
+)
 def _(x):
     return _where(x, x.mean() < 0)
 
@@ -107,17 +114,23 @@ def _(x):
     return _where(x, x.mean((1, 2, 3), keepdim=True) >= 0)
 
 
-@UPRIGHT_FAULTS.says("That takes the magnitude of each value; the image is to be negated as a whole.")
+@UPRIGHT_FAULTS.says(
+    "That takes the magnitude of each value; the image is to be negated as a whole."
+)
 def _(x):
     return x.abs()
 
 
-@UPRIGHT_FAULTS.says("That multiplies by the sign of the mean, which is 0 for a mean of 0: such an image is lost.")
+@UPRIGHT_FAULTS.says(
+    "That multiplies by the sign of the mean, which is 0 for a mean of 0: such an image is lost."
+)
 def _(x):
     return x * x.mean((1, 2, 3), keepdim=True).sign()
 
 
-@UPRIGHT_FAULTS.says("That decides for each channel: keep one mean for an image, over channels, rows and columns.")
+@UPRIGHT_FAULTS.says(
+    "That decides for each channel: keep one mean for an image, over channels, rows and columns."
+)
 def _(x):
     return _where(x, x.mean((2, 3), keepdim=True) < 0)
 
@@ -148,7 +161,9 @@ def _means(cases, wanted, given) -> plots.Drawing:
     ax.plot(yours, "x", color=plots.BLUE, ms=7, mew=2, label="yours")
     ax.set(xlabel="image", ylabel="mean of the image", xticks=range(len(before)))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    drawing.sentence = f"The means of {len(before)} images: before, as they should be, and as you make them."
+    drawing.sentence = (
+        f"The means of {len(before)} images: before, as they should be, and as you make them."
+    )
     return drawing
 
 
@@ -156,7 +171,11 @@ class Places(tuple):
     """Placements that say themselves in a few words."""
 
     def __repr__(self):
-        return "[" + ", ".join(f"{p.kind} of {p.size}{'' if p.quantized else ' (float)'}" for p in self) + "]"
+        return (
+            "["
+            + ", ".join(f"{p.kind} of {p.size}{'' if p.quantized else ' (float)'}" for p in self)
+            + "]"
+        )
 
 
 def _place(kind: str, size: int) -> Placement:
@@ -200,7 +219,9 @@ def share(answer) -> Verdict:
     def _(places):
         return _ratio(places, kinds=("weight", "parameter", "activation"))
 
-    @faults.says('That counts a "shared" tensor below the line once more: it is another name for one that is counted.')
+    @faults.says(
+        'That counts a "shared" tensor below the line once more: it is another name for one that is counted.'
+    )
     def _(places):
         return _ratio(places, kinds=("weight", "parameter", "shared"))
 
@@ -222,20 +243,26 @@ def share(answer) -> Verdict:
 
     @faults.says("Your numerator has the activations in it: they are quantized, but no parameters.")
     def _(places):
-        return sum(p.size for p in places if p.quantized) / _elements(places, ("weight", "parameter"))
+        return sum(p.size for p in places if p.quantized) / _elements(
+            places, ("weight", "parameter")
+        )
 
     draw = points("share of the parameters", lambda case: f"{len(case['places'])} tensors")
 
     # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"places": places} for places in NETWORKS]
-    return compare(answer, lambda places: float(_share(places)), cases, faults, tolerance=1e-9, draw=draw)
+    return compare(
+        answer, lambda places: float(_share(places)), cases, faults, tolerance=1e-9, draw=draw
+    )
 
 
 def _elements(places: tuple, kinds: tuple[str, ...]) -> int:
     return sum(p.size for p in places if p.kind in kinds)
 
 
-def _ratio(places: tuple, by_size: bool = True, kinds: tuple[str, ...] = ("weight", "parameter")) -> float:
+def _ratio(
+    places: tuple, by_size: bool = True, kinds: tuple[str, ...] = ("weight", "parameter")
+) -> float:
     """Quantized over all, of these kinds."""
     counted = [(p.size if by_size else 1, p.quantized) for p in places if p.kind in kinds]
     return sum(size for size, quantized in counted if quantized) / sum(size for size, _ in counted)

@@ -12,7 +12,9 @@ from hmq_lab.commands.frame import BadInput, add_overwrite, needs
 
 def add(commands: Any, formatter: type) -> None:
     """Add the subcommand to `commands`, as argparse knows them."""
-    command = commands.add_parser("figures", help="draw the figures of a run", formatter_class=formatter)
+    command = commands.add_parser(
+        "figures", help="draw the figures of a run", formatter_class=formatter
+    )
     command.set_defaults(command=figures)
     command.add_argument(
         "run",
@@ -28,7 +30,9 @@ def add(commands: Any, formatter: type) -> None:
         action="store_true",
         help="the paper's figures and tables, beside what it published",
     )
-    command.add_argument("--out", type=Path, help="where to (default: DIR/figures; with --all docs/figures/paper)")
+    command.add_argument(
+        "--out", type=Path, help="where to (default: DIR/figures; with --all docs/figures/paper)"
+    )
     add_overwrite(command, "figures")
 
 
@@ -79,7 +83,9 @@ def _paper(options: argparse.Namespace) -> list[Path]:
     # Which figures there will be depends on the records; their names begin alike.
     if not options.overwrite and folder.is_dir():
         _check_free(
-            path for path in sorted(folder.iterdir()) if path.name.startswith(("figure_", "table_", "paper.md"))
+            path
+            for path in sorted(folder.iterdir())
+            if path.name.startswith(("figure_", "table_", "paper.md"))
         )
     return paper.write_paper(found, folder)
 

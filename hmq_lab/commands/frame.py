@@ -92,7 +92,9 @@ def numbers(text: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()) or int(last or first) < int(first):
-            raise argparse.ArgumentTypeError(f"must be whole numbers and ranges of them, as in 0,3,10-20, got {text!r}")
+            raise argparse.ArgumentTypeError(
+                f"must be whole numbers and ranges of them, as in 0,3,10-20, got {text!r}"
+            )
         found += range(int(first), int(last or first) + 1)
     return found
 
@@ -110,7 +112,9 @@ def several(kind: type) -> Callable[[str], list[Any]]:
             return [kind(part) for part in text.split(",")]
         except ValueError:
             what = "whole numbers" if kind is int else "numbers"
-            raise argparse.ArgumentTypeError(f"must be {what} with commas between them, got {text!r}") from None
+            raise argparse.ArgumentTypeError(
+                f"must be {what} with commas between them, got {text!r}"
+            ) from None
 
     return read
 
@@ -120,8 +124,12 @@ def several(kind: type) -> Callable[[str], list[Any]]:
 
 def add_data(command: argparse.ArgumentParser, default: str | None = "builtin") -> None:
     """Add the options that say which images, and how they are read."""
-    command.add_argument("--data", default=default, help="builtin, cifar10, imagenet, or a folder (default: builtin)")
-    command.add_argument("--root", type=Path, help="where data sets lie (default: $HMQ_LAB_DATA or ~/.cache/hmq_lab)")
+    command.add_argument(
+        "--data", default=default, help="builtin, cifar10, imagenet, or a folder (default: builtin)"
+    )
+    command.add_argument(
+        "--root", type=Path, help="where data sets lie (default: $HMQ_LAB_DATA or ~/.cache/hmq_lab)"
+    )
     command.add_argument("--download", action="store_true", help="let torchvision fetch CIFAR10")
     # How they are brought to what the network takes.
     command.add_argument(
@@ -140,7 +148,9 @@ def add_data(command: argparse.ArgumentParser, default: str | None = "builtin") 
 
 def add_network(command: argparse.ArgumentParser, start: str) -> None:
     """Add the options that say which network, and the weights that it starts from."""
-    command.add_argument("--model", help="a CIFAR network of ours or any of torchvision's (by default, by data)")
+    command.add_argument(
+        "--model", help="a CIFAR network of ours or any of torchvision's (by default, by data)"
+    )
     command.add_argument("--weights", metavar="FILE", help=start)
     command.add_argument(
         "--outputs",
@@ -154,7 +164,9 @@ def add_network(command: argparse.ArgumentParser, start: str) -> None:
 
 def add_overwrite(command: argparse.ArgumentParser, what: str = "FILE") -> None:
     """Add the option without which no file is written over."""
-    command.add_argument("--overwrite", action="store_true", help=f"replace {what} where it is there already")
+    command.add_argument(
+        "--overwrite", action="store_true", help=f"replace {what} where it is there already"
+    )
 
 
 def device(name: str) -> Any:
@@ -234,7 +246,9 @@ def check_output(
     """
     # The kind of file that this command writes.
     if path.suffix not in suffixes:
-        allowed = " or ".join([", ".join(suffixes[:-1]), suffixes[-1]] if len(suffixes) > 1 else suffixes)
+        allowed = " or ".join(
+            [", ".join(suffixes[:-1]), suffixes[-1]] if len(suffixes) > 1 else suffixes
+        )
         raise BadInput(f"{option} must end in {allowed}, got {path}")
     if path.is_dir():
         raise BadInput(f"{option} must be a file, got the folder {path}")

@@ -18,7 +18,9 @@ from hmq_lab.runs.records import Record
 def add(commands: Any, formatter: type) -> None:
     """Add the subcommands to `commands`, as argparse knows them."""
 
-    def command(function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+    def command(
+        function: Callable[[argparse.Namespace], int], text: str
+    ) -> argparse.ArgumentParser:
         made = commands.add_parser(function.__name__, help=text, formatter_class=formatter)
         made.set_defaults(command=function)
         return made
@@ -46,7 +48,9 @@ def add(commands: Any, formatter: type) -> None:
     made = command(export, "write a network as ONNX")
     _add_run(made)
     made.add_argument("file", type=Path, metavar="FILE", help="an .onnx file to write")
-    made.add_argument("--native", action="store_true", help="carry 3 and 4 bits in (U)INT4, 1 and 2 in (U)INT2")
+    made.add_argument(
+        "--native", action="store_true", help="carry 3 and 4 bits in (U)INT4, 1 and 2 in (U)INT2"
+    )
     made.add_argument(
         "--check",
         action="store_true",
@@ -56,11 +60,19 @@ def add(commands: Any, formatter: type) -> None:
     made.add_argument("--json", action="store_true", help="what was written and found as JSON")
     add_overwrite(made)
 
-    made = command(costs, "count bytes, bit operations, shifts; cycles and energy on a model of an accelerator")
+    made = command(
+        costs, "count bytes, bit operations, shifts; cycles and energy on a model of an accelerator"
+    )
     _add_run(made, "the folder of a finished run, or a record")
-    made.add_argument("--units", type=int, default=256, metavar="N", help="multipliers of 8 x 8 bits")
-    made.add_argument("--bandwidth", type=float, default=32.0, metavar="B", help="bytes from memory in a cycle")
-    made.add_argument("--figure", type=Path, metavar="FILE", help="draw the roofline, PNG, SVG or PDF")
+    made.add_argument(
+        "--units", type=int, default=256, metavar="N", help="multipliers of 8 x 8 bits"
+    )
+    made.add_argument(
+        "--bandwidth", type=float, default=32.0, metavar="B", help="bytes from memory in a cycle"
+    )
+    made.add_argument(
+        "--figure", type=Path, metavar="FILE", help="draw the roofline, PNG, SVG or PDF"
+    )
     made.add_argument("--json", action="store_true", help="the layers and sums as JSON")
     add_overwrite(made)
 
@@ -70,9 +82,15 @@ def _add_run(made: argparse.ArgumentParser, text: str = "the folder of a finishe
 
 
 def _add_images(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--data", help="builtin, cifar10, imagenet, or a folder of images (default: the run's)")
-    made.add_argument("--root", type=Path, help="where data sets lie (default: $HMQ_LAB_DATA or ~/.cache/hmq_lab)")
-    made.add_argument("--pictures", type=int, metavar="N", help="the first N test images (default: all)")
+    made.add_argument(
+        "--data", help="builtin, cifar10, imagenet, or a folder of images (default: the run's)"
+    )
+    made.add_argument(
+        "--root", type=Path, help="where data sets lie (default: $HMQ_LAB_DATA or ~/.cache/hmq_lab)"
+    )
+    made.add_argument(
+        "--pictures", type=int, metavar="N", help="the first N test images (default: all)"
+    )
     made.add_argument("--batch-size", type=int, default=100, metavar="N", help="images at a time")
 
 
@@ -184,7 +202,9 @@ def _comparison(about: dict[str, Any]) -> str:
             f"{about[which + 'accuracy']:.2f} %"
         )
     if about["unexplained"] is not None:
-        lines.append(f"differing without a sum beyond 2^24, optimizations off: {about['unexplained']:,}")
+        lines.append(
+            f"differing without a sum beyond 2^24, optimizations off: {about['unexplained']:,}"
+        )
     return "\n".join(lines)
 
 

@@ -17,23 +17,37 @@ def add(commands: Any, formatter: type) -> None:
         "bench", help="measure what a search costs beside float training", formatter_class=formatter
     )
     command.set_defaults(command=measure)
-    command.add_argument("--json", action="store_true", help="everything that was measured, as JSON")
-    command.add_argument("--compile", choices=("auto", "on", "off"), default="auto", help="the quantizer")
+    command.add_argument(
+        "--json", action="store_true", help="everything that was measured, as JSON"
+    )
+    command.add_argument(
+        "--compile", choices=("auto", "on", "off"), default="auto", help="the quantizer"
+    )
     command.add_argument("--quick", action="store_true", help="three rounds instead of nine")
     command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     # What is measured.
     command.add_argument("--model", default="resnet20", help="whose training step is measured")
-    command.add_argument("--batch-size", type=whole(1), default=128, metavar="N", help="images in a step")
-    command.add_argument("--picture-size", type=whole(1), default=32, metavar="N", help="pixels a side")
-    command.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the steps")
+    command.add_argument(
+        "--batch-size", type=whole(1), default=128, metavar="N", help="images in a step"
+    )
+    command.add_argument(
+        "--picture-size", type=whole(1), default=32, metavar="N", help="pixels a side"
+    )
+    command.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="of the steps"
+    )
     command.add_argument(
         "--figure",
         type=Path,
         metavar="FILE",
         help="draw the cost of larger spaces: .png, .svg, .pdf",
     )
-    command.add_argument("--explorers", action="store_true", help="how fast the explorers redraw instead")
-    command.add_argument("--live", action="store_true", help="what it costs a search to be watched instead")
+    command.add_argument(
+        "--explorers", action="store_true", help="how fast the explorers redraw instead"
+    )
+    command.add_argument(
+        "--live", action="store_true", help="what it costs a search to be watched instead"
+    )
     add_overwrite(command)
 
 

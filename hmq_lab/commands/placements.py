@@ -10,11 +10,19 @@ from hmq_lab.commands.frame import whole
 
 def add(commands: Any, formatter: type) -> None:
     """Add the subcommand to `commands`, as argparse knows them."""
-    command = commands.add_parser("placements", help="list what is quantized in a network", formatter_class=formatter)
+    command = commands.add_parser(
+        "placements", help="list what is quantized in a network", formatter_class=formatter
+    )
     command.set_defaults(command=placements)
-    command.add_argument("--model", required=True, help="a CIFAR network of ours or any of torchvision's")
-    command.add_argument("--classes", type=whole(1), help="outputs (default: 10 for ours, 1000 for torchvision's)")
-    command.add_argument("--picture-size", type=whole(1), metavar="N", help="pixels a side (default: 32, or 224)")
+    command.add_argument(
+        "--model", required=True, help="a CIFAR network of ours or any of torchvision's"
+    )
+    command.add_argument(
+        "--classes", type=whole(1), help="outputs (default: 10 for ours, 1000 for torchvision's)"
+    )
+    command.add_argument(
+        "--picture-size", type=whole(1), metavar="N", help="pixels a side (default: 32, or 224)"
+    )
 
 
 def placements(options: argparse.Namespace) -> int:

@@ -30,10 +30,14 @@ from hmq_lab.settings import PRESETS, preset, preset_for, recipe
 
 def add(commands: Any, formatter: type) -> argparse.ArgumentParser:
     """Add the subcommand, and return its parser: `sweep` takes the same options."""
-    command = commands.add_parser("search", help="search, fine-tune and report", formatter_class=formatter)
+    command = commands.add_parser(
+        "search", help="search, fine-tune and report", formatter_class=formatter
+    )
     command.set_defaults(command=search)
     add_data(command, default=None)
-    add_network(command, "of the float network: safetensors or .pth (default: shipped, else random)")
+    add_network(
+        command, "of the float network: safetensors or .pth (default: shipped, else random)"
+    )
 
     # What is searched for.
     command.add_argument(
@@ -43,16 +47,24 @@ def add(commands: Any, formatter: type) -> argparse.ArgumentParser:
         help="compression of the weights (default: the preset's, else 8)",
     )
     either = command.add_mutually_exclusive_group()
-    either.add_argument("--target-activations", type=float, metavar="R", help="of the largest activation")
+    either.add_argument(
+        "--target-activations", type=float, metavar="R", help="of the largest activation"
+    )
     either.add_argument(
         "--activation-bits",
         type=whole(1, 16),
         metavar="B",
         help="of every activation (default: the preset's, else 8)",
     )
-    command.add_argument("--hardware", action="store_true", help="fold batch norm, quantize images, biases and means")
-    command.add_argument("--bits", default="1,2,3,4,5,6,7,8", help="to choose from, for each weight: of 1 to 16")
-    command.add_argument("--thresholds", type=int, default=8, metavar="N", help="powers of two to choose from")
+    command.add_argument(
+        "--hardware", action="store_true", help="fold batch norm, quantize images, biases and means"
+    )
+    command.add_argument(
+        "--bits", default="1,2,3,4,5,6,7,8", help="to choose from, for each weight: of 1 to 16"
+    )
+    command.add_argument(
+        "--thresholds", type=int, default=8, metavar="N", help="powers of two to choose from"
+    )
     command.add_argument(
         "--preset",
         metavar="NAME",
@@ -72,16 +84,24 @@ def add(commands: Any, formatter: type) -> argparse.ArgumentParser:
         metavar="N",
         help="parts that a step's images go through the network in, one after another",
     )
-    command.add_argument("--seed", type=whole(0, 2**63 - 1), default=0, metavar="N", help="same seed, same run")
+    command.add_argument(
+        "--seed", type=whole(0, 2**63 - 1), default=0, metavar="N", help="same seed, same run"
+    )
     command.add_argument(
         "--device",
         default="auto",
         help="cpu, cuda, cuda:1, ...; auto takes cuda where there is one",
     )
-    command.add_argument("--out", type=Path, metavar="DIR", help="for record, network, figures (runs/DATA-MODEL)")
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="for record, network, figures (runs/DATA-MODEL)"
+    )
     again = command.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one")
-    again.add_argument("--overwrite", action="store_true", help="begin anew where DIR holds a run already")
+    again.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint in DIR, if there is one"
+    )
+    again.add_argument(
+        "--overwrite", action="store_true", help="begin anew where DIR holds a run already"
+    )
     command.add_argument("--no-figures", action="store_true", help="the record alone")
     command.add_argument("--quiet", action="store_true", help="no progress bar")
     return command
@@ -197,7 +217,9 @@ def search(options: argparse.Namespace) -> int:
 def _bits(text: str) -> tuple[Any, ...]:
     """The bit-widths of an option --bits; `SearchSpace` says which are none."""
     try:
-        return tuple(int(part) if part.strip().isdigit() else float(part) for part in text.split(","))
+        return tuple(
+            int(part) if part.strip().isdigit() else float(part) for part in text.split(",")
+        )
     except ValueError:
         raise BadInput(f"--bits must be numbers with commas between them, got {text!r}") from None
 
@@ -218,8 +240,14 @@ def _check_folder(out: Path, options: argparse.Namespace, weights: Path | None) 
     """Raise `BadInput` where a search would write over files that are not its own to replace."""
     # The weights must not be among the files that are replaced.
     mine = [out / file for file in RUN_FILES]
-    if weights is not None and any(same_file(weights, file) for file in mine) and not options.resume:
-        raise BadInput(f"the weights {weights} are a file that the search in {out} replaces: choose another --out")
+    if (
+        weights is not None
+        and any(same_file(weights, file) for file in mine)
+        and not options.resume
+    ):
+        raise BadInput(
+            f"the weights {weights} are a file that the search in {out} replaces: choose another --out"
+        )
     # Nothing is there, or it was said what to do with it.
     there = [file for file in mine if file.exists()]
     if options.resume or options.overwrite or not there:

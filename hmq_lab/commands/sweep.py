@@ -81,13 +81,19 @@ def sweep(options: argparse.Namespace) -> int:
     from hmq_lab.runs.processes import launched
 
     if launched():
-        raise ValueError("a sweep runs in one process: start each search by itself with accelerate launch")
+        raise ValueError(
+            "a sweep runs in one process: start each search by itself with accelerate launch"
+        )
     if options.activations and (options.activation_bits or options.target_activations):
-        raise ValueError("--activations: not allowed with --activation-bits, --target-activations or a preset's target")
+        raise ValueError(
+            "--activations: not allowed with --activation-bits, --target-activations or a preset's target"
+        )
     if options.seeds and options.seed:
         raise ValueError("--seeds: not allowed with --seed")
     if bad := [seed for seed in options.seeds or () if not 0 <= seed < 2**63]:
-        raise ValueError(f"--seeds: must be whole numbers from 0 to 9223372036854775807, got {bad[0]}")
+        raise ValueError(
+            f"--seeds: must be whole numbers from 0 to 9223372036854775807, got {bad[0]}"
+        )
 
     # The runs, and what they have in common.
     targets = [

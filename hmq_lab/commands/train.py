@@ -30,12 +30,20 @@ def add(commands: Any, formatter: type) -> None:
         action="store_true",
         help="batch norms keep their statistics: for weights into which they were folded",
     )
-    command.add_argument("--epochs", type=int, default=60, metavar="N", help="passes over the training images")
+    command.add_argument(
+        "--epochs", type=int, default=60, metavar="N", help="passes over the training images"
+    )
     command.add_argument("--learning-rate", type=float, default=0.1, metavar="R", help="its peak")
     command.add_argument("--batch-size", type=int, default=64, metavar="N", help="images in a step")
-    command.add_argument("--seed", type=whole(0, 2**63 - 1), default=0, metavar="N", help="same seed, same network")
-    command.add_argument("--device", default="auto", help="cpu, cuda, ...; auto takes cuda where there is one")
-    command.add_argument("--out", type=Path, required=True, metavar="FILE", help="a .safetensors file")
+    command.add_argument(
+        "--seed", type=whole(0, 2**63 - 1), default=0, metavar="N", help="same seed, same network"
+    )
+    command.add_argument(
+        "--device", default="auto", help="cpu, cuda, ...; auto takes cuda where there is one"
+    )
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="a .safetensors file"
+    )
     add_overwrite(command)
 
 

@@ -194,7 +194,9 @@ def check_writable(folder: str | os.PathLike) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise type(error)(f"cannot write to the folder {folder}: {error.strerror or error}") from error
+        raise type(error)(
+            f"cannot write to the folder {folder}: {error.strerror or error}"
+        ) from error
     finally:
         for made in missing:
             if made.is_dir():

@@ -156,7 +156,9 @@ def make(
     return images, labels
 
 
-def draw(labels: NDArray[np.int64], rng: np.random.Generator, look: Look = LOOK) -> NDArray[np.uint8]:
+def draw(
+    labels: NDArray[np.int64], rng: np.random.Generator, look: Look = LOOK
+) -> NDArray[np.uint8]:
     """One image for each label, in layers from back to front: ground, clutter, glyph, blot.
 
     >>> draw(np.array([0, 5]), np.random.default_rng(0)).shape

@@ -60,14 +60,18 @@ def unpacked(place: Path) -> dict[str, tuple[Tensor, Tensor]]:
         return _both(place)
     except RuntimeError as error:  # not there, or not what was published
         if not (place / ARCHIVE).is_file():
-            raise ValueError(f"{place / BATCHES} is damaged or incomplete: remove it and get CIFAR10 again") from error
+            raise ValueError(
+                f"{place / BATCHES} is damaged or incomplete: remove it and get CIFAR10 again"
+            ) from error
     # Else the archive is unpacked first.
     try:
         with tarfile.open(place / ARCHIVE) as archive:
             archive.extractall(place, filter="data")
         return _both(place)
     except (RuntimeError, EOFError, OSError, tarfile.TarError) as error:
-        raise ValueError(f"{place / ARCHIVE} is damaged ({error}): remove it and get CIFAR10 again") from error
+        raise ValueError(
+            f"{place / ARCHIVE} is damaged ({error}): remove it and get CIFAR10 again"
+        ) from error
 
 
 def _both(place: Path) -> dict[str, tuple[Tensor, Tensor]]:

@@ -287,12 +287,16 @@ def _check_options(normalize: str | None, picture_size: int | None) -> None:
     if picture_size is None:
         return
     if not isinstance(picture_size, numbers.Integral) or not 1 <= picture_size <= LARGEST:
-        raise ValueError(f"picture_size must be a whole number of pixels from 1 to {LARGEST}, got {picture_size!r}")
+        raise ValueError(
+            f"picture_size must be a whole number of pixels from 1 to {LARGEST}, got {picture_size!r}"
+        )
 
 
 def _check_no_size(picture_size: int | None, what: str) -> None:
     if picture_size is not None:
-        raise ValueError(f"picture_size is for images in files: {what} have 32 pixels a side, got {picture_size}")
+        raise ValueError(
+            f"picture_size is for images in files: {what} have 32 pixels a side, got {picture_size}"
+        )
 
 
 def _find(source: str | os.PathLike, root: Path, download: bool) -> Path:
@@ -325,7 +329,9 @@ def _builtin(normalize: str, validation: int) -> Data:
     return Data("builtin", builtin.CLASSES, normalize, train, held, test)
 
 
-@functools.lru_cache(maxsize=8)  # drawing takes a second or two, and a notebook loads more than once
+@functools.lru_cache(
+    maxsize=8
+)  # drawing takes a second or two, and a notebook loads more than once
 def _drawn(count: int, stream: str) -> tuple[Tensor, Tensor]:
     images, labels = builtin.make(count, stream=stream)
     return torch.from_numpy(images), torch.from_numpy(labels)
@@ -350,12 +356,20 @@ def _in_memory_or_not(
             options = sizes(picture_size or 224)
             if workers is not None:
                 options["workers"] = workers
-            return {name: Folder(files, labels, mean, std, **options) for name, (files, labels) in splits.items()}
-        splits = {name: (folders.decode(files, pixels), labels) for name, (files, labels) in splits.items()}
+            return {
+                name: Folder(files, labels, mean, std, **options)
+                for name, (files, labels) in splits.items()
+            }
+        splits = {
+            name: (folders.decode(files, pixels), labels)
+            for name, (files, labels) in splits.items()
+        }
     return {name: Pictures(*folders.by_content(*both), mean, std) for name, both in splits.items()}
 
 
-def _cut(train: Split, classes: Sequence[str], name: str, validation: int | None, place: Path) -> tuple[Split, Split]:
+def _cut(
+    train: Split, classes: Sequence[str], name: str, validation: int | None, place: Path
+) -> tuple[Split, Split]:
     """The training set without the images that are set aside for validation, and these."""
     labels = train.labels  # type: ignore[attr-defined]
     # As many as were asked for.
@@ -396,12 +410,16 @@ def _split(part: Dataset[Any] | DataLoader[Any]) -> Split:
         return Items(part)
     # An order of its own would be lost without a word.
     if not isinstance(part.sampler, SequentialSampler | RandomSampler):
-        said = f"the order of a loader is not used, and this one has a {type(part.sampler).__name__}"
+        said = (
+            f"the order of a loader is not used, and this one has a {type(part.sampler).__name__}"
+        )
         warnings.warn(f"{said}: pass a data set whose items occur as often as wanted", stacklevel=3)
     return Items(part.dataset, part.num_workers, part.collate_fn)
 
 
-def _names_of(classes: Sequence[str] | int | None, train: Dataset[Any] | DataLoader[Any]) -> tuple[str, ...]:
+def _names_of(
+    classes: Sequence[str] | int | None, train: Dataset[Any] | DataLoader[Any]
+) -> tuple[str, ...]:
     """The names of the classes, as given or as the data set has them."""
     # Their number is enough.
     if isinstance(classes, int):
@@ -413,5 +431,7 @@ def _names_of(classes: Sequence[str] | int | None, train: Dataset[Any] | DataLoa
         found = getattr(holder, "classes", None)
         holder = holder.dataset if isinstance(holder, Subset) else None
     if found is None:
-        raise ValueError("the data set has no attribute classes: say classes=10, or the names of the classes")
+        raise ValueError(
+            "the data set has no attribute classes: say classes=10, or the names of the classes"
+        )
     return tuple(map(str, found))

@@ -83,7 +83,9 @@ def digest(header: Mapping[Any, Any], tensors: Mapping[str, Tensor] | None = Non
     return found.hexdigest()
 
 
-def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
+def write_tensors(
+    path: str | os.PathLike, tensors: Mapping[str, Tensor], header: Mapping[str, Any]
+) -> str:
     """Write a safetensors file with a header; return the SHA-256 of both, which the file holds.
 
     >>> write_tensors("w.safetensors", {"w": torch.zeros(3)}, {"seed": 0})  # doctest: +SKIP
@@ -138,7 +140,9 @@ def read_tensors(
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # it has no iterator of its own
+            tensors = {
+                name: file.get_tensor(name) for name in file.keys()
+            }  # it has no iterator of its own
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is no whole safetensors file: {error}") from error
 
@@ -146,7 +150,9 @@ def read_tensors(
     if METADATA not in metadata:
         if others:
             return tensors, metadata
-        raise ValueError(f"{path} was not written by hmq_lab: its metadata holds {sorted(metadata)}")
+        raise ValueError(
+            f"{path} was not written by hmq_lab: its metadata holds {sorted(metadata)}"
+        )
 
     # Ours states the SHA-256 of all it holds.
     try:
@@ -154,7 +160,9 @@ def read_tensors(
         header, sha256 = said["header"], said["sha256"]
         found = digest(header, tensors)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} was altered: its metadata are not what hmq_lab writes: {error!r}") from error
+        raise ValueError(
+            f"{path} was altered: its metadata are not what hmq_lab writes: {error!r}"
+        ) from error
     if found != sha256:
         raise ValueError(f"{path} was altered: its content does not have the SHA-256 it states")
     check_fields(header, {}, path)
@@ -162,7 +170,9 @@ def read_tensors(
     return tensors, header
 
 
-def read_json(path: str | os.PathLike, what: str = "file", fields: Mapping[str, type] | None = None) -> Any:
+def read_json(
+    path: str | os.PathLike, what: str = "file", fields: Mapping[str, type] | None = None
+) -> Any:
     """The content of a JSON file.
 
     Args:
@@ -204,7 +214,9 @@ def check_fields(content: object, fields: Mapping[str, type], path: str | os.Pat
     """
     # A list or a number is no header.
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is not as hmq_lab writes it: it must hold a JSON object, got {_short(content)}")
+        raise ValueError(
+            f"{path} is not as hmq_lab writes it: it must hold a JSON object, got {_short(content)}"
+        )
     for name, kind in fields.items():
         if name not in content:
             raise ValueError(f"{path} is not as hmq_lab writes it: {name} is missing")

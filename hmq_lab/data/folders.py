@@ -47,9 +47,13 @@ def scan(folder: str | os.PathLike) -> tuple[tuple[str, ...], dict[str, Files]]:
             classes that differ.
     """
     folder = Path(folder)
-    found = {split: folder / split for split in ("train", "val", "test") if (folder / split).is_dir()}
+    found = {
+        split: folder / split for split in ("train", "val", "test") if (folder / split).is_dir()
+    }
     if "train" not in found or len(found) < 2:
-        raise ValueError(f"{folder} must hold train/ and one of val/ and test/, it holds {_listing(folder)}")
+        raise ValueError(
+            f"{folder} must hold train/ and one of val/ and test/, it holds {_listing(folder)}"
+        )
 
     # Each split has the same classes.
     left_out: list[Path] = []
@@ -58,7 +62,9 @@ def scan(folder: str | os.PathLike) -> tuple[tuple[str, ...], dict[str, Files]]:
     for split, path in found.items():
         if tuple(scanned[split]) != classes:
             differ = sorted(set(classes) ^ set(scanned[split]))
-            raise ValueError(f"{found['train']} and {path} must hold the same classes, they differ in {differ}")
+            raise ValueError(
+                f"{found['train']} and {path} must hold the same classes, they differ in {differ}"
+            )
     if left_out:
         warnings.warn(_said_of(left_out), stacklevel=3)
     return classes, {split: _mixed(list(by_class.values())) for split, by_class in scanned.items()}
@@ -98,7 +104,9 @@ def by_content(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     they are the same, a seed shuffles them alike, and the validation set is the same. It also mixes
     the classes.
     """
-    digests = [hashlib.blake2b(image.data, digest_size=8).digest() for image in images.contiguous().numpy()]
+    digests = [
+        hashlib.blake2b(image.data, digest_size=8).digest() for image in images.contiguous().numpy()
+    ]
     numbers = np.frombuffer(b"".join(digests), ">u8")
     order = np.lexsort((labels.numpy(), numbers))  # by digest, then by label
     return images[order], labels[order]
@@ -118,7 +126,9 @@ def cut(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
         ValueError: unless 0 <= count < len(labels).
     """
     if not 0 <= count < len(labels):
-        raise ValueError(f"validation must be from 0 to {len(labels) - 1}, one less than the images, got {count}")
+        raise ValueError(
+            f"validation must be from 0 to {len(labels) - 1}, one less than the images, got {count}"
+        )
     shuffled = torch.randperm(len(labels), generator=generator(0, "validation"))
 
     # The place of each image within its class, from 0 to 1.
@@ -155,11 +165,15 @@ def _classes(folder: Path, left_out: list[Path]) -> dict[str, list[str]]:
         names = sorted(name for name in os.listdir(sub) if not _is_hidden(name))
         images = [name for name in names if name.lower().endswith(SUFFIXES)]
         if not images:
-            raise ValueError(f"{sub} holds no images ({' '.join(SUFFIXES)}), it holds {_listing(sub)}")
+            raise ValueError(
+                f"{sub} holds no images ({' '.join(SUFFIXES)}), it holds {_listing(sub)}"
+            )
         classes[sub.name] = [os.path.join(sub, name) for name in images]
         left_out += [sub / name for name in names if not name.lower().endswith(SUFFIXES)]
     if not classes:
-        raise ValueError(f"{folder} must hold one folder for each class, it holds {_listing(folder)}")
+        raise ValueError(
+            f"{folder} must hold one folder for each class, it holds {_listing(folder)}"
+        )
     return classes
 
 

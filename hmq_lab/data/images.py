@@ -148,7 +148,9 @@ class Pictures(Split):
             said = f"{self.labels.dtype} {tuple(self.labels.shape)}"
             raise ValueError(f"labels must be int64 ({len(self.images)},), got {said}")
         if self.augmentation not in ("crop_flip", "crop", None):
-            raise ValueError(f"augmentation must be 'crop_flip', 'crop' or None, got {self.augmentation!r}")
+            raise ValueError(
+                f"augmentation must be 'crop_flip', 'crop' or None, got {self.augmentation!r}"
+            )
 
     @property
     def channels(self) -> int:  # type: ignore[override]
@@ -176,7 +178,9 @@ class Pictures(Split):
         if channels == self.channels:
             return self
         images = _with_channels(self.images, channels)
-        return replace(self, images=images, mean=_spread(self.mean, channels), std=_spread(self.std, channels))
+        return replace(
+            self, images=images, mean=_spread(self.mean, channels), std=_spread(self.std, channels)
+        )
 
     def batches(
         self,
@@ -246,7 +250,9 @@ class Folder(Split):
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= self.resize:
-            raise ValueError(f"size must be from 1 to resize, got size {self.size}, resize {self.resize}")
+            raise ValueError(
+                f"size must be from 1 to resize, got size {self.size}, resize {self.resize}"
+            )
         if self.channels not in MODES:
             raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {self.channels}")
 
@@ -263,7 +269,9 @@ class Folder(Split):
     def subset(self, indices: Sequence[int] | Tensor) -> Folder:
         """Some of the images, in the order of the indices."""
         chosen = torch.as_tensor(indices, dtype=torch.long)
-        return replace(self, files=tuple(self.files[i] for i in chosen.tolist()), labels=self.labels[chosen])
+        return replace(
+            self, files=tuple(self.files[i] for i in chosen.tolist()), labels=self.labels[chosen]
+        )
 
     def with_channels(self, channels: int) -> Folder:
         """The same images in grey (1) or in RGB (3). ValueError for other numbers of channels."""
@@ -325,7 +333,9 @@ class Items(Split):
 
     def __post_init__(self) -> None:
         if not (hasattr(self.items, "__len__") and hasattr(self.items, "__getitem__")):
-            raise TypeError(f"a data set needs a length and items by number, got {type(self.items).__name__}")
+            raise TypeError(
+                f"a data set needs a length and items by number, got {type(self.items).__name__}"
+            )
         if len(self):
             _check_item(self._first())
 
@@ -401,11 +411,17 @@ def plan(
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     if augment and seed is None:
         raise ValueError("augment=True needs a seed: random images have to come from somewhere")
-    order = torch.arange(count) if seed is None else torch.randperm(count, generator=generator(seed, "order", epoch))
+    order = (
+        torch.arange(count)
+        if seed is None
+        else torch.randperm(count, generator=generator(seed, "order", epoch))
+    )
     least = batch_size if drop_last else 1
     parts = [part for part in order.split(batch_size) if len(part) >= least]
     if not 0 <= start <= len(parts):
-        raise ValueError(f"start must be from 0 to {len(parts)}, the batches of an epoch, got {start}")
+        raise ValueError(
+            f"start must be from 0 to {len(parts)}, the batches of an epoch, got {start}"
+        )
     return parts[start:]
 
 
@@ -429,7 +445,9 @@ def _parts(count, batch_size, seed, epoch, start, augment, drop_last, part) -> l
     return [batch for batch in mine if len(batch)]
 
 
-def _loader(views: Dataset[Any], parts: list[Tensor], workers: int, collate, device) -> DataLoader[Any]:
+def _loader(
+    views: Dataset[Any], parts: list[Tensor], workers: int, collate, device
+) -> DataLoader[Any]:
     """A torch loader of these batches."""
     return DataLoader(
         views,
@@ -461,7 +479,9 @@ def _check_item(item: object) -> None:
     """Raise a TypeError that says what is wrong with an item of a data set, and what to do."""
     # A pair of an image and a label.
     if not isinstance(item, tuple | list) or len(item) != 2:
-        raise TypeError(f"items of a data set must be pairs (image, label), got {type(item).__name__}")
+        raise TypeError(
+            f"items of a data set must be pairs (image, label), got {type(item).__name__}"
+        )
     x, y = item
     # Transforms are the user's: bytes could mean any range.
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() != 3:

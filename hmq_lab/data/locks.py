@@ -87,7 +87,9 @@ def _acquired(folder: Path, what: str) -> BaseFileLock:
         try:
             lock.acquire(blocking=False)
         except Timeout as error:
-            raise BlockingIOError(f"another {what} writes to {folder}: wait for it, or take another folder") from error
+            raise BlockingIOError(
+                f"another {what} writes to {folder}: wait for it, or take another folder"
+            ) from error
         except FileNotFoundError:
             continue  # the process before took the folder away in this moment
         except (NotImplementedError, OSError):

@@ -61,7 +61,9 @@ def read(file: str | os.PathLike, channels: int = 3) -> Image.Image:
                 image = _on_white(_in_8_bits(opened))
         upright = image if turn is None else image.transpose(turn)
         return upright.convert(MODES[channels])
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
+    except (
+        Exception
+    ) as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and more
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{file} cannot be read as an image: {reason}") from error
 
@@ -69,12 +71,18 @@ def read(file: str | os.PathLike, channels: int = 3) -> Image.Image:
 def _in_8_bits(image: Image.Image) -> Image.Image:
     """16-bit grey scaled to 8 bits; other modes as they are, if they have 8 bits or fewer."""
     if image.mode == "F":
-        raise ValueError("its mode is F (floats), which have no defined range: save it with 8 or 16 bits")
+        raise ValueError(
+            "its mode is F (floats), which have no defined range: save it with 8 or 16 bits"
+        )
     # Portable grey maps of more than 8 bits are 16-bit values in mode I; so are 16-bit PNGs in
     # older versions.
-    sixteen = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    sixteen = image.mode.startswith("I;16") or (
+        image.mode == "I" and image.format in ("PNG", "PPM")
+    )
     if image.mode == "I" and not sixteen:
-        raise ValueError("its mode is I (32-bit integers), which have no defined range: save it with 8 or 16 bits")
+        raise ValueError(
+            "its mode is I (32-bit integers), which have no defined range: save it with 8 or 16 bits"
+        )
     if not sixteen:
         return image
     # Scaled so that the largest value becomes 255, and rounded to the nearest.

@@ -54,7 +54,9 @@ class Selection:
         """What a search must reach to be as small as this selection; it begins anew, and trains the
         weights.
         """
-        activations = {scheme.bits for name, scheme in self.schemes.items() if name not in self.sizes}
+        activations = {
+            scheme.bits for name, scheme in self.schemes.items() if name not in self.sizes
+        }
         bits = activations.pop() if len(activations) == 1 else 8
         return Target(weights=min(32.0, self.compression), activation_bits=bits)
 
@@ -76,7 +78,9 @@ class Selection:
                 attach(model, sample=sample, hardware=self.hardware)
         found = blocks(model)
         if unknown := sorted(self.schemes.keys() - found.keys()):
-            raise ValueError(f"this network has no quantized tensor {unknown[0]}: the selection is another network's")
+            raise ValueError(
+                f"this network has no quantized tensor {unknown[0]}: the selection is another network's"
+            )
         # What nobody chose gets the most bits and its best threshold.
         kinds = {place.name: place.kind for place in placements(model)}
         for name, block in found.items():
@@ -108,7 +112,9 @@ class Selection:
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
-                raise ValueError(f"its format is {content['format']!r}, this version reads {FORMAT!r}")
+                raise ValueError(
+                    f"its format is {content['format']!r}, this version reads {FORMAT!r}"
+                )
             # A scheme checks its own values.
             schemes = {name: Scheme(*values) for name, values in content["schemes"].items()}
             sizes = {str(name): int(size) for name, size in content["sizes"].items()}

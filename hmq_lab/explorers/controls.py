@@ -28,8 +28,14 @@ class Whole:
     step: int = 1
 
     def check(self, name: str, value) -> int:
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not self.low <= value <= self.high:
-            raise ValueError(f"{name} must be an integer from {self.low} to {self.high}, got {value!r}")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, numbers.Integral)
+            or not self.low <= value <= self.high
+        ):
+            raise ValueError(
+                f"{name} must be an integer from {self.low} to {self.high}, got {value!r}"
+            )
         return int(value)
 
     def described(self) -> dict:
@@ -56,7 +62,9 @@ class Real:
     def check(self, name: str, value) -> float:
         good = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not good or not self.low <= value <= self.high:
-            raise ValueError(f"{name} must be a number from {self.low:g} to {self.high:g}, got {value!r}")
+            raise ValueError(
+                f"{name} must be a number from {self.low:g} to {self.high:g}, got {value!r}"
+            )
         return float(value)
 
     def near(self, value: float, other: float) -> bool:
@@ -73,7 +81,9 @@ class Real:
         """
         if not self.logarithmic:
             return self.low, self.high
-        low, high = (self.step * round(math.log10(end) / self.step) for end in (self.low, self.high))
+        low, high = (
+            self.step * round(math.log10(end) / self.step) for end in (self.low, self.high)
+        )
         return low, high
 
     def described(self) -> dict:
@@ -110,8 +120,14 @@ class Choice:
             # What is allowed, as short as can be, and what is near.
             few = [repr(option) for option in self.options]
             few = few if len(few) <= 12 else [*few[:5], "...", *few[-5:]]
-            words = dict.fromkeys([*self.texts, *(option for option in self.options if isinstance(option, str))])
-            near = difflib.get_close_matches(value, words, n=3, cutoff=0.5) if isinstance(value, str) else []
+            words = dict.fromkeys(
+                [*self.texts, *(option for option in self.options if isinstance(option, str))]
+            )
+            near = (
+                difflib.get_close_matches(value, words, n=3, cutoff=0.5)
+                if isinstance(value, str)
+                else []
+            )
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise ValueError(f"{name} must be one of {', '.join(few)}, got {value!r}{hint}")
         return self.options[self.options.index(value)]
@@ -158,7 +174,9 @@ class Player(Whole):
 
     def widget(self) -> widgets.Widget:
         looks = {"description": self.label, "layout": LAYOUT, "show_repeat": False, "style": STYLE}
-        return widgets.Play(min=self.low, max=self.high, step=self.step, interval=self.milliseconds, **looks)
+        return widgets.Play(
+            min=self.low, max=self.high, step=self.step, interval=self.milliseconds, **looks
+        )
 
 
 Control = Whole | Real | Choice | Switch

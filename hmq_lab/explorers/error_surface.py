@@ -45,7 +45,10 @@ class Surface:
         """The exponent of the threshold that loses least, for each bit-width; the larger one at a
         tie.
         """
-        return {b: self.exponents[int(row.argmin())] for b, row in zip(tensors.BITS, self.total, strict=True)}
+        return {
+            b: self.exponents[int(row.argmin())]
+            for b, row in zip(tensors.BITS, self.total, strict=True)
+        }
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,9 @@ def surface(tensor=None, *, exponents: tuple[int, ...] | None = None, **initial)
     state = State(exponent=found.exponents[min(1, len(found.exponents) - 1)])
     data = {"values": x.packed(), "exponents": list(found.exponents)}
     module = Module("surface", "error surface", data, tuple(controls))
-    return Explorer(state, lambda state: compute(state, found), draw, move, controls, initial, module=module)
+    return Explorer(
+        state, lambda state: compute(state, found), draw, move, controls, initial, module=module
+    )
 
 
 def measured(x: np.ndarray | tensors.Sample, exponents: tuple[int, ...] | None = None) -> Surface:
@@ -93,7 +98,10 @@ def measured(x: np.ndarray | tensors.Sample, exponents: tuple[int, ...] | None =
     signed = x.signed
     schemes = [[Scheme(b, e, signed) for e in exponents] for b in tensors.BITS]
     losses = [[tensors.loss(x, s.step, s.integers) for s in row] for row in schemes]
-    parts = (np.array([[getattr(one, part) for one in row] for row in losses]) for part in ("rounding", "clipping"))
+    parts = (
+        np.array([[getattr(one, part) for one in row] for row in losses])
+        for part in ("rounding", "clipping")
+    )
     return Surface(exponents, signed, *parts, x.size)
 
 
@@ -128,7 +136,10 @@ def draw(result: Result, figure) -> dict:
     chart, row = figure.subplots(1, 2, width_ratios=(1.25, 1))
     # Left the map: colour by the logarithm of the loss, its value as a word.
     shown = np.log10(np.maximum(100 * surface.total, FLOOR))
-    words = [[f"{100 * v:.2g}" if v < 0.995 else f"{100 * v:.0f}" for v in line] for line in surface.total]
+    words = [
+        [f"{100 * v:.2g}" if v < 0.995 else f"{100 * v:.0f}" for v in line]
+        for line in surface.total
+    ]
     ticks = {
         "xticklabels": [f"$2^{{{e}}}$" for e in surface.exponents],
         "yticklabels": tensors.BITS,

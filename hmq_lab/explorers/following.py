@@ -45,7 +45,9 @@ class State:
         state = replace(self, **values)
         for name, size in zip(("channel", "row", "column"), state.sizes[state.layer], strict=True):
             if name in values and not 0 <= values[name] < size:
-                raise ValueError(f"{name} must be from 0 to {size - 1} in {state.layer}, got {values[name]}")
+                raise ValueError(
+                    f"{name} must be from 0 to {size - 1} in {state.layer}, got {values[name]}"
+                )
             state = replace(state, **{name: min(getattr(state, name), size - 1)})
         return state
 
@@ -82,7 +84,9 @@ class Result:
         return 2.0**self.places / (breaking.HALF_AN_OCTAVE if self.state.odd_threshold else 1.0)
 
 
-def integers(network: nn.Module | None = None, picture: Tensor | None = None, **initial) -> Explorer:
+def integers(
+    network: nn.Module | None = None, picture: Tensor | None = None, **initial
+) -> Explorer:
     """Follow one picture through one layer in integers: codes in, weights, sum, shift, code out;
     and the simulation.
 
@@ -113,9 +117,15 @@ def integers(network: nn.Module | None = None, picture: Tensor | None = None, **
         raise ValueError(f"picture must be a float tensor (C, H, W), got {what}")
     # Every layer's codes for the image, and the layers that can be followed.
     values = {name: codes for name, (codes, _) in program.trace(picture[None]).items()}
-    followed = {name: layer for name in breaking.layers(program) if (layer := Followed.of(program, name, values))}
+    followed = {
+        name: layer
+        for name in breaking.layers(program)
+        if (layer := Followed.of(program, name, values))
+    }
     if not followed:
-        raise ValueError("no convolution (2d) or linear layer of this network is followed by a shift")
+        raise ValueError(
+            "no convolution (2d) or linear layer of this network is followed by a shift"
+        )
     sizes = {name: layer.size for name, layer in followed.items()}
     # The places of the largest output; a state checks those of its layer.
     most = [max(size[axis] for size in sizes.values()) - 1 for axis in range(3)]
@@ -125,7 +135,9 @@ def integers(network: nn.Module | None = None, picture: Tensor | None = None, **
         "channel": Whole("channel", 0, most[0]),
         "odd_threshold": Switch("threshold no power of two"),
         "row": Whole("row", 0, most[1]),
-        "multiplier": Choice("multiplier", MULTIPLIERS, ("none", *(f"{bits} bits" for bits in MULTIPLIERS[1:]))),
+        "multiplier": Choice(
+            "multiplier", MULTIPLIERS, ("none", *(f"{bits} bits" for bits in MULTIPLIERS[1:]))
+        ),
         "column": Whole("column", 0, most[2]),
     }
     # It opens at the largest code of the first layer.
@@ -165,7 +177,11 @@ def example() -> nn.Module:
     # The recorded bits, each with its best threshold.
     bits = {t["name"]: t["bits"] for t in records.recorded("builtin-tiny_resnet8-w8-a8").tensors}
     for name, block in blocks(network).items():
-        layer = network.get_submodule(name.rpartition(".")[0]) if name in blocks(network, "weight") else None
+        layer = (
+            network.get_submodule(name.rpartition(".")[0])
+            if name in blocks(network, "weight")
+            else None
+        )
         block.fix(layer and best_schemes(block, layer.parametrizations.weight.original)[bits[name]])
     return network
 
@@ -185,7 +201,9 @@ class Followed:
     size: tuple[int, int, int]
 
     @classmethod
-    def of(cls, program: IntegerNetwork, name: str, values: Mapping[str, Tensor]) -> Followed | None:
+    def of(
+        cls, program: IntegerNetwork, name: str, values: Mapping[str, Tensor]
+    ) -> Followed | None:
         """None for layers that have no picture to draw."""
         by_name = {i.name: i for i in program.instructions}
         own = by_name[name]
@@ -195,7 +213,9 @@ class Followed:
             return None
         size = (*out.shape[1:], 1, 1)[:3]
         x = values[source.name]
-        return cls(name, x, source.exponent, own.exponent, own, tuple(breaking.chain(program, name)), size)
+        return cls(
+            name, x, source.exponent, own.exponent, own, tuple(breaking.chain(program, name)), size
+        )
 
     def codes(self) -> Tensor:
         codes = self.own.compute(self.x)
@@ -245,12 +265,16 @@ def compute(state: State, layer: Followed, odd) -> Result:
     unit = factor * 2.0**layer.exponent
     step = 2.0 ** chain[-1].exponent
     values = layer.x.double() * 2.0**layer.x_exponent
-    values = convolve(values, weight.double() * (unit / 2.0**layer.x_exponent)) + bias.double() * unit
+    values = (
+        convolve(values, weight.double() * (unit / 2.0**layer.x_exponent)) + bias.double() * unit
+    )
     steps = values / step
     for i in chain[:-1]:
         low = i.parameters["smallest"]
         high = i.parameters["largest"]
-        values = values.clamp(-math.inf if low is None else low * unit, math.inf if high is None else high * unit)
+        values = values.clamp(
+            -math.inf if low is None else low * unit, math.inf if high is None else high * unit
+        )
     ends = chain[-1].scheme.integers
     simulated = (values / step).round().clamp(*ends).long()
 
@@ -298,7 +322,9 @@ def _sentence(r: Result) -> str:
         text += f", of which {s.register} bits hold {r.sum:,}"
     text += f"; {scaling(s, r.places)}, rounded half to even and clipped to "
     text += f"{r.ends[0]}..{r.ends[1]} it is the code "
-    text += f"{r.code}. The simulation has {r.simulated:.6g} steps and the code {r.simulated_code}. "
+    text += (
+        f"{r.code}. The simulation has {r.simulated:.6g} steps and the code {r.simulated_code}. "
+    )
     return text + f"Of the layer's {r.codes_in_layer:,} codes {r.differ_in_layer:,} differ."
 
 
@@ -315,7 +341,9 @@ def draw(r: Result, figure) -> dict:
     # Above: codes that come in, weights, and the channel that goes out.
     for name, cmap, low in (("x", "cividis", 0), ("weight", "PuOr", -1), ("codes", "cividis", 0)):
         ax = axes[name]
-        artists[name] = ax.imshow(np.zeros((1, 1)), cmap=cmap, vmin=low, vmax=1, aspect="auto", extent=(0, 1, 1, 0))
+        artists[name] = ax.imshow(
+            np.zeros((1, 1)), cmap=cmap, vmin=low, vmax=1, aspect="auto", extent=(0, 1, 1, 0)
+        )
         artists[f"title {name}"] = ax.set_title("Qq", loc="left")
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
@@ -324,7 +352,9 @@ def draw(r: Result, figure) -> dict:
     axes["codes"].set(xlabel="columns", ylabel="rows")
     style = {"ls": "none", "transform": axes["codes"].transData}
     artists["parted"] = axes["codes"].plot([], [], "x", color=RED, ms=6, mew=1.6, **style)[0]
-    artists["frame"] = axes["codes"].plot([], [], "s", mec=ORANGE, mfc="none", ms=11, mew=2, **style)[0]
+    artists["frame"] = axes["codes"].plot(
+        [], [], "s", mec=ORANGE, mfc="none", ms=11, mew=2, **style
+    )[0]
     # Below: the running sum, with the ends of the codes and of the register.
     ax = axes["sum"]
     ax.set(xlim=(-0.02, 1.02), xticks=[], ylim=(-1, 1))
@@ -369,7 +399,9 @@ def move(r: Result, artists: dict) -> None:
     artists["x"].set_clim(-1 if r.x.min() < 0 else 0, 1)
     artists["title x"].set_text(f"input codes, {r.x.min()}..{r.x.max()}")
     artists["title weight"].set_text(f"weight codes, {r.weight.min()}..{r.weight.max()}")
-    artists["title codes"].set_text(f"codes out, channel {s.channel}: {r.differ.sum()} of {r.differ.size} differ")
+    artists["title codes"].set_text(
+        f"codes out, channel {s.channel}: {r.differ.sum()} of {r.differ.size} differ"
+    )
     # Marks on the channel: the followed code, and where codes differ.
     rows, columns = r.codes.shape
     artists["frame"].set_data([(s.column + 0.5) / columns], [(s.row + 0.5) / rows])

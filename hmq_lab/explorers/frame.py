@@ -266,7 +266,9 @@ class Explorer:
 
     def _needed_module(self) -> modules.Module:
         if self.module is None:
-            raise ValueError("this explorer needs Python at every move: it has no page without a kernel")
+            raise ValueError(
+                "this explorer needs Python at every move: it has no page without a kernel"
+            )
         return self.module
 
     def set(self, **values) -> None:

@@ -41,9 +41,17 @@ class State:
         # As a module gives it.
         table = table.reshape(shape) if table.shape == (shape[0] * shape[1],) else table
         if table.shape != shape:
-            raise ValueError(f"table must have the shape {shape} of bits x thresholds, got {table.shape}")
-        if not np.isfinite(table).all() or table.min() < 0 or not np.isclose(table.sum(), 1, atol=1e-4):
-            raise ValueError(f"table must hold probabilities that sum to one, got a sum of {table.sum():g}")
+            raise ValueError(
+                f"table must have the shape {shape} of bits x thresholds, got {table.shape}"
+            )
+        if (
+            not np.isfinite(table).all()
+            or table.min() < 0
+            or not np.isclose(table.sum(), 1, atol=1e-4)
+        ):
+            raise ValueError(
+                f"table must hold probabilities that sum to one, got a sum of {table.sum():g}"
+            )
         table = table if abs(table.sum() - 1) < 1e-12 else table / table.sum()
         object.__setattr__(self, "table", tuple(map(tuple, table.tolist())))
 
@@ -62,7 +70,11 @@ class State:
             return state
         table = np.array(state.table)
         others = 1 - table[state.cell]
-        table = table * (1 - mass) / others if others > 1e-12 else np.full(table.shape, (1 - mass) / (table.size - 1))
+        table = (
+            table * (1 - mass) / others
+            if others > 1e-12
+            else np.full(table.shape, (1 - mass) / (table.size - 1))
+        )
         table[state.cell] = mass
         return replace(state, table=table)
 
@@ -82,7 +94,9 @@ class Result:
     sentence: str
 
 
-def block(tensor=None, hmq: HMQ | None = None, *, space: SearchSpace | None = None, **initial) -> Explorer:
+def block(
+    tensor=None, hmq: HMQ | None = None, *, space: SearchSpace | None = None, **initial
+) -> Explorer:
     """Move probability from cell to cell of a block's table; see the quantizer, and where the error
     wants it to go.
 
@@ -137,7 +151,9 @@ def block(tensor=None, hmq: HMQ | None = None, *, space: SearchSpace | None = No
     # A new block is nearly hard: half of its mass is moved, so that there is a mixture.
     if is_new and not initial:
         few = min(bits, key=lambda b: abs(b - 3))
-        state = replace(state, bits=few, exponent=exponents[min(1, len(exponents) - 1)]).change(mass=0.5)
+        state = replace(state, bits=few, exponent=exponents[min(1, len(exponents) - 1)]).change(
+            mass=0.5
+        )
     data = {
         "values": x.packed(),
         "bits": list(bits),
@@ -177,7 +193,9 @@ def compute(state: State, x: tensors.Sample, signed: bool, view: tuple[float, fl
     threshold = float((p * thresholds).sum())
     # The chain rule, from the error to each logit.
     d_step, d_threshold = _slopes(x, step, threshold, signed)
-    gradient = p * ((steps - step) * d_step + (thresholds - threshold) * d_threshold) / state.temperature
+    gradient = (
+        p * ((steps - step) * d_step + (thresholds - threshold) * d_threshold) / state.temperature
+    )
 
     table = np.array(state.table)
     # The selection: bits by their marginal, then the threshold given them.
@@ -189,7 +207,9 @@ def compute(state: State, x: tensors.Sample, signed: bool, view: tuple[float, fl
     found = tensors.loss(x, step, ends), tensors.loss(x, selected.step, selected.integers)
     text = _sentence(state, gradient, step, threshold, len(np.unique(stairs[1])), selected, *found)
     selected_stairs = tensors.staircase(selected.step, selected.integers, view)
-    return Result(state, p, step, threshold, stairs, selected, selected_stairs, gradient, view, text)
+    return Result(
+        state, p, step, threshold, stairs, selected, selected_stairs, gradient, view, text
+    )
 
 
 def _ends(step: float, threshold: float, signed: bool) -> tuple[float, float]:
@@ -241,9 +261,15 @@ def _sentence(state, gradient, step, threshold, levels, selected, mixed, hard) -
     if not gradient.any():
         return text + " No gradient reaches the logits."
     # The cells whose logits the gradient moves most.
-    up, down = (np.unravel_index(at, gradient.shape) for at in (gradient.argmin(), gradient.argmax()))
+    up, down = (
+        np.unravel_index(at, gradient.shape) for at in (gradient.argmin(), gradient.argmax())
+    )
     up, down = (_name(state.bit_widths[row], state.exponents[column]) for row, column in (up, down))
-    return text + f" To lose less, the gradient raises the logit of {up} most " + f"and lowers that of {down} most."
+    return (
+        text
+        + f" To lose less, the gradient raises the logit of {up} most "
+        + f"and lowers that of {down} most."
+    )
 
 
 def _name(bits: int, exponent: int) -> str:
@@ -257,7 +283,9 @@ def draw(result: Result, figure) -> dict:
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
     style = {"label": "of the largest", "vmin": -1, "vmax": 1, "cmap": "vlag"}
     artists = {
-        "weights": heat.blank(left, state.bit_widths, state.exponents, label="p (%)", **heat.PERCENT),
+        "weights": heat.blank(
+            left, state.bit_widths, state.exponents, label="p (%)", **heat.PERCENT
+        ),
         "gradient": heat.blank(middle, state.bit_widths, state.exponents, **style),
         "picked": [heat.frame(left), heat.frame(middle)],
         "words": heat.words(left),

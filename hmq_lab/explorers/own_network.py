@@ -67,8 +67,12 @@ class Bench:
             attach(self.model, sample=batch, hardware=hardware)
         self.model.eval()
         self.blocks = blocks(self.model)
-        self.places = {place.name: place for place in placements(self.model) if place.name in self.blocks}
-        self.weights = {name: place.size for name, place in self.places.items() if place.kind == "weight"}
+        self.places = {
+            place.name: place for place in placements(self.model) if place.name in self.blocks
+        }
+        self.weights = {
+            name: place.size for name, place in self.places.items() if place.kind == "weight"
+        }
         self._values: dict[str, tensors.Sample] = {}
         self._effects: dict[tuple, Effect] = {}
         with torch.no_grad(), switched_off(self.model):
@@ -176,7 +180,9 @@ def _scores(output: Any) -> Tensor:
 def _checked_labels(labels: Any, batch: Tensor) -> Tensor:
     found = torch.as_tensor(labels)
     if found.dim() != 1 or len(found) != len(batch) or found.is_floating_point():
-        raise ValueError(f"labels must be {len(batch)} class numbers, one for each image, got {tuple(found.shape)}")
+        raise ValueError(
+            f"labels must be {len(batch)} class numbers, one for each image, got {tuple(found.shape)}"
+        )
     return found.long()
 
 
@@ -223,7 +229,9 @@ class State:
         if exponent is None:
             exponent = choice[name][1] if name in choice else self.bench.best(name, bits)
         if exponent not in self.bench.exponents(name):
-            raise ValueError(f"exponent of {name} must be among {self.bench.exponents(name)}, got {exponent}")
+            raise ValueError(
+                f"exponent of {name} must be among {self.bench.exponents(name)}, got {exponent}"
+            )
         return replace(state, choice=choice | {name: (bits, exponent)}, last=exponent)
 
 
@@ -256,7 +264,9 @@ class Choosing(Explorer):
     def __init__(self, bench: Bench, initial: dict):
         self.bench = bench
         names = tuple(bench.blocks)
-        largest = max(bench.weights or dict.fromkeys(names, 0), key=lambda name: bench.places[name].size)
+        largest = max(
+            bench.weights or dict.fromkeys(names, 0), key=lambda name: bench.places[name].size
+        )
         exponents = sorted({e for name in names for e in bench.exponents(name)})
         most = sorted({b for name in names for b in bench.bits(name)})
         texts = tuple(f"{name.removesuffix('.weight')}{_kind(bench, name)}" for name in names)
@@ -280,7 +290,9 @@ class Choosing(Explorer):
             "all float": self.clear,
             "export": lambda: self.export(FILE),
         }
-        self.buttons = {text: widgets.Button(description=text, layout={"width": "auto"}) for text in does}
+        self.buttons = {
+            text: widgets.Button(description=text, layout={"width": "auto"}) for text in does
+        }
         for text, button in self.buttons.items():
             button.on_click(lambda _, do=does[text]: self._pressed(do))
         row = widgets.Box(list(self.buttons.values()), layout={"flex_flow": "row wrap"})
@@ -292,7 +304,9 @@ class Choosing(Explorer):
     @property
     def selection(self) -> Selection:
         """What was chosen so far, as plain data."""
-        found = {n: Scheme(b, e, self.bench.blocks[n].signed) for n, (b, e) in self.state.choice.items()}
+        found = {
+            n: Scheme(b, e, self.bench.blocks[n].signed) for n, (b, e) in self.state.choice.items()
+        }
         return Selection(found, dict(self.bench.weights), self.bench.hardware)
 
     def best(self) -> None:
@@ -309,7 +323,9 @@ class Choosing(Explorer):
         """
         choice = {}
         for name in self.bench.blocks:
-            own = max(b for b in self.bench.bits(name) if b <= max(bits, min(self.bench.bits(name))))
+            own = max(
+                b for b in self.bench.bits(name) if b <= max(bits, min(self.bench.bits(name)))
+            )
             choice[name] = own, self.bench.best(name, own)
         self._show(replace(self.state, choice=choice, last=choice[self.state.tensor][1]))
 
@@ -321,7 +337,9 @@ class Choosing(Explorer):
         """Write the selection as JSON, for `Selection.read`; returns it."""
         self.selection.write(path)
         left = len(self.bench.blocks) - len(self.state.choice)
-        self.view.say(f"The selection is in {path}; {tensors.many(left, 'tensor')} not chosen: 8 bits.")
+        self.view.say(
+            f"The selection is in {path}; {tensors.many(left, 'tensor')} not chosen: 8 bits."
+        )
         return self.selection
 
     def _pressed(self, do) -> None:
@@ -458,7 +476,11 @@ def compute(state: State) -> Result:
     else:
         text += "is float. "
     count = len(state.choice)
-    text += f"All {tensors.many(count, 'choice')} together: {_said(bench, together)} " if count > 1 else ""
+    text += (
+        f"All {tensors.many(count, 'choice')} together: {_said(bench, together)} "
+        if count > 1
+        else ""
+    )
     text += f"The weights take {size:,.0f} bytes, {compression:.2f} times fewer than in float."
     return Result(state, alone, together, bench.float_effect, compression, size, text)
 
@@ -500,7 +522,9 @@ def draw(result: Result, figure) -> dict:
     # What the choices change, on a logarithmic axis.
     artists["changes"] = list(effects.barh([0, 1], [1, 1], 0.5, left=FLOOR, color=[BLUE, INK]))
     artists["numbers"] = [effects.text(1, y, "", va="center", fontsize=9) for y in (0, 1)]
-    effects.set(xscale="log", xlim=(FLOOR, 1e5), ylim=(1.6, -0.6), xlabel="change of the output (%)")
+    effects.set(
+        xscale="log", xlim=(FLOOR, 1e5), ylim=(1.6, -0.6), xlabel="change of the output (%)"
+    )
     effects.set_yticks([0, 1], ["this tensor", "all choices"])
     effects.set_xticks([1e-4, 1e-2, 1, 100])
     effects.minorticks_off()

@@ -193,7 +193,9 @@ def _save(path: Path, text: str) -> None:
 def _chosen(names: list[str] | None) -> dict[str, Page]:
     there = pages()
     if unknown := set(names or ()) - there.keys():
-        raise ValueError(f"no explorer page {', '.join(sorted(unknown))}: there are {', '.join(there)}")
+        raise ValueError(
+            f"no explorer page {', '.join(sorted(unknown))}: there are {', '.join(there)}"
+        )
     return {name: page for name, page in there.items() if names is None or name in names}
 
 
@@ -293,9 +295,15 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m hmq_lab.explorers.pages", description="The explorers as web pages."
     )
     parser.add_argument("folder", type=Path, help="where the pages are written")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"some of {', '.join(pages())}; all by default")
-    parser.add_argument("--write-only", action="store_true", help="write the pages and do not serve them")
-    parser.add_argument("--port", type=_port, default=PORT, help=f"by default {PORT}, or one near it that is free")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help=f"some of {', '.join(pages())}; all by default"
+    )
+    parser.add_argument(
+        "--write-only", action="store_true", help="write the pages and do not serve them"
+    )
+    parser.add_argument(
+        "--port", type=_port, default=PORT, help=f"by default {PORT}, or one near it that is free"
+    )
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
     # What is missing is said before anything is drawn.
     options = parser.parse_args(arguments)

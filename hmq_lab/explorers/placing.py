@@ -155,19 +155,25 @@ def _example(sample: Tensor | None) -> tuple[nn.Module, Tensor]:
     return network, sample
 
 
-def _listings(model: nn.Module, sample: Tensor | None) -> tuple[dict[bool, Listing], Exception | None]:
+def _listings(
+    model: nn.Module, sample: Tensor | None
+) -> tuple[dict[bool, Listing], Exception | None]:
     """A listing for each mode; what hardware mode cannot have of this network is left out, with the
     error.
     """
     # A network with blocks is shown as it is.
     if is_attached(model):
         if not isinstance(sample, Tensor):
-            raise ValueError(f"sample must be a batch of input pictures, got {type(sample).__name__}")
+            raise ValueError(
+                f"sample must be a batch of input pictures, got {type(sample).__name__}"
+            )
         return {False: _listing(copy.deepcopy(model), sample)}, None
     some = sample[:PICTURES] if isinstance(sample, Tensor) and sample.dim() else sample
     found = {False: _listing(attach(copy.deepcopy(model), SearchSpace(), some), some)}
     try:
-        found[True] = _listing(attach(copy.deepcopy(model), SearchSpace(), some, hardware=True), some)
+        found[True] = _listing(
+            attach(copy.deepcopy(model), SearchSpace(), some, hardware=True), some
+        )
     except ValueError as error:
         return found, error
     return found, None
@@ -183,12 +189,19 @@ def _listing(attached: nn.Module, sample: Tensor) -> Listing:
     class Looking(fx.Interpreter):
         def run_node(self, node):
             value, name = super().run_node(node), node.meta.get("name")
-            if isinstance(value, Tensor) and name in places and name not in found and node.meta["kind"] != "block":
+            if (
+                isinstance(value, Tensor)
+                and name in places
+                and name not in found
+                and node.meta["kind"] != "block"
+            ):
                 found[name] = _values(name, value, exponents.get(name))
             return value
 
     with switched_off(attached), in_mode(attached, training=False), torch.no_grad():
-        found = {n: _values(n, p, exponents.get(n)) for n, p in _parameters(attached) if n in places}
+        found = {
+            n: _values(n, p, exponents.get(n)) for n, p in _parameters(attached) if n in places
+        }
         Looking(attached, graph=graph).run(sample[:PICTURES])
     return Listing(places, exponents, found)
 
@@ -225,7 +238,9 @@ def compute(state: State) -> Result:
 
 
 def _counts(listing: Listing) -> str:
-    groups = {name: [p for p in listing.places.values() if test(p)] for name, test in GROUPS.items()}
+    groups = {
+        name: [p for p in listing.places.values() if test(p)] for name, test in GROUPS.items()
+    }
     weights, activations, floats = groups.values()
     elements = sum(p.size for p in weights)
     return (
@@ -235,16 +250,28 @@ def _counts(listing: Listing) -> str:
     )
 
 
-def _about(place: Placement, values: Values | None, exponents: tuple[int, ...], listing: Listing) -> str:
+def _about(
+    place: Placement, values: Values | None, exponents: tuple[int, ...], listing: Listing
+) -> str:
     shape = " × ".join(map(str, place.shape)) or "one number"
-    form = "float" if not place.quantized else "quantized, signed" if place.signed else "quantized, unsigned"
+    form = (
+        "float"
+        if not place.quantized
+        else "quantized, signed"
+        if place.signed
+        else "quantized, unsigned"
+    )
     text = f"{place.name} ({place.layer}, {shape}) is {form}: {place.reason}."
     if place.kind == "weight":
-        share = place.size / sum(p.size for p in listing.places.values() if GROUPS["quantized weight"](p))
+        share = place.size / sum(
+            p.size for p in listing.places.values() if GROUPS["quantized weight"](p)
+        )
         text += f" It holds {share:.2%} of the quantized weights' elements."
     if values is not None:
         text += f" Its values go from {values.low:.3g} to {values.high:.3g}"
-        text += f"; thresholds from 2^{exponents[0]} down to 2^{exponents[-1]}." if exponents else "."
+        text += (
+            f"; thresholds from 2^{exponents[0]} down to 2^{exponents[-1]}." if exponents else "."
+        )
     return text
 
 
@@ -254,7 +281,9 @@ def draw(result: Result, figure) -> dict:
     """
     sizes, held = figure.subplots(2, 1, height_ratios=(1.5, 1))
     artists = {}
-    for (name, _), marker, colour in zip(GROUPS.items(), MARKERS, (BLUE, GREEN, ORANGE), strict=False):
+    for (name, _), marker, colour in zip(
+        GROUPS.items(), MARKERS, (BLUE, GREEN, ORANGE), strict=False
+    ):
         style = {
             "ls": "none",
             "ms": 6,
@@ -267,20 +296,28 @@ def draw(result: Result, figure) -> dict:
     ring = {"marker": "o", "ms": 14, "mfc": "none", "mec": RED, "mew": 2}
     artists["chosen"] = sizes.plot([], [], ls="none", **ring)[0]
     sizes.set(xticks=[], yscale="log", ylabel="elements", xlim=(-0.03, 1.03))
-    sizes.set_xlabel("tensors in the order of the network's list: parameters, then activations", loc="left")
+    sizes.set_xlabel(
+        "tensors in the order of the network's list: parameters, then activations", loc="left"
+    )
     sizes.set_ylim(0.5, 2.0 * result.largest + 1)
     sizes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0)
     # Below its values as bars, in units of its largest threshold.
     edges = np.linspace(-1.3, 1.3, BINS + 1)
     style = {"color": PALE, "edgecolor": "white", "lw": 0.3}
-    artists["shares"] = list(held.bar(edges[:-1], np.ones(BINS), np.diff(edges), align="edge", **style))
+    artists["shares"] = list(
+        held.bar(edges[:-1], np.ones(BINS), np.diff(edges), align="edge", **style)
+    )
     # Broken lines for the thresholds that its block chooses from.
-    artists["thresholds"] = held.plot([], [], color=RED, lw=1.2, ls="--", transform=held.get_xaxis_transform())[0]
+    artists["thresholds"] = held.plot(
+        [], [], color=RED, lw=1.2, ls="--", transform=held.get_xaxis_transform()
+    )[0]
     artists["none"] = held.text(0, 50, "", ha="center", va="center", color=INK)
     artists["title"] = held.set_title("Qq", loc="left")
     held.set(xlim=(-1.3, 1.3), ylim=(0, 100), ylabel="% of the highest", yticks=[0, 50, 100])
     # The ticks have the tensor's own numbers.
-    artists["x"] = [held.text(x, -6, "", ha="center", va="top", fontsize=9) for x in (-1, -0.5, 0, 0.5, 1)]
+    artists["x"] = [
+        held.text(x, -6, "", ha="center", va="top", fontsize=9) for x in (-1, -0.5, 0, 0.5, 1)
+    ]
     held.set_xticks([-1, -0.5, 0, 0.5, 1], [" "] * 5)
     held.grid(False, axis="x")
     move(result, artists)
@@ -297,13 +334,19 @@ def move(result: Result, artists: dict) -> None:
     values = result.values
     # Bars in percent of the highest one.
     top = values.shares.max() if values is not None and values.shares.any() else 1.0
-    for bar, share in zip(artists["shares"], values.shares if values is not None else np.zeros(BINS), strict=True):
+    for bar, share in zip(
+        artists["shares"], values.shares if values is not None else np.zeros(BINS), strict=True
+    ):
         bar.set_height(100 * share / top)
-    artists["none"].set_text("" if values is not None else "no values: it is not computed in evaluation")
+    artists["none"].set_text(
+        "" if values is not None else "no values: it is not computed in evaluation"
+    )
     ends = [sign * 2.0 ** (e - result.exponents[0]) for e in result.exponents for sign in (-1, 1)]
     # Those below the largest are close together.
     lows = [0.0 if abs(end) == 1 else 0.8 for end in ends]
-    artists["thresholds"].set_data(np.repeat(ends, 3), [y for low in lows for y in (low, 1, np.nan)])
+    artists["thresholds"].set_data(
+        np.repeat(ends, 3), [y for low in lows for y in (low, 1, np.nan)]
+    )
     unit = values.reach / 1.3 if values is not None else 0.0
     for text in artists["x"]:
         text.set_text(f"{text.get_position()[0] * unit:.3g}" if values is not None else "")

@@ -45,7 +45,9 @@ class Run:
     @property
     def rows(self) -> tuple[int, ...]:
         """Every bit-width that some tensor chose from."""
-        return tuple(sorted({b for name in self.tables for b in self.tensors[name]["space"]["bits"]}))
+        return tuple(
+            sorted({b for name in self.tables for b in self.tensors[name]["space"]["bits"]})
+        )
 
     def text(self, name: str) -> str:
         """A tensor as a list names it: a weight by its layer, any other with its kind."""
@@ -67,8 +69,13 @@ class Run:
                 "size": tensor["size"],
                 "tables": packed(self.raw[name]),
             }
-            found.append(told | {"bits": list(space["bits"]), "exponents": list(space["exponents"])})
-        events = {key: [None if math.isnan(v) else v for v in values.tolist()] for key, values in self.events.items()}
+            found.append(
+                told | {"bits": list(space["bits"]), "exponents": list(space["exponents"])}
+            )
+        events = {
+            key: [None if math.isnan(v) else v for v in values.tolist()]
+            for key, values in self.events.items()
+        }
         # JSON has no NaN: what is not known is null.
         target = None if math.isnan(self.target) else self.target
         run = {"steps": list(self.steps), "tensors": found, "events": events}
@@ -84,7 +91,9 @@ class Run:
         found = record.of("tables")
         names = [t["name"] for t in record.tensors if all(t["name"] in e["tables"] for e in found)]
         if not found or not names:
-            raise ValueError("the record holds no tables of probabilities: there is nothing to replay")
+            raise ValueError(
+                "the record holds no tables of probabilities: there is nothing to replay"
+            )
         described = {t["name"]: t for t in record.tensors}
         raw = {name: np.array([e["tables"][name] for e in found], dtype=float) for name in names}
         # They are rounded.
@@ -97,7 +106,9 @@ class Run:
         for i, name in enumerate(weights):
             columns = [bits.index(b) for b in described[name]["space"]["bits"]]
             marginals[:, i, columns] = tables[name].sum(2).round(DIGITS)
-        selected = np.array(bits)[marginals.argmax(2)] if weights else np.zeros((len(found), 0), int)
+        selected = (
+            np.array(bits)[marginals.argmax(2)] if weights else np.zeros((len(found), 0), int)
+        )
         # Compression at each step: of the mean bits, and of the selection.
         sizes = {name: described[name]["size"] for name in weights}
         mean = marginals @ np.array(bits)
@@ -105,7 +116,9 @@ class Run:
         # The steps of stage 1, as arrays; what a step does not say is NaN.
         searching = [e for e in record.of("step") if e["stage"] == 1]
         keys = ("step", "epoch", "temperature", "target_rate", "task_loss")
-        events = {key: np.array([e.get(key, math.nan) for e in searching], dtype=float) for key in keys}
+        events = {
+            key: np.array([e.get(key, math.nan) for e in searching], dtype=float) for key in keys
+        }
         steps = tuple(e["step"] for e in found)
         target = record.header.get("target", {}).get("weights", math.nan)
         margin = record.header.get("settings", {}).get("margin", 0.0)
@@ -202,7 +215,9 @@ def replay(record: Record, **initial) -> Explorer:
     first = max(run.weights or names, key=lambda name: run.tensors[name]["size"])
     state = State(run.steps, first, run.steps[0])
     module = Module("replay", "recorded search", {"run": run.data()}, ("layer", "step"))
-    return Explorer(state, lambda state: compute(state, run), draw, move, controls, initial, 4.6, module)
+    return Explorer(
+        state, lambda state: compute(state, run), draw, move, controls, initial, 4.6, module
+    )
 
 
 def compute(state: State, run: Run) -> Result:
@@ -231,7 +246,9 @@ def compute(state: State, run: Run) -> Result:
     )
     marginals = run.marginals[at]
     selected = run.selected[at]
-    return Result(run, state.step, state.layer, marginals, selected, table, choice, expected, actual, text)
+    return Result(
+        run, state.step, state.layer, marginals, selected, table, choice, expected, actual, text
+    )
 
 
 def chosen(table: np.ndarray, space: dict) -> tuple[int, int]:
@@ -256,7 +273,9 @@ def _aim(rate: float, run: Run) -> str:
     """
     if math.isnan(run.target):
         return f"the aim {rate:.2f}"
-    target = f"the target {run.target:g}" + (f" and a margin of {100 * run.margin:g} %" if run.margin else "")
+    target = f"the target {run.target:g}" + (
+        f" and a margin of {100 * run.margin:g} %" if run.margin else ""
+    )
     if math.isclose(rate, run.target * (1 + run.margin), rel_tol=1e-6):
         return f"the aim {rate:.2f} ({target})" if run.margin else target
     return f"the aim {rate:.2f} (on its way to {target})"
@@ -269,7 +288,9 @@ def draw(result: Result, figure) -> dict:
     artists = {}
     # Three columns; the third one has three curves below each other.
     mosaic = [["map", "table", "rate"], ["map", "table", "temperature"], ["map", "table", "loss"]]
-    axes = figure.subplot_mosaic(mosaic, width_ratios=(0.9, 1, 1.1), height_ratios=(1.6, 1.15, 1.15))
+    axes = figure.subplot_mosaic(
+        mosaic, width_ratios=(0.9, 1, 1.1), height_ratios=(1.6, 1.15, 1.15)
+    )
     chart = axes["map"]
     table = axes["table"]
     curves = [axes[name] for name in ("rate", "temperature", "loss")]
@@ -277,7 +298,10 @@ def draw(result: Result, figure) -> dict:
     if run.weights:
         # The map of all weights: a row for each, named as far as names fit.
         every = math.ceil(len(run.weights) / ROWS)
-        names = [name.removesuffix(".weight") if i % every == 0 else "" for i, name in enumerate(run.weights)]
+        names = [
+            name.removesuffix(".weight") if i % every == 0 else ""
+            for i, name in enumerate(run.weights)
+        ]
         artists["map"] = heat.blank(chart, names, run.bits, **heat.PERCENT)
         artists["layer"] = heat.frame(chart, len(run.bits))
         # The first layer on top.
@@ -302,7 +326,9 @@ def draw(result: Result, figure) -> dict:
     # The curves stand still: only a cursor moves over them.
     rate, temperature, loss = curves
     rate.plot(run.steps, run.expected_rate, color=BLUE, label="expected")
-    rate.plot(run.steps, run.actual_rate, color=ORANGE, marker="o", ms=3, lw=1, label="of the selection")
+    rate.plot(
+        run.steps, run.actual_rate, color=ORANGE, marker="o", ms=3, lw=1, label="of the selection"
+    )
     rate.plot(
         events["step"],
         events["target_rate"],
@@ -350,11 +376,15 @@ def move(result: Result, artists: dict) -> None:
         shown[run.rows.index(b), : len(row)] = 100 * row
     artists["table"].set_array(np.ma.masked_invalid(shown))
     heat.write(artists["words"], shown)
-    artists["choice"].set_xy((space["exponents"].index(result.choice[1]), run.rows.index(result.choice[0])))
+    artists["choice"].set_xy(
+        (space["exponents"].index(result.choice[1]), run.rows.index(result.choice[0]))
+    )
     for i, text in enumerate(artists["exponents"]):
         text.set_text(f"{space['exponents'][i]}" if i < len(space["exponents"]) else "")
     # A long name keeps its end.
     name = result.layer.removesuffix(".weight")
-    artists["title"].set_text(f"{name if len(name) < 28 else '…' + name[-26:]};\nframe: the selection")
+    artists["title"].set_text(
+        f"{name if len(name) < 28 else '…' + name[-26:]};\nframe: the selection"
+    )
     for cursor in artists["cursor"]:
         cursor.set_xdata([result.step] * 2)

@@ -52,9 +52,13 @@ class State:
 
     def change(self, layer=None, bits=None, exponent=None, locked=None, **others) -> State:
         if others:
-            raise ValueError(f"a move sets layer, bits, exponent or locked, got {', '.join(others)}")
+            raise ValueError(
+                f"a move sets layer, bits, exponent or locked, got {', '.join(others)}"
+            )
         layer = layer or self.layer
-        kept = self.kept if locked is None else self.kept | {layer} if locked else self.kept - {layer}
+        kept = (
+            self.kept if locked is None else self.kept | {layer} if locked else self.kept - {layer}
+        )
         state = replace(self, layer=layer, kept=kept, note="")
         if exponent is None and bits in (None, state.bits):
             return state
@@ -122,7 +126,9 @@ class Playing(Explorer):
             "hint": self.hint,
             "export": self.export,
         }
-        self.buttons = {name: widgets.Button(description=name, layout={"width": "80px"}) for name in does}
+        self.buttons = {
+            name: widgets.Button(description=name, layout={"width": "80px"}) for name in does
+        }
         for name, button in self.buttons.items():
             button.on_click(lambda _, do=does[name]: self._pressed(do))
         row = widgets.Box(
@@ -141,9 +147,7 @@ class Playing(Explorer):
 
     def start(self, what) -> None:
         """Begin from another choice, as `Game.start`; a start is no move, and no score."""
-        self._do(lambda: self.game.start(what))
-        state = State.of(self.game, self.state.layer, "A start does not count: make a move. ")
-        super()._show(state)
+        self._do(lambda: self.game.start(what), said="A start does not count: make a move. ")
 
     def hint(self) -> None:
         """Measure, say which layer promises most, and bring it into view."""
@@ -154,7 +158,11 @@ class Playing(Explorer):
         """Write the scores as .csv beside the player's file."""
         table = self.game.file.with_suffix(".csv")
         self.game.export(table)
-        super()._show(State.of(self.game, self.state.layer, f"{len(self.game.scores)} scores are in {table}. "))
+        super()._show(
+            State.of(
+                self.game, self.state.layer, f"{len(self.game.scores)} scores are in {table}. "
+            )
+        )
 
     def _show(self, state: State) -> None:
         """A control was moved: make the move, then show what came of it."""
@@ -170,8 +178,8 @@ class Playing(Explorer):
 
         self._do(do, state.layer)
 
-    def _do(self, do: Callable, layer: str | None = None) -> None:
-        note = ""
+    def _do(self, do: Callable, layer: str | None = None, said: str = "") -> None:
+        note = said
         before = self.game.choice
         locked = self.game.locked
         try:
@@ -239,7 +247,9 @@ def compute(state: State) -> Result:
     text += "weights take "
     text += f"{outcome.weight_bytes:,.0f} bytes, {outcome.rate:.2f} times fewer than in float; a "
     text += "picture takes "
-    text += f"{outcome.bit_operations / 1e6:,.1f} million bit operations; {outcome.accuracy:.1f} % of "
+    text += (
+        f"{outcome.bit_operations / 1e6:,.1f} million bit operations; {outcome.accuracy:.1f} % of "
+    )
     text += f"{arena.count:,} held pictures are right. "
     short = game.target - outcome.rate
     if short >= 0.005:
@@ -248,11 +258,17 @@ def compute(state: State) -> Result:
         apart = outcome.accuracy - hmq.accuracy
         text += f"HMQ's selection, not fine-tuned, on the same pictures: rate {hmq.rate:.2f}, "
         text += f"{hmq.accuracy:.1f} %; "
-        text += f"you are {abs(apart):.1f} points {'above' if apart > 0 else 'below'}, " if apart else "you equal it, "
+        text += (
+            f"you are {abs(apart):.1f} points {'above' if apart > 0 else 'below'}, "
+            if apart
+            else "you equal it, "
+        )
         text += f"your rate {abs(outcome.rate - hmq.rate):.2f} "
         text += f"{'higher' if outcome.rate >= hmq.rate else 'lower'}. "
     if (best := game.best) is not None:
-        text += f"Your best at the target: {best.accuracy:.1f} %" + (", and you beat HMQ." if game.won else ".")
+        text += f"Your best at the target: {best.accuracy:.1f} %" + (
+            ", and you beat HMQ." if game.won else "."
+        )
     return Result(state, outcome, hmq, front(game.scores), tried, text.strip())
 
 
@@ -275,7 +291,9 @@ def draw(r: Result, figure) -> dict:
     }
     # HMQ's choice beside the player's.
     if r.hmq is not None:
-        hmq = bars.plot([pair[0] for pair in r.hmq.choice.values()], at, label="HMQ's bits", zorder=4, **style)
+        hmq = bars.plot(
+            [pair[0] for pair in r.hmq.choice.values()], at, label="HMQ's bits", zorder=4, **style
+        )
         # Painted again at each move, over the bars.
         artists["hmq"] = hmq
         bars.legend(
@@ -288,8 +306,12 @@ def draw(r: Result, figure) -> dict:
     # Thresholds in words, at the right of the bars.
     top = max(arena.space.bits)
     words = {"va": "center", "fontsize": 9, "color": INK, "clip_on": False}
-    artists["words"] = [bars.text(top + 0.7, i, "2^-8 locked", **words) for i in at if i % every == 0]
-    names = [n.removesuffix(".weight") if i % every == 0 else "" for i, n in enumerate(arena.layers)]
+    artists["words"] = [
+        bars.text(top + 0.7, i, "2^-8 locked", **words) for i in at if i % every == 0
+    ]
+    names = [
+        n.removesuffix(".weight") if i % every == 0 else "" for i, n in enumerate(arena.layers)
+    ]
     bars.set(
         yticks=list(at),
         yticklabels=names,
@@ -314,7 +336,9 @@ def draw(r: Result, figure) -> dict:
         "borderaxespad": 0.2,
         "frameon": False,
     }
-    ax.legend(handles=handles, ncols=3, columnspacing=1, handlelength=1.4, handletextpad=0.5, **place)
+    ax.legend(
+        handles=handles, ncols=3, columnspacing=1, handlelength=1.4, handletextpad=0.5, **place
+    )
     move(r, artists)
     return artists
 

@@ -76,8 +76,12 @@ def quantizer(tensor=None, *, exponents: tuple[int, ...] | None = None, **initia
     }
     state = State(exponent=exponents[min(1, len(exponents) - 1)], signed=x.signed)
     # JavaScript computes the same from the same groups.
-    module = Module("quantizer", "quantizer", {"values": x.packed(), "view": list(view)}, tuple(controls))
-    return Explorer(state, lambda state: compute(state, x, view), draw, move, controls, initial, 4.2, module)
+    module = Module(
+        "quantizer", "quantizer", {"values": x.packed(), "view": list(view)}, tuple(controls)
+    )
+    return Explorer(
+        state, lambda state: compute(state, x, view), draw, move, controls, initial, 4.2, module
+    )
 
 
 def compute(state: State, x: tensors.Sample, view: tuple[float, float]) -> Result:
@@ -126,7 +130,9 @@ def percent(share: float) -> str:
 
 def draw(result: Result, figure) -> dict:
     """The staircase; the histogram of the values with the levels on it; the errors."""
-    axes = figure.subplot_mosaic([["stairs", "values"], ["stairs", "errors"]], height_ratios=(3, 1.5))
+    axes = figure.subplot_mosaic(
+        [["stairs", "values"], ["stairs", "errors"]], height_ratios=(3, 1.5)
+    )
     # Left the staircase of each range, over the line of no quantization.
     stairs = axes["stairs"]
     values = axes["values"]
@@ -144,7 +150,9 @@ def draw(result: Result, figure) -> dict:
     values.set(xlim=result.view, xlabel="", ylabel="values (%)")
     values.set_title("values and levels; shaded: clipped", loc="left")
     values.grid(False, axis="x")
-    artists["levels"] = values.plot([], [], color=BLUE, lw=1, alpha=0.8, transform=values.get_xaxis_transform())[0]
+    artists["levels"] = values.plot(
+        [], [], color=BLUE, lw=1, alpha=0.8, transform=values.get_xaxis_transform()
+    )[0]
     style = {"color": RED, "alpha": 0.15, "lw": 0, "hatch": "///"}
     artists["clipped"] = [values.axvspan(0, 1, **style), values.axvspan(0, 1, **style)]
     # Right below what is lost, a pair of bars for each range.
@@ -154,7 +162,9 @@ def draw(result: Result, figure) -> dict:
         artists[f"loss, {name}"] = list(bars)
         texts = [errors.text(1, y + shift, "", va="center", fontsize=9) for y in range(2)]
         artists[f"loss in words, {name}"] = texts
-    errors.set(xscale="log", xlim=(FLOOR, 1e4), ylim=(1.8, -0.4), xlabel="lost of the sum of squares (%)")
+    errors.set(
+        xscale="log", xlim=(FLOOR, 1e4), ylim=(1.8, -0.4), xlabel="lost of the sum of squares (%)"
+    )
     errors.set_yticks([0.2, 1.2], ["rounding", "clipping"])
     errors.set_xticks([1e-4, 1e-2, 1, 100])
     errors.minorticks_off()

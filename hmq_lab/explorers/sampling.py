@@ -51,7 +51,9 @@ class State:
             values["temperature"] = SCHEDULE(round(values["epoch"] * SCHEDULE.steps_per_epoch))
         state = replace(self, **values)
         if len(state.logits) != len(self.logits):
-            raise ValueError(f"logits must stay {len(self.logits)} numbers, got {len(state.logits)}")
+            raise ValueError(
+                f"logits must stay {len(self.logits)} numbers, got {len(state.logits)}"
+            )
         if logit is None:
             return state
         logits = (*state.logits[: state.category], logit, *state.logits[state.category + 1 :])
@@ -86,14 +88,18 @@ def gumbel(logits=None, **initial) -> Explorer:
 
     Source: HMQ, section 3.3; Jang, Gu, Poole (2017).
     """
-    given = tensors.values([math.log(0.6), math.log(0.3), math.log(0.1)] if logits is None else logits)
+    given = tensors.values(
+        [math.log(0.6), math.log(0.3), math.log(0.1)] if logits is None else logits
+    )
     # The slider of a logit reaches at least from -6 to 6.
     low = min(-6.0, math.floor(given.min()))
     high = max(6.0, math.ceil(given.max()))
     controls = {
         "temperature": Real("temperature", 0.05, 20.0, 0.02, logarithmic=True),
         "epoch": Real("epoch (schedule)", 0.0, float(EPOCHS), 0.04),
-        "category": Choice("category", tuple(range(given.size)), tuple(f"{i + 1}" for i in range(given.size))),
+        "category": Choice(
+            "category", tuple(range(given.size)), tuple(f"{i + 1}" for i in range(given.size))
+        ),
         "logit": Real("its logit", low, high, 0.1),
         "samples": Whole("samples", 10, MOST, 10),
         "seed": Whole("seed of the noise", 0, 99),
@@ -128,7 +134,9 @@ def noise(seed: int, categories: int) -> torch.Tensor:
 def compute(state: State) -> Result:
     # Samples from the library's own function, with the explorer's noise.
     logits = torch.tensor(state.logits, dtype=torch.float64)
-    drawn = relaxed_categorical(logits, state.temperature, noise(state.seed, len(logits))[: state.samples]).numpy()
+    drawn = relaxed_categorical(
+        logits, state.temperature, noise(state.seed, len(logits))[: state.samples]
+    ).numpy()
     p = torch.softmax(logits, 0).numpy()
     # What they choose, and how many are as good as one-hot.
     chosen = np.bincount(drawn.argmax(1), minlength=len(p)) / len(drawn)
@@ -139,7 +147,9 @@ def compute(state: State) -> Result:
         f"as good as one-hot. "
     )
     if len(p) <= 4:
-        text += f"The largest entry is that of categories 1 to {len(p)} in {_shares(chosen)} of them; "
+        text += (
+            f"The largest entry is that of categories 1 to {len(p)} in {_shares(chosen)} of them; "
+        )
         text += f"their probabilities are {_shares(p)}."
     else:
         # Of many categories only the most probable is told.
@@ -161,7 +171,9 @@ def _shares(values: np.ndarray) -> str:
 
 def draw(result: Result, figure) -> dict:
     """The samples; how near to one-hot they are; the schedule of the temperature."""
-    axes = figure.subplot_mosaic([["samples", "largest"], ["samples", "schedule"]], width_ratios=(1.1, 1))
+    axes = figure.subplot_mosaic(
+        [["samples", "largest"], ["samples", "schedule"]], width_ratios=(1.1, 1)
+    )
     # Three categories are the corners of a triangle, more are bars.
     artists = (_simplex if len(result.probabilities) == 3 else _bars)(result, axes["samples"])
 
@@ -170,7 +182,9 @@ def draw(result: Result, figure) -> dict:
     # Bars to be moved.
     sns.histplot(x=[0.5], bins=EDGES, ax=largest, color=BLUE, edgecolor="white")
     artists["largest"] = list(largest.patches)
-    largest.set(xlim=(0, 1), ylim=(0, 100), xlabel="largest entry of a sample", ylabel="samples (%)")
+    largest.set(
+        xlim=(0, 1), ylim=(0, 100), xlabel="largest entry of a sample", ylabel="samples (%)"
+    )
 
     # The temperature over the epochs, and where it stands.
     schedule = axes["schedule"]
@@ -179,8 +193,12 @@ def draw(result: Result, figure) -> dict:
     steps = [round(e * SCHEDULE.steps_per_epoch) for e in epochs]
     schedule.plot(epochs, [SCHEDULE(s) for s in steps], color=GREEN, label="the paper's schedule")
     artists["cursor"] = schedule.axvline(0, color=PALE, lw=2)
-    artists["now"] = schedule.plot([], [], "o", color=RED, ms=9, mec="white", clip_on=False, label="now")[0]
-    schedule.set(yscale="log", xlim=(0, EPOCHS), ylim=(0.05, 20), xlabel="epoch", ylabel="temperature τ")
+    artists["now"] = schedule.plot(
+        [], [], "o", color=RED, ms=9, mec="white", clip_on=False, label="now"
+    )[0]
+    schedule.set(
+        yscale="log", xlim=(0, EPOCHS), ylim=(0.05, 20), xlabel="epoch", ylabel="temperature τ"
+    )
     schedule.set_yticks([0.1, 1, 10], ["0.1", "1", "10"])
     schedule.minorticks_off()
     schedule.legend(loc="upper right", ncols=2)
@@ -207,9 +225,15 @@ def _simplex(result: Result, ax) -> dict:
     # Samples, their mean and the probabilities have a marker each.
     style = {"ls": "none", "clip_on": False}
     artists = {
-        "samples": ax.plot([], [], marker="o", ms=4.5, color=BLUE, alpha=0.35, mew=0, label="samples", **style)[0],
-        "mean": ax.plot([], [], marker="D", ms=9, color=ORANGE, mec="white", label="their mean", **style)[0],
-        "probabilities": ax.plot([], [], marker="^", ms=11, color=INK, mec="white", label="probabilities", **style)[0],
+        "samples": ax.plot(
+            [], [], marker="o", ms=4.5, color=BLUE, alpha=0.35, mew=0, label="samples", **style
+        )[0],
+        "mean": ax.plot(
+            [], [], marker="D", ms=9, color=ORANGE, mec="white", label="their mean", **style
+        )[0],
+        "probabilities": ax.plot(
+            [], [], marker="^", ms=11, color=INK, mec="white", label="probabilities", **style
+        )[0],
     }
     ax.legend(loc="lower center", ncols=3, frameon=False, handletextpad=0.2, columnspacing=1)
     return artists

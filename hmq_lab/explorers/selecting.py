@@ -47,7 +47,11 @@ class Search:
         run = Run.of(record)
         if not run.weights:
             raise ValueError("the record holds no tables of weights: there is no network to draw")
-        final = {t["name"]: (t["bits"], t["threshold_exponent"]) for t in record.tensors} if record.of("repair") else {}
+        final = (
+            {t["name"]: (t["bits"], t["threshold_exponent"]) for t in record.tensors}
+            if record.of("repair")
+            else {}
+        )
         return cls(run, records.label(record), final)
 
 
@@ -146,8 +150,13 @@ def _side(state: State, search: Search, first: Run, weights: tuple[str, ...]) ->
     at = int(np.abs(np.array(run.steps) - share * run.steps[-1]).argmin())
     # The tensor's table and selection; after the repair those of the record.
     table = run.tables[state.layer][at]
-    choice = search.final[state.layer] if fixed else chosen(table, run.tensors[state.layer]["space"])
-    now = {n: search.final[n][0] if fixed else int(b) for n, b in zip(run.weights, run.selected[at], strict=True)}
+    choice = (
+        search.final[state.layer] if fixed else chosen(table, run.tensors[state.layer]["space"])
+    )
+    now = {
+        n: search.final[n][0] if fixed else int(b)
+        for n, b in zip(run.weights, run.selected[at], strict=True)
+    }
     rate = budget.rate(now, {name: run.tensors[name]["size"] for name in run.weights})
     # The bits of all weights, in the order of the map.
     bits = np.array([now[name] for name in weights])
@@ -171,7 +180,9 @@ def _sentence(result: Result, fixed: bool) -> str:
         space, (bits, exponent) = side.search.run.tensors[layer]["space"], side.choice
         share = side.table[space["bits"].index(bits)].sum()
         scheme = f"{tensors.many(bits, 'bit')} below 2^{exponent}"
-        searched = f"{tensors.percent(share)} probable{' at the end of the search' if fixed else ''}"
+        searched = (
+            f"{tensors.percent(share)} probable{' at the end of the search' if fixed else ''}"
+        )
         rates = f"compression of the network {side.rate:.2f}" + (
             "" if fixed else f", expected {side.expected_rate:.2f}"
         )
@@ -205,7 +216,9 @@ def draw(result: Result, figure) -> dict:
     # Both maps have one scale of colours.
     top = max(8, *(b for side in result.sides for b in side.search.run.bits))
     for number, (ax, side) in enumerate(zip(maps, result.sides, strict=True)):
-        artists |= {f"{part} {number}": found for part, found in _map(ax, result, side, top).items()}
+        artists |= {
+            f"{part} {number}": found for part, found in _map(ax, result, side, top).items()
+        }
         said = f"{side.search.label}: bits of every weight"
         ax.set_title(
             f"{said}; ▼: not those above" if number else f"{said}; height: its elements",
@@ -214,7 +227,9 @@ def draw(result: Result, figure) -> dict:
         ax.tick_params(labelbottom=ax is maps[-1])
     # The chosen tensor's table in each search.
     for number, ax in enumerate([axes["table"], axes["other"]] if two else [axes["table"]]):
-        artists |= {f"{part} {number}": found for part, found in _table(ax, result.sides[number]).items()}
+        artists |= {
+            f"{part} {number}": found for part, found in _table(ax, result.sides[number]).items()
+        }
     # Of a single search there is room for the tensor's bits over the steps.
     if not two:
         ax = axes["other"]
@@ -230,7 +245,9 @@ def draw(result: Result, figure) -> dict:
             yticks=range(1, top + 1),
         )
         ax.set_xlim(run.steps[0], max(run.steps[-1], run.steps[0] + 1))
-        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, frameon=False, borderaxespad=0)
+        ax.legend(
+            loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, frameon=False, borderaxespad=0
+        )
     move(result, artists)
     return artists
 
@@ -245,10 +262,15 @@ def _map(ax: Axes, result: Result, side: Side, top: int) -> dict:
     # A bit-width looks the same in every figure.
     colours = ListedColormap(sns.color_palette("viridis", top))
     bars = ax.add_collection(PatchCollection(bars, cmap=colours, clim=(0.5, top + 0.5), zorder=2))
-    texts = [ax.text(i, 1.15 * size, "8", ha="center", va="bottom", fontsize=9) for i, size in enumerate(sizes)]
+    texts = [
+        ax.text(i, 1.15 * size, "8", ha="center", va="bottom", fontsize=9)
+        for i, size in enumerate(sizes)
+    ]
     # A frame for the chosen weight, and marks where two searches differ.
     across = ax.get_xaxis_transform()
-    frame = Rectangle((0, 0), 1, 1, transform=across, fill=False, edgecolor=RED, lw=2.5, clip_on=False, zorder=5)
+    frame = Rectangle(
+        (0, 0), 1, 1, transform=across, fill=False, edgecolor=RED, lw=2.5, clip_on=False, zorder=5
+    )
     differ = ax.plot([], [], "v", color=INK, ms=5, transform=across, zorder=4)[0]
     ax.set_yscale("log")
     # Room above the bars for their numbers.
@@ -261,7 +283,11 @@ def _map(ax: Axes, result: Result, side: Side, top: int) -> dict:
     groups = stages(result.weights)
     # Of the axis: nine points in some 700 pixels.
     per_letter = 0.0105 * (len(sizes) + 0.4)
-    kept = [(places[i : i + n].mean(), text) for i, n, text in groups if per_letter * len(text) <= 1.3 * n]
+    kept = [
+        (places[i : i + n].mean(), text)
+        for i, n, text in groups
+        if per_letter * len(text) <= 1.3 * n
+    ]
     ax.set_xticks([place for place, _ in kept], [text for _, text in kept])
     for i, _, _ in groups[1:]:
         ax.axvline(i - 0.5, color=INK, lw=0.6, ls=":")
@@ -320,12 +346,16 @@ def _move_table(layer: str, side: Side, artists: dict, two: bool) -> None:
         shown[run.rows.index(b), : len(row)] = 100 * row
     artists["table"].set_array(np.ma.masked_invalid(shown))
     heat.write(artists["words"], shown)
-    artists["choice"].set_xy((space["exponents"].index(side.choice[1]), run.rows.index(side.choice[0])))
+    artists["choice"].set_xy(
+        (space["exponents"].index(side.choice[1]), run.rows.index(side.choice[0]))
+    )
     for i, text in enumerate(artists["exponents"]):
         text.set_text(f"{space['exponents'][i]}" if i < len(space["exponents"]) else "")
     name = short(layer)
     name = name if len(name) < 25 else "…" + name[-23:]
-    artists["title"].set_text(f"{name}: {side.search.label}" if two else f"{name}: probabilities (%)")
+    artists["title"].set_text(
+        f"{name}: {side.search.label}" if two else f"{name}: probabilities (%)"
+    )
 
 
 def stages(names: tuple[str, ...]) -> list[tuple[int, int, str]]:
@@ -341,7 +371,9 @@ def stages(names: tuple[str, ...]) -> list[tuple[int, int, str]]:
     paths = [short(name).split(".") for name in names]
     heads = [path[0] for path in paths]
     large = {head for head in heads if 2 * heads.count(head) > len(heads) and heads.count(head) > 1}
-    keys = [".".join(path[1:2] if path[0] in large and len(path) > 1 else path[:1]) for path in paths]
+    keys = [
+        ".".join(path[1:2] if path[0] in large and len(path) > 1 else path[:1]) for path in paths
+    ]
     found = []
     at = 0
     for key, group in groupby(keys):

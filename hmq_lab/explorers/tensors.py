@@ -25,7 +25,11 @@ def sample(tensor) -> Sample:
     """The values of a tensor in groups; a sample stays as it is, None is a layer that comes with
     the package.
     """
-    return tensor if isinstance(tensor, Sample) else Sample.of(values(layer() if tensor is None else tensor))
+    return (
+        tensor
+        if isinstance(tensor, Sample)
+        else Sample.of(values(layer() if tensor is None else tensor))
+    )
 
 
 def values(tensor) -> np.ndarray:
@@ -40,7 +44,9 @@ def values(tensor) -> np.ndarray:
         raise ValueError(f"a tensor is needed, got the network {type(tensor).__name__}: {NETWORK}")
     # Real numbers in float64, from torch or from whatever NumPy takes.
     if isinstance(tensor, torch.Tensor):
-        real = not (tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_sparse or tensor.is_meta)
+        real = not (
+            tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_sparse or tensor.is_meta
+        )
         x = tensor.detach().to("cpu", torch.float64).numpy() if real else None
     else:
         x = np.asarray(tensor)
@@ -50,11 +56,15 @@ def values(tensor) -> np.ndarray:
         raise ValueError(f"a tensor or array of real numbers is needed, got {what}")
     # Something to quantize.
     if x.ndim == 0:
-        raise ValueError(f"a tensor or array of values is needed, got the number {x.item():g}: {SETTING}")
+        raise ValueError(
+            f"a tensor or array of values is needed, got the number {x.item():g}: {SETTING}"
+        )
     if x.size == 0:
         raise ValueError(f"the tensor of shape {x.shape} is empty: there is nothing to quantize")
     if not np.isfinite(x).all():
-        raise ValueError(f"the tensor holds NaN or infinities in {(~np.isfinite(x)).sum()} of {x.size} places")
+        raise ValueError(
+            f"the tensor holds NaN or infinities in {(~np.isfinite(x)).sum()} of {x.size} places"
+        )
     return x.ravel()
 
 
@@ -119,7 +129,9 @@ class Sample:
             first = np.flatnonzero(np.r_[True, np.diff(key) > 0])
             counts = np.add.reduceat(n, first)
             means = np.add.reduceat(n * v, first) / counts
-            s = np.add.reduceat(n * np.square(v - np.repeat(means, np.diff(np.r_[first, v.size]))), first)
+            s = np.add.reduceat(
+                n * np.square(v - np.repeat(means, np.diff(np.r_[first, v.size]))), first
+            )
             v = means
             n = counts
         return cls(v, n, s, int(n.sum()), float((n * v * v + s).sum()) or 1.0)
@@ -168,7 +180,9 @@ def loss(x: np.ndarray | Sample, step: float, ends: tuple[float, float]) -> Loss
     return Loss(float(parts[0]), float(parts[1]), int(x.n[beyond].sum()))
 
 
-def staircase(step: float, ends: tuple[float, float], view: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+def staircase(
+    step: float, ends: tuple[float, float], view: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
     """The corners of x -> Q(x) from view[0] to view[1]. ends: in steps; not integers in general, as
     HMQ mixes them.
 

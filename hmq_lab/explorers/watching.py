@@ -74,7 +74,9 @@ def live(
     except FileNotFoundError:
         if not arguments:
             raise
-        plain(**{key: value for key, value in arguments.items() if key not in ("resume", "overwrite")})
+        plain(
+            **{key: value for key, value in arguments.items() if key not in ("resume", "overwrite")}
+        )
         run = start(out, **arguments) if begin else None
     else:
         if arguments.pop("overwrite", False) and begin and not run.is_alive():
@@ -91,7 +93,9 @@ def _check_same(run: Run, given: dict) -> None:
         return
     if other := [key for key in given if wanted[key] != there[key]]:
         said = "; ".join(_difference(key, there[key], wanted[key]) for key in other)
-        raise ValueError(f"{run.out} holds a search with other arguments ({said}): choose another folder")
+        raise ValueError(
+            f"{run.out} holds a search with other arguments ({said}): choose another folder"
+        )
     # Who names the code trusts it, where it lies in the same folder.
     if "model" in given and wanted["model_folder"] == there.get("model_folder"):
         run.trust = True
@@ -104,7 +108,9 @@ def _difference(key: str, there, here) -> str:
     """
     if isinstance(there, dict) and isinstance(here, dict):
         parts = [part for part in {**there, **here} if there.get(part) != here.get(part)]
-        return ", ".join(f"{key}.{part}: {there.get(part)} there, {here.get(part)} here" for part in parts)
+        return ", ".join(
+            f"{key}.{part}: {there.get(part)} there, {here.get(part)} here" for part in parts
+        )
     return f"{key}: {there} there, {here} here"
 
 
@@ -228,7 +234,9 @@ class Live:
         if status.state == "finished":
             self._replace(playback.replay(record, **({"layer": layer} if layer else {})))
             about = f"Finished: {self.out.name}\n{records.summary(record)}"
-            self._say(f'<pre style="line-height:1.4; white-space:pre-wrap">{html.escape(about)}</pre>')
+            self._say(
+                f'<pre style="line-height:1.4; white-space:pre-wrap">{html.escape(about)}</pre>'
+            )
             return
         # While it runs the figure grows; it is told in words that something is new.
         now = Now.of(record, status, wish, self.out)
@@ -280,7 +288,11 @@ class Live:
             # The folder was removed, holds another run's files by now, or a mistake of ours.
             except Exception as error:
                 said = f"This view has ended: {type(error).__name__}: {error}"
-                self._say(html.escape(f"{said}. The search was left alone; run the cell again to look at it."))
+                self._say(
+                    html.escape(
+                        f"{said}. The search was left alone; run the cell again to look at it."
+                    )
+                )
                 return
 
     def _stop(self) -> None:
@@ -355,7 +367,9 @@ def _stage(record: Record, step: dict) -> str:
     text = f"fine-tuning, epoch {step['epoch'] + 1} of {settings['final_epochs']}"
     if repairs := record.of("repair"):
         text += f", rate {repairs[-1]['rate_after']:.2f}"
-    return text + (f", validation accuracy {epochs[-1]['validation_accuracy']:.1f} %" if epochs else "")
+    return text + (
+        f", validation accuracy {epochs[-1]['validation_accuracy']:.1f} %" if epochs else ""
+    )
 
 
 def _left(status: Status, step: int, out: Path) -> str:
@@ -366,7 +380,11 @@ def _left(status: Status, step: int, out: Path) -> str:
         return ""
     pace = (os.path.getmtime(out / EVENTS) - status.since) / (step - status.first)
     minutes = pace * (status.steps - step) / 60
-    return "less than a minute" if minutes < 1 else f"about {minutes:.0f} minute{'s' if minutes >= 1.5 else ''}"
+    return (
+        "less than a minute"
+        if minutes < 1
+        else f"about {minutes:.0f} minute{'s' if minutes >= 1.5 else ''}"
+    )
 
 
 @dataclass(frozen=True)
@@ -388,7 +406,9 @@ class Growing(Explorer):
         state = playback.State(run.steps, first, run.steps[-1])
         controls = {"layer": Choice("layer", names, texts, rows=4)}
         initial = {"layer": layer} if layer else {}
-        super().__init__(state, lambda state: compute(state, self.now), draw, move, controls, initial, HEIGHT)
+        super().__init__(
+            state, lambda state: compute(state, self.now), draw, move, controls, initial, HEIGHT
+        )
 
     def grow(self, now: Now) -> None:
         """The layer stays; the map is that of the newest step that has one."""
@@ -419,7 +439,9 @@ def compute(state: playback.State, now: Now) -> Result:
 def limits(now: Now) -> tuple[float, float, float]:
     """Ends of the axes of compression (low, high) and loss (high), with room to grow."""
     run = now.run
-    rates = np.r_[run.expected_rate, run.actual_rate, run.events["target_rate"], run.target * (1 + run.margin)]
+    rates = np.r_[
+        run.expected_rate, run.actual_rate, run.events["target_rate"], run.target * (1 + run.margin)
+    ]
     loss = np.nanmax(now.loss[1], initial=0.1)
     return (
         np.nanmin(rates) // 1,
@@ -465,5 +487,7 @@ def move(result: Result, artists: dict) -> None:
         (run.steps, run.actual_rate),
         (step, events["target_rate"]),
     )
-    for line, xy in zip(artists["curves"], (*series, (step, events["temperature"]), result.now.loss), strict=True):
+    for line, xy in zip(
+        artists["curves"], (*series, (step, events["temperature"]), result.now.loss), strict=True
+    ):
         line.set_data(*xy)

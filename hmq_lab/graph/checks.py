@@ -15,7 +15,12 @@ from hmq_lab.graph.naming import numbered
 from hmq_lab.graph.tracing import Reading, in_mode, run, trace
 
 WRAPPERS = {  # attribute of a wrapper that holds the network: classes of such wrappers
-    "module": ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "AveragedModel"),
+    "module": (
+        "DataParallel",
+        "DistributedDataParallel",
+        "FullyShardedDataParallel",
+        "AveragedModel",
+    ),
     "_orig_mod": ("OptimizedModule",),
 }
 
@@ -27,30 +32,53 @@ def check_model(model: nn.Module) -> None:
     name = type(model).__name__
     for attribute, classes in WRAPPERS.items():
         if name in classes:
-            raise ValueError(f"a {name} only wraps the network: attach blocks to .{attribute} of it")
+            raise ValueError(
+                f"a {name} only wraps the network: attach blocks to .{attribute} of it"
+            )
     if hasattr(model, "hmq"):
-        raise ValueError(f"this {name} has an attribute hmq of its own, where the blocks go: rename it")
+        raise ValueError(
+            f"this {name} has an attribute hmq of its own, where the blocks go: rename it"
+        )
     for path, module in model.named_modules():
         where = path or "the network"
         if isinstance(module, torch.jit.ScriptModule):
-            raise ValueError(f"{where} is a scripted module ({module.original_name}): use the module it was made from")
+            raise ValueError(
+                f"{where} is a scripted module ({module.original_name}): use the module it was made from"
+            )
         if parametrize.is_parametrized(module):
             raise ValueError(f"{where} has parametrizations of its own: remove them first")
-        if path and (module._forward_hooks or module._forward_pre_hooks) and not _computes_weight(module):
+        if (
+            path
+            and (module._forward_hooks or module._forward_pre_hooks)
+            and not _computes_weight(module)
+        ):
             raise ValueError(
                 f"{where} has a forward hook, which would run no more: remove it, and register it again after"
             )
         _check_computed(path, module)
     for parameter, value in model.named_parameters():
         if value.dtype in (torch.float16, torch.bfloat16):
-            raise ValueError(f"{parameter} is {value.dtype}: blocks need float32 or float64, call .float() first")
+            raise ValueError(
+                f"{parameter} is {value.dtype}: blocks need float32 or float64, call .float() first"
+            )
 
 
 def check_sample(model: nn.Module, sample: Tensor) -> None:
     """Raise ValueError for what is no batch of images that the network takes."""
-    if not isinstance(sample, Tensor) or sample.dim() < 2 or len(sample) == 0 or not sample.is_floating_point():
-        what = f"{tuple(sample.shape)} {sample.dtype}" if isinstance(sample, Tensor) else type(sample).__name__
-        raise ValueError(f"sample must be a batch of input pictures, a float tensor (N, C, H, W), got {what}")
+    if (
+        not isinstance(sample, Tensor)
+        or sample.dim() < 2
+        or len(sample) == 0
+        or not sample.is_floating_point()
+    ):
+        what = (
+            f"{tuple(sample.shape)} {sample.dtype}"
+            if isinstance(sample, Tensor)
+            else type(sample).__name__
+        )
+        raise ValueError(
+            f"sample must be a batch of input pictures, a float tensor (N, C, H, W), got {what}"
+        )
     if not torch.isfinite(sample).all():
         raise ValueError("sample must be finite, got NaN or infinite pictures")
     try:
@@ -76,12 +104,18 @@ def check_same(model: nn.Module, readings: dict[bool, Reading], sample: Tensor) 
         with kept(model), in_mode(model, training):
             ours, our_slopes = _outcome(model, lambda x, f=function: f(model, x), images.clone())
         name = type(model).__name__
-        if len(theirs) != len(ours) or not all(_equal(a, b) for a, b in zip(theirs, ours, strict=True)):
+        if len(theirs) != len(ours) or not all(
+            _equal(a, b) for a, b in zip(theirs, ours, strict=True)
+        ):
             where = _first_difference(model, reading, images, training)
-            raise ValueError(f"the graph that torch.export reads of {name} computes something else in {mode}{where}")
+            raise ValueError(
+                f"the graph that torch.export reads of {name} computes something else in {mode}{where}"
+            )
         if their_slopes is None or our_slopes is None:
             continue
-        for (parameter, _), a, b in zip(model.named_parameters(), their_slopes, our_slopes, strict=True):
+        for (parameter, _), a, b in zip(
+            model.named_parameters(), their_slopes, our_slopes, strict=True
+        ):
             if (a is None) != (b is None) or (a is not None and not _close(a, b)):
                 raise ValueError(
                     f"the graph that torch.export reads of {name} gives {parameter} another gradient in {mode}: "
@@ -103,7 +137,9 @@ def check_size(model: nn.Module, images: Tensor, detach: Callable) -> None:
     sample = torch.zeros(2, *next(iter(model.hmq.sizes)), dtype=images.dtype, device=images.device)
     for training in (False, True):
         try:
-            codes = [trace(bare, x, training).graph.python_code("self").src for x in (sample, images)]
+            codes = [
+                trace(bare, x, training).graph.python_code("self").src for x in (sample, images)
+            ]
         except ValueError as error:
             raise ValueError(refusal) from error
         if codes[0] != codes[1]:
@@ -147,8 +183,12 @@ def kept(model: nn.Module, buffers: Iterable[Tensor] | None = None) -> Iterator[
     Args:
         buffers: those to put back; all by default.
     """
-    saved = [(buffer, buffer.clone()) for buffer in (model.buffers() if buffers is None else buffers)]
-    attributes = [(m, name, value, _copied(value)) for m in model.modules() for name, value in vars(m).items()]
+    saved = [
+        (buffer, buffer.clone()) for buffer in (model.buffers() if buffers is None else buffers)
+    ]
+    attributes = [
+        (m, name, value, _copied(value)) for m in model.modules() for name, value in vars(m).items()
+    ]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -230,7 +270,11 @@ def _close(a: Tensor, b: Tensor) -> bool:
 def _first_difference(model: nn.Module, reading: Reading, images: Tensor, training: bool) -> str:
     """ ", first in NAME": the first layer whose output differs, as far as layers tell."""
     seen: dict[str, Tensor] = {}
-    layers = {path: module for path, module in model.named_modules() if path and not list(module.children())}
+    layers = {
+        path: module
+        for path, module in model.named_modules()
+        if path and not list(module.children())
+    }
     hooks = [
         module.register_forward_hook(lambda m, i, out, path=path: seen.setdefault(path, out))
         for path, module in layers.items()
@@ -268,7 +312,9 @@ def _value_of(reading: Reading, wanted, model: nn.Module, images: Tensor):
 
 def _computes_weight(module: nn.Module) -> bool:
     """Whether a hook of a layer computes its weight, which `_check_computed` refuses by the weight's name."""
-    return isinstance(getattr(module, "weight", None), Tensor) and "weight" not in module._parameters
+    return (
+        isinstance(getattr(module, "weight", None), Tensor) and "weight" not in module._parameters
+    )
 
 
 def _check_computed(path: str, module: nn.Module) -> None:
@@ -279,4 +325,6 @@ def _check_computed(path: str, module: nn.Module) -> None:
         hooks = {type(hook).__name__ for hook in module._forward_pre_hooks.values()}
         by = f"computed by {', '.join(sorted(hooks))}" if hooks else "a plain tensor"
         name = f"{path}.weight" if path else "weight"
-        raise ValueError(f"weight {name} is no parameter but {by}: make it one again, as remove_weight_norm does")
+        raise ValueError(
+            f"weight {name} is no parameter but {by}: make it one again, as remove_weight_norm does"
+        )

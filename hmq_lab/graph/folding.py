@@ -55,7 +55,9 @@ def fold(model: nn.Module, sample: Tensor) -> list[Folded]:
 
 def pairs(model: nn.Module, sample: Tensor) -> list[tuple[str, str]]:
     """The names of (layer, batch norm) that `fold` folds, in both modes."""
-    evaluation, training = (_pairs(model, trace(model, sample, mode).graph) for mode in (False, True))
+    evaluation, training = (
+        _pairs(model, trace(model, sample, mode).graph) for mode in (False, True)
+    )
     return [pair for pair in evaluation if pair in training]
 
 
@@ -88,9 +90,15 @@ def _pairs(model: nn.Module, graph: fx.Graph) -> list[tuple[str, str]]:
     for norm, calls in norms.items():
         sources = [call.args[0] for call in calls]
         layer = next((path for path, nodes in layers.items() if set(nodes) == set(sources)), None)
-        if layer is None or not isinstance(modules.get(norm), NORMS) or type(modules.get(layer)) not in LAYERS:
+        if (
+            layer is None
+            or not isinstance(modules.get(norm), NORMS)
+            or type(modules.get(layer)) not in LAYERS
+        ):
             continue
-        alone = len(set(sources)) == len(calls) and all(len(source.users) == 1 for source in sources)
+        alone = len(set(sources)) == len(calls) and all(
+            len(source.users) == 1 for source in sources
+        )
         if alone:
             found.append((layer, norm))
     return found

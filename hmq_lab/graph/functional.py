@@ -17,8 +17,16 @@ from hmq_lab.graph.operations import FRESH, aten, holds_tensors
 
 SET_GRADIENT, AUTOCAST = "wrap_with_set_grad_enabled", "wrap_with_autocast"
 _aten = torch.ops.aten
-SCATTER = {_aten.slice.Tensor: _aten.slice_scatter.default, _aten.select.int: _aten.select_scatter.default}
-RETURNS_ITS_INPUT = {"aten::dropout", "aten::feature_dropout", "aten::alpha_dropout", "aten::feature_alpha_dropout"}
+SCATTER = {
+    _aten.slice.Tensor: _aten.slice_scatter.default,
+    _aten.select.int: _aten.select_scatter.default,
+}
+RETURNS_ITS_INPUT = {
+    "aten::dropout",
+    "aten::feature_dropout",
+    "aten::alpha_dropout",
+    "aten::feature_alpha_dropout",
+}
 
 
 # -------------------------------------------------------------------------------------------------------- regions
@@ -29,7 +37,9 @@ def without_regions(graph: fx.Graph, module: torch.nn.Module) -> None:
 
     Raises ValueError for other graphs within the graph, as of `torch.cond`.
     """
-    while regions := [node for node in graph.nodes if isinstance(node.target, torch._ops.HigherOrderOperator)]:
+    while regions := [
+        node for node in graph.nodes if isinstance(node.target, torch._ops.HigherOrderOperator)
+    ]:
         for node in regions:
             kind = node.target.name()
             if kind == SET_GRADIENT:
@@ -37,9 +47,18 @@ def without_regions(graph: fx.Graph, module: torch.nn.Module) -> None:
                 _inline(graph, node, module, inner, operands, *_gradient_mode(enabled))
             elif kind == AUTOCAST:
                 device, dtype, enabled, cache, inner, *operands = node.args
-                _inline(graph, node, module, inner, operands, *_autocast_mode(device, dtype, enabled, cache))
+                _inline(
+                    graph,
+                    node,
+                    module,
+                    inner,
+                    operands,
+                    *_autocast_mode(device, dtype, enabled, cache),
+                )
             else:
-                raise ValueError(f"the network uses torch's {kind}, whose inner graphs have no place for blocks")
+                raise ValueError(
+                    f"the network uses torch's {kind}, whose inner graphs have no place for blocks"
+                )
 
 
 def _gradient_mode(enabled: bool):
@@ -71,7 +90,9 @@ def _inline(graph: fx.Graph, node: fx.Node, module, inner: fx.Node, operands, en
     results = results if isinstance(results, list | tuple) else (results,)
     for user in list(node.users):
         if user.target is not operator.getitem:
-            raise ValueError("a region of the network's graph returns something else than a tuple of tensors")
+            raise ValueError(
+                "a region of the network's graph returns something else than a tuple of tensors"
+            )
         user.replace_all_uses_with(results[user.args[1]])
         graph.erase_node(user)
     graph.erase_node(node)
@@ -106,7 +127,9 @@ def make_functional(graph: fx.Graph, held: Mapping[str, Tensor], name: str) -> N
         root = _root(target)
         if root.op == "get_attr":
             if isinstance(held.get(root.target), torch.nn.Parameter):
-                raise ValueError(f"{name} changes its parameter {root.target} in its forward pass{line(node)}")
+                raise ValueError(
+                    f"{name} changes its parameter {root.target} in its forward pass{line(node)}"
+                )
             continue
         if root not in depends and not any(source in depends for source in node.all_input_nodes):
             continue
@@ -118,7 +141,9 @@ def make_functional(graph: fx.Graph, held: Mapping[str, Tensor], name: str) -> N
 def line(node: fx.Node) -> str:
     """' at FILE:LINE' of the model's code that a node comes from, as far as that is known."""
     frames = [
-        part.strip() for part in (node.meta.get("stack_trace") or "").splitlines() if part.strip().startswith("File")
+        part.strip()
+        for part in (node.meta.get("stack_trace") or "").splitlines()
+        if part.strip().startswith("File")
     ]
     own = [frame for frame in frames if f"site-packages{'/'}torch/" not in frame] or frames
     if not own:
@@ -180,7 +205,9 @@ def _ordinary(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> fx.N
             like, source = node.args[:2]
             new = graph.call_function(_aten.expand_as.default, (source, like))
         elif target is None or schema.overload_name == "out":
-            raise ValueError(f"{schema.name} changes a tensor in place{line(node)}: write the operation without it")
+            raise ValueError(
+                f"{schema.name} changes a tensor in place{line(node)}: write the operation without it"
+            )
         else:
             new = graph.call_function(target, node.args, node.kwargs)
     new.meta = dict(node.meta, ordinary=True)
@@ -197,14 +224,18 @@ def _put_back(graph: fx.Graph, target: fx.Node, new: fx.Node, order: dict[fx.Nod
     """
 
     def replace_later(old: fx.Node, value: fx.Node) -> None:
-        old.replace_all_uses_with(value, delete_user_cb=lambda user: order.get(user, 0) > order[new])
+        old.replace_all_uses_with(
+            value, delete_user_cb=lambda user: order.get(user, 0) > order[new]
+        )
 
     # Other names of the same memory that are read afterwards.
     root = _root(target)
     stale = {
         alias
         for alias in graph.nodes
-        if alias is not target and _root(alias) is root and any(order.get(u, 0) > order[new] for u in alias.users)
+        if alias is not target
+        and _root(alias) is root
+        and any(order.get(u, 0) > order[new] for u in alias.users)
     }
     replace_later(target, new)
 
@@ -213,7 +244,9 @@ def _put_back(graph: fx.Graph, target: fx.Node, new: fx.Node, order: dict[fx.Nod
     while stale:
         if part.target not in SCATTER:
             what = f"a tensor is changed in place{line(new)} while a view of it is read later"
-            raise ValueError(f"{what}: copy it first, or write the operation without the change in place")
+            raise ValueError(
+                f"{what}: copy it first, or write the operation without the change in place"
+            )
         base = part.args[0]
         with graph.inserting_after(value):
             whole = graph.call_function(SCATTER[part.target], (base, value, *part.args[1:]))

@@ -11,7 +11,10 @@ from collections.abc import Collection
 
 from torch import fx, nn
 
-CONTAINERS = ("torch.nn.modules.container", "torch.nn.modules.transformer")  # of layers with names of their own
+CONTAINERS = (
+    "torch.nn.modules.container",
+    "torch.nn.modules.transformer",
+)  # of layers with names of their own
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
 
 
@@ -66,7 +69,11 @@ def matched(
         if lines_here[line] == lines_there[line]:
             candidates = same_line
         else:
-            candidates = [n for n in same_input if lines_here[there[n], _place(n)] != lines_there[there[n], _place(n)]]
+            candidates = [
+                n
+                for n in same_input
+                if lines_here[there[n], _place(n)] != lines_there[there[n], _place(n)]
+            ]
         if candidates:
             found[node] = names[candidates[0]]
             del free[candidates[0]]
@@ -105,7 +112,9 @@ def layer_of(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
 def is_layer(module: nn.Module) -> bool:
     """Whether a module is one of torch's layers, or an own subclass of a convolution, linear or norm."""
     source = type(module).__module__
-    return isinstance(module, LAYERS) or (source.startswith("torch.nn.") and source not in CONTAINERS)
+    return isinstance(module, LAYERS) or (
+        source.startswith("torch.nn.") and source not in CONTAINERS
+    )
 
 
 def label(node: fx.Node, modules: dict[str, nn.Module]) -> str:
@@ -145,7 +154,9 @@ def _place(node: fx.Node) -> str:
     return node.meta.get("stack_trace") or ""
 
 
-def _applied(node: fx.Node, operation: str, names: dict[fx.Node, str], dropping: Collection[fx.Node]) -> tuple:
+def _applied(
+    node: fx.Node, operation: str, names: dict[fx.Node, str], dropping: Collection[fx.Node]
+) -> tuple:
     """The operation and its arguments, tensors among them by name."""
 
     def source(argument: fx.Node) -> str:

@@ -41,21 +41,47 @@ def _table() -> dict[str, Operation]:
     add("linear", "conv_transpose1d conv_transpose2d conv_transpose3d", weights=(1,))
     add("linear", "bilinear addmm", weights=(2,))
     add("linear", "_native_multi_head_attention", weights=(5, 7))
-    add("norm", "batch_norm layer_norm group_norm instance_norm rms_norm _weight_norm linalg_vector_norm")
-    add("non-linearity", "relu relu6 sigmoid hardsigmoid softmax softplus square", non_negative=True)
-    add("non-linearity", "hardswish silu gelu mish elu celu selu leaky_relu prelu rrelu tanh hardtanh softsign")
-    add("non-linearity", "log_sigmoid hardshrink softshrink threshold clamp clip clamp_min clamp_max log_softmax")
+    add(
+        "norm",
+        "batch_norm layer_norm group_norm instance_norm rms_norm _weight_norm linalg_vector_norm",
+    )
+    add(
+        "non-linearity", "relu relu6 sigmoid hardsigmoid softmax softplus square", non_negative=True
+    )
+    add(
+        "non-linearity",
+        "hardswish silu gelu mish elu celu selu leaky_relu prelu rrelu tanh hardtanh softsign",
+    )
+    add(
+        "non-linearity",
+        "log_sigmoid hardshrink softshrink threshold clamp clip clamp_min clamp_max log_softmax",
+    )
     add("non-linearity", "erf sign abs exp sqrt pow tanhshrink glu")
     add("sum", "add sub subtract rsub")
-    add("product", "mul multiply div divide true_divide matmul mm bmm einsum scaled_dot_product_attention")
+    add(
+        "product",
+        "mul multiply div divide true_divide matmul mm bmm einsum scaled_dot_product_attention",
+    )
     add("mean", "mean avg_pool1d avg_pool2d avg_pool3d")
     add("mean", "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d")
     add("concatenation", "cat concat concatenate stack slice_scatter select_scatter")
     add("pass", "max_pool1d max_pool2d max_pool3d adaptive_max_pool2d amax pad constant_pad_nd")
-    add("pass", "reflection_pad2d replication_pad2d upsample_nearest2d pixel_shuffle pixel_unshuffle channel_shuffle")
-    add("pass", "flatten unflatten view reshape view_as reshape_as permute transpose t swapaxes swapdims movedim")
-    add("pass", "moveaxis numpy_T mT squeeze unsqueeze expand expand_as repeat roll flip narrow slice select unbind")
-    add("pass", "chunk split split_with_sizes tensor_split index_select unfold _to_copy to type_as float double")
+    add(
+        "pass",
+        "reflection_pad2d replication_pad2d upsample_nearest2d pixel_shuffle pixel_unshuffle channel_shuffle",
+    )
+    add(
+        "pass",
+        "flatten unflatten view reshape view_as reshape_as permute transpose t swapaxes swapdims movedim",
+    )
+    add(
+        "pass",
+        "moveaxis numpy_T mT squeeze unsqueeze expand expand_as repeat roll flip narrow slice select unbind",
+    )
+    add(
+        "pass",
+        "chunk split split_with_sizes tensor_split index_select unfold _to_copy to type_as float double",
+    )
     add("pass", "contiguous clone alias detach lift_fresh_copy")
     add("pass", " ".join(DROPS))
     return table
@@ -72,7 +98,17 @@ GLOBAL_MEAN, POOLED_MEAN = {"mean"}, {"avg_pool2d"}
 ADAPTIVE_MEAN = {"adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"}
 
 # Fresh random numbers; and new tensors that take a shape, and no number, from another one.
-RANDOM = {"rand", "randn", "randint", "bernoulli", "rand_like", "randn_like", "normal", "uniform", "exponential"}
+RANDOM = {
+    "rand",
+    "randn",
+    "randint",
+    "bernoulli",
+    "rand_like",
+    "randn_like",
+    "normal",
+    "uniform",
+    "exponential",
+}
 FRESH = {"new_empty", "new_zeros", "new_ones", "new_full", "empty_like", "zeros_like", "ones_like", "full_like",
          "rand_like", "randn_like", "randint_like"}  # fmt: skip
 
@@ -150,7 +186,9 @@ def kinds(graph: fx.Graph) -> dict[fx.Node, str]:
     random: set[fx.Node] = set()
     for node in graph.nodes:
         kind[node] = _kind(node, kind, random)
-        if aten(node).rstrip("_") in RANDOM or any(source in random for source in node.all_input_nodes):
+        if aten(node).rstrip("_") in RANDOM or any(
+            source in random for source in node.all_input_nodes
+        ):
             random.add(node)
     return kind
 
@@ -163,12 +201,19 @@ def data_inputs(node: fx.Node, kind: dict[fx.Node, str]) -> list[fx.Node]:
 def drops(graph: fx.Graph) -> set[fx.Node]:
     """The nodes that do nothing in evaluation: dropout, and products with random numbers (stochastic depth)."""
     kind = kinds(graph)
-    products = {node for node in graph.nodes if kind[node] == "pass" and aten(node) in MULTIPLY | DIVIDE}
+    products = {
+        node for node in graph.nodes if kind[node] == "pass" and aten(node) in MULTIPLY | DIVIDE
+    }
     return products | {node for node in graph.nodes if aten(node) in DROPS}
 
 
 def _kind(node: fx.Node, kind: dict[fx.Node, str], random: set[fx.Node]) -> str:
-    simple = {"placeholder": "input", "output": "output", "get_attr": "constant", "call_module": "block"}
+    simple = {
+        "placeholder": "input",
+        "output": "output",
+        "get_attr": "constant",
+        "call_module": "block",
+    }
     if node.op in simple:
         return simple[node.op]
     name = aten(node)
@@ -185,7 +230,9 @@ def _kind(node: fx.Node, kind: dict[fx.Node, str], random: set[fx.Node]) -> str:
     known = operation(node)
     if known is None:
         return "other"
-    operands = [a for a in node.args if isinstance(a, fx.Node) and kind[a] not in ("constant", "number")]
+    operands = [
+        a for a in node.args if isinstance(a, fx.Node) and kind[a] not in ("constant", "number")
+    ]
     if known.kind not in ("sum", "product") or len(operands) != 1:
         return _gate(node, data, kind) or known.kind
 
@@ -200,7 +247,9 @@ def _kind(node: fx.Node, kind: dict[fx.Node, str], random: set[fx.Node]) -> str:
 
 def holds_tensors(value) -> bool:
     """Whether a node's value is a tensor or several, and no size."""
-    return isinstance(value, Tensor) or (isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value))
+    return isinstance(value, Tensor) or (
+        isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value)
+    )
 
 
 def _gate(node: fx.Node, data: list[fx.Node], kind: dict[fx.Node, str]) -> str | None:

@@ -56,7 +56,9 @@ class Site:
     layer: str
 
 
-def sites(model: nn.Module, graph: fx.Graph, names: Mapping[fx.Node, str], hardware: bool = False) -> list[Site]:
+def sites(
+    model: nn.Module, graph: fx.Graph, names: Mapping[fx.Node, str], hardware: bool = False
+) -> list[Site]:
     """Every activation tensor of the graph that a block could stand on, in order.
 
     >>> graph = trace(model, sample, training=False).graph
@@ -94,7 +96,9 @@ def sites(model: nn.Module, graph: fx.Graph, names: Mapping[fx.Node, str], hardw
         """Whether this is the image, perhaps normalized inside the network."""
         if kind[node] == "input":
             return True
-        return kind[node] in ("scale", "norm") and all(is_input(origin(n)) for n in data_inputs(node, kind))
+        return kind[node] in ("scale", "norm") and all(
+            is_input(origin(n)) for n in data_inputs(node, kind)
+        )
 
     def origin(node: fx.Node) -> fx.Node:
         while kind[node] == "pass":
@@ -104,25 +108,49 @@ def sites(model: nn.Module, graph: fx.Graph, names: Mapping[fx.Node, str], hardw
     @functools.cache
     def absorbed(node: fx.Node) -> bool:
         """Whether the tensor never stands by itself: it feeds non-linearities and norms, or one sum of that sort."""
-        users = set(consumers(node))  # a tensor that waits for a sum while others use it does stand by itself
-        one_sum = len(users) == 1 and kind[next(iter(users))] == "sum" and absorbed(next(iter(users)))
-        return one_sum or (bool(users) and all(kind[u] in ("non-linearity", "norm", "scale") for u in users))
+        users = set(
+            consumers(node)
+        )  # a tensor that waits for a sum while others use it does stand by itself
+        one_sum = (
+            len(users) == 1 and kind[next(iter(users))] == "sum" and absorbed(next(iter(users)))
+        )
+        return one_sum or (
+            bool(users) and all(kind[u] in ("non-linearity", "norm", "scale") for u in users)
+        )
 
     @functools.cache
     def non_negative(node: fx.Node) -> bool:
         if kind[node] == "non-linearity":
             known, ends = operation(node), limits(node)
-            return bool(known and known.non_negative) or (ends is not None and math.isfinite(ends[0]) and ends[0] >= 0)
-        if _may_bring_negatives(node) or kind[node] not in ("pass", "mean", "concatenation", "product", "sum"):
+            return bool(known and known.non_negative) or (
+                ends is not None and math.isfinite(ends[0]) and ends[0] >= 0
+            )
+        if _may_bring_negatives(node) or kind[node] not in (
+            "pass",
+            "mean",
+            "concatenation",
+            "product",
+            "sum",
+        ):
             return False
-        constants = any(kind[n] == "constant" for n in node.all_input_nodes) and aten(node) not in DROPS
+        constants = (
+            any(kind[n] == "constant" for n in node.all_input_nodes) and aten(node) not in DROPS
+        )
         inputs = data_inputs(node, kind)
-        return not (constants and kind[node] != "pass") and bool(inputs) and all(non_negative(n) for n in inputs)
+        return (
+            not (constants and kind[node] != "pass")
+            and bool(inputs)
+            and all(non_negative(n) for n in inputs)
+        )
 
     def role_of(node: fx.Node) -> str | None:
         """None for what is no tensor of its own."""
         users = [kind[user] for user in consumers(node)]
-        if kind[node] in ("output", "constant", "pass", "number", "block") or not users or node in inside:
+        if (
+            kind[node] in ("output", "constant", "pass", "number", "block")
+            or not users
+            or node in inside
+        ):
             return None
         if is_input(node):
             return None if all(is_input(user) for user in consumers(node)) else "input"
@@ -149,7 +177,9 @@ def sites(model: nn.Module, graph: fx.Graph, names: Mapping[fx.Node, str], hardw
             reason = HARDWARE[role] if hardware and role in HARDWARE else REASONS.get(role)
             reason = reason or f"{label(node, modules)}: an operation without a rule"
             signed = not non_negative(node)
-            found.append(Site(node, names[node], role, quantized, signed, reason, label(node, modules)))
+            found.append(
+                Site(node, names[node], role, quantized, signed, reason, label(node, modules))
+            )
     return found
 
 
@@ -198,7 +228,9 @@ def _plain_source(node: fx.Node) -> fx.Node | None:
     """The parameter that a weight is, perhaps moved (transposed, split)."""
     while node.op != "get_attr":
         known = operation(node)
-        moves = (known is not None and known.kind == "pass") or (node.op == "call_function" and not aten(node))
+        moves = (known is not None and known.kind == "pass") or (
+            node.op == "call_function" and not aten(node)
+        )
         if not moves or not node.all_input_nodes:
             return None
         node = node.all_input_nodes[0]

@@ -114,7 +114,9 @@ def trace(model: nn.Module, sample: Tensor, training: bool) -> Reading:
     _drop_assertions(graph)
     without_regions(graph, module)
     _restore_cumulative_averages(graph, cumulative)
-    held = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    held = dict(model.named_parameters(remove_duplicate=False)) | dict(
+        model.named_buffers(remove_duplicate=False)
+    )
     make_functional(graph, held, name)
     constants = {
         node.target: fx.graph_module._get_attr(module, node.target)
@@ -137,7 +139,11 @@ def run(graph: fx.Graph) -> Callable:
 
 
 def _export(model: nn.Module, sample: Tensor):
-    from torch.export import Dim, ShapesCollection, export  # not at the top: it takes a second to import
+    from torch.export import (  # not at the top: it takes a second to import
+        Dim,
+        ShapesCollection,
+        export,
+    )
 
     shapes = ShapesCollection()
     shapes[sample] = {0: Dim.AUTO}
@@ -161,7 +167,9 @@ def _drop_assertions(graph: fx.Graph) -> None:
 def _check_any_batch(graph: fx.Graph, name: str) -> None:
     image = next(node for node in graph.nodes if node.op == "placeholder")
     if isinstance(image.meta["val"].shape[0], int):
-        raise ValueError(f"{name} runs on {image.meta['val'].shape[0]} images alone: its forward fixes the batch size")
+        raise ValueError(
+            f"{name} runs on {image.meta['val'].shape[0]} images alone: its forward fixes the batch size"
+        )
 
 
 @contextmanager
@@ -182,7 +190,9 @@ def _cumulative_averages(model: nn.Module) -> Iterator[set[str]]:
     They compute 1 / (number of batches) as a number, which export cannot follow: it reads them with another momentum.
     """
     norms = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-    found = {path: m for path, m in model.named_modules() if isinstance(m, norms) and m.momentum is None}
+    found = {
+        path: m for path, m in model.named_modules() if isinstance(m, norms) and m.momentum is None
+    }
     try:
         for module in found.values():
             module.momentum = 0.1
@@ -264,5 +274,7 @@ def _first_line(error: Exception) -> str:
 def _line(error: Exception) -> str:
     """Where in the model's code an error arose, as far as that can be told."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith(TORCH) and f.filename != __file__ and f.line]
+    own = [
+        f for f in frames if not f.filename.startswith(TORCH) and f.filename != __file__ and f.line
+    ]
     return f' at {own[-1].filename}:{own[-1].lineno}: "{own[-1].line}"' if own else ""

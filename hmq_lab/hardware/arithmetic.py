@@ -27,7 +27,9 @@ def exponent_of(step: float) -> int:
     Traceback (most recent call last):
     ValueError: a shift needs a power of two, got 0.3
     """
-    fraction, exponent = math.frexp(step) if isinstance(step, int | float) and math.isfinite(step) else (0, 0)
+    fraction, exponent = (
+        math.frexp(step) if isinstance(step, int | float) and math.isfinite(step) else (0, 0)
+    )
     if fraction != 0.5:
         raise ValueError(f"a shift needs a power of two, got {step!r}")
     return exponent - 1
@@ -65,12 +67,16 @@ def requantize(x: Tensor, places: int, smallest: int, largest: int) -> Tensor:
     >>> requantize(torch.tensor([-300, 5, 6, 900]), places=2, smallest=-8, largest=7)
     tensor([-8,  1,  2,  7])
     """
-    if places < 0:  # what is beyond the range stays beyond it: clamp first, so that nothing overflows
+    if (
+        places < 0
+    ):  # what is beyond the range stays beyond it: clamp first, so that nothing overflows
         x = x.clamp(smallest, largest) << min(-places, 32)
     return shift_right(x, max(places, 0)).clamp(smallest, largest)
 
 
-def accumulate(x: Tensor, weight: Tensor, bias: Tensor, convolve: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+def accumulate(
+    x: Tensor, weight: Tensor, bias: Tensor, convolve: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
     """The integers of a convolution or linear layer, plus a bias that broadcasts to them.
 
     `convolve` runs on float64, which holds every integer up to 2^53. No sum, whole or partial, reaches that:
@@ -81,10 +87,14 @@ def accumulate(x: Tensor, weight: Tensor, bias: Tensor, convolve: Callable[[Tens
 
 def add(*terms: Tensor, shifts: tuple[int, ...], signs: tuple[int, ...]) -> Tensor:
     """A sum of tensors with different exponents: those with larger ones are shifted left first, exactly."""
-    return sum(sign * (term << shift) for term, shift, sign in zip(terms, shifts, signs, strict=True))
+    return sum(
+        sign * (term << shift) for term, shift, sign in zip(terms, shifts, signs, strict=True)
+    )
 
 
-def mean(x: Tensor, places: int, sums: Callable[[Tensor], tuple[Tensor, Tensor]], name: str) -> Tensor:
+def mean(
+    x: Tensor, places: int, sums: Callable[[Tensor], tuple[Tensor, Tensor]], name: str
+) -> Tensor:
     """The exact quotient of a sum by a count, times 2^-places, rounded once, half to even.
 
     sums: gives the sums over windows, and how many numbers are in each.
@@ -116,7 +126,9 @@ def region_sums(x: Tensor, call: Callable) -> tuple[Tensor, Tensor]:
     count = torch.ones((), dtype=torch.int64)
     for size, out in zip(x.shape, means.shape, strict=True):
         i = torch.arange(out)
-        count = count.unsqueeze(-1) * ((i + 1) * size - 1).div(out, rounding_mode="floor").add(1).sub(i * size // out)
+        count = count.unsqueeze(-1) * ((i + 1) * size - 1).div(out, rounding_mode="floor").add(
+            1
+        ).sub(i * size // out)
     return (means * count).round().long(), count
 
 

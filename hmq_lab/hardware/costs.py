@@ -93,7 +93,9 @@ class Accelerator:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
         for name in ("multiply_8x8", "add_32", "weight_bit", "activation_bit", "float_mac"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be a number of picojoules from 0 on, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be a number of picojoules from 0 on, got {getattr(self, name)!r}"
+                )
 
     def width(self, bits: int) -> int:
         """The width that so many bits take up; more than the widest are done in several rounds of it."""
@@ -122,11 +124,15 @@ class Accelerator:
         """Picojoules of the multiply-accumulates."""
         if FLOAT_BITS in (layer.weight_bits, layer.input_bits):
             return layer.macs * self.float_mac
-        return layer.macs * (self.multiply_8x8 * layer.weight_bits * layer.input_bits / 64 + self.add_32)
+        return layer.macs * (
+            self.multiply_8x8 * layer.weight_bits * layer.input_bits / 64 + self.add_32
+        )
 
     def energy(self, layer: Layer) -> float:
         """Picojoules of multiply-accumulates and memory."""
-        memory = 8 * (layer.weight_bytes * self.weight_bit + layer.activation_bytes * self.activation_bit)
+        memory = 8 * (
+            layer.weight_bytes * self.weight_bit + layer.activation_bytes * self.activation_bit
+        )
         return self.mac_energy(layer) + memory
 
 
@@ -158,7 +164,10 @@ def count(model: nn.Module) -> list[Layer]:
 
     layers = []
     for node in graph.nodes:
-        if aten(node) not in ("conv1d", "conv2d", "conv3d", "linear") or node.args[1].op != "get_attr":
+        if (
+            aten(node) not in ("conv1d", "conv2d", "conv3d", "linear")
+            or node.args[1].op != "get_attr"
+        ):
             continue
         name, source = node.args[1].target, node.args[0]
         weight = attribute_of(model, name)
@@ -166,7 +175,16 @@ def count(model: nn.Module) -> list[Layer]:
         inputs, outputs = _elements(source), _elements(node)
         macs = outputs * weight[0].numel()
         layers.append(
-            Layer(node.meta["name"], macs, weight.numel(), bits, inputs, read(source), outputs, written(node))
+            Layer(
+                node.meta["name"],
+                macs,
+                weight.numel(),
+                bits,
+                inputs,
+                read(source),
+                outputs,
+                written(node),
+            )
         )
     return layers
 
@@ -178,13 +196,19 @@ def _elements(node: fx.Node) -> int:
 
 def in_float(layers: list[Layer]) -> list[Layer]:
     """The same layers with 32 bits everywhere, to compare with."""
-    return [replace(i, weight_bits=FLOAT_BITS, input_bits=FLOAT_BITS, output_bits=FLOAT_BITS) for i in layers]
+    return [
+        replace(i, weight_bits=FLOAT_BITS, input_bits=FLOAT_BITS, output_bits=FLOAT_BITS)
+        for i in layers
+    ]
 
 
 def uniform(layers: list[Layer], bits: int) -> list[Layer]:
     """The same layers with `bits` everywhere but in the network's output."""
     outputs = [FLOAT_BITS if i.output_bits == FLOAT_BITS else bits for i in layers]
-    return [replace(i, weight_bits=bits, input_bits=bits, output_bits=o) for i, o in zip(layers, outputs, strict=True)]
+    return [
+        replace(i, weight_bits=bits, input_bits=bits, output_bits=o)
+        for i, o in zip(layers, outputs, strict=True)
+    ]
 
 
 def total(layers: list[Layer], accelerator: Accelerator) -> dict[str, float]:
@@ -197,7 +221,19 @@ def total(layers: list[Layer], accelerator: Accelerator) -> dict[str, float]:
 
 def table(layers: list[Layer], accelerator: Accelerator) -> str:
     """A line for each layer, and the sums beside those of float32."""
-    rows = [("layer", "bits w x a", "MACs", "bytes", "bit operations", "shifts", "cycles", "bound by", "energy nJ")]
+    rows = [
+        (
+            "layer",
+            "bits w x a",
+            "MACs",
+            "bytes",
+            "bit operations",
+            "shifts",
+            "cycles",
+            "bound by",
+            "energy nJ",
+        )
+    ]
     for layer in layers:
         memory = accelerator.memory_cycles(layer) > accelerator.compute_cycles(layer)
         rows.append((

@@ -38,7 +38,8 @@ def accumulators(program: IntegerNetwork, bits: int) -> IntegerNetwork:
     That the partial sums wrap too changes nothing: modulo 2^bits the order does not matter.
     """
     return _changed(
-        program, lambda i: replace(i, kind="wrap", parameters={"first": i, "bits": bits}) if i.is_sum else i
+        program,
+        lambda i: replace(i, kind="wrap", parameters={"first": i, "bits": bits}) if i.is_sum else i,
     )
 
 
@@ -70,10 +71,14 @@ def threshold(
     cut at another number than 0.
     """
     if not 0.5 <= factor <= 1:
-        raise ValueError(f"factor must be from 0.5 to 1, as larger and smaller ones move the exponent, got {factor!r}")
+        raise ValueError(
+            f"factor must be from 0.5 to 1, as larger and smaller ones move the exponent, got {factor!r}"
+        )
     *clamps, block = chain(program, layer)
     if any(c.parameters["smallest"] or c.parameters["largest"] for c in clamps):
-        raise ValueError(f"the sums of {layer} are clamped at another number than 0, which is no multiple of new steps")
+        raise ValueError(
+            f"the sums of {layer} are clamped at another number than 0, which is no multiple of new steps"
+        )
     own = next(i for i in program.instructions if i.name == layer)
     module = model.get_submodule(layer.partition(":")[0])
     scheme = module.parametrizations.weight[0].scheme
@@ -91,12 +96,16 @@ def threshold(
     places = block.parameters["places"]
     ends = {key: block.parameters[key] for key in ("smallest", "largest")}
     if multiplier is None:
-        scaled = replace(block, kind="real factor", parameters=ends | {"factor": factor * 2.0**-places})
+        scaled = replace(
+            block, kind="real factor", parameters=ends | {"factor": factor * 2.0**-places}
+        )
     elif multiplier == 0:
         scaled = replace(block, parameters=ends | {"places": places - round(math.log2(factor))})
     else:
         by = round(factor * 2**multiplier)
-        scaled = replace(block, kind="multiply", parameters=ends | {"places": places + multiplier, "by": by})
+        scaled = replace(
+            block, kind="multiply", parameters=ends | {"places": places + multiplier, "by": by}
+        )
     changed[block.name] = scaled
     return IntegerNetwork(changed.get(i.name, i) for i in program.instructions)
 
@@ -111,12 +120,18 @@ def chain(program: IntegerNetwork, layer: str) -> list[Instruction]:
     """
     found, name = [], layer
     if not any(i.name == layer and _is_layer(i) for i in program.instructions):
-        raise ValueError(f"there is no layer {layer!r}; there are {', '.join(layers(program, shifted=False))}")
+        raise ValueError(
+            f"there is no layer {layer!r}; there are {', '.join(layers(program, shifted=False))}"
+        )
     while not found or found[-1].scheme is None:
         readers = [i for i in program.instructions if name in i.inputs]
         if len(readers) != 1 or len(readers[0].inputs) != 1 or readers[0].kind not in PASSED:
-            met = ", ".join(f"{i.name} ({i.says})" for i in readers) or "nothing: they are the output"
-            raise ValueError(f"the sums of {layer} are not shifted to codes next, but read by {met}")
+            met = (
+                ", ".join(f"{i.name} ({i.says})" for i in readers) or "nothing: they are the output"
+            )
+            raise ValueError(
+                f"the sums of {layer} are not shifted to codes next, but read by {met}"
+            )
         found.append(readers[0])
         name = readers[0].name
     return found
@@ -131,7 +146,9 @@ def layers(program: IntegerNetwork, shifted: bool = True) -> list[str]:
 def parted(program: IntegerNetwork, other: IntegerNetwork, pictures: Tensor) -> dict[str, float]:
     """The share of codes in which two versions of a program differ, by tensor, in the order they are computed."""
     found = {}
-    for (i, ours, _), (_, theirs, _) in zip(program.run(pictures), other.run(pictures), strict=True):
+    for (i, ours, _), (_, theirs, _) in zip(
+        program.run(pictures), other.run(pictures), strict=True
+    ):
         if isinstance(ours, Tensor):
             found[i.name] = (ours != theirs).double().mean().item()
     return found
@@ -151,7 +168,9 @@ def _has_chain(program: IntegerNetwork, layer: str) -> bool:
         return False
 
 
-def _changed(program: IntegerNetwork, change: Callable[[Instruction], Instruction]) -> IntegerNetwork:
+def _changed(
+    program: IntegerNetwork, change: Callable[[Instruction], Instruction]
+) -> IntegerNetwork:
     """The program with each instruction as `change` gives it."""
     return IntegerNetwork(map(change, program.instructions))
 
@@ -175,4 +194,6 @@ def _multiply(x: Tensor, by: int, places: int, smallest: int, largest: int) -> T
     return requantize(x * by, places, smallest, largest)
 
 
-COMPUTE.update({"wrap": _wrapped, "drop": _drop, "real factor": _real_factor, "multiply": _multiply})
+COMPUTE.update(
+    {"wrap": _wrapped, "drop": _drop, "real factor": _real_factor, "multiply": _multiply}
+)

@@ -62,7 +62,11 @@ class IntegerNetwork:
 
     def trace(self, pictures: Tensor) -> dict[str, tuple[Tensor, int]]:
         """Codes and exponent of every tensor, by name; see `Instruction`."""
-        return {i.name: (codes, i.exponent) for i, codes, _ in self.run(pictures) if isinstance(codes, Tensor)}
+        return {
+            i.name: (codes, i.exponent)
+            for i, codes, _ in self.run(pictures)
+            if isinstance(codes, Tensor)
+        }
 
     def run(self, pictures: Tensor):
         """(instruction, its value, the values it read) one by one; what nothing reads any more is forgotten."""
@@ -96,7 +100,9 @@ class IntegerNetwork:
         rows = [("tensor", "from", "operation", "exponent", "at most")]
         for i in self.instructions:
             if i.exponent is not None:
-                rows.append((i.name, ", ".join(i.inputs), i.says, f"2^{i.exponent}", f"{i.bound:,}"))
+                rows.append(
+                    (i.name, ", ".join(i.inputs), i.says, f"2^{i.exponent}", f"{i.bound:,}")
+                )
         return columns(rows)
 
 
@@ -134,7 +140,10 @@ def compare(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
             )
     if not found["pictures"]:
         raise ValueError("there are no pictures to compare on")
-    right = {how: 100 * found.pop(f"right_{how}", 0) / found["pictures"] for how in ("integer", "float32")}
+    right = {
+        how: 100 * found.pop(f"right_{how}", 0) / found["pictures"]
+        for how in ("integer", "float32")
+    }
     keys = ("pictures", "differ_float64", "differ_float32", "unexplained_float32", "pictures_beyond_2_24",
             "sums_beyond_2_24", "predictions_differ")  # fmt: skip
     counts = {key: found[key] for key in keys}

@@ -28,8 +28,25 @@ from hmq_lab.quantizer import codes
 
 IN_HARDWARE_MODE = "hardware mode (hardware=True of search and attach, --hardware)"
 LAYERS = ("conv1d", "conv2d", "conv3d", "linear")
-UNCHANGED = {"dropout", "feature_dropout", "alpha_dropout", "clone", "detach", "alias", "contiguous", "to", "_to_copy"}
-AVERAGE_OPTIONS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+UNCHANGED = {
+    "dropout",
+    "feature_dropout",
+    "alpha_dropout",
+    "clone",
+    "detach",
+    "alias",
+    "contiguous",
+    "to",
+    "_to_copy",
+}
+AVERAGE_OPTIONS = (
+    "kernel_size",
+    "stride",
+    "padding",
+    "ceil_mode",
+    "count_include_pad",
+    "divisor_override",
+)
 
 
 class NoRule(ValueError):
@@ -45,7 +62,9 @@ def lower(model: nn.Module) -> list[Instruction]:
     check_attached(model)
     for name, block in blocks(model).items():
         if not block.is_fixed:
-            raise ValueError(f"{name} has no selected scheme yet: end the search, or call its block's fix()")
+            raise ValueError(
+                f"{name} has no selected scheme yet: end the search, or call its block's fix()"
+            )
         if not block.enabled:
             raise ValueError(f"the block of {name} is switched off")
     output = model.hmq.output
@@ -108,23 +127,33 @@ class Lowering:
     def value(self, node: fx.Node, source: fx.Node) -> Instruction:
         """The integers that a node reads."""
         if source not in self.of:
-            raise failure(node, f"{node.meta['layer']} reads a constant of the network, which has no integers")
+            raise failure(
+                node, f"{node.meta['layer']} reads a constant of the network, which has no integers"
+            )
         if self.of[source].exponent is None:
             raise failure(source, f"the input picture is float: {IN_HARDWARE_MODE} quantizes it")
         return self.of[source]
 
     def values(self, node: fx.Node) -> list[Instruction]:
         """The integers of all tensors that a node reads."""
-        return [self.value(node, source) for source in node.all_input_nodes if source.meta["kind"] != "number"]
+        return [
+            self.value(node, source)
+            for source in node.all_input_nodes
+            if source.meta["kind"] != "number"
+        ]
 
     def is_float(self, node: fx.Node) -> bool:
         """Whether a node stands before the image's block, and computes with floats."""
-        sources = [self.of[n] for n in node.all_input_nodes if n in self.of and n.meta["kind"] != "number"]
+        sources = [
+            self.of[n] for n in node.all_input_nodes if n in self.of and n.meta["kind"] != "number"
+        ]
         return bool(sources) and all(source.exponent is None for source in sources)
 
 
 def name_of(node: fx.Node) -> str:
-    wide = node.meta["kind"] != "block" and any(user.meta.get("kind") == "block" for user in node.users)
+    wide = node.meta["kind"] != "block" and any(
+        user.meta.get("kind") == "block" for user in node.users
+    )
     return node.meta["name"] + (" (wide)" if wide else "")
 
 
@@ -137,7 +166,14 @@ def no_rule(node: fx.Node, why: str = "") -> NoRule:
 
 
 def make(
-    node: fx.Node, kind: str, says: str, inputs: list[Instruction], exponent: int, bound: int, /, **parameters
+    node: fx.Node,
+    kind: str,
+    says: str,
+    inputs: list[Instruction],
+    exponent: int,
+    bound: int,
+    /,
+    **parameters,
 ) -> Instruction:
     """An instruction, once int32 is known to hold its integers."""
     if bound > INT32:
@@ -152,7 +188,11 @@ def aligned(node: fx.Node, terms: list[Instruction]) -> tuple[int, tuple[int, ..
     shifts = tuple(term.exponent - exponent for term in terms)
     if max(shifts) > 31:
         raise failure(node, f"its terms' exponents lie {max(shifts)} apart, beyond int32")
-    return exponent, shifts, [term.bound << shift for term, shift in zip(terms, shifts, strict=True)]
+    return (
+        exponent,
+        shifts,
+        [term.bound << shift for term, shift in zip(terms, shifts, strict=True)],
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ the rules
@@ -164,7 +204,9 @@ def image(lowering: Lowering, node: fx.Node) -> Instruction:
 
 def size(lowering: Lowering, node: fx.Node) -> Instruction:
     inputs = tuple(lowering.of[source].name for source in node.all_input_nodes)
-    return Instruction(name_of(node), "size", "a size", inputs, None, parameters={"call": Call(node)})
+    return Instruction(
+        name_of(node), "size", "a size", inputs, None, parameters={"call": Call(node)}
+    )
 
 
 def in_float(lowering: Lowering, node: fx.Node) -> Instruction:
@@ -172,7 +214,9 @@ def in_float(lowering: Lowering, node: fx.Node) -> Instruction:
     constants = {n: lowering.constant(n) for n in node.all_input_nodes if n.op == "get_attr"}
     inputs = tuple(lowering.of[n].name for n in node.all_input_nodes if n not in constants)
     says = f"{node.meta['layer']} of the picture, float"
-    return Instruction(name_of(node), "float", says, inputs, None, parameters={"call": Call(node, constants)})
+    return Instruction(
+        name_of(node), "float", says, inputs, None, parameters={"call": Call(node, constants)}
+    )
 
 
 def block(lowering: Lowering, node: fx.Node) -> Instruction:
@@ -186,7 +230,9 @@ def block(lowering: Lowering, node: fx.Node) -> Instruction:
     places = scheme.step_exponent - source.exponent
     says = f"shift {'right' if places >= 0 else 'left'} by {abs(places)}, saturate to {low}..{high}"
     options = {"places": places, "smallest": low, "largest": high}
-    return replace(make(node, "shift", says, [source], scheme.step_exponent, bound, **options), scheme=scheme)
+    return replace(
+        make(node, "shift", says, [source], scheme.step_exponent, bound, **options), scheme=scheme
+    )
 
 
 def move(lowering: Lowering, node: fx.Node) -> Instruction:
@@ -224,7 +270,9 @@ def linear(lowering: Lowering, node: fx.Node) -> Instruction:
     if aten(node) != "linear":
         bias = bias.view(-1, *[1] * (weight.dim() - 2))  # (out, 1, 1)
     says = f"{node.meta['layer']}, {scheme.bits}-bit weights {tuple(weight.shape)}"
-    return make(node, "layer", says, [x], exponent, bound, weight=weight, bias=bias, convolve=convolve)
+    return make(
+        node, "layer", says, [x], exponent, bound, weight=weight, bias=bias, convolve=convolve
+    )
 
 
 def _bias(lowering: Lowering, node: fx.Node, exponent: int, outputs: int) -> Tensor:
@@ -285,17 +333,25 @@ def scale(lowering: Lowering, node: fx.Node) -> Instruction:
     if lowering.is_float(node):
         return in_float(lowering, node)
     factor = node.args[1]
-    if isinstance(factor, fx.Node) and factor.op == "get_attr" and lowering.constant(factor).numel() == 1:
+    if (
+        isinstance(factor, fx.Node)
+        and factor.op == "get_attr"
+        and lowering.constant(factor).numel() == 1
+    ):
         factor = lowering.constant(factor).item()
     divides = aten(node) in DIVIDE
     if aten(node) not in MULTIPLY | DIVIDE or not isinstance(factor, int | float) or node.kwargs:
-        raise no_rule(node, f"{node.meta['layer']} with a number or constant has no rule on integers")
+        raise no_rule(
+            node, f"{node.meta['layer']} with a number or constant has no rule on integers"
+        )
     (x,) = lowering.values(node)
     try:
         power = exponent_of(1 / factor if divides and factor else factor)
     except ValueError as error:
         raise failure(node, str(error)) from None
-    return make(node, "scale", f"the same integers, times 2^{power}", [x], x.exponent + power, x.bound)
+    return make(
+        node, "scale", f"the same integers, times 2^{power}", [x], x.exponent + power, x.bound
+    )
 
 
 def mean(lowering: Lowering, node: fx.Node) -> Instruction:
@@ -320,7 +376,9 @@ def mean(lowering: Lowering, node: fx.Node) -> Instruction:
         raise no_rule(node)
     bound = (x.bound << max(-places, 0) >> max(places, 0)) + 1
     says = f"sum, over count * 2^{places}, rounded half to even"
-    return make(node, "mean", says, [x], exponent, bound, places=places, sums=sums, name=node.meta["name"])
+    return make(
+        node, "mean", says, [x], exponent, bound, places=places, sums=sums, name=node.meta["name"]
+    )
 
 
 def _pool_options(node: fx.Node) -> dict:
@@ -339,7 +397,9 @@ def concatenate(lowering: Lowering, node: fx.Node) -> Instruction:
     terms = lowering.values(node)
     exponent, shifts, bounds = aligned(node, terms)
     says = "concatenate, after shifts left by " + ", ".join(map(str, shifts))
-    return make(node, "concatenate", says, terms, exponent, max(bounds), shifts=shifts, call=Call(node))
+    return make(
+        node, "concatenate", says, terms, exponent, max(bounds), shifts=shifts, call=Call(node)
+    )
 
 
 def refuse(lowering: Lowering, node: fx.Node) -> Instruction:
@@ -347,9 +407,13 @@ def refuse(lowering: Lowering, node: fx.Node) -> Instruction:
     if node.meta["kind"] == "norm":
         if lowering.is_float(node):
             return in_float(lowering, node)
-        raise no_rule(node, f"a batch norm or another norm that is not folded, {node.meta['layer']}")
+        raise no_rule(
+            node, f"a batch norm or another norm that is not folded, {node.meta['layer']}"
+        )
     if node.meta["kind"] == "product":
-        raise no_rule(node, "a product of two tensors, as of squeeze and excite, has no rule on integers here")
+        raise no_rule(
+            node, "a product of two tensors, as of squeeze and excite, has no rule on integers here"
+        )
     raise no_rule(node)
 
 

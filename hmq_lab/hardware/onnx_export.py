@@ -34,7 +34,10 @@ from hmq_lab.network import BiasRounding, attribute_of, blocks, check_attached
 from hmq_lab.quantizer import Scheme, codes
 
 OPSET = 18  # of the int8 form
-NATIVE = {4: ("INT4", "UINT4", 21), 2: ("INT2", "UINT2", 25)}  # carrier bits: signed, unsigned, first opset
+NATIVE = {
+    4: ("INT4", "UINT4", 21),
+    2: ("INT2", "UINT2", 25),
+}  # carrier bits: signed, unsigned, first opset
 DOMAIN = "hmq_lab"
 
 
@@ -53,9 +56,13 @@ def export(model: nn.Module, path: Path | str, *, native: bool = False) -> onnx.
     check_attached(model)
     for name, block in blocks(model).items():
         if not block.is_fixed:
-            raise ValueError(f"{name} has no selected scheme yet: end the search, or call its block's fix()")
+            raise ValueError(
+                f"{name} has no selected scheme yet: end the search, or call its block's fix()"
+            )
         if block.scheme.bits > 8:
-            raise ValueError(f"{name}: bits must be from 1 to 8 in this ONNX form, got {block.scheme.bits}")
+            raise ValueError(
+                f"{name}: bits must be from 1 to 8 in this ONNX form, got {block.scheme.bits}"
+            )
     if model.hmq.output is None:
         raise ValueError("the network returns several tensors: the ONNX form has one output")
     with in_mode(model, training=False), torch.no_grad():
@@ -108,7 +115,9 @@ def _with_custom_operations(model: nn.Module) -> nn.Module:
         elif node.meta["kind"] == "block":
             name = node.meta["name"]
             tensors.append((name, found[name].scheme))
-            values[node] = graph.call_function(_quantize._opoverload, (values[node.args[0]], len(tensors) - 1))
+            values[node] = graph.call_function(
+                _quantize._opoverload, (values[node.args[0]], len(tensors) - 1)
+            )
         elif _is_global_mean(node):
             values[node] = _exact_mean(graph, node, values[node.args[0]])
         else:
@@ -121,7 +130,9 @@ def _with_custom_operations(model: nn.Module) -> nn.Module:
 def _held(model, module, graph: fx.Graph, name: str, weights, tensors: list[tuple]) -> fx.Node:
     """A parameter or buffer of the network: as integers where it is quantized, or else as it is."""
     value = attribute_of(model, name).detach().cpu()
-    short = "held_" + name.replace(".", "_").replace("/", "_")  # no tensor of the ONNX file has such a name
+    short = "held_" + name.replace(".", "_").replace(
+        "/", "_"
+    )  # no tensor of the ONNX file has such a name
     module.register_buffer(short, value.float() if value.is_floating_point() else value)
     read = graph.get_attr(short)
     path, _, attribute = name.rpartition(".")
@@ -163,7 +174,9 @@ def _exact_mean(graph: fx.Graph, node: fx.Node, x: fx.Node) -> fx.Node:
         axes, keep = list(range(2, len(shape))), True
     axes = [axes] if isinstance(axes, int) else list(axes)
     total = graph.call_function(torch.ops.aten.sum.dim_IntList, (x, axes, bool(keep)))
-    return graph.call_function(torch.ops.aten.div.Tensor, (total, math.prod(shape[axis] for axis in axes)))
+    return graph.call_function(
+        torch.ops.aten.div.Tensor, (total, math.prod(shape[axis] for axis in axes))
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- by torch
@@ -190,7 +203,9 @@ def _by_torch(module: nn.Module, model: nn.Module) -> onnx.ModelProto:
             while cause.__cause__ is not None:
                 cause = cause.__cause__
             first = next(iter(str(cause).splitlines()), type(cause).__name__)
-            raise ValueError(f"torch.onnx.export has no rule for an operation of this network: {first}") from error
+            raise ValueError(
+                f"torch.onnx.export has no rule for an operation of this network: {first}"
+            ) from error
     return program.model_proto
 
 
@@ -240,7 +255,9 @@ class _Quantizers:
             if node.domain == DOMAIN:
                 entry = self.tensors[node.attribute[0].i]
                 write = self.quantize if node.op_type == "Quantize" else self.weight
-                self.names[node.output[0]] = write(self.names.get(node.input[0], node.input[0]), *entry)
+                self.names[node.output[0]] = write(
+                    self.names.get(node.input[0], node.input[0]), *entry
+                )
             else:
                 self.nodes.append(node)
         for output in graph.output:
@@ -257,11 +274,17 @@ class _Quantizers:
                                   [*kept, *self.initializers.values()])  # fmt: skip
         opset = helper.make_opsetid("", self.opset)
         version = helper.find_min_ir_version_for([opset])
-        return helper.make_model(whole, opset_imports=[opset], producer_name="hmq_lab", ir_version=version)
+        return helper.make_model(
+            whole, opset_imports=[opset], producer_name="hmq_lab", ir_version=version
+        )
 
     def quantize(self, x: str, name: str, scheme: Scheme) -> str:
         """Quantize, clip to b bits, dequantize. There is no Clip on 4 and 2 bits: floats are clipped before."""
-        (kind, carried), (low, high), scale = self.carrier(scheme), scheme.integers, self.number(scheme.step)
+        (kind, carried), (low, high), scale = (
+            self.carrier(scheme),
+            scheme.integers,
+            self.number(scheme.step),
+        )
         if carried < 8 and scheme.bits < carried:
             ends = [self.number(end * scheme.step) for end in (low, high)]
             x = self.add("Clip", [x, *ends], f"{name} clipped")
@@ -279,12 +302,16 @@ class _Quantizers:
         return self.add("DequantizeLinear", [integers, self.number(step), *zero], name)
 
     def add(self, operation: str, inputs: list[str], output: str) -> str:
-        self.nodes.append(helper.make_node(operation, inputs, [output], name=f"{output} {operation}"))
+        self.nodes.append(
+            helper.make_node(operation, inputs, [output], name=f"{output} {operation}")
+        )
         return output
 
     def number(self, value: float) -> str:
         name = f"{value:g}"
-        self.initializers.setdefault(name, numpy_helper.from_array(np.asarray(np.float32(value)), name))
+        self.initializers.setdefault(
+            name, numpy_helper.from_array(np.asarray(np.float32(value)), name)
+        )
         return name
 
     def zero(self, kind: str) -> str:
@@ -307,7 +334,9 @@ class _Quantizers:
         else:
             raw = values.numpy().astype(kind.lower()).tobytes()
         data_type = getattr(TensorProto, kind)
-        self.initializers[name] = helper.make_tensor(name, data_type, tuple(values.shape), raw, raw=True)
+        self.initializers[name] = helper.make_tensor(
+            name, data_type, tuple(values.shape), raw, raw=True
+        )
         return name
 
 
@@ -343,16 +372,23 @@ def compare(model: nn.Module, path: Path | str, batches: Iterable[tuple[Tensor, 
                 differ = (got != expected).any(1)
                 largest[which] = max(largest[which], float((got - expected).abs().max()))
                 found[f"{which}differ"] += int(differ.sum())
-                found[f"{which}predictions_differ"] += int((got.argmax(1) != expected.argmax(1)).sum())
+                found[f"{which}predictions_differ"] += int(
+                    (got.argmax(1) != expected.argmax(1)).sum()
+                )
                 found[f"{which}right"] += int((got.argmax(1) == y).sum())
                 if network is not None and not which:
                     found["unexplained"] += int((differ & (network.beyond_float32(x) == 0)).sum())
             found["pictures"] += len(x)
     if not found["pictures"]:
         raise ValueError("there are no pictures to compare on")
-    result = {"pictures": found["pictures"], "unexplained": None if network is None else found["unexplained"]}
+    result = {
+        "pictures": found["pictures"],
+        "unexplained": None if network is None else found["unexplained"],
+    }
     for which in sessions:
-        result |= {f"{which}{key}": found[f"{which}{key}"] for key in ("differ", "predictions_differ")}
+        result |= {
+            f"{which}{key}": found[f"{which}{key}"] for key in ("differ", "predictions_differ")
+        }
         result[f"{which}largest_difference"] = largest[which]
         result[f"{which}accuracy"] = 100 * found[f"{which}right"] / found["pictures"]
     return result

@@ -30,7 +30,14 @@ from hmq_lab.placement import detach
 from hmq_lab.quantizer import Scheme, codes
 
 FORMAT = "hmq_lab packed 1"
-FIELDS = {"model": str, "classes": int, "picture": list, "hardware": bool, "weights": str, "activations": str}
+FIELDS = {
+    "model": str,
+    "classes": int,
+    "picture": list,
+    "hardware": bool,
+    "weights": str,
+    "activations": str,
+}
 
 
 @dataclass(frozen=True)
@@ -71,9 +78,13 @@ def pack(network: nn.Module, path: Path | str, name: str) -> Sizes:
     for tensor, value in network.state_dict().items():
         if value.is_floating_point() and value.dtype != torch.float32:
             name = re.sub(r"parametrizations\.(\w+)\.original$", r"\1", tensor)
-            raise ValueError(f"{name} is {value.dtype}; a packed network is torch.float32: network.float() first")
+            raise ValueError(
+                f"{name} is {value.dtype}; a packed network is torch.float32: network.float() first"
+            )
     if free := [tensor for tensor, block in found.items() if not block.is_fixed]:
-        raise ValueError(f"{free[0]} has no selected scheme yet: end the search, or call its block's fix()")
+        raise ValueError(
+            f"{free[0]} has no selected scheme yet: end the search, or call its block's fix()"
+        )
     places = {p.name: p for p in placements(network)}
     output = network.hmq.output
     if output is None:
@@ -86,18 +97,29 @@ def pack(network: nn.Module, path: Path | str, name: str) -> Sizes:
             weights.append(packed)
             bits += scheme.bits * places[tensor].size
         short = tensor.removesuffix(".weight")
-        schemes["weight" if places[tensor].kind == "weight" else "other"].append(f"{short} {_text(scheme)}")
+        schemes["weight" if places[tensor].kind == "weight" else "other"].append(
+            f"{short} {_text(scheme)}"
+        )
     floats = _floats(network)
     header = {
         "format": FORMAT, "model": name, "classes": output.meta["shape"][-1], "picture": list(network.hmq.image),
         "hardware": any(p.kind == "hardware" for p in places.values()),
         "weights": ",".join(schemes["weight"]), "activations": ",".join(schemes["other"]),
     }  # fmt: skip
-    tensors = {"weights": torch.cat(weights), "floats": torch.cat([t.detach().float().flatten().cpu() for t in floats])}
+    tensors = {
+        "weights": torch.cat(weights),
+        "floats": torch.cat([t.detach().float().flatten().cpu() for t in floats]),
+    }
     write_tensors(path, tensors, header)
     elements = sum(p.size for p in places.values() if p.kind == "weight")
     rest = 4 * len(tensors["floats"])
-    return Sizes(Path(path).stat().st_size, bits / 8, rest, 4 * elements + rest, budget.rates(network).weights)
+    return Sizes(
+        Path(path).stat().st_size,
+        bits / 8,
+        rest,
+        4 * elements + rest,
+        budget.rates(network).weights,
+    )
 
 
 def unpack(path: Path | str, network: nn.Module | None = None) -> nn.Module:
@@ -112,20 +134,38 @@ def unpack(path: Path | str, network: nn.Module | None = None) -> nn.Module:
     """
     tensors, header = read_tensors(path)
     if header.get("format") != FORMAT:
-        raise ValueError(f"{path} holds no packed network: its format is {header.get('format')!r}, not {FORMAT!r}")
+        raise ValueError(
+            f"{path} holds no packed network: its format is {header.get('format')!r}, not {FORMAT!r}"
+        )
     check_fields(header, FIELDS, path)
     check_image_shape(header["picture"], path)
-    check_fields({name: t.dim() for name, t in tensors.items()}, {"weights": int, "floats": int}, path)
+    check_fields(
+        {name: t.dim() for name, t in tensors.items()}, {"weights": int, "floats": int}, path
+    )
     weights = {_full(name): scheme for name, scheme in _schemes(header["weights"]).items()}
-    schemes, bits = weights | _schemes(header["activations"]), {scheme.bits for scheme in weights.values()}
+    schemes, bits = (
+        weights | _schemes(header["activations"]),
+        {scheme.bits for scheme in weights.values()},
+    )
     largest = {name: scheme.threshold_exponent for name, scheme in schemes.items()}
     name = header["model"] if network is None else type(network).__name__
     if network is None:
         if name not in models.names():
-            raise ValueError(f"{path} holds your own module {name}: give it as network=, as it was built")
+            raise ValueError(
+                f"{path} holds your own module {name}: give it as network=, as it was built"
+            )
         network = fresh(name, header["classes"])
-    build(network, header["picture"], schemes, SearchSpace(tuple(bits), 1), largest, header["hardware"])
-    length = sum(-(-scheme.bits * _original(network, key).numel() // 8) for key, scheme in weights.items())
+    build(
+        network,
+        header["picture"],
+        schemes,
+        SearchSpace(tuple(bits), 1),
+        largest,
+        header["hardware"],
+    )
+    length = sum(
+        -(-scheme.bits * _original(network, key).numel() // 8) for key, scheme in weights.items()
+    )
     floats = sum(tensor.numel() for tensor in _floats(network))
     if (held := (len(tensors["weights"]), len(tensors["floats"]))) != (length, floats):
         detach(network)
@@ -172,7 +212,9 @@ def unpack_bits(stream: Tensor, bits: int, count: int) -> Tensor:
     >>> unpack_bits(torch.tensor([141], dtype=torch.uint8), 2, 4)
     tensor([ 1, -1,  0, -2])
     """
-    matrix = np.unpackbits(stream.numpy(), count=bits * count, bitorder="little").reshape(count, bits)
+    matrix = np.unpackbits(stream.numpy(), count=bits * count, bitorder="little").reshape(
+        count, bits
+    )
     place_values = 2 ** np.arange(bits)
     place_values[-1] *= -1
     return torch.from_numpy(matrix.astype(np.int64) @ place_values)
@@ -188,7 +230,9 @@ def _floats(network: nn.Module) -> list[Tensor]:
     """What is not a quantized weight: biases, norms and their statistics; the tensors themselves."""
     found = []
     for path, module in network.named_modules():
-        if path.split(".")[0] == "hmq":  # the blocks of activations; a module of one's own may be called hmq_head
+        if (
+            path.split(".")[0] == "hmq"
+        ):  # the blocks of activations; a module of one's own may be called hmq_head
             continue
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
         inside = re.search(r"(^|\.)parametrizations\.(\w+)(\.\d+)?$", path)
@@ -210,7 +254,9 @@ def _full(name: str) -> str:
 def _schemes(text: str) -> dict[str, Scheme]:
     """{tensor: scheme} of "conv1 8s<2,..."."""
     found = {}
-    for entry in text.split(",") if text else ():  # a network of one layer has no activation that is quantized
+    for entry in (
+        text.split(",") if text else ()
+    ):  # a network of one layer has no activation that is quantized
         match = re.fullmatch(r"(.+) (\d+)([su])<(-?\d+)", entry)
         if not match:
             raise ValueError(f"a scheme is written as 'conv1 8s<2', got {entry!r}")

@@ -66,7 +66,9 @@ def named_tensors(content: object, path: Path) -> dict[str, Tensor]:
     tensors = _unwrapped(content, path)
     for key, tensor in tensors.items():
         if reason := _not_plain(tensor):
-            raise ValueError(f"{path} holds {key}, which is {reason}: a plain tensor is needed; {HOW}")
+            raise ValueError(
+                f"{path} holds {key}, which is {reason}: a plain tensor is needed; {HOW}"
+            )
     return tensors
 
 
@@ -90,7 +92,9 @@ def without_prefixes(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]) -
             break
         plain = {key.removeprefix(common[0]): tensor for key, tensor in plain.items()}
         candidates.append(plain)
-    return max(candidates, key=lambda names: len(names.keys() & wanted.keys()))  # the first of equals
+    return max(
+        candidates, key=lambda names: len(names.keys() & wanted.keys())
+    )  # the first of equals
 
 
 def _head(path: str | os.PathLike) -> bytes:
@@ -113,11 +117,15 @@ def _loaded(path: Path) -> object:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old kinds of tensors
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises KeyError, IndexError and more on what is no such file
+    except (
+        Exception
+    ) as error:  # torch.load raises KeyError, IndexError and more on what is no such file
         first = (str(error).splitlines() or [type(error).__name__])[0]
         # torch's own advice for objects is unsafe.
         said = "" if first.startswith("Weights only") else f" ({first})"
-        raise ValueError(f"{path} cannot be read as a file of tensors alone{said}: {HOW}") from error
+        raise ValueError(
+            f"{path} cannot be read as a file of tensors alone{said}: {HOW}"
+        ) from error
 
 
 def _check_archive(path: Path) -> None:
@@ -136,17 +144,25 @@ def _check_archive(path: Path) -> None:
             if len(set(names)) < len(names):
                 raise ValueError("it holds two entries of one name")
             damaged = archive.testzip()
-    except Exception as error:  # zipfile raises BadZipFile, NotImplementedError, RuntimeError and more
+    except (
+        Exception
+    ) as error:  # zipfile raises BadZipFile, NotImplementedError, RuntimeError and more
         raise ValueError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     if damaged is not None:
-        raise ValueError(f"{path} is damaged: {damaged} in it does not have the checksum that the file states")
+        raise ValueError(
+            f"{path} is damaged: {damaged} in it does not have the checksum that the file states"
+        )
 
 
 def _unwrapped(content: object, path: Path) -> dict[str, Tensor]:
     """The mapping of names to tensors in what a file holds."""
     # Wrappers may lie in wrappers.
     for _ in range(3):
-        inside = [key for key in WRAPPERS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
+        inside = [
+            key
+            for key in WRAPPERS
+            if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)
+        ]
         if not inside:
             break
         assert isinstance(content, Mapping)
@@ -162,9 +178,15 @@ def _unwrapped(content: object, path: Path) -> dict[str, Tensor]:
             f"save the part that is the network with torch.save(torch.load(path)[key], "
             f"'weights.pth')"
         )
-    others = [f"{key!r} ({type(value).__name__})" for key, value in content.items() if not isinstance(value, Tensor)]
+    others = [
+        f"{key!r} ({type(value).__name__})"
+        for key, value in content.items()
+        if not isinstance(value, Tensor)
+    ]
     if others:
-        raise ValueError(f"{path} holds other things beside named tensors, {', '.join(others[:8])}: {HOW}")
+        raise ValueError(
+            f"{path} holds other things beside named tensors, {', '.join(others[:8])}: {HOW}"
+        )
     if not all(isinstance(key, str) for key in content):
         raise ValueError(f"{path} holds tensors under keys that are no names: {HOW}")
     return dict(content)

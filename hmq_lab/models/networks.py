@@ -23,7 +23,9 @@ from torch import Tensor, nn
 __all__ = ["NETWORKS", "CifarResNet", "MobileNetV1", "build", "is_for_small_images", "names"]
 
 
-def build(name: str, classes: int | None = None, *, num_classes: int | None = None, **options: Any) -> nn.Module:
+def build(
+    name: str, classes: int | None = None, *, num_classes: int | None = None, **options: Any
+) -> nn.Module:
     """The network of that name, freshly initialized from torch's global random numbers.
 
     >>> import torch
@@ -42,11 +44,19 @@ def build(name: str, classes: int | None = None, *, num_classes: int | None = No
     """
     # The number of outputs, under one of its two names.
     if classes is not None and num_classes is not None:
-        raise ValueError(f"classes and num_classes are the same: give one, got {classes!r} and {num_classes!r}")
+        raise ValueError(
+            f"classes and num_classes are the same: give one, got {classes!r} and {num_classes!r}"
+        )
     outputs: Any = num_classes if classes is None else classes
     outputs = 10 if outputs is None else outputs
-    if isinstance(outputs, bool) or not isinstance(outputs, int) or not 1 <= outputs <= MOST_CLASSES:
-        raise ValueError(f"classes must be a whole number from 1 to {MOST_CLASSES}, got {outputs!r}")
+    if (
+        isinstance(outputs, bool)
+        or not isinstance(outputs, int)
+        or not 1 <= outputs <= MOST_CLASSES
+    ):
+        raise ValueError(
+            f"classes must be a whole number from 1 to {MOST_CLASSES}, got {outputs!r}"
+        )
     # Our own networks, then torchvision's.
     if name in NETWORKS:
         return NETWORKS[name](classes=outputs, **options)
@@ -56,7 +66,11 @@ def build(name: str, classes: int | None = None, *, num_classes: int | None = No
         return get_model(name, num_classes=outputs, **{**_NO_EXTRAS.get(name, {}), **options})
     # A name with a typing error.
     near = difflib.get_close_matches(str(name), names(), n=4, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(NETWORKS)} and torchvision's."
+    hint = (
+        f"did you mean {', '.join(near)}?"
+        if near
+        else f"there are {', '.join(NETWORKS)} and torchvision's."
+    )
     raise ValueError(f"there is no network {name!r}: {hint} hmq_lab.models.names() lists them all")
 
 
@@ -160,7 +174,9 @@ class BasicBlock(nn.Module):
         if stride == 1 and inputs == outputs:
             self.shortcut = nn.Identity()
         elif projection:
-            self.shortcut = nn.Sequential(_conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+            self.shortcut = nn.Sequential(
+                _conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)
+            )
         else:
             self.shortcut = PadShortcut(outputs - inputs)
 
@@ -275,4 +291,6 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "mobilenet_v1": MobileNetV1,
 }
 MOST_CLASSES = 100_000  # more would be an error of a file, and ask for gigabytes
-_NO_EXTRAS = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}  # one output
+_NO_EXTRAS = {
+    name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")
+}  # one output

@@ -21,7 +21,9 @@ from hmq_lab.graph.tracing import in_mode
 
 def norms(model: nn.Module) -> list[nn.Module]:
     """The batch norms with statistics, scale and shift."""
-    return [m for m in model.modules() if isinstance(m, NORMS) and m.affine and m.track_running_stats]
+    return [
+        m for m in model.modules() if isinstance(m, NORMS) and m.affine and m.track_running_stats
+    ]
 
 
 def are_folded(model: nn.Module) -> bool:
@@ -52,7 +54,9 @@ def restate(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     def look(norm, inputs):
         x = inputs[0].detach().transpose(0, 1).flatten(1).double()  # (C, B * pixels)
-        sums[norm] += torch.stack([torch.full_like(x[:, 0], x.shape[1]), x.sum(1), x.square().sum(1)]).cpu()
+        sums[norm] += torch.stack(
+            [torch.full_like(x[:, 0], x.shape[1]), x.sum(1), x.square().sum(1)]
+        ).cpu()
 
     hooks = [norm.register_forward_pre_hook(look) for norm in sums]
     try:
@@ -81,7 +85,11 @@ def equalize(model: nn.Module, sample: Tensor) -> None:
         if not norm.affine:
             continue
         largest = layer.weight.detach().abs().flatten(1).amax(1)  # (out,)
-        ratio = torch.where(largest > 0, largest[largest > 0].median() / largest, 1.0) if largest.any() else largest + 1
+        ratio = (
+            torch.where(largest > 0, largest[largest > 0].median() / largest, 1.0)
+            if largest.any()
+            else largest + 1
+        )
         with torch.no_grad():
             layer.weight *= ratio.view(-1, *[1] * (layer.weight.dim() - 1))
             if layer.bias is not None:

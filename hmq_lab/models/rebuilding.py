@@ -49,7 +49,9 @@ def build(
             blocks.
     """
     if not isinstance(network, nn.Module):
-        raise ValueError(f"network must be a torch.nn.Module, as it was before the search, got {network!r}")
+        raise ValueError(
+            f"network must be a torch.nn.Module, as it was before the search, got {network!r}"
+        )
     # Put blocks on the network. Any sample will do, as the thresholds are set below.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -143,13 +143,17 @@ def train(
     optimizer = torch.optim.SGD(
         model.parameters(), lr=learning_rate, momentum=0.9, nesterov=True, weight_decay=weight_decay
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / (epochs * steps)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: one_cycle(step / (epochs * steps))
+    )
     torch.manual_seed(stable_hash(seed, "dropout"))
 
     history: list[dict[str, Any]] = []
     for epoch in range(1, epochs + 1):
         started, total = time.perf_counter(), torch.zeros((), device=device)
-        batches = data.train.batches(batch_size, seed=seed, epoch=epoch, augment=True, device=device, drop_last=True)
+        batches = data.train.batches(
+            batch_size, seed=seed, epoch=epoch, augment=True, device=device, drop_last=True
+        )
         # One step for each batch.
         for x, y in batches:
             loss = F.cross_entropy(class_scores(model(x)), y, label_smoothing=label_smoothing)
@@ -162,7 +166,9 @@ def train(
         # What the epoch came to.
         mean = round(total.item() / steps, 4)
         if not math.isfinite(mean):
-            raise FloatingPointError(f"the loss is {mean} in epoch {epoch}: lower learning_rate={learning_rate}")
+            raise FloatingPointError(
+                f"the loss is {mean} in epoch {epoch}: lower learning_rate={learning_rate}"
+            )
         accuracy = evaluate(model, data.validation, device=device) if len(data.validation) else None
         seconds = round(time.perf_counter() - started, 2)
         history.append({"epoch": epoch, "loss": mean, "accuracy": accuracy, "seconds": seconds})
@@ -176,12 +182,16 @@ def _check(data: Data, epochs: int, learning_rate: float, batch_size: int) -> No
     """Raise a ValueError for settings that make no sense."""
     # Numbers that no training can use.
     if epochs < 1 or not 0 < learning_rate < math.inf:
-        raise ValueError(f"epochs must be 1 or more and learning_rate positive, got {epochs} and {learning_rate}")
+        raise ValueError(
+            f"epochs must be 1 or more and learning_rate positive, got {epochs} and {learning_rate}"
+        )
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     # Batches that are not full are left out, so one must be full.
     if len(data.train) < batch_size:
-        raise ValueError(f"batch_size must be at most the {len(data.train)} training images, got {batch_size}")
+        raise ValueError(
+            f"batch_size must be at most the {len(data.train)} training images, got {batch_size}"
+        )
 
 
 def one_cycle(t: float, rise: float = 0.2) -> float:
@@ -269,7 +279,9 @@ def train_weights(
         raise ValueError("outputs are those of a file of weights: none is given")
     # Images are normalized as the weights were trained.
     normalize = normalize or (read_metadata(weights).get("normalize") if weights else None)
-    data = load(source, root=root, download=download, normalize=normalize, picture_size=picture_size)
+    data = load(
+        source, root=root, download=download, normalize=normalize, picture_size=picture_size
+    )
 
     # Weights at random, or from a file.
     torch.manual_seed(stable_hash(seed, "init"))

@@ -25,7 +25,9 @@ from hmq_lab.models.foreign import is_safetensors, named_tensors, without_prefix
 SHIPPED = Path(__file__).parent / "shipped"
 
 
-def save_weights(model: nn.Module, path: str | os.PathLike, metadata: Mapping[str, object] | None = None) -> str:
+def save_weights(
+    model: nn.Module, path: str | os.PathLike, metadata: Mapping[str, object] | None = None
+) -> str:
     """Write the model's parameters and buffers to a safetensors file, and return its SHA-256.
 
     >>> save_weights(net, "net.safetensors", {"model": "resnet8", "epochs": 40})  # doctest: +SKIP
@@ -141,7 +143,9 @@ def _keep_rows(
     for key in keys:
         t = tensors[key]
         if not all(0 <= row < len(t) for row in rows):
-            raise ValueError(f"rows must be from 0 to {len(t) - 1}, the outputs of {key} in {path}, got {rows}")
+            raise ValueError(
+                f"rows must be from 0 to {len(t) - 1}, the outputs of {key} in {path}, got {rows}"
+            )
         picked[key] = t[rows]
     return picked
 

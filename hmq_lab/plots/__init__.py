@@ -113,6 +113,13 @@ def write_all(record: Record, folder: Path, formats=("png", "svg")) -> list[Path
     Raises ValueError for a format that is not png, svg or pdf.
     """
     if unknown := set(formats) - FORMATS.keys():
-        raise ValueError(f"formats must be among {', '.join(FORMATS)}, got {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"formats must be among {', '.join(FORMATS)}, got {', '.join(sorted(unknown))}"
+        )
+    # Drawn once, saved in every format.
     drawings = all_figures(record)
-    return [save(drawing, Path(folder) / f"{name}.{kind}") for name, drawing in drawings.items() for kind in formats]
+    return [
+        save(drawing, Path(folder) / f"{name}.{kind}")
+        for name, drawing in drawings.items()
+        for kind in formats
+    ]

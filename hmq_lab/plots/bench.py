@@ -18,8 +18,12 @@ def step_time(found: dict, ax: Axes) -> list[Artist]:
     """The median time of a search step over the schemes per tensor, with its quartiles."""
     rows = found["spaces"]
     # Milliseconds, from quartile to quartile.
-    low, middle, high = (1e3 * np.array([row[key] for row in rows]) for key in ("low", "seconds", "high"))
-    drawn = ax.errorbar(_schemes(found), middle, [middle - low, high - middle], color=BLUE, marker="o", capsize=4)
+    low, middle, high = (
+        1e3 * np.array([row[key] for row in rows]) for key in ("low", "seconds", "high")
+    )
+    drawn = ax.errorbar(
+        _schemes(found), middle, [middle - low, high - middle], color=BLUE, marker="o", capsize=4
+    )
     return _finished(found, ax, [drawn], "milliseconds a step", max(high))
 
 

@@ -76,7 +76,9 @@ def method(record: Record) -> str:
 
 def ours(found: Mapping[str, Record]) -> list[Value]:
     """The complete ones of some records as values, by network, then from low rates to high."""
-    complete = [value(name, r) for name, r in found.items() if r.results.get("status") == "complete"]
+    complete = [
+        value(name, r) for name, r in found.items() if r.results.get("status") == "complete"
+    ]
     return sorted(complete, key=lambda v: (v.data, v.network, v.method, v.wcr, v.run))
 
 
@@ -194,15 +196,23 @@ def tables(found: Sequence[Value]) -> dict[str, Table]:
     }
 
 
-def _table(title: str, published: Iterable[Value], mine: Sequence[Value], note: str, more: Sequence = ()) -> Table:
+def _table(
+    title: str, published: Iterable[Value], mine: Sequence[Value], note: str, more: Sequence = ()
+) -> Table:
     # Published rows first, then rivals without values, then ours.
     rows = [*map(row, published), *more, *map(row, mine)]
     # A network's rows stand together.
     order = {name: i for i, name in enumerate(dict.fromkeys(line[0] for line in rows))}
     # A network's rows together, published ones first.
     rows.sort(key=lambda line: order[line[0]])
-    note += " plot: read off a published plot, to half a pixel; table: from a table of a later paper."
-    note += " Ours: each by the record that is named." if mine else " There is no record of ours for this one."
+    note += (
+        " plot: read off a published plot, to half a pixel; table: from a table of a later paper."
+    )
+    note += (
+        " Ours: each by the record that is named."
+        if mine
+        else " There is no record of ours for this one."
+    )
     if any(v.data not in (*ELSEWHERE, "imagenet") for v in mine):
         note += " Ours are on other pictures than ImageNet's thousand classes: compare the "
         note += "distances at most."
@@ -220,7 +230,10 @@ def front(values: Iterable[Value]) -> list[Value]:
 
     def beaten(v: Value) -> bool:
         return any(
-            o.wcr >= v.wcr and o.accuracy >= v.accuracy and (o.wcr, o.accuracy) != (v.wcr, v.accuracy) for o in known
+            o.wcr >= v.wcr
+            and o.accuracy >= v.accuracy
+            and (o.wcr, o.accuracy) != (v.wcr, v.accuracy)
+            for o in known
         )
 
     return sorted((v for v in known if not beaten(v)), key=lambda v: v.wcr)

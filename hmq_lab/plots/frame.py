@@ -8,6 +8,7 @@ import base64
 import functools
 import io
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ from hmq_lab.runs.records import Record
 COLOURS = BLUE, ORANGE, GREEN, RED = sns.color_palette("colorblind").as_hex()[:4]
 MARKERS = "osD^"
 HATCHES = ("", "///", "...", "\\\\\\", "xx", "---", "ooo", "++")
-INK, PALE = "#333333", "#c8c8c8"
+# HMQ_LAB_THEME=dark: figures for a dark page.
+IS_DARK = os.environ.get("HMQ_LAB_THEME") == "dark"
+INK = "#e6e6e6" if IS_DARK else "#333333"
+PALE = "#5b6168" if IS_DARK else "#c8c8c8"
 STYLE = sns.axes_style("whitegrid") | {
     "font.family": "DejaVu Sans", "font.size": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
     "legend.fontsize": 9.5,
@@ -31,6 +35,11 @@ STYLE = sns.axes_style("whitegrid") | {
     "hatch.linewidth": 0.6,
     "svg.hashsalt": "hmq_lab",
 }  # fmt: skip
+if IS_DARK:
+    GROUND = "#16191d"
+    STYLE |= dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), GROUND)
+    TEXTS = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
+    STYLE |= dict.fromkeys(TEXTS, INK) | {"grid.color": "#343a40"}
 # No dates: the same bytes again.
 FORMATS = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
@@ -70,9 +79,12 @@ def figure(title: str, mosaic: list[list], height: float, ratios=None, shared=()
                 # The network's name, where a record has one.
                 drawing.suptitle(heading, x=0.01, ha="left", fontsize=12, fontweight="bold")
                 axes = drawing.subplot_mosaic(mosaic, height_ratios=ratios)
-                above = [(axes[panel], axes[column[-1]]) for column in shared for panel in column[:-1]]
+                above = [
+                    (axes[panel], axes[column[-1]]) for column in shared for panel in column[:-1]
+                ]
                 for ax, lowest in above:
                     ax.sharex(lowest)
+                # Each panel draws on its own axes.
                 for panel, ax in axes.items():
                     # Matplotlib puts repr(panel) there.
                     ax.set_label(getattr(panel, "func", panel).__name__)
@@ -131,7 +143,9 @@ def save(drawing: Drawing, path: Path) -> Path:
     """Write a drawing, its sentence as the file's title; the suffix, one of FORMATS, says how."""
     kind = path.suffix[1:]
     with replacing(path) as temporary, mpl.rc_context(STYLE):
-        drawing.savefig(temporary, format=kind, metadata={"Title": drawing.sentence} | FORMATS[kind])
+        drawing.savefig(
+            temporary, format=kind, metadata={"Title": drawing.sentence} | FORMATS[kind]
+        )
     return path
 
 
@@ -144,6 +158,7 @@ def finished(ax: Axes, artists: list[Artist], title: str = "", legend: bool = Tr
     nothing to see.
     """
     lines = 0
+    # What the panel has to explain.
     handles, labels = ax.get_legend_handles_labels()
     if legend and len(labels) > 1:
         # As many columns as the panel is wide enough for.
@@ -160,7 +175,9 @@ def finished(ax: Axes, artists: list[Artist], title: str = "", legend: bool = Tr
     if title:
         ax.set_title(title, loc="left", pad=6 + LINE * lines)
     if not artists:
-        return [ax.text(0.5, 0.5, "not in this record", transform=ax.transAxes, ha="center", color=INK)]
+        return [
+            ax.text(0.5, 0.5, "not in this record", transform=ax.transAxes, ha="center", color=INK)
+        ]
     return artists
 
 

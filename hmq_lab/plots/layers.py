@@ -24,7 +24,10 @@ def parts(record: Record, ax: Axes) -> list[Artist]:
     artists = []
     width = 0.8 / max(1, len(groups))
     for k, (name, at) in enumerate(groups.items()):
-        means = [np.mean([weights[i]["bits"] for i in set(at) & set(third)] or [np.nan]) for third in thirds]
+        means = [
+            np.mean([weights[i]["bits"] for i in set(at) & set(third)] or [np.nan])
+            for third in thirds
+        ]
         # A bar for each kind, with its mean above it.
         x = np.arange(3) + width * (k - (len(groups) - 1) / 2)
         style = {

@@ -50,8 +50,14 @@ LOOKS = ((ORANGE, "D"), (GREEN, "X"), (RED, "*"), (INK, "p"))  # of our networks
 def accuracies(found: Sequence[Value], ax: Axes, activation_bits: int = 8) -> list[Artist]:
     """CIFAR10 accuracy over the rate of the weights: the paper's HMQ, its rivals, ours."""
     artists = []
-    for method, values in _groups_of(select(data="cifar10", activation_bits=activation_bits), "method").items():
-        look = HMQ if method == "HMQ" else {"color": INK, "ls": "none", "marker": RIVALS[method], "ms": 7, **HOLLOW}
+    for method, values in _groups_of(
+        select(data="cifar10", activation_bits=activation_bits), "method"
+    ).items():
+        look = (
+            HMQ
+            if method == "HMQ"
+            else {"color": INK, "ls": "none", "marker": RIVALS[method], "ms": 7, **HOLLOW}
+        )
         artists += ax.plot([v.wcr for v in values], [v.accuracy for v in values], **look)
     for _, values, look in _ours(found):
         here = [v for v in values if v.activation_bits == activation_bits]
@@ -83,6 +89,7 @@ def _runs(ax: Axes, values: Sequence[Value], part: str, look: Mapping) -> list[A
     as a bar.
     """
     artists = ax.plot([v.wcr for v in values], [getattr(v, part) for v in values], **look)
+    # The mean of each target, and its spread where there are several seeds.
     means = []
     for same in _groups_of(values, "target").values():
         found = [getattr(v, part) for v in same]
@@ -98,7 +105,9 @@ def _runs(ax: Axes, values: Sequence[Value], part: str, look: Mapping) -> list[A
             }
             artists += ax.plot([x, x], [min(found), max(found)], **style)
     if len(means) > 1:
-        artists += ax.plot(*zip(*sorted(means), strict=True), color=look["color"], lw=1, ls=":", zorder=3)
+        artists += ax.plot(
+            *zip(*sorted(means), strict=True), color=look["color"], lw=1, ls=":", zorder=3
+        )
     return artists
 
 
@@ -107,10 +116,14 @@ def key(found: Sequence[Value], ax: Axes) -> list[Artist]:
     # Empty lines with the looks of the panels.
     lines = [ax.plot([], [], label="HMQ, published", **HMQ)[0]]
     for name, marker in RIVALS.items():
-        lines += ax.plot([], [], color=INK, ls="none", marker=marker, ms=7, label=f"{name}, published", **HOLLOW)
+        lines += ax.plot(
+            [], [], color=INK, ls="none", marker=marker, ms=7, label=f"{name}, published", **HOLLOW
+        )
     for label, _, look in _ours(found):
         lines += ax.plot([], [], label=label, **look)
-    groups = [_groups_of(values, "activation_bits", "target").values() for _, values, _ in _ours(found)]
+    groups = [
+        _groups_of(values, "activation_bits", "target").values() for _, values, _ in _ours(found)
+    ]
     if any(len(same) > 1 for group in groups for same in group):
         lines += ax.plot([], [], color=INK, lw=5, alpha=0.4, label="runs with other seeds")
     # The float network is a level, not a point.
@@ -126,7 +139,9 @@ def key(found: Sequence[Value], ax: Axes) -> list[Artist]:
     return lines
 
 
-EIGHT, FOUR = ([partial(panel, activation_bits=b) for panel in (accuracies, distances)] for b in (8, 4))
+EIGHT, FOUR = (
+    [partial(panel, activation_bits=b) for panel in (accuracies, distances)] for b in (8, 4)
+)
 
 
 @figure(
@@ -153,11 +168,24 @@ def cifar10(found: Sequence[Value]) -> str:
         # Ours, with the distance to the own float network.
         for label, mine, _ in _ours(found):
             here = [v for v in mine if v.activation_bits == activation_bits]
-            said = [f"{v.accuracy:.2f} % at {v.wcr:.2f} ({v.distance:+.2f} to its float network)" for v in here]
+            said = [
+                f"{v.accuracy:.2f} % at {v.wcr:.2f} ({v.distance:+.2f} to its float network)"
+                for v in here
+            ]
             if said:
-                text += f", {label} " + (f"({len(here)} runs) from {said[0]} to {said[-1]}" if said[1:] else said[0])
+                text += f", {label} " + (
+                    f"({len(here)} runs) from {said[0]} to {said[-1]}" if said[1:] else said[0]
+                )
         parts.append(text + ("" if "ours" in text else ", of ours there is no record"))
-    short = sorted({v.epochs for _, values, _ in _ours(found) for v in values if v.epochs and sum(v.epochs) < 50})
+    # Runs that are shorter than the paper's are called so.
+    short = sorted(
+        {
+            v.epochs
+            for _, values, _ in _ours(found)
+            for v in values
+            if v.epochs and sum(v.epochs) < 50
+        }
+    )
     if short:
         runs = " and ".join(f"{search} + {final}" for search, final in short)
         parts.append(f"runs of {runs} epochs are short, the paper's have 30 + 20")
@@ -231,11 +259,15 @@ def imagenet_distances(found: Sequence[Value], ax: Axes) -> list[Artist]:
         colour, marker = looks[network]
         # Weights alone, and weights with activations: half-filled markers.
         for acr in (None, 8):
-            values = [v for v in select(network=network, acr=acr, method="HMQ") if v.wcr is not None]
+            values = [
+                v for v in select(network=network, acr=acr, method="HMQ") if v.wcr is not None
+            ]
             values.sort(key=lambda v: v.wcr)
             if values:
                 label = network if acr is None else f"{network}, ACR {acr}"
-                style = {"color": colour, "marker": marker, "ms": 7, "label": label} | ({"lw": 1} if not acr else {})
+                style = {"color": colour, "marker": marker, "ms": 7, "label": label} | (
+                    {"lw": 1} if not acr else {}
+                )
                 style |= {"ls": "none", "fillstyle": "left"} if acr else {}
                 artists += ax.plot([v.wcr for v in values], [v.distance for v in values], **style)
                 for v in values:
@@ -259,6 +291,7 @@ def imagenet_distances(found: Sequence[Value], ax: Axes) -> list[Artist]:
 
 def markers(found: Sequence[Value], ax: Axes) -> list[Artist]:
     """What hollow, filled and outlined markers mean in figure 4."""
+    # One marker for each way to know a value.
     style = {"color": INK, "ls": "none", "marker": "o", "ms": 7}
     lines = ax.plot([], [], label="read off a published plot", **style, **HOLLOW)
     lines += ax.plot([], [], label="from a table of a later paper", **style)
@@ -270,6 +303,7 @@ def markers(found: Sequence[Value], ax: Axes) -> list[Artist]:
     )
     if _made_for_imagenet(found):
         lines += ax.plot([], [], label="ours", **OURS | {"color": PALE, "marker": "*", "ms": 14})
+    ax.set(xticks=[], yticks=[])
     ax.axis("off")
     ax.legend(
         lines,
@@ -298,7 +332,9 @@ def imagenet(found: Sequence[Value]) -> str:
         values = sorted(select(network=network, acr=None), key=lambda v: v.wcr)
         low = values[0]
         high = values[-1]
-        parts.append(f"{network} {low.accuracy:g} % at {low.size:.1f} MB, {high.accuracy:g} % at {high.size:.1f}")
+        parts.append(
+            f"{network} {low.accuracy:g} % at {low.size:.1f} MB, {high.accuracy:g} % at {high.size:.1f}"
+        )
     # What is published, then what hollow and filled mean, then ours.
     text = f"Published, the largest and the smallest of each network: {'; '.join(parts)}"
     text += "; hollow was read off a plot, filled is from a table, outlined is the float network"
@@ -306,9 +342,12 @@ def imagenet(found: Sequence[Value]) -> str:
     if not any(v.data == "imagenet" for v in mine):
         text += "; no record of ours is on ImageNet itself"
     said = [
-        f"{v.network} on {v.data} {v.accuracy:.2f} % at a compression of {v.wcr:.2f} ({v.distance:+.2f})" for v in mine
+        f"{v.network} on {v.data} {v.accuracy:.2f} % at a compression of {v.wcr:.2f} ({v.distance:+.2f})"
+        for v in mine
     ]
-    return text + (f"; ours, with the difference to its float network: {'; '.join(said)}." if said else ".")
+    return text + (
+        f"; ours, with the difference to its float network: {'; '.join(said)}." if said else "."
+    )
 
 
 def typical(found: Mapping[str, Record], near: float = 16.0) -> str:
@@ -332,7 +371,9 @@ def typical(found: Mapping[str, Record], near: float = 16.0) -> str:
         )
         return *other, abs(target["weights"] - near), header["seed"], name
 
-    complete = [name for name, record in found.items() if record.results.get("status") == "complete"]
+    complete = [
+        name for name, record in found.items() if record.results.get("status") == "complete"
+    ]
     if not complete:
         raise ValueError("there is no record of a complete run to draw")
     return min(complete, key=key)
@@ -345,6 +386,7 @@ def paper_figures(found: Mapping[str, Record]) -> dict[str, Drawing]:
     # One record stands for ours where a figure shows one run.
     name = typical(found)
     values = ours(found)
+    # The paper's five figures; the fifth once more for each ImageNet network.
     drawings = {
         "figure_1_quantizer": quantizer_as_mass_moves((2, 3)),
         "figure_2_compression": compression(found[name]),
@@ -365,6 +407,7 @@ def write_paper(found: Mapping[str, Record], folder: Path, formats=("png", "svg"
     page = ["# The paper's figures and tables, from our records", ""]
     drawings = paper_figures(found)
     paths = []
+    # Each figure in all formats, and its place on the page.
     for name, drawing in drawings.items():
         paths += [save(drawing, folder / f"{name}.{kind}") for kind in formats]
         page += [f"![{drawing.sentence}]({name}.{formats[0]})", "", drawing.sentence, ""]

@@ -88,7 +88,9 @@ def pareto(board: Board) -> Drawing:
                 style = {"color": colour, "ms": 10, "mec": INK, "mew": 1, "zorder": 6 - i / 100}
                 ax.plot(best.rate, best.accuracy, marker=marker, **style)
         handles, labels = ax.get_legend_handles_labels()
-        order = [*range(3 if "HMQ" in board.references else 2), *reversed(range(len(labels)))][: len(labels)]
+        order = [*range(3 if "HMQ" in board.references else 2), *reversed(range(len(labels)))][
+            : len(labels)
+        ]
         ax.legend(
             [handles[i] for i in order],
             [labels[i] for i in order],
@@ -104,15 +106,23 @@ def sentence(board: Board) -> str:
     """Who leads at the target, and by how much."""
     at = [(player.player, player.best(board.target)) for player in board.players]
     at = [(name, best) for name, best in at if best is not None]
+    # What was played, and who leads at the target.
     text = f"{len(board.players)} {'player' if len(board.players) == 1 else 'players'}, "
     if not at:
         return text + f"none of them at the target rate of {board.target:g} yet."
     name, best = at[0]
-    text += f"{len(at)} at the target rate of {board.target:g} or above: the best there is {name} with "
+    text += (
+        f"{len(at)} at the target rate of {board.target:g} or above: the best there is {name} with "
+    )
     text += f"{best.accuracy:.1f} % at a rate of {best.rate:.2f}"
     if "HMQ" not in board.references:
         return text + "."
     hmq = board.references["HMQ"]
     ahead = sum(any(score.beats(hmq) for score in player.scores) for player in board.players)
-    text += f"; HMQ's selection, not fine-tuned either, has {hmq.accuracy:.1f} % at {hmq.rate:.2f}. "
-    return text + f"{ahead} of {len(board.players)} beat it: no worse in rate and accuracy, better in one."
+    text += (
+        f"; HMQ's selection, not fine-tuned either, has {hmq.accuracy:.1f} % at {hmq.rate:.2f}. "
+    )
+    return (
+        text
+        + f"{ahead} of {len(board.players)} beat it: no worse in rate and accuracy, better in one."
+    )

@@ -54,7 +54,9 @@ class Value:
     @property
     def distance(self) -> float | None:
         """Points above (or, negative, below) the own float network."""
-        return None if self.float_accuracy is None else round(self.accuracy - self.float_accuracy, 4)
+        return (
+            None if self.float_accuracy is None else round(self.accuracy - self.float_accuracy, 4)
+        )
 
 
 # Activation bits, method: (rate of the weights, accuracy), all from plots; the paper's figure 3.

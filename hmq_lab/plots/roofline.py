@@ -64,6 +64,7 @@ def layers(source: Costs, ax: Axes) -> list[Artist]:
                 mec="white",
                 label=f"{name} bits a weight ({len(own)})",
             )
+    # Both axes are logarithmic: roofs are straight.
     ax.margins(y=0.1)
     ax.set(
         xscale="log",
@@ -82,7 +83,11 @@ def roofline(source: Costs) -> str:
     >>> roofline(Costs(count(network), Accelerator()))
     """
     machine = source.accelerator
-    bound = [layer for layer in source.layers if machine.memory_cycles(layer) > machine.compute_cycles(layer)]
+    bound = [
+        layer
+        for layer in source.layers
+        if machine.memory_cycles(layer) > machine.compute_cycles(layer)
+    ]
     slowest = max(source.layers, key=machine.cycles)
     cycles = sum(map(machine.cycles, source.layers))
     return (

@@ -43,7 +43,12 @@ def bits(record: Record, ax: Axes, kind: str = "weight") -> list[Artist]:
             lw=0,
             **style,
         )
-    before = {i: t["bits_before_repair"] for i, t in enumerate(tensors) if t["bits_before_repair"] != t["bits"]}
+    # An outline where the repair changed the bits.
+    before = {
+        i: t["bits_before_repair"]
+        for i, t in enumerate(tensors)
+        if t["bits_before_repair"] != t["bits"]
+    }
     if before:
         style = {
             "label": "before the repair",
@@ -127,12 +132,16 @@ def scheme_map(record: Record):
         # Mean bits of each kind of layer.
         groups = {name: [tensors[i]["bits"] for i in at] for name, at in _groups(tensors).items()}
         means = ", ".join(f"{name} {np.mean(found):.1f}" for name, found in groups.items())
-        parts.append(f"the {len(tensors)} {kind}s ({means})" + (f" at a compression of {rate:.2f}" if rate else ""))
+        parts.append(
+            f"the {len(tensors)} {kind}s ({means})"
+            + (f" at a compression of {rate:.2f}" if rate else "")
+        )
     return f"Mean bits of {' and of '.join(parts)}."
 
 
 def _groups(tensors: list[dict]) -> dict[str, list[int]]:
     """Which tensors belong together: weights by their layer, activations by their sign."""
+    # Each tensor in the first group that fits.
     groups = {}
     for i, t in enumerate(tensors):
         # The kind of a layer follows from the shape of its weight.
@@ -152,13 +161,21 @@ def _groups(tensors: list[dict]) -> dict[str, list[int]]:
 
 def _styled(tensors: list[dict]):
     """Indices, label and colour, marker, hatch of each group."""
-    for (name, at), colour, marker, hatch in zip(_groups(tensors).items(), COLOURS, MARKERS, HATCHES, strict=False):
+    for (name, at), colour, marker, hatch in zip(
+        _groups(tensors).items(), COLOURS, MARKERS, HATCHES, strict=False
+    ):
         yield at, {"label": name, "color": colour}, marker, hatch
 
 
 def _dots(ax: Axes, tensors: list[dict], key: str) -> list[Artist]:
-    found = [(at, [tensors[i][key] for i in at], marker, style) for at, style, marker, _ in _styled(tensors)]
-    return [ax.plot(at, values, ls="none", marker=marker, **style)[0] for at, values, marker, style in found]
+    found = [
+        (at, [tensors[i][key] for i in at], marker, style)
+        for at, style, marker, _ in _styled(tensors)
+    ]
+    return [
+        ax.plot(at, values, ls="none", marker=marker, **style)[0]
+        for at, values, marker, style in found
+    ]
 
 
 def _over_tensors(
@@ -173,6 +190,7 @@ def _over_tensors(
     """What the panels over the tensors share: names below, as many as fit; labels, a title, a
     legend.
     """
+    # Names without what all of them end in.
     names = [t["name"].removesuffix(".weight") for t in of_kind(record, kind)]
     # As many names as fit below a panel of this width.
     fit = NAMES * ax.get_position().width / 0.775

@@ -30,12 +30,15 @@ def bits_by_record(found: Mapping[str, Record]) -> Drawing:
     first, *others = names
     for name in others:
         if names[name] != names[first]:
-            raise ValueError(f"records of one network are needed: the weights of {name} are not those of {first}")
+            raise ValueError(
+                f"records of one network are needed: the weights of {name} are not those of {first}"
+            )
     # A row of bits for each record.
     table = np.array([[t["bits"] for t in of_kind(record, "weight")] for record in found.values()])
     top = max(8, table.max())
     drawing, ax = canvas(height=1.9 + 0.33 * len(found))
     with mpl.rc_context(STYLE):
+        # The colour of a bit-width is the same in every figure.
         style = {
             "cmap": sns.color_palette("viridis", top),
             "vmin": 0.5,
@@ -56,6 +59,7 @@ def bits_by_record(found: Mapping[str, Record]) -> Drawing:
         ax.tick_params(axis="y", rotation=0)
     # What the searches agree on.
     same = sum(len(set(column)) == 1 for column in table.T)
+    # How many searches used a single bit.
     ones = sum(1 in row for row in table)
     drawing.sentence = (
         f"The bits of {len(columns)} weights in {len(found)} searches, from {table.min()} to "

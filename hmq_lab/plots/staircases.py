@@ -12,7 +12,9 @@ from hmq_lab.plots.frame import BLUE, INK, figure
 from hmq_lab.quantizer import Scheme, quantize
 
 
-def staircase(bits: tuple[int, int], ax: Axes, mass: float = 0.5, signed: bool = True) -> list[Artist]:
+def staircase(
+    bits: tuple[int, int], ax: Axes, mass: float = 0.5, signed: bool = True
+) -> list[Artist]:
     """x -> Q(x) below the threshold 1, with `mass` on the second of two bit-widths; dotted, x
     itself.
 
@@ -20,7 +22,9 @@ def staircase(bits: tuple[int, int], ax: Axes, mass: float = 0.5, signed: bool =
     """
     x, y, step = _mixed(bits, mass, signed)
     count = len(y.unique())
-    ax.set_title(f"{1 - mass:.0%} on {bits[0]} bits,\n{mass:.0%} on {bits[1]} bits:\nstep {step:g}, {count} levels")
+    ax.set_title(
+        f"{1 - mass:.0%} on {bits[0]} bits,\n{mass:.0%} on {bits[1]} bits:\nstep {step:g}, {count} levels"
+    )
     ax.set(xlabel="x", ylabel="Q(x)")
     return ax.plot(x, x, color=INK, lw=1, ls=":") + ax.plot(x, y, color=BLUE, lw=2)
 

@@ -39,8 +39,12 @@ def rates(record: Record, ax: Axes) -> list[Artist]:
             before = e["rate_before"]
             after = e["rate_after"]
             artists += ax.plot([x, x], [before, after], color=RED, lw=1.5)
-            artists += ax.plot(x, before, color=RED, marker="v", label=f"before the repair: {before:.2f}", **style)
-            artists += ax.plot(x, after, color=RED, marker="^", label=f"after it: {after:.2f}", **style)
+            artists += ax.plot(
+                x, before, color=RED, marker="v", label=f"before the repair: {before:.2f}", **style
+            )
+            artists += ax.plot(
+                x, after, color=RED, marker="^", label=f"after it: {after:.2f}", **style
+            )
     return _over_steps(record, ax, artists, "compression of the weights\n32 bits / mean bits")
 
 
@@ -126,17 +130,26 @@ def training(record: Record):
     text += f"{losses[-1]:.2f}"
     # From the first step to the last, then the test.
     epochs, found = _series(record, "epoch", "validation_accuracy")
-    text += f", the validation accuracy from {found[0]:.1f} % to {found[-1]:.1f} %" if epochs else ""
+    text += (
+        f", the validation accuracy from {found[0]:.1f} % to {found[-1]:.1f} %" if epochs else ""
+    )
+    # The test, where the run came so far.
     final = record.results.get("accuracy", {})
     if "test" in final:
         text += f"; the result has {final['test']:.1f} % on the test set, the float network "
         text += f"{final['float_test']:.1f} %"
-    return text + ("." if record.results.get("status") == "complete" else "; the run was interrupted.")
+    return text + (
+        "." if record.results.get("status") == "complete" else "; the run was interrupted."
+    )
 
 
-def _series(record: Record, kind: str, key: str, stage: int | None = None) -> tuple[list[int], list[float]]:
+def _series(
+    record: Record, kind: str, key: str, stage: int | None = None
+) -> tuple[list[int], list[float]]:
     """Steps and values of the events of one kind, and stage, that say something about `key`."""
-    found = [e for e in record.of(kind) if e.get(key) is not None and stage in (None, e.get("stage"))]
+    found = [
+        e for e in record.of(kind) if e.get(key) is not None and stage in (None, e.get("stage"))
+    ]
     return [e["step"] for e in found], [e[key] for e in found]
 
 
@@ -150,5 +163,7 @@ def _over_steps(record: Record, ax: Axes, artists: list[Artist], label: str) -> 
     ax.set(xlabel="training step", ylabel=label)
     ax.margins(x=0.02)
     for e in record.of("repair") if artists else ():
-        artists.append(ax.axvline(e["step"], color=INK, lw=1, ls=(0, (1, 2)), label="stage 2 begins"))
+        artists.append(
+            ax.axvline(e["step"], color=INK, lw=1, ls=(0, (1, 2)), label="stage 2 begins")
+        )
     return finished(ax, artists)

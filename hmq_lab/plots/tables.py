@@ -14,7 +14,9 @@ from hmq_lab.plots.frame import HATCHES, RED, figure, finished, of_kind
 from hmq_lab.runs.records import Record
 
 
-def bits_over_steps(record: Record, ax: Axes, name: str | None = None, step: int | None = None) -> list[Artist]:
+def bits_over_steps(
+    record: Record, ax: Axes, name: str | None = None, step: int | None = None
+) -> list[Artist]:
     """A block's marginal over bit-widths against the step, stacked; a line marks the step of
     `table`.
     """
@@ -26,6 +28,7 @@ def bits_over_steps(record: Record, ax: Axes, name: str | None = None, step: int
     marginal = 100 * tables.sum(2).T.repeat(len(x) // len(steps), axis=1)  # (B, K)
     # A bit-width looks the same in every block.
     colours = sns.color_palette("viridis", max(8, *space["bits"]))
+    # One scale for all tables.
     style = {
         "colors": [colours[b - 1] for b in space["bits"]],
         "hatch": [HATCHES[b % 8 - 1] for b in space["bits"]],
@@ -40,11 +43,15 @@ def bits_over_steps(record: Record, ax: Axes, name: str | None = None, step: int
         ylim=(0, 100),
         title=name,
     )
-    ax.legend(reverse=True, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handleheight=1.6)
+    ax.legend(
+        reverse=True, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, handleheight=1.6
+    )
     return artists
 
 
-def table(record: Record, ax: Axes, name: str | None = None, step: int | None = None) -> list[Artist]:
+def table(
+    record: Record, ax: Axes, name: str | None = None, step: int | None = None
+) -> list[Artist]:
     """A block's probabilities over (bits, threshold) at one step, written out from 1 % on; the
     selection is framed.
     """
@@ -111,6 +118,7 @@ def _tables(record: Record, name: str | None, step: int | None):
     if name is None:
         name = max(of_kind(record, "weight") or record.tensors, key=lambda t: t["size"])["name"]
     if name not in tensors:
+        # The nearest names, for who mistyped one.
         near = ", ".join(difflib.get_close_matches(name, tensors, cutoff=0))
         raise ValueError(f"the record has no tensor {name!r}; near it are {near}")
     # The tables that have this tensor.
@@ -119,5 +127,9 @@ def _tables(record: Record, name: str | None, step: int | None):
     tables = np.array([e["tables"][name] for e in events])
     # A record rounds to three digits.
     tables = tables / tables.sum((1, 2), keepdims=True) if steps else tables
-    at = len(steps) - 1 if step is None else max(0, int(np.searchsorted(steps, step, side="right")) - 1)
+    at = (
+        len(steps) - 1
+        if step is None
+        else max(0, int(np.searchsorted(steps, step, side="right")) - 1)
+    )
     return name, tensors[name]["space"], steps, tables, at

@@ -89,7 +89,9 @@ class Arena:
         self.rival: Pairs | None = None
         if record is not None:
             self.rival = {
-                t["name"]: (t["bits"], t["threshold_exponent"]) for t in record.tensors if t["kind"] == "weight"
+                t["name"]: (t["bits"], t["threshold_exponent"])
+                for t in record.tensors
+                if t["kind"] == "weight"
             }
 
         # What two games must have in common for their scores to be compared.

@@ -260,7 +260,9 @@ def _neighbour(landscape: Landscape, name: str, bits: int, step: int) -> Scheme 
     return landscape.schemes[name][widths[at]] if 0 <= at < len(widths) else None
 
 
-def _change(landscape: Landscape, schemes: Mapping[str, Scheme], name: str, trial: Scheme, base: Measured) -> Change:
+def _change(
+    landscape: Landscape, schemes: Mapping[str, Scheme], name: str, trial: Scheme, base: Measured
+) -> Change:
     """Return what another scheme of one weight does."""
     # All other weights stay.
     after = {**schemes, name: trial}
@@ -354,7 +356,9 @@ def _with_sentence(reason: Reason, usual: float, compression: float) -> Reason:
     if less is None or price is None:
         text = f"{reason.name} has the fewest bits, {reason.bits}: {share}"
     elif less.loss <= 0 and less.points >= 0:
-        text = f"{reason.name} could have fewer than {has}: {share}, and {_effect(less, compression)}"
+        text = (
+            f"{reason.name} could have fewer than {has}: {share}, and {_effect(less, compression)}"
+        )
     elif price > usual:
         text = f"{reason.name} keeps {has}: {share}, and {_effect(less, compression)}"
     else:

@@ -98,7 +98,9 @@ class Game:
         """What the present choice costs."""
         return self.arena.evaluate(self.choice)
 
-    def pair(self, layer: str, bits: int | None = None, threshold: int | None = None) -> tuple[int, int]:
+    def pair(
+        self, layer: str, bits: int | None = None, threshold: int | None = None
+    ) -> tuple[int, int]:
         """Return (bits, exponent) that a weight would have after a move."""
         # Nothing changes without another value.
         now = self.choice[self.arena.named(layer)]

@@ -184,7 +184,9 @@ def integer_programme(costs: Costs, sizes: Mapping[str, int], target: float) -> 
     # The fewest bits must be enough.
     fewest = rate({name: min(costs[name]) for name in sizes}, sizes)
     if fewest < target:
-        raise ValueError(f"a weight rate of {target:g} cannot be reached: the largest is {fewest:g}")
+        raise ValueError(
+            f"a weight rate of {target:g} cannot be reached: the largest is {fewest:g}"
+        )
 
     # The tolerances of the solver are absolute: bring the largest cost to 1,000.
     # `needed` are the bits that each pair takes.

@@ -78,9 +78,13 @@ def check_same(wanted: dict, found: dict, path: Path) -> None:
     if settings:
         there["settings"] = complete(settings)
     flat_here, flat_there = _flat(wanted), _flat(there)
-    different = [key for key in flat_here | flat_there if flat_here.get(key, ...) != flat_there.get(key, ...)]
+    different = [
+        key for key in flat_here | flat_there if flat_here.get(key, ...) != flat_there.get(key, ...)
+    ]
     if different:
-        said = "; ".join(f"{key}: {flat_there.get(key)} there, {flat_here.get(key)} here" for key in different)
+        said = "; ".join(
+            f"{key}: {flat_there.get(key)} there, {flat_here.get(key)} here" for key in different
+        )
         raise ValueError(f"{path} is of another configuration ({said})")
 
 

@@ -20,7 +20,9 @@ def stop_signals() -> Iterator[threading.Event]:
         stop.set()
 
     if threading.current_thread() is threading.main_thread():
-        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)
+        }
     try:
         yield stop
     finally:

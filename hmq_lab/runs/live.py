@@ -173,7 +173,9 @@ class Arguments:
     picture_size: int | None = None
 
 
-def start(out: Path | str, *, resume: bool = False, overwrite: bool = False, **arguments: Any) -> Run:
+def start(
+    out: Path | str, *, resume: bool = False, overwrite: bool = False, **arguments: Any
+) -> Run:
     """Begin a search in a process of its own and return at once.
 
     >>> start("runs/w16", model="resnet20", data="cifar10", target=16)    # doctest: +SKIP
@@ -450,7 +452,8 @@ class Run:
             return dataclasses.replace(status, state="failed", message=message)
         # or it was killed.
         message = (
-            f"process {status.pid} is gone (killed, or the machine was restarted): resume goes on from what it saved"
+            f"process {status.pid} is gone (killed, or the machine was restarted): "
+            "resume goes on from what it saved"
         )
         return dataclasses.replace(status, state="interrupted", message=message)
 
@@ -489,7 +492,9 @@ class Run:
                 raise ValueError(said)
             job = self.arguments
             if job is None:
-                raise ValueError(f"{self.out} does not say what is searched: start it there with resume=True")
+                raise ValueError(
+                    f"{self.out} does not say what is searched: start it there with resume=True"
+                )
             check_trust(job, self.out, self.trust)
             self.launch()
 

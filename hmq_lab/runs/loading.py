@@ -110,15 +110,21 @@ def rebuild(record: Record, network: nn.Module | None = None) -> nn.Module:
 def _model(record: Record) -> nn.Module:
     """Return the network of `models` that a record names, with random weights."""
     if name := own_module(record):
-        raise ValueError(f"this run is of your own module {name}: give it as network=, as before the search")
+        raise ValueError(
+            f"this run is of your own module {name}: give it as network=, as before the search"
+        )
     # The number of outputs is the number of classes. Records of earlier versions have it among the tensors.
     outputs = [t["size"] for t in record.floats if records.role(t) == "output"]
     if "outputs" in record.header:
         outputs = [record.header["outputs"]]
     if len(outputs) != 1:
-        raise ValueError(f"a record says how many outputs its network has, once; this one has {outputs}")
+        raise ValueError(
+            f"a record says how many outputs its network has, once; this one has {outputs}"
+        )
     if not 1 <= outputs[0] <= MOST_OUTPUTS:
-        raise ValueError(f"a network has from 1 to {MOST_OUTPUTS:,} outputs, the record says {outputs[0]:,}")
+        raise ValueError(
+            f"a network has from 1 to {MOST_OUTPUTS:,} outputs, the record says {outputs[0]:,}"
+        )
     return fresh(record.header["model"], outputs[0])
 
 
@@ -133,13 +139,17 @@ def _image_shape(record: Record) -> Sequence[int]:
     shape = record.header.get("picture", stated[0] if stated else None)
     if shape is not None:
         if min(shape) < 1 or math.prod(shape) > MOST_VALUES:
-            raise ValueError(f"an image has at most {MOST_VALUES:,} values, the record says {shape}")
+            raise ValueError(
+                f"an image has at most {MOST_VALUES:,} values, the record says {shape}"
+            )
         return shape
     # The number of values of an image.
     size = next((t["size"] for t in record.floats if records.role(t) == "input"), 0)
     side = round((max(size, 0) / 3) ** 0.5)
     if 3 * side * side != size or not 1 <= size <= MOST_VALUES:
-        raise ValueError(f"the record's images of {size} values are not square images with three channels")
+        raise ValueError(
+            f"the record's images of {size} values are not square images with three channels"
+        )
     return 3, side, side
 
 

@@ -508,7 +508,9 @@ def summary(record: Record) -> str:
     # Accuracy and time, where they are known.
     if accuracy.test is not None and accuracy.float_test is not None:
         change = accuracy.test - accuracy.float_test
-        lines.append(f"test accuracy: {accuracy.test:.2f} %, float {accuracy.float_test:.2f} % ({change:+.2f})")
+        lines.append(
+            f"test accuracy: {accuracy.test:.2f} %, float {accuracy.float_test:.2f} % ({change:+.2f})"
+        )
     seconds = record.timing.get("seconds", math.nan)
     if not math.isnan(seconds):
         found = record.header["hardware"]

@@ -134,7 +134,9 @@ def search(
     _check_parts(accumulate, settings.batch_size, team.number)
     out = None if out is None else Path(out)
     if out is not None and (out / "train").is_dir():
-        raise ValueError(f"out must be a folder for the run, got {out}, which has a folder train, as pictures have")
+        raise ValueError(
+            f"out must be a folder for the run, got {out}, which has a folder train, as pictures have"
+        )
 
     runner = Runner(
         model,
@@ -411,7 +413,9 @@ class Runner:
         bits = self.target.bits_of(budget.activation_sizes(model))
         set_activation_bits(model, bits)
         if not budget.weight_sizes(model):
-            raise ValueError("the network has no weight of a convolution or fully connected layer: nothing to search")
+            raise ValueError(
+                "the network has no weight of a convolution or fully connected layer: nothing to search"
+            )
         # The search looks at two images where DDP needs an example.
         example = sample[:2]
         return ParallelSearch(
@@ -489,7 +493,9 @@ class Runner:
         if self.compiling is None:
             self.compiling = self.worth_compiling(steps)
         if self.compiling:
-            self.say("compiling the quantizer, which the first steps pay for (compile='off' does without)")
+            self.say(
+                "compiling the quantizer, which the first steps pay for (compile='off' does without)"
+            )
         self.warn_early()
 
         # The loop is the search's; here it is shown, saved and stopped.
@@ -521,7 +527,9 @@ class Runner:
             bar.update()
         if event["kind"] == "epoch":
             accuracy, compression = event["validation_accuracy"], event["actual_rate"]
-            bar.set_postfix_str(f"stage {event['stage']}: {accuracy:.1f} % at rate {compression:.2f}")
+            bar.set_postfix_str(
+                f"stage {event['stage']}: {accuracy:.1f} % at rate {compression:.2f}"
+            )
 
     def finish(self) -> Record:
         """The one look at the test images, and the files of a complete run."""

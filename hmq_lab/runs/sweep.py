@@ -47,7 +47,9 @@ class Run:
     seed: int
 
 
-def plan(base: str, targets: Sequence[Target], seeds: Sequence[int] = (0,), hardware: bool = False) -> list[Run]:
+def plan(
+    base: str, targets: Sequence[Target], seeds: Sequence[int] = (0,), hardware: bool = False
+) -> list[Run]:
     """Return a run for each target and seed, named like the records of the package.
 
     >>> plan("builtin-tiny_resnet8", [Target(8, activations=8)], seeds=(3,))[0].name
@@ -205,7 +207,9 @@ def _earlier(sheet: Path, options: dict, overwrite: bool) -> list[dict]:
     if different:
         parts = [f"{key}: {before.get(key)} there, {options.get(key)} here" for key in different]
         said = "; ".join(parts)
-        raise ValueError(f"{sheet} is of a sweep of another configuration ({said}): choose another folder for this one")
+        raise ValueError(
+            f"{sheet} is of a sweep of another configuration ({said}): choose another folder for this one"
+        )
     return rows
 
 

@@ -60,7 +60,9 @@ def test_without_blocks_it_is_the_float_network(name):
             assert torch.equal(found, expected), (training, count)
     before = original.state_dict()
     assert detach(model) is model and list(model.state_dict()) == list(before)
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())  # statistics, too
+    assert all(
+        torch.equal(value, before[key]) for key, value in model.state_dict().items()
+    )  # statistics, too
 
 
 @every_network
@@ -76,15 +78,22 @@ def test_a_step_of_training(name):
     for tensor, gradient in gradients.items():
         assert gradient is None or gradient.isfinite().all(), tensor
         assert gradient is not None or "hmq" in tensor, tensor  # a block may be of evaluation alone
-    reached = [block.logits.grad is not None and bool(block.logits.grad.any()) for block in blocks(model).values()]
+    reached = [
+        block.logits.grad is not None and bool(block.logits.grad.any())
+        for block in blocks(model).values()
+    ]
     assert sum(reached) >= 0.8 * len(reached)  # a ReLU may give nothing but zeros for these images
     optimizer.step()
-    changed = [key for key, value in model.named_parameters() if not torch.equal(value, before[key])]
+    changed = [
+        key for key, value in model.named_parameters() if not torch.equal(value, before[key])
+    ]
     assert len(changed) > 0.6 * len(before)
     model.eval()
     first = model(x.clone())
     assert torch.equal(model(x.clone()), first) and first.isfinite().all()
-    assert torch.equal(model(x[:2].clone()), first[:2]) or torch.allclose(model(x[:2].clone()), first[:2], atol=1e-4)
+    assert torch.equal(model(x[:2].clone()), first[:2]) or torch.allclose(
+        model(x[:2].clone()), first[:2], atol=1e-4
+    )
 
 
 def hardware_mode(name):
@@ -137,13 +146,17 @@ def test_onnx_equals_the_simulation(name, tmp_path):
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads, options.inter_op_num_threads = 3, 1, 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"]
+    )
     x = images(8, seed=2)
     found = torch.from_numpy(session.run(["logits"], {"x": x.numpy()})[0])
     with torch.no_grad():
         expected = model(x.clone())
     assert len(expected.unique(dim=0)) >= 4
-    if name in REFUSED:  # a sigmoid rounds differently elsewhere, and a rounding may then go the other way
+    if (
+        name in REFUSED
+    ):  # a sigmoid rounds differently elsewhere, and a rounding may then go the other way
         assert (found - expected).abs().mean() <= 0.02 * expected.abs().mean() + 1e-6
     else:
         assert torch.equal(found, expected)
@@ -178,6 +191,8 @@ def test_training_does_not_end_the_process(part):
     """
     names = list(small_networks.NETWORKS)[part::2]
     command = [sys.executable, "-c", TRAIN, *names]
-    done = subprocess.run(command, cwd=Path(small_networks.__file__).parent, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=Path(small_networks.__file__).parent, capture_output=True, text=True
+    )
     assert done.returncode == 0, f"after {done.stdout.split()}: {done.stderr[-2000:]}"
     assert done.stdout.split() == names

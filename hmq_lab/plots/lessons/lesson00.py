@@ -9,7 +9,9 @@ from hmq_lab.plots.lessons import counted, listed
 from hmq_lab.runs.records import Record
 
 
-def error_by_threshold(exponents: Sequence[int], errors: Sequence[float], largest: float, bits: int) -> plots.Drawing:
+def error_by_threshold(
+    exponents: Sequence[int], errors: Sequence[float], largest: float, bits: int
+) -> plots.Drawing:
     """Return the error of one layer over the threshold, and where its largest weight lies.
 
     Args:

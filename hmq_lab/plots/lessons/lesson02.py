@@ -141,7 +141,10 @@ def surfaces(tables: Mapping[str, Surface]) -> plots.Drawing:
             ax.plot(column + 0.5, row + 0.5, "o", **ring)
         ax.set_title(f"{name}\n{'signed' if table.signed else 'unsigned'}", loc="left")
         ax.set(xlabel="threshold", ylabel="bits")
-    fallen = [f"{counted(table.best(8) - table.best(1), 'octave')} ({name})" for name, table in tables.items()]
+    fallen = [
+        f"{counted(table.best(8) - table.best(1), 'octave')} ({name})"
+        for name, table in tables.items()
+    ]
 
     # What the figure shows, with its numbers.
     drawing.sentence = (
@@ -198,7 +201,9 @@ def two_histograms(weight: Tensor, activation: Tensor, names: tuple[str, str]) -
     return drawing
 
 
-def distributions(widths: Sequence[int], found: Mapping[str, Sequence[tuple[float, float, float]]]) -> plots.Drawing:
+def distributions(
+    widths: Sequence[int], found: Mapping[str, Sequence[tuple[float, float, float]]]
+) -> plots.Drawing:
     """Return the best real threshold of several tensors, and what a power of two costs.
 
     Args:
@@ -223,7 +228,9 @@ def distributions(widths: Sequence[int], found: Mapping[str, Sequence[tuple[floa
     told = ", ".join(f"{rows[at][0]:.1f} for {name}" for name, rows in found.items())
 
     # What the figure shows, with its numbers.
-    drawing.sentence = f"With 4 bits the best threshold in standard deviations is {told}. {price_sentence(found)}"
+    drawing.sentence = (
+        f"With 4 bits the best threshold in standard deviations is {told}. {price_sentence(found)}"
+    )
     return drawing
 
 
@@ -235,7 +242,11 @@ def price_of_power(row: tuple[float, float, float]) -> float:
 def price_sentence(found: Mapping[str, Sequence[tuple[float, float, float]]]) -> str:
     """Return what a power of two costs beside what one bit gains, in decibels."""
     price = [price_of_power(row) for rows in found.values() for row in rows]
-    gain = [float(10 * np.log10(few[1] / more[1])) for rows in found.values() for few, more in pairwise(rows)]
+    gain = [
+        float(10 * np.log10(few[1] / more[1]))
+        for rows in found.values()
+        for few, more in pairwise(rows)
+    ]
     compared = "less" if np.mean(price) < np.mean(gain) else "more"
     return (
         f"The power of two costs {np.mean(price):.1f} decibels on average, between "
@@ -244,7 +255,9 @@ def price_sentence(found: Mapping[str, Sequence[tuple[float, float, float]]]) ->
     )
 
 
-def accuracy_over_error(trials: Mapping[str, Sequence[tuple[float, float]]], whole: float) -> plots.Drawing:
+def accuracy_over_error(
+    trials: Mapping[str, Sequence[tuple[float, float]]], whole: float
+) -> plots.Drawing:
     """Return accuracy over lost share, for one tensor at a time with 2 bits and four thresholds.
 
     Args:

@@ -12,7 +12,9 @@ from torch import Tensor
 from hmq_lab import plots
 
 
-def staircase_and_slopes(x: Tensor, stairs: Tensor, narrow: Tensor, wide: Tensor, straight: Tensor) -> plots.Drawing:
+def staircase_and_slopes(
+    x: Tensor, stairs: Tensor, narrow: Tensor, wide: Tensor, straight: Tensor
+) -> plots.Drawing:
     """Return a staircase, and its slope seen from near, from far and by straight-through.
 
     Args:
@@ -169,7 +171,9 @@ def descents(
     return drawing
 
 
-def arrival_sentence(tied: Mapping[tuple[int, float], np.ndarray], best: Mapping[int, float]) -> str:
+def arrival_sentence(
+    tied: Mapping[tuple[int, float], np.ndarray], best: Mapping[int, float]
+) -> str:
     """Return where the tied descents end, beside the best threshold of a scan."""
     told = []
     for bits, threshold in best.items():
@@ -185,7 +189,8 @@ def how_many_arrive(tied: Mapping[tuple[int, float], np.ndarray], best: Mapping[
         "all of them", "those from above", "those from below", "some of them" or "none".
     """
     arrived = {
-        (bits, start): abs(math.log2(reached[-1] / best[bits])) <= 0.25 for (bits, start), reached in tied.items()
+        (bits, start): abs(math.log2(reached[-1] / best[bits])) <= 0.25
+        for (bits, start), reached in tied.items()
     }
     if all(arrived.values()):
         return "all of them"

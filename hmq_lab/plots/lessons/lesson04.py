@@ -72,13 +72,16 @@ def triangles(p: Tensor, samples: Mapping[float, Tensor]) -> plots.Drawing:
     drawing.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
 
     # What the figure shows, with its numbers.
+    said = ", ".join(told)
     drawing.sentence = (
-        f"Share of the samples with an entry above 0.95, which are nearly hard choices: {', '.join(told)}."
+        f"Share of the samples with an entry above 0.95, which are nearly hard choices: {said}."
     )
     return drawing
 
 
-def bias_and_noise(temperatures: Sequence[float], found: Mapping[str, Tensor], samples: int) -> plots.Drawing:
+def bias_and_noise(
+    temperatures: Sequence[float], found: Mapping[str, Tensor], samples: int
+) -> plots.Drawing:
     """Return bias and noise of the gradient over the temperature, for two losses.
 
     Args:
@@ -195,9 +198,8 @@ def restarts(landscape: Tensor, ends: Mapping[str, Tensor]) -> plots.Drawing:
     right.legend(frameon=False, loc="lower left", bbox_to_anchor=(1, 0))
 
     # What the figure shows, with its numbers.
-    drawing.sentence = (
-        f"Mean error ± 2 standard errors, and the share of runs that found the best threshold: {'; '.join(told)}."
-    )
+    said = "; ".join(told)
+    drawing.sentence = f"Mean error ± 2 standard errors, and the share of runs that found the best threshold: {said}."
     return drawing
 
 

@@ -44,7 +44,9 @@ def mixtures(
     return drawing
 
 
-def mixture_and_selection(masses: Sequence[float], curves: Mapping[str, Sequence[float]], count: int) -> plots.Drawing:
+def mixture_and_selection(
+    masses: Sequence[float], curves: Mapping[str, Sequence[float]], count: int
+) -> plots.Drawing:
     """Return the accuracy of the mixtures and of the selection, as the mass moves to 2 bits.
 
     Args:
@@ -52,7 +54,9 @@ def mixture_and_selection(masses: Sequence[float], curves: Mapping[str, Sequence
         curves: accuracies (%) of "mixed parameters", "mixed outputs" and "selection".
         count: how many images an accuracy is of.
     """
-    soft, outputs, hard = (curves[name] for name in ("mixed parameters", "mixed outputs", "selection"))
+    soft, outputs, hard = (
+        curves[name] for name in ("mixed parameters", "mixed outputs", "selection")
+    )
     percent = [100 * mass for mass in masses]
     drawing, ax = plots.canvas(height=3.6)
     ax.plot(percent, soft, color=plots.BLUE, marker="o", label="mixed parameters: the block")

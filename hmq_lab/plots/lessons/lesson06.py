@@ -27,11 +27,15 @@ def shares(sizes: Mapping[str, int]) -> plots.Drawing:
     largest = max(sizes, key=sizes.__getitem__)
 
     # What the figure shows, with its numbers.
-    drawing.sentence = f"{largest} holds {share.max():.0f} % of the {sum(sizes.values()):,} weights."
+    drawing.sentence = (
+        f"{largest} holds {share.max():.0f} % of the {sum(sizes.values()):,} weights."
+    )
     return drawing
 
 
-def costs(table: Mapping[str, Mapping[int, float]], sizes: Mapping[str, int], base: float) -> plots.Drawing:
+def costs(
+    table: Mapping[str, Mapping[int, float]], sizes: Mapping[str, int], base: float
+) -> plots.Drawing:
     """Return how much the loss rises when one tensor alone gets fewer bits.
 
     Args:
@@ -61,7 +65,9 @@ def costs(table: Mapping[str, Mapping[int, float]], sizes: Mapping[str, int], ba
     return drawing
 
 
-def landscape(losses: np.ndarray, compressions: np.ndarray, target: float, best: Mapping[str, int]) -> plots.Drawing:
+def landscape(
+    losses: np.ndarray, compressions: np.ndarray, target: float, best: Mapping[str, int]
+) -> plots.Drawing:
     """Return all choices of bits: loss over compression, and the optimum within the budget.
 
     Args:
@@ -146,7 +152,9 @@ def regrets(
     return drawing
 
 
-def choice_sentences(rivals: Mapping[float, Mapping[str, int]], hmq: Mapping[float, Sequence[int]]) -> list[str]:
+def choice_sentences(
+    rivals: Mapping[float, Mapping[str, int]], hmq: Mapping[float, Sequence[int]]
+) -> list[str]:
     """Return who finds the optimum, by target.
 
     >>> choice_sentences({8.0: {"greedy": 1, "uniform": 40}}, {8.0: [1, 5, 1]})
@@ -179,7 +187,9 @@ def how_often(ranks: Sequence[int]) -> str:
     return "with some" if hits else "with none"
 
 
-def schedules(records: Mapping[str, Sequence[Record]], lost: Mapping[str, Sequence[float]]) -> plots.Drawing:
+def schedules(
+    records: Mapping[str, Sequence[Record]], lost: Mapping[str, Sequence[float]]
+) -> plots.Drawing:
     """Return temperature, regret and test accuracy of searches under several schedules.
 
     Args:

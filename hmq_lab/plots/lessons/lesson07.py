@@ -204,7 +204,9 @@ def given_back(found: Mapping[str, Record]) -> tuple[list[float], list[float]]:
     return back, share
 
 
-def accuracy_over_compression(found: Mapping[str, Record], plain: Mapping[str, Record]) -> plots.Drawing:
+def accuracy_over_compression(
+    found: Mapping[str, Record], plain: Mapping[str, Record]
+) -> plots.Drawing:
     """Return test accuracy over compression of all searches, by their kind.
 
     Args:
@@ -289,7 +291,9 @@ def four_bits_sentence(found: Mapping[str, Record], plain: Mapping[str, Record])
 
 def accuracy_at(plain: Mapping[str, Record], compression: float) -> float:
     """Return the test accuracy at a compression, on a straight line between searches."""
-    points = sorted((r.results["rates"]["weights"], r.results["accuracy"]["test"]) for r in plain.values())
+    points = sorted(
+        (r.results["rates"]["weights"], r.results["accuracy"]["test"]) for r in plain.values()
+    )
     x, y = zip(*points, strict=True)
     return float(np.interp(compression, x, y))
 

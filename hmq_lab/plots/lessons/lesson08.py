@@ -103,7 +103,9 @@ def activation_bits(sizes: Mapping[str, Mapping[str, int]], acr: float) -> plots
     entries.append(("--", plots.INK, "room for 8 bits"))
     lines = [axes[0].plot([], [], look, color=c, label=text)[0] for look, c, text in entries]
     drawing.legend(handles=lines, ncols=3, loc="outside upper left", frameon=False)
-    told = "; ".join(f"{name} {bit_counts(budget.activation_bits(own, acr))}" for name, own in sizes.items())
+    told = "; ".join(
+        f"{name} {bit_counts(budget.activation_bits(own, acr))}" for name, own in sizes.items()
+    )
 
     # What the figure shows, with its numbers.
     drawing.sentence = f"Activations at an ACR of {acr:g}: {told}."

@@ -67,7 +67,8 @@ def parts_and_sizes(found: Mapping[str, Record]) -> plots.Drawing:
     left.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.1, 1), **style)
     right.legend(**style)
     by_part = ", ".join(
-        f"{part} {m:.1f}" for part, m in zip(order, part_means(mean.tolist(), parts, order), strict=True)
+        f"{part} {m:.1f}"
+        for part, m in zip(order, part_means(mean.tolist(), parts, order), strict=True)
     )
     told = "; ".join(
         f"{size:,}: {mean[places[0]]:.1f} for the first, {mean[places[-1]]:.1f} for the last"
@@ -75,7 +76,9 @@ def parts_and_sizes(found: Mapping[str, Record]) -> plots.Drawing:
     )
 
     # What the figure shows, with its numbers.
-    drawing.sentence = f"Mean bits over the searches: {by_part}. Among tensors of one size, in elements: {told}."
+    drawing.sentence = (
+        f"Mean bits over the searches: {by_part}. Among tensors of one size, in elements: {told}."
+    )
     return drawing
 
 
@@ -139,7 +142,9 @@ def correlations(found: Mapping[str, Record]) -> plots.Drawing:
     return drawing
 
 
-def sensitivities(chosen: Mapping[str, int], measures: Mapping[str, Sequence[float]]) -> plots.Drawing:
+def sensitivities(
+    chosen: Mapping[str, int], measures: Mapping[str, Sequence[float]]
+) -> plots.Drawing:
     """Return the selected bits over four measures of a tensor.
 
     Args:
@@ -167,7 +172,9 @@ def sensitivities(chosen: Mapping[str, int], measures: Mapping[str, Sequence[flo
     return drawing
 
 
-def measured(chosen: Mapping[str, int], measures: Mapping[str, Sequence[float]]) -> dict[str, float]:
+def measured(
+    chosen: Mapping[str, int], measures: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
     """Return the rank correlation of the selected bits with each measure."""
     return {what: spearman(list(chosen.values()), values) for what, values in measures.items()}
 

@@ -61,7 +61,9 @@ def channels(before: Tensor, after: Tensor, name: str) -> plots.Drawing:
     return drawing
 
 
-def accumulators(names: Sequence[str], seen: Sequence[int], bound: Sequence[int], count: int) -> plots.Drawing:
+def accumulators(
+    names: Sequence[str], seen: Sequence[int], bound: Sequence[int], count: int
+) -> plots.Drawing:
     """Return the bits that the sums of each layer need, on some images and on any.
 
     Args:
@@ -114,13 +116,14 @@ def faults(shares: Mapping[str, Sequence[float]], tensors: Sequence[str]) -> plo
         told.append(f"{name} at {first}")
 
     # What the figure shows, with its numbers.
-    drawing.sentence = (
-        f"The first tensor with a wrong code: {', '.join(told)}. From there the difference spreads to the logits."
-    )
+    said = ", ".join(told)
+    drawing.sentence = f"The first tensor with a wrong code: {said}. From there the difference spreads to the logits."
     return drawing
 
 
-def fault_sentences(exact: float, accuracies: Mapping[str, float], shares: Mapping[str, Sequence[float]]) -> list[str]:
+def fault_sentences(
+    exact: float, accuracies: Mapping[str, float], shares: Mapping[str, Sequence[float]]
+) -> list[str]:
     """Return which fault costs the most accuracy, which changes the most codes, and if they differ.
 
     >>> fault_sentences(94.0, {"a": 93.0, "b": 10.0}, {"a": [9.0, 90.0], "b": [0.1, 80.0]})

@@ -92,7 +92,9 @@ def gains_sentence(hint: Hint) -> str:
     return f"One bit less lowers the loss in {less}; one bit more raises it in {more}."
 
 
-def thresholds(exponents: Sequence[int], outcomes: Sequence[Outcome], fitted: int, layer: str) -> plots.Drawing:
+def thresholds(
+    exponents: Sequence[int], outcomes: Sequence[Outcome], fitted: int, layer: str
+) -> plots.Drawing:
     """Return the accuracy over the threshold of one layer.
 
     Args:
