@@ -528,7 +528,9 @@ def test_renewed_statistics_are_means_over_batches():
 def test_renewed_statistics_fit_the_selection(renew, pictures):
     """With the statistics of one batch, evaluation computes for that batch what training does."""
     model = network()
-    settings = dataclasses.replace(RECIPE, final_epochs=0, calibration_pictures=32, renew_statistics=renew)
+    settings = dataclasses.replace(
+        RECIPE, final_epochs=0, calibration_pictures=32, renew_statistics=renew
+    )
     run(pictures, model, settings=settings)
     batch = next(pictures.train.batches(32, seed=0))[0]
     with torch.no_grad():
