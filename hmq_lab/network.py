@@ -1,4 +1,6 @@
-"""A network with blocks on it: what is quantized, its blocks by name, the thresholds of its activations."""
+"""A network with blocks on it: what is quantized, its blocks by name, the thresholds of its
+activations.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,11 @@ from hmq_lab.quantizer import MAX_EXPONENT, check_bits, power_of_two, threshold_
 class Placement:
     """One tensor of the network: quantized by a block, or float, and why.
 
-    name: "layer1.0.conv1.weight" for a parameter, "layer1.0.relu:2" for the second call of a module.
-    kind: "weight", "activation", "parameter", "shared" (a further name of one of these parameters), or "hardware": a
-    picture or mean that hardware mode alone quantizes. shape: of an activation, for one picture.
+    name: "layer1.0.conv1.weight" for a parameter, "layer1.0.relu:2" for the second call of a
+    module.
+    kind: "weight", "activation", "parameter", "shared" (a further name of one of these parameters),
+    or "hardware": an image or mean that hardware mode alone quantizes. shape: of an activation, for
+    one image.
     """
 
     name: str
@@ -33,7 +37,8 @@ class Placement:
     signed: bool
     reason: str
     layer: str  # class of the layer, or name of the operation
-    # "weight", "norm", "bias", "parameter", "shared"; of an activation a key of `graph.sites.REASONS`.
+    # "weight", "norm", "bias", "parameter", "shared"; of an activation a key of
+    # `graph.sites.REASONS`.
     role: str = ""
 
     @property
@@ -42,11 +47,12 @@ class Placement:
 
 
 class Blocks(nn.Module):
-    """What `attach` adds to a network as `network.hmq`: the activations' blocks, the placements, the graphs.
+    """What `attach` adds to a network as `network.hmq`: the activations' blocks, the placements,
+    the graphs.
 
-    graph: of evaluation, with the blocks in it. Each node's `meta` has its "name", "kind", "shape" (for a batch
-    of one image), "layer" and "path" (of the layer that it runs in). sizes: of images that the graphs are
-    known to be right for.
+    graph: of evaluation, with the blocks in it. Each node's `meta` has its "name", "kind", "shape"
+    (for a batch of one image), "layer" and "path" (of the layer that it runs in). sizes: of images
+    that the graphs are known to be right for.
     """
 
     def __init__(
@@ -58,28 +64,38 @@ class Blocks(nn.Module):
         order,
         own,
     ):
+        # Submodules: the blocks, and the constants that the graphs read.
         super().__init__()
         self.activations = nn.ModuleDict({slug(name): block for name, block in activations.items()})
         self.constants = nn.Module()  # tensors that forward makes from Python numbers
         for reading in readings.values():
             for name, value in reading.constants.items():
                 self.constants.register_buffer(slug(name), value, persistent=False)
+        # What the rest of the package asks for.
         self.placements = placements
         self.graph = readings[False].graph
         self.outputs = {training: reading.outputs for training, reading in readings.items()}
         self.functions = functions  # {training: function of (network, images)}
-        self.order = order  # {module: its parameters' names}: taking a parametrization off moves a parameter to the end
+        # {module: its parameters' names}: taking a parametrization off moves a parameter to the
+        # end.
+        self.order = order
         self.own_forward = own  # that the network's instance had, if any
+        # Sizes are added as images of new ones come and pass the check.
         self.sizes: set[tuple[int, ...]] = set()
 
     def run(self, network: nn.Module, images: Tensor):
-        """What the network returns for images, in its mode; in training with new samples."""
+        """What the network returns for images, in its mode; in training with new samples.
+
+        Args:
+            network: that these blocks are attached to.
+            images: a batch (N, C, H, W) of a size in `sizes`.
+        """
+        # One pass has one set of samples, even where a block runs twice.
         if network.training:
             for block in blocks(network).values():
                 block.begin_pass()
-        with torch.set_grad_enabled(
-            torch.is_grad_enabled()
-        ):  # an error within no_grad leaves the mode as it was
+        # An error within no_grad leaves the mode as it was.
+        with torch.set_grad_enabled(torch.is_grad_enabled()):
             results = self.functions[network.training](network, images)
         return pytree.tree_unflatten(results, self.outputs[network.training])
 
@@ -93,38 +109,57 @@ class Blocks(nn.Module):
     @property
     def output(self) -> fx.Node | None:
         """The node of the network's output; None where there are several."""
+        # The output node reads a tuple of tensors.
         values = next(node.args[0] for node in self.graph.nodes if node.op == "output")
         return values[0] if len(values) == 1 else None
 
 
 class BiasRounding(nn.Module):
-    """A parametrization of a bias in hardware mode: a multiple of the accumulator's step, step_w * step_x.
+    """A parametrization of a bias in hardware mode: a multiple of the accumulator's step, step_w *
+    step_x.
 
-    Both steps are those of the selected schemes, in the search as well: noise in a bias would serve nothing. Rounding
-    is half to even, its gradient straight-through.
+    Both steps are those of the selected schemes, in the search as well: noise in a bias would serve
+    nothing. Rounding is half to even, its gradient straight-through.
     """
 
     def __init__(self, weight: HMQ, source: HMQ):
         super().__init__()
+        # A tuple, so that they do not become submodules a second time.
         self.blocks = (
             weight,
             source,
-        )  # a tuple, so that they do not become submodules a second time
+        )
 
     def forward(self, bias: Tensor) -> Tensor:
+        # The float network has float biases.
         if not all(block.enabled for block in self.blocks):
             return bias
+        # In float64, so that the division is exact.
         weight, source = (power_of_two(block.step_exponent()).double() for block in self.blocks)
         step = weight * source
         rounded = ((bias.detach().double() / step).round() * step).to(bias.dtype)
+        # The value is the rounded one, the gradient that of the bias.
         return rounded + (bias - bias.detach())
 
 
 def is_attached(model: nn.Module) -> bool:
+    """Whether a network has HMQ blocks.
+
+    Args:
+        model: any module.
+    """
     return isinstance(getattr(model, "hmq", None), Blocks)
 
 
 def check_attached(model: nn.Module) -> None:
+    """Raise ValueError for a network without HMQ blocks.
+
+    Args:
+        model: any module.
+
+    Raises:
+        ValueError: saying how to attach blocks.
+    """
     if not is_attached(model):
         raise ValueError(
             f"this {type(model).__name__} has no HMQ blocks: attach(model, space, sample) first"
@@ -136,13 +171,35 @@ def placements(model: nn.Module) -> tuple[Placement, ...]:
 
     >>> [p.name for p in placements(model) if not p.quantized]
     ['conv1.bias', ..., 'x', 'avgpool', 'fc']
+
+    Args:
+        model: an attached network.
+
+    Returns:
+        Placements of parameters, then of activations.
+
+    Raises:
+        ValueError: for a network without blocks.
     """
     check_attached(model)
     return model.hmq.placements
 
 
 def blocks(model: nn.Module, kind: str | None = None) -> dict[str, HMQ]:
-    """The blocks of an attached network by the names of `placements`: of a kind (see `Placement`), or all."""
+    """The blocks of an attached network by the names of `placements`: of a kind (see `Placement`),
+    or all.
+
+    Args:
+        model: an attached network.
+        kind: "weight", "activation" or "hardware"; None for all, the default.
+
+    Returns:
+        {name: block}, in the order of `placements`.
+
+    Raises:
+        ValueError: for a network without blocks.
+    """
+    # Blocks of weights are parametrizations, those of activations modules.
     found = {}
     for place in placements(model):
         if not place.quantized or kind not in (None, place.kind):
@@ -156,14 +213,24 @@ def blocks(model: nn.Module, kind: str | None = None) -> dict[str, HMQ]:
 
 
 def resample(model: nn.Module, generator: torch.Generator) -> None:
-    """New noise in every block: call it once per training step, before the forward pass."""
+    """New noise in every block: call it once per training step, before the forward pass.
+
+    Args:
+        model: an attached network.
+        generator: draws the noise.
+    """
     for block in blocks(model).values():
         block.resample(generator)
 
 
 @contextmanager
 def switched_off(model: nn.Module):
-    """The float network inside this context: blocks let their tensors through."""
+    """The float network inside this context: blocks let their tensors through.
+
+    Args:
+        model: an attached network; yielded as it is.
+    """
+    # A block that was off already stays off afterwards.
     found = blocks(model).values()
     before = [block.enabled for block in found]
     try:
@@ -176,7 +243,16 @@ def switched_off(model: nn.Module):
 
 
 def set_activation_bits(model: nn.Module, bits: Mapping[str, int]) -> None:
-    """Give every activation block its bit-width. Raises ValueError for a name that is missing and for bad bits."""
+    """Give every activation block its bit-width.
+
+    Args:
+        model: an attached network.
+        bits: bit-widths by the names of `placements`; further names are ignored.
+
+    Raises:
+        ValueError: naming the activation without bits, or for bits that are not allowed.
+    """
+    # Every activation needs its bits: none keeps an old number.
     for name, block in blocks(model, "activation").items():
         if name not in bits:
             raise ValueError(f"no bits are given for activation {name}")
@@ -185,13 +261,23 @@ def set_activation_bits(model: nn.Module, bits: Mapping[str, int]) -> None:
 
 
 def attribute_of(model: nn.Module, name: str) -> Tensor:
-    """A parameter, buffer or constant of the graph by its name: "layer1.0.conv1.weight"."""
+    """A parameter, buffer or constant of the graph by its name: "layer1.0.conv1.weight".
+
+    Args:
+        model: the network.
+        name: a path with dots.
+    """
     path, _, attribute = name.rpartition(".")
     return getattr(model.get_submodule(path), attribute)
 
 
 def slug(name: str) -> str:
-    """A name as torch allows it for a submodule: without dots, and none of a ModuleDict's own ("keys", "values")."""
+    """A name as torch allows it for a submodule: without dots, and none of a ModuleDict's own
+    ("keys", "values").
+
+    Args:
+        name: of a tensor, with dots.
+    """
     return "/" + name.replace(".", "/")
 
 
@@ -201,22 +287,37 @@ def calibrate(
     rate: float = 0.9,
     largest: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> dict[str, float]:
-    """Set the activations' largest thresholds from one pass of the float network over batches of pictures.
+    """Set the activations' largest thresholds from one pass of the float network over batches of
+    images.
 
-    Of each tensor a running maximum is kept, theta += rate * (max|x| - theta) from the first batch's maximum, and the
-    largest threshold is the smallest power of two not below it. Returns theta by name.
-    largest: where several processes see a part of every batch each, what gives the largest of their values, element by
-    element; the model's tensors are then measured over the whole batch.
-    Raises ValueError naming the first tensor that holds NaN or infinities, and where there are no batches at all.
+    Of each tensor a running maximum is kept, theta += rate * (max|x| - theta) from the first
+    batch's maximum, and the largest threshold is the smallest power of two not below it.
     Source: HMQ, section 4; the authors' code.
 
     >>> calibrate(model, (x for x, _ in data.train.batches(256)))
     {'relu': 2.71, 'layer1.0.relu': 3.14, ...}
+
+    Args:
+        model: an attached network.
+        batches: float images (N, C, H, W) each.
+        rate: the weight of a new batch in the running maximum, from 0 to 1; 0.9 by default.
+        largest: where several processes see a part of every batch each, what gives the largest of
+            their values (tensors, 2), element by element; the values as they are by default.
+
+    Returns:
+        {activation: theta}, in the units of the tensor.
+
+    Raises:
+        ValueError: naming the first tensor that holds NaN or infinities or is out of range, and
+            where there are no batches at all.
     """
+    # The means and images of hardware mode are calibrated, too.
     activations = blocks(model, "activation") | blocks(model, "hardware")
+    # Extremes of the present batch, and the running ones.
     ends: dict[str, Tensor] = {}  # of this batch, for each tensor: max|x| and -min|x|
     theta = constant = None
 
+    # The block's input is the float tensor.
     def watch(name):
         def hook(block, inputs):
             low, high = inputs[0].detach().abs().float().aminmax()
@@ -224,6 +325,7 @@ def calibrate(
 
         return hook
 
+    # Hooks on the blocks see each tensor as the float network runs.
     hooks = [block.register_forward_pre_hook(watch(name)) for name, block in activations.items()]
     try:
         with switched_off(model), in_mode(model, training=False), torch.no_grad():
@@ -231,35 +333,44 @@ def calibrate(
             for batch in batches:
                 model(batch)
                 count += 1
+                # Nothing to measure in a network without activations.
                 if not ends:
                     continue
-                high, low = largest(torch.stack(list(ends.values()))).unbind(
-                    1
-                )  # one value per tensor
+                # One value for each tensor, in the order of `ends`.
+                high, low = largest(torch.stack(list(ends.values()))).unbind(1)
+                # The first batch gives the start, each further one a step towards it.
                 theta = high if theta is None else torch.lerp(theta, high, rate)
+                # Constant means that one value filled every batch.
                 constant = (high == -low) & (True if constant is None else constant)
     finally:
         for hook in hooks:
             hook.remove()
     if count == 0:
         raise ValueError("calibration needs at least one batch of pictures, got none")
+
+    # One value for each tensor, as Python numbers.
     found = dict(zip(ends, theta.tolist(), strict=True)) if ends else {}
     constant = dict(zip(ends, constant.tolist(), strict=True)) if ends else {}
     exponents = {}
     for name, value in found.items():
+        # No threshold is above NaN or infinity.
         if not math.isfinite(value):
             raise ValueError(
                 f"activation {name} holds NaN or infinite values on the pictures of the calibration"
             )
-        # A constant that equals its threshold (an untrained gate: 0.5) would be clipped everywhere and learn nothing.
+        # A constant that equals its threshold (an untrained gate: 0.5) would be clipped everywhere
+        # and learn nothing.
         exponents[name] = threshold_exponent(value) + int(
             constant[name] and math.frexp(value)[0] == 0.5
         )
+        # All thresholds of the block have to lie in the range of exponents.
         octaves = len(activations[name].exponents) - 1
         if not octaves - MAX_EXPONENT <= exponents[name] <= MAX_EXPONENT:
             raise ValueError(
                 f"activation {name} reaches {value:g} on the pictures of the calibration: out of range"
             )
+
+    # Every tensor is valid: now write the thresholds.
     for name, value in found.items():
         if value == 0:
             warnings.warn(

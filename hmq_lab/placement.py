@@ -46,11 +46,12 @@ __all__ = [
     "switched_off",
 ]
 
+# A weight that several modules share is named after one of these.
 LAYERS = (
     nn.modules.conv._ConvNd,
     nn.Linear,
     nn.MultiheadAttention,
-)  # a shared weight has the name of such a one
+)
 INPUTS_FIRST = ("conv_transpose", "matmul", "mm", "bmm")  # their weights are (in, out, ...)
 
 
@@ -63,46 +64,55 @@ def attach(
     hardware: bool = False,
     generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """Put an HMQ block on every weight and activation of a network that the method quantizes; changes it in place.
+    """Put an HMQ block on every weight and activation of a network that the method quantizes;
+    changes it in place.
 
     >>> model = attach(torchvision.models.resnet18(), torch.randn(8, 3, 224, 224))
     >>> model(torch.randn(2, 3, 224, 224)).shape                     # in training mode: two samples of every scheme
     torch.Size([2, 1000])
     >>> for placement in placements(model): print(placement.name, placement.reason)
 
-    Blocks are on weights as parametrizations (`module.weight` goes on working and is the quantized weight) and on
-    activations in the network's graph: `model.forward` is replaced until `detach`. The graph is read in training and
-    in evaluation, and the network obeys train() and eval(). A parameter that several layers share has one block.
+    Blocks are on weights as parametrizations (`module.weight` goes on working and is the quantized
+    weight) and on activations in the network's graph: `model.forward` is replaced until `detach`.
+    The graph is read in training and in evaluation, and the network obeys train() and eval(). A
+    parameter that several layers share has one block.
 
     Args:
-        model: a float network whose forward takes a batch of images; other arguments keep their defaults.
-        space: bit-widths and thresholds of the weights; the paper's by default. May be left out: `attach(model, x)`.
-            Activations have the same number of thresholds, while their bit-widths are given.
-        sample: a batch of input images (N, C, H, W). One pass over it sets the activations' largest thresholds;
-            `calibrate` does it over many batches.
-        activation_bits: one number, or numbers by the names of `placements`, 8 where a name is left out. (The paper
-            computes them from a target, see `budget.activation_bits`.)
-        hardware: also what `IntegerNetwork` needs: batch norm folded (which `detach` leaves so), blocks of 8 bits on
-            the image and on means, of the activations' bits on concatenations, biases rounded to step_w * step_x.
+        model: a float network whose forward takes a batch of images; other arguments keep their
+            defaults.
+        space: bit-widths and thresholds of the weights; the paper's by default. May be left out:
+            `attach(model, x)`. Activations have the same number of thresholds, while their
+            bit-widths are given.
+        sample: a batch of input images (N, C, H, W). One pass over it sets the activations' largest
+            thresholds; `calibrate` does it over many batches.
+        activation_bits: one number, or numbers by the names of `placements`, 8 where a name is left
+            out. (The paper computes them from a target, see `budget.activation_bits`.)
+        hardware: also what `IntegerNetwork` needs: batch norm folded (which `detach` leaves so),
+            blocks of 8 bits on the image and on means, of the activations' bits on concatenations,
+            biases rounded to step_w * step_x.
         generator: draws the initial logits.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: for what torch.export cannot follow (with the line), for a graph that does not compute what the
-            network computes, NaN or infinite weights and activations (with the tensor's name), weights that a hook
-            computes (weight norm), wrappers such as DDP, half precision, and a network that has blocks already.
+        ValueError: for what torch.export cannot follow (with the line), for a graph that does not
+            compute what the network computes, NaN or infinite weights and activations (with the
+            tensor's name), weights that a hook computes (weight norm), wrappers such as DDP, half
+            precision, and a network that has blocks already.
         TypeError: for a space that is none.
     """
+    # The space may be left out, or stand after the sample.
     if isinstance(space, Tensor) and (sample is None or isinstance(sample, SearchSpace)):
         space, sample = sample, space  # attach(model, sample, space)
     space = check_space(space)
+    # Refuse what cannot have blocks before anything changes.
     if is_attached(model):
         raise ValueError(f"this {type(model).__name__} has HMQ blocks already: detach(model) first")
     check_model(model)
     check_sample(model, sample)
 
+    # Batch norms are folded first, and put back if attaching fails.
     pairs = fold(model, sample) if hardware else []
     try:
         return _attach(model, space, sample, activation_bits, hardware, generator)
@@ -149,17 +159,20 @@ def _attach(model, space, sample, activation_bits, hardware, generator) -> nn.Mo
         _insert(reading, found[training], activations)
     weights, parameters = _weights(model, space, generator, readers, rounded)
 
+    # Remember what `detach` has to put back.
     own_forward, own_buffers = vars(model).get("forward"), list(model.buffers())
     order = {path: tuple(module._parameters) for path, module in model.named_modules()}
     functions = {training: run(reading.graph) for training, reading in readings.items()}
     model.hmq = Blocks(activations, (*parameters, *listed), readings, functions, order, own_forward)
     model.hmq.sizes = {tuple(sample.shape[1:])}
     model.forward = types.MethodType(_forward, model)
+    # The blocks go on; any failure from here on takes them off again.
     try:
         for module, attribute, block in weights:
             parametrize.register_parametrization(module, attribute, block, unsafe=True)
         _round_biases(model, rounded, {place.name for place in listed if place.quantized})
         model.hmq.train(model.training)
+        # Calibration runs the network: its own buffers stay as they were.
         with kept(model, own_buffers):
             calibrate(model, [sample])
     except Exception:
@@ -170,11 +183,13 @@ def _attach(model, space, sample, activation_bits, hardware, generator) -> nn.Mo
 
 def _forward(self, *args, **kwargs):
     """What `model.forward` is while blocks are attached."""
+    # The graph takes images alone.
     images = [*args, *kwargs.values()]
     if len(images) != 1 or not isinstance(images[0], Tensor):
         raise TypeError(
             f"a network with blocks takes a batch of images alone, got {len(images)} arguments"
         )
+    # A new size is checked once.
     if tuple(images[0].shape[1:]) not in self.hmq.sizes:
         check_size(self, images[0], detach)
         self.hmq.sizes.add(tuple(images[0].shape[1:]))
@@ -186,7 +201,17 @@ def detach(model: nn.Module) -> nn.Module:
 
     >>> detach(attach(model, sample)) is model
     True
+
+    Args:
+        model: an attached network; changed in place.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for a network without blocks.
     """
+    # Take off our own parametrizations; others stay.
     check_attached(model)
     for module in list(model.modules()):
         for attribute, chain in list(getattr(module, "parametrizations", {}).items()):
@@ -198,6 +223,8 @@ def detach(model: nn.Module) -> nn.Module:
     for path, attributes in model.hmq.order.items():
         module = model.get_submodule(path)
         module._parameters = {name: module._parameters[name] for name in attributes}
+
+    # A forward that the instance had comes back.
     own_forward = model.hmq.own_forward
     del model.forward
     if own_forward is not None:
@@ -207,7 +234,10 @@ def detach(model: nn.Module) -> nn.Module:
 
 
 def _own_class(module: nn.Module) -> None:
-    """Give a parametrized module a class that no deep copy of it shares: torch takes the property off the class."""
+    """Give a parametrized module a class that no deep copy of it shares: torch takes the property
+    off the class.
+    """
+    # The new class has the same members as the old one.
     shared = type(module)
     members = {
         name: v for name, v in vars(shared).items() if name not in ("__dict__", "__weakref__")
@@ -215,11 +245,12 @@ def _own_class(module: nn.Module) -> None:
     module.__class__ = type(shared.__name__, shared.__bases__, members)
 
 
-# ------------------------------------------------------------------------------------------------------ activations
+# -------------------------------------------------------------------------------------- activations
 
 
 def _listed(found: dict[bool, list[Site]], in_training: set[str]) -> list[Placement]:
     """A placement of every activation of both modes."""
+    # Evaluation first: its tensors are the ones that are deployed.
     listed: dict[str, Placement] = {}
     for site in found[False]:
         reason = site.reason
@@ -227,20 +258,21 @@ def _listed(found: dict[bool, list[Site]], in_training: set[str]) -> list[Placem
             reason = f"{reason}, in evaluation only"
         listed[site.name] = _placement(site, site.quantized, reason)
     for site in found[True]:
-        if (
-            site.name not in listed
-        ):  # auxiliary heads: nothing would calibrate or deploy their blocks
+        # Auxiliary heads: nothing would calibrate or deploy their blocks.
+        if site.name not in listed:
             listed[site.name] = _placement(site, False, "runs in training only")
     return list(listed.values())
 
 
 def _placement(site: Site, quantized: bool, reason: str) -> Placement:
+    # The first axis is the batch.
     shape = shape_of(site.node.meta["val"])[1:]
     kind = "hardware" if quantized and site.role in ("input", "mean") else "activation"
     return Placement(site.name, kind, shape, quantized, site.signed, reason, site.layer, site.role)
 
 
 def _activation_block(place: Placement, space: SearchSpace, activation_bits, generator) -> HMQ:
+    # Means and images always have 8 bits.
     bits = activation_bits
     if place.kind == "hardware":
         bits = 8
@@ -250,7 +282,10 @@ def _activation_block(place: Placement, space: SearchSpace, activation_bits, gen
 
 
 def _annotate(model: nn.Module, graph: fx.Graph, names: dict[fx.Node, str]) -> None:
-    """Keep of each node what others need: name, kind, shape for one image, layer, line of the model's code."""
+    """Keep of each node what others need: name, kind, shape for one image, layer, line of the
+    model's code.
+    """
+    # Everything else that the export wrote on a node is dropped.
     modules, kind = dict(model.named_modules()), kinds(graph)
     for node in graph.nodes:
         value = node.meta.get("val")
@@ -268,10 +303,12 @@ def _annotate(model: nn.Module, graph: fx.Graph, names: dict[fx.Node, str]) -> N
 
 def _insert(reading: Reading, found: list[Site], activations: dict[str, HMQ]) -> None:
     """Let the readers of each quantized tensor read its block's output."""
+    # Constants move to `hmq`, where the model can hold them.
     graph = reading.graph
     for node in graph.nodes:
         if node.op == "get_attr" and node.target in reading.constants:
             node.target = f"hmq.constants.{slug(node.target)}"
+    # One call of the block after each quantized tensor.
     for site in found:
         if site.name not in activations:
             continue
@@ -279,6 +316,7 @@ def _insert(reading: Reading, found: list[Site], activations: dict[str, HMQ]) ->
             block = graph.create_node(
                 "call_module", f"hmq.activations.{slug(site.name)}", (site.node,)
             )
+        # The block has the name and the shape of its tensor.
         block.meta = {
             "name": site.name,
             "kind": "block",
@@ -286,38 +324,46 @@ def _insert(reading: Reading, found: list[Site], activations: dict[str, HMQ]) ->
             "layer": "HMQ",
             "path": None,
         }
+        # All readers but the block itself read the block.
         site.node.replace_all_uses_with(
             block, delete_user_cb=lambda user, block=block: user is not block
         )
 
 
-# ---------------------------------------------------------------------------------------------------------- weights
+# ------------------------------------------------------------------------------------------ weights
 
 
 def _weights(model, space, generator, readers: dict[str, str], rounded: dict[str, tuple]):
-    """[(module, attribute, block)] of the weights to quantize, and a Placement of every parameter."""
-    held: dict[
-        nn.Parameter, list[tuple]
-    ] = {}  # (module, its name, the parameter's name) of all that hold it
+    """[(module, attribute, block)] of the weights to quantize, and a Placement of every
+    parameter.
+    """
+    # (module, its name, the parameter's name) of all that hold it.
+    held: dict[nn.Parameter, list[tuple]] = {}
+    # A shared parameter has several holders.
     for path, module in model.named_modules():
         for attribute, parameter in module.named_parameters(recurse=False):
             name = f"{path}.{attribute}" if path else attribute
             held.setdefault(parameter, []).append((module, attribute, name))
 
+    # A parameter is quantized where a layer reads it as it is.
     found, listed = [], []
     for parameter, places in held.items():
         read_by = {name: readers[name] for _, _, name in places if name in readers}
         quantized = any(by != "computed" for by in read_by.values())
+        # The name of a layer is better known than that of a container.
         module, attribute, name = min(places, key=lambda place: not isinstance(place[0], LAYERS))
+        # One block for the parameter, registered with every holder.
         if quantized:
             reader = next(by for by in read_by.values() if by != "computed")
             block = _weight_block(parameter, name, reader, space, generator)
             found += [(module, attribute, block) for module, attribute, _ in places]
             role, reason = "weight", "weight of a convolution or fully connected layer"
         elif read_by:
+            # A weight that forward works on first has no block.
             role, reason = "weight", "float: forward computes from it what the layer reads"
         else:
             role, reason = _parameter_reason(module, attribute, name in rounded)
+        # Its line in the list of placements.
         kind = "weight" if quantized else "parameter"
         shape, layer = tuple(parameter.shape), type(module).__name__
         listed.append(Placement(name, kind, shape, quantized, True, reason, layer, role))
@@ -337,6 +383,7 @@ def _weights(model, space, generator, readers: dict[str, str], rounded: dict[str
 
 def _parameter_reason(module: nn.Module, attribute: str, rounded: bool) -> tuple[str, str]:
     """Role and reason of a parameter that has no block."""
+    # First norms: their biases have this role as well.
     if "Norm" in type(module).__name__:
         return "norm", "norm: float in the paper's method"
     if not attribute.endswith("bias"):
@@ -350,16 +397,19 @@ def _parameter_reason(module: nn.Module, attribute: str, rounded: bool) -> tuple
 def _weight_block(
     parameter: nn.Parameter, name: str, reader: str, space: SearchSpace, generator
 ) -> HMQ:
+    # NaN has no threshold; zero has none of its own.
     if not torch.isfinite(parameter).all():
         raise ValueError(f"weight {name} holds NaN or infinite values")
     if not parameter.any():
         warnings.warn(
             f"weight {name} is zero everywhere: its largest threshold is 2^0", stacklevel=5
         )
+    # An error of the block gets the name of its weight.
     try:
         block = HMQ.for_weight(parameter, space, generator)
     except ValueError as error:
         raise ValueError(f"weight {name}: {error}") from error
+    # Weights with their inputs first, and vectors.
     if reader.startswith(INPUTS_FIRST) or parameter.dim() < 2:
         block.sample_axis = 0
     return block
@@ -368,7 +418,10 @@ def _weight_block(
 def _round_biases(
     model: nn.Module, rounded: dict[str, tuple[str, str]], quantized: set[str]
 ) -> None:
-    """Put a `BiasRounding` on each bias whose layer reads a quantized tensor: {bias: (weight, name of the input)}."""
+    """Put a `BiasRounding` on each bias whose layer reads a quantized tensor: {bias: (weight, name
+    of the input)}.
+    """
+    # A bias is rounded where both of its layer's factors are quantized.
     found = blocks(model)
     for bias, (weight, source) in rounded.items():
         if source in quantized and weight in found:

@@ -1,4 +1,6 @@
-"""Whether a network can have blocks: what it is, what its sample is, and whether its graph computes the same."""
+"""Whether a network can have blocks: what it is, what its sample is, and whether its graph computes
+the same.
+"""
 
 from __future__ import annotations
 
@@ -26,27 +28,43 @@ WRAPPERS = {  # attribute of a wrapper that holds the network: classes of such w
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise ValueError for a network that cannot have blocks as it is, saying what to give instead."""
+    """Raise ValueError for a network that cannot have blocks as it is, saying what to give instead.
+
+    Args:
+        model: the network, before blocks are on it.
+
+    Raises:
+        TypeError: for what is no `torch.nn.Module`.
+        ValueError: for a wrapper, an attribute `hmq` of its own, a scripted module,
+            parametrizations, forward hooks, a computed weight and half precision.
+    """
+    # The type first: everything below asks for modules.
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    # A wrapper hides the network: its forward is no forward of the network.
     name = type(model).__name__
     for attribute, classes in WRAPPERS.items():
         if name in classes:
             raise ValueError(
                 f"a {name} only wraps the network: attach blocks to .{attribute} of it"
             )
+    # The blocks go to this attribute later, so it must be free.
     if hasattr(model, "hmq"):
         raise ValueError(
             f"this {name} has an attribute hmq of its own, where the blocks go: rename it"
         )
+
+    # What a single module may have that blocks cannot stand beside.
     for path, module in model.named_modules():
         where = path or "the network"
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError(
                 f"{where} is a scripted module ({module.original_name}): use the module it was made from"
             )
+        # Blocks are parametrizations themselves.
         if parametrize.is_parametrized(module):
             raise ValueError(f"{where} has parametrizations of its own: remove them first")
+        # A hook that computes the weight has an error of its own, further below.
         if (
             path
             and (module._forward_hooks or module._forward_pre_hooks)
@@ -56,6 +74,8 @@ def check_model(model: nn.Module) -> None:
                 f"{where} has a forward hook, which would run no more: remove it, and register it again after"
             )
         _check_computed(path, module)
+
+    # Blocks compute in single or double precision.
     for parameter, value in model.named_parameters():
         if value.dtype in (torch.float16, torch.bfloat16):
             raise ValueError(
@@ -64,7 +84,17 @@ def check_model(model: nn.Module) -> None:
 
 
 def check_sample(model: nn.Module, sample: Tensor) -> None:
-    """Raise ValueError for what is no batch of images that the network takes."""
+    """Raise ValueError for what is no batch of images that the network takes.
+
+    Args:
+        model: the network, which runs once on the first image, in evaluation.
+        sample: a finite float batch of images (N, C, H, W), N at least 1.
+
+    Raises:
+        ValueError: with the shape and type of what is no such batch, or with the network's own
+            error.
+    """
+    # A batch has an axis of images and at least one more axis.
     if (
         not isinstance(sample, Tensor)
         or sample.dim() < 2
@@ -79,12 +109,15 @@ def check_sample(model: nn.Module, sample: Tensor) -> None:
         raise ValueError(
             f"sample must be a batch of input pictures, a float tensor (N, C, H, W), got {what}"
         )
+    # NaN would make every threshold NaN.
     if not torch.isfinite(sample).all():
         raise ValueError("sample must be finite, got NaN or infinite pictures")
+    # Run one image, and keep the network as it was.
     try:
         with kept(model), in_mode(model, training=False), torch.no_grad():
             model(sample[:1].clone())
     except (RuntimeError, IndexError) as error:
+        # Only the first line of torch's error: the rest is its own code.
         said = f"{type(model).__name__} does not run on a sample of shape {tuple(sample.shape)}"
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{said}, with its optional inputs left out: {first}") from error
@@ -93,16 +126,29 @@ def check_sample(model: nn.Module, sample: Tensor) -> None:
 def check_same(model: nn.Module, readings: dict[bool, Reading], sample: Tensor) -> None:
     """Raise ValueError unless the graphs compute exactly what the network does, gradients included.
 
-    Both run on two images of the sample, with the same random numbers; buffers are put back afterwards.
+    Both run on two images of the sample, with the same random numbers; buffers are put back
+    afterwards.
+
+    Args:
+        model: the network, without blocks.
+        readings: its graphs, by mode (True is training).
+        sample: a batch of images (N, C, H, W).
+
+    Raises:
+        ValueError: naming the first layer whose output differs, or a parameter whose gradient
+            differs.
     """
+    # Two images: batch norm in training needs more than one.
     images = torch.cat([sample, sample])[:2]
     for training, reading in readings.items():
+        # Run the network and the graph from the same state.
         function = _function(reading)
         mode = "training" if training else "evaluation"
         with kept(model), in_mode(model, training):
             theirs, their_slopes = _outcome(model, model, images.clone())
         with kept(model), in_mode(model, training):
             ours, our_slopes = _outcome(model, lambda x, f=function: f(model, x), images.clone())
+        # The outputs have to be the same, bit for bit.
         name = type(model).__name__
         if len(theirs) != len(ours) or not all(
             _equal(a, b) for a, b in zip(theirs, ours, strict=True)
@@ -111,6 +157,7 @@ def check_same(model: nn.Module, readings: dict[bool, Reading], sample: Tensor) 
             raise ValueError(
                 f"the graph that torch.export reads of {name} computes something else in {mode}{where}"
             )
+        # Gradients have to agree as well, as far as autograd gives them.
         if their_slopes is None or our_slopes is None:
             continue
         for (parameter, _), a, b in zip(
@@ -126,12 +173,23 @@ def check_same(model: nn.Module, readings: dict[bool, Reading], sample: Tensor) 
 def check_size(model: nn.Module, images: Tensor, detach: Callable) -> None:
     """Raise ValueError unless the network's graphs are the same for images of this size.
 
-    The graph holds the sizes that forward computes with, such as the window of a pool. Whether they change with the
-    image's size is found by reading the network, without its blocks, a second time.
+    The graph holds the sizes that forward computes with, such as the window of a pool. Whether they
+    change with the image's size is found by reading the network, without its blocks, a second time.
+
+    Args:
+        model: the attached network.
+        images: a batch (N, C, H, W) of a size that is not yet known.
+        detach: the function that takes blocks off; only a copy is detached.
+
+    Raises:
+        ValueError: with the known sizes, where the graphs change with the size.
     """
+    # The error, in case the graphs differ.
     known = ", ".join("x".join(map(str, size)) for size in sorted(model.hmq.sizes))
     got = "x".join(map(str, images.shape[1:]))
     refusal = f"blocks were attached for images of {known}, got {got}: attach them on a sample of that size"
+
+    # Read a copy without blocks on the known size, and on the new one.
     bare = copy.deepcopy(model)
     detach(bare)
     sample = torch.zeros(2, *next(iter(model.hmq.sizes)), dtype=images.dtype, device=images.device)
@@ -142,15 +200,17 @@ def check_size(model: nn.Module, images: Tensor, detach: Callable) -> None:
             ]
         except ValueError as error:
             raise ValueError(refusal) from error
+        # The code of both graphs is text: equal text is an equal computation.
         if codes[0] != codes[1]:
             raise ValueError(f"{refusal}, with whose size its forward computes")
 
 
-# --------------------------------------------------------------------------------------------------------- helpers
+# ------------------------------------------------------------------------------------------ helpers
 
 
 def _function(reading: Reading) -> Callable:
     """The graph as a function (model, x), its constants bound."""
+    # A graph without constants reads the model alone.
     function = run(reading.graph)
     if not reading.constants:
         return function
@@ -175,20 +235,27 @@ class _WithConstants:
 
 @contextmanager
 def kept(model: nn.Module, buffers: Iterable[Tensor] | None = None) -> Iterator[None]:
-    """The same random numbers inside; afterwards buffers, attributes and the random state are what they were.
+    """The same random numbers inside; afterwards buffers, attributes and the random state are what
+    they were.
 
-    Attention takes its ordinary path: the fast one of evaluation without gradients rounds otherwise. Raises ValueError
-    for an attribute, no buffer, that forward changes: a graph would not change it.
+    Attention takes its ordinary path: the fast one of evaluation without gradients rounds
+    otherwise.
 
     Args:
+        model: the network.
         buffers: those to put back; all by default.
+
+    Raises:
+        ValueError: for an attribute, no buffer, that forward changes: a graph would not change it.
     """
+    # Remember the buffers and all attributes of every module.
     saved = [
         (buffer, buffer.clone()) for buffer in (model.buffers() if buffers is None else buffers)
     ]
     attributes = [
         (m, name, value, _copied(value)) for m in model.modules() for name, value in vars(m).items()
     ]
+    # The fast path of attention rounds in another way.
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -196,11 +263,13 @@ def kept(model: nn.Module, buffers: Iterable[Tensor] | None = None) -> Iterator[
             torch.manual_seed(0)
             yield
     finally:
+        # Put everything back, whether or not the run failed.
         torch.backends.mha.set_fastpath_enabled(fast)
         changed = _restore(attributes)
         with torch.no_grad():
             for buffer, value in saved:
                 buffer.detach_().copy_(value)
+    # A change of an attribute would be lost in the graph: say which one it is.
     if changed:
         paths = {module: path for path, module in model.named_modules()}
         module, name = changed
@@ -218,9 +287,11 @@ def _restore(before: list[tuple]) -> tuple[nn.Module, str] | None:
     """Undo changes of attributes; the first one that was changed."""
     changed = None
     for module, name, value, copied in before:
+        # The table of buffers may change: buffers are put back apart.
         now = vars(module).get(name)
         if name != "_buffers" and not (_same(now, value) and _same(value, copied)):
             changed = changed or (module, name)
+        # Containers get their old elements, so that other holders see them too.
         vars(module)[name] = value
         if copied is not value:
             value.clear()
@@ -242,11 +313,15 @@ def _same(a, b) -> bool:
 
 
 def _outcome(model: nn.Module, function: Callable, images: Tensor):
-    """The outputs, and in training the gradients of a sum of them: None where there is none, or for all of them."""
+    """The outputs, and in training the gradients of a sum of them: None where there is none, or for
+    all of them.
+    """
+    # Gradients are asked for the trained parameters alone.
     parameters = list(model.parameters())
     wanted = [p for p in parameters if p.requires_grad]
     with torch.set_grad_enabled(model.training):
         outputs = [t for t in pytree.tree_leaves(function(images)) if isinstance(t, Tensor)]
+        # A sum with squares and means: its gradient depends on the values.
         sums = [t.float().square().mean() + t.float().mean() for t in outputs if t.requires_grad]
         if not sums:
             return outputs, [None] * len(parameters)
@@ -269,6 +344,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 def _first_difference(model: nn.Module, reading: Reading, images: Tensor, training: bool) -> str:
     """ ", first in NAME": the first layer whose output differs, as far as layers tell."""
+    # Record the first output of each layer in the network itself.
     seen: dict[str, Tensor] = {}
     layers = {
         path: module
@@ -279,6 +355,8 @@ def _first_difference(model: nn.Module, reading: Reading, images: Tensor, traini
         module.register_forward_hook(lambda m, i, out, path=path: seen.setdefault(path, out))
         for path, module in layers.items()
     ]
+
+    # One run fills the record.
     with kept(model), in_mode(model, training), torch.no_grad():
         model(images.clone())
     for hook in hooks:
@@ -298,6 +376,7 @@ def _first_difference(model: nn.Module, reading: Reading, images: Tensor, traini
 
 def _value_of(reading: Reading, wanted, model: nn.Module, images: Tensor):
     """The value of one node of the graph."""
+    # Copy the graph up to the wanted node, and return that.
     graph = fx.Graph()
     values: dict = {}
     for node in reading.graph.nodes:
@@ -311,16 +390,21 @@ def _value_of(reading: Reading, wanted, model: nn.Module, images: Tensor):
 
 
 def _computes_weight(module: nn.Module) -> bool:
-    """Whether a hook of a layer computes its weight, which `_check_computed` refuses by the weight's name."""
+    """Whether a hook of a layer computes its weight, which `_check_computed` refuses by the
+    weight's name.
+    """
     return (
         isinstance(getattr(module, "weight", None), Tensor) and "weight" not in module._parameters
     )
 
 
 def _check_computed(path: str, module: nn.Module) -> None:
-    """Raise ValueError for a weight that a hook computes anew in every pass: no block could stand on it."""
+    """Raise ValueError for a weight that a hook computes anew in every pass: no block could stand
+    on it.
+    """
     if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
         return
+    # A weight that is no parameter comes from a hook, or is a plain tensor.
     if "weight" not in module._parameters and isinstance(getattr(module, "weight", None), Tensor):
         hooks = {type(hook).__name__ for hook in module._forward_pre_hooks.values()}
         by = f"computed by {', '.join(sorted(hooks))}" if hooks else "a plain tensor"

@@ -1,8 +1,9 @@
 """Plain data flow: a graph whose nodes read exactly the values that they name.
 
-Two things in a graph of `torch.export` are not plain. An operation in place changes a tensor that others hold too; and
-a region under `no_grad` or autocast is a graph of its own inside. Here operations in place become ordinary ones, and a
-region's nodes move into the graph, between two nodes that switch the mode.
+Two things in a graph of `torch.export` are not plain. An operation in place changes a tensor that
+others hold too; and a region under `no_grad` or autocast is a graph of its own inside. Here
+operations in place become ordinary ones, and a region's nodes move into the graph, between two
+nodes that switch the mode.
 """
 
 from __future__ import annotations
@@ -29,23 +30,33 @@ RETURNS_ITS_INPUT = {
 }
 
 
-# -------------------------------------------------------------------------------------------------------- regions
+# ------------------------------------------------------------------------------------------ regions
 
 
 def without_regions(graph: fx.Graph, module: torch.nn.Module) -> None:
     """Move the nodes of regions under `no_grad`, `enable_grad` and autocast into the graph itself.
 
-    Raises ValueError for other graphs within the graph, as of `torch.cond`.
+    Other graphs within the graph, as of `torch.cond`, are refused.
+
+    Args:
+        graph: changed here.
+        module: holds the inner graphs by name.
+
+    Raises:
+        ValueError: naming the operator, for an inner graph that is no such region.
     """
+    # A region may hold another one: go on until none is left.
     while regions := [
         node for node in graph.nodes if isinstance(node.target, torch._ops.HigherOrderOperator)
     ]:
         for node in regions:
             kind = node.target.name()
+            # Inside no_grad, enable_grad or set_grad_enabled.
             if kind == SET_GRADIENT:
                 enabled, inner, *operands = node.args
                 _inline(graph, node, module, inner, operands, *_gradient_mode(enabled))
             elif kind == AUTOCAST:
+                # The arguments of autocast come before the inner graph.
                 device, dtype, enabled, cache, inner, *operands = node.args
                 _inline(
                     graph,
@@ -62,6 +73,7 @@ def without_regions(graph: fx.Graph, module: torch.nn.Module) -> None:
 
 
 def _gradient_mode(enabled: bool):
+    # The mode of before is read when the network runs, not now.
     def enter(graph):
         before = graph.call_function(torch.is_grad_enabled)
         graph.call_function(torch._C._set_grad_enabled, (enabled,))
@@ -81,12 +93,15 @@ def _autocast_mode(*arguments):
 
 def _inline(graph: fx.Graph, node: fx.Node, module, inner: fx.Node, operands, enter, leave) -> None:
     """Replace a region by its nodes; `enter` and `leave` write the nodes that switch the mode."""
+    # The inputs of the region are the operands of the node that calls it.
     region = module.get_submodule(inner.target).graph
     values = dict(zip((n for n in region.nodes if n.op == "placeholder"), operands, strict=True))
     with graph.inserting_before(node):
         token = enter(graph)
         results = graph.graph_copy(region, values)
         leave(graph, token)
+
+    # The readers of its results read the inlined nodes now.
     results = results if isinstance(results, list | tuple) else (results,)
     for user in list(node.users):
         if user.target is not operator.getitem:
@@ -95,19 +110,21 @@ def _inline(graph: fx.Graph, node: fx.Node, module, inner: fx.Node, operands, en
             )
         user.replace_all_uses_with(results[user.args[1]])
         graph.erase_node(user)
+    # The call goes, and the inner graph with its last reader.
     graph.erase_node(node)
     if not inner.users:
         graph.erase_node(inner)
 
 
-# ------------------------------------------------------------------------------------------------------- in place
+# ----------------------------------------------------------------------------------------- in place
 
 
 def make_functional(graph: fx.Graph, held: Mapping[str, Tensor], name: str) -> None:
     """Replace operations in place by ordinary ones whose result all later readers take.
 
-    What the model holds may be changed in place, as running statistics and counters are; so may a tensor that does not
-    depend on the input, as a mask. A part that is changed (`x[:, 1:].relu_()`) is put back into its whole.
+    What the model holds may be changed in place, as running statistics and counters are; so may a
+    tensor that does not depend on the input, as a mask. A part that is changed (`x[:, 1:].relu_()`)
+    is put back into its whole.
 
     Args:
         graph: changed here.
@@ -115,15 +132,18 @@ def make_functional(graph: fx.Graph, held: Mapping[str, Tensor], name: str) -> N
         name: of the model, for errors.
 
     Raises:
-        ValueError: for a parameter that forward changes, and a change in place through a view that cannot be put back,
-            with the line.
+        ValueError: for a parameter that forward changes, and a change in place through a view that
+            cannot be put back, with the line.
     """
+    # What forward computes from the input, and where each node stands.
     depends = _depending_on_input(graph)
     order = {node: position for position, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
+        # Only operations that write into a tensor matter here.
         target = _written_to(node)
         if target is None:
             continue
+        # The memory behind the tensor decides: a buffer may change.
         root = _root(target)
         if root.op == "get_attr":
             if isinstance(held.get(root.target), torch.nn.Parameter):
@@ -131,15 +151,25 @@ def make_functional(graph: fx.Graph, held: Mapping[str, Tensor], name: str) -> N
                     f"{name} changes its parameter {root.target} in its forward pass{line(node)}"
                 )
             continue
+        # A tensor that does not depend on the input may change too.
         if root not in depends and not any(source in depends for source in node.all_input_nodes):
             continue
+        # The ordinary operation, and its result for all later readers.
         node = _ordinary(graph, node, order)
         depends.add(node)
         _put_back(graph, target, node, order)
 
 
 def line(node: fx.Node) -> str:
-    """' at FILE:LINE' of the model's code that a node comes from, as far as that is known."""
+    """' at FILE:LINE' of the model's code that a node comes from, as far as that is known.
+
+    Args:
+        node: of a graph that torch.export made.
+
+    Returns:
+        The place of the last call outside of torch, or "" where no place is known.
+    """
+    # The frames of the stack trace that torch kept, outermost first.
     frames = [
         part.strip()
         for part in (node.meta.get("stack_trace") or "").splitlines()
@@ -148,6 +178,7 @@ def line(node: fx.Node) -> str:
     own = [frame for frame in frames if f"site-packages{'/'}torch/" not in frame] or frames
     if not own:
         return ""
+    # A frame reads: File "NAME", line NUMBER, in FUNCTION.
     _, file, rest = own[-1].split('"', 2)
     return f" at {file}:{rest.split(',')[1].strip().removeprefix('line ')}"
 
@@ -156,6 +187,7 @@ def _depending_on_input(graph: fx.Graph) -> set[fx.Node]:
     """The nodes whose values depend on the input's."""
     depends: set[fx.Node] = set()
     for node in graph.nodes:
+        # A size that comes from the input is a number, and does not count.
         reads = any(source in depends for source in node.all_input_nodes)
         computes = holds_tensors(node.meta.get("val")) or node.target is operator.getitem
         if node.op == "placeholder" or (reads and computes and aten(node) not in FRESH):
@@ -167,6 +199,7 @@ def _written_to(node: fx.Node) -> fx.Node | None:
     """The tensor that an operation changes in place, or writes its result to."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return None
+    # The schema of the operation says which argument it writes to.
     for position, known in enumerate(node.target._schema.arguments):
         if known.alias_info is None or not known.alias_info.is_write:
             continue
@@ -178,10 +211,12 @@ def _written_to(node: fx.Node) -> fx.Node | None:
 
 def _is_view(node: fx.Node) -> bool:
     """Whether a node's result shares memory with its first argument."""
+    # One of several results is a view where the whole is one.
     if node.target is operator.getitem:
         return isinstance(node.args[0], fx.Node) and _is_view(node.args[0])
     if not isinstance(node.target, torch._ops.OpOverload) or node.meta.get("ordinary"):
         return False
+    # The schema tells, but for dropout, which may return its input.
     schema = node.target._schema
     shares = any(result.alias_info is not None for result in schema.returns)
     return bool(node.args) and (shares or schema.name in RETURNS_ITS_INPUT)
@@ -196,6 +231,7 @@ def _root(node: fx.Node) -> fx.Node:
 
 def _ordinary(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> fx.Node:
     """The node's operation without the change in place, in the node's stead."""
+    # The ordinary operation has the same name without the underscore.
     schema = node.target._schema
     short = schema.name.removeprefix("aten::").removesuffix("_")
     packet = getattr(_aten, short, None)
@@ -210,6 +246,8 @@ def _ordinary(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> fx.N
             )
         else:
             new = graph.call_function(target, node.args, node.kwargs)
+
+    # The new node stands where the old one stood.
     new.meta = dict(node.meta, ordinary=True)
     order[new] = order[node]
     node.replace_all_uses_with(new)
@@ -220,7 +258,8 @@ def _ordinary(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> fx.N
 def _put_back(graph: fx.Graph, target: fx.Node, new: fx.Node, order: dict[fx.Node, int]) -> None:
     """Let every later reader of the memory behind `target` read the new value.
 
-    Where the tensor that `target` is a slice of is read later, the new value is put into that, and read from there.
+    Where the tensor that `target` is a slice of is read later, the new value is put into that, and
+    read from there.
     """
 
     def replace_later(old: fx.Node, value: fx.Node) -> None:
@@ -242,16 +281,19 @@ def _put_back(graph: fx.Graph, target: fx.Node, new: fx.Node, order: dict[fx.Nod
     # One slice after the other, up to the largest tensor that is read.
     part, value = target, new
     while stale:
+        # Only a slice or a selected index can be put back.
         if part.target not in SCATTER:
             what = f"a tensor is changed in place{line(new)} while a view of it is read later"
             raise ValueError(
                 f"{what}: copy it first, or write the operation without the change in place"
             )
+        # Put the new value into the whole, and read the part from there.
         base = part.args[0]
         with graph.inserting_after(value):
             whole = graph.call_function(SCATTER[part.target], (base, value, *part.args[1:]))
         with graph.inserting_after(whole):
             again = graph.call_function(part.target, (whole, *part.args[1:]))
+        # The new nodes have the shapes of the nodes that they stand for.
         for made, like in ((whole, base), (again, part)):
             made.meta = dict(new.meta, val=like.meta.get("val"), ordinary=made is whole)
             order[made] = order[new]

@@ -1,7 +1,8 @@
 """What each operation of a network's graph is: one table for placement, hardware, ONNX and costs.
 
-A graph that `tracing.trace` reads holds aten operations, a few hundred at most, whatever way the network was written:
-`nn.ReLU()`, `F.relu(x)`, `x.relu_()` and `torch.clamp_min(x, 0)` differ in the source and hardly here.
+A graph that `tracing.trace` reads holds aten operations, a few hundred at most, whatever way the
+network was written: `nn.ReLU()`, `F.relu(x)`, `x.relu_()` and `torch.clamp_min(x, 0)` differ in the
+source and hardly here.
 
 >>> OPERATIONS["relu"]
 Operation(kind='non-linearity', non_negative=True, weights=())
@@ -21,9 +22,9 @@ from torch import Tensor, fx
 class Operation:
     """What an aten operation does to a tensor of activations.
 
-    kind: one of "linear", "norm", "non-linearity", "sum", "product", "mean", "concatenation", "pass" (moves or drops
-    numbers: what was quantized before stays so). non_negative: no result is below zero. weights: the positions of the
-    arguments that are weights.
+    kind: one of "linear", "norm", "non-linearity", "sum", "product", "mean", "concatenation",
+    "pass" (moves or drops numbers: what was quantized before stays so). non_negative: no result is
+    below zero. weights: the positions of the arguments that are weights.
     """
 
     kind: str
@@ -37,14 +38,17 @@ def _table() -> dict[str, Operation]:
     def add(kind: str, names: str, **facts) -> None:
         table.update(dict.fromkeys(names.split(), Operation(kind, **facts)))
 
+    # Products of weights and activations, and where the weights stand.
     add("linear", "conv1d conv2d conv3d convolution linear", weights=(1,))
     add("linear", "conv_transpose1d conv_transpose2d conv_transpose3d", weights=(1,))
     add("linear", "bilinear addmm", weights=(2,))
     add("linear", "_native_multi_head_attention", weights=(5, 7))
+    # Norms stay float, unless a batch norm is folded.
     add(
         "norm",
         "batch_norm layer_norm group_norm instance_norm rms_norm _weight_norm linalg_vector_norm",
     )
+    # Non-linearities; first those whose results are never negative.
     add(
         "non-linearity", "relu relu6 sigmoid hardsigmoid softmax softplus square", non_negative=True
     )
@@ -57,6 +61,7 @@ def _table() -> dict[str, Operation]:
         "log_sigmoid hardshrink softshrink threshold clamp clip clamp_min clamp_max log_softmax",
     )
     add("non-linearity", "erf sign abs exp sqrt pow tanhshrink glu")
+    # Two tensors and one result: sums, products, means, concatenations.
     add("sum", "add sub subtract rsub")
     add(
         "product",
@@ -65,6 +70,7 @@ def _table() -> dict[str, Operation]:
     add("mean", "mean avg_pool1d avg_pool2d avg_pool3d")
     add("mean", "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d")
     add("concatenation", "cat concat concatenate stack slice_scatter select_scatter")
+    # What moves, drops or repeats numbers, and computes no new ones.
     add("pass", "max_pool1d max_pool2d max_pool3d adaptive_max_pool2d amax pad constant_pad_nd")
     add(
         "pass",
@@ -116,7 +122,15 @@ OPERATIONS = _table()
 
 
 def aten(node: fx.Node) -> str:
-    """The name of a node's aten operation without its overload, as "conv2d"; "" for anything else."""
+    """The name of a node's aten operation without its overload, as "conv2d"; "" for anything else.
+
+    Args:
+        node: any node of a graph.
+
+    Returns:
+        The name, in the spelling of OPERATIONS.
+    """
+    # Only operations of aten have a schema.
     target = node.target
     if node.op == "call_function" and isinstance(target, torch._ops.OpOverload):
         return target._schema.name.removeprefix("aten::")
@@ -124,12 +138,25 @@ def aten(node: fx.Node) -> str:
 
 
 def operation(node: fx.Node) -> Operation | None:
-    """The entry of a node in the table; None for what has none."""
+    """The entry of a node in the table; None for what has none.
+
+    Args:
+        node: any node of a graph.
+    """
     return OPERATIONS.get(aten(node))
 
 
 def argument(node: fx.Node, name: str):
-    """What a call gives for one of the operation's arguments, or else the default: its "stride"."""
+    """What a call gives for one of the operation's arguments, or else the default: its "stride".
+
+    Args:
+        node: a call of an aten operation.
+        name: of the argument, as the operation's schema has it.
+
+    Raises:
+        KeyError: for a name that the schema does not have.
+    """
+    # The schema has the names, the positions and the defaults.
     for position, known in enumerate(node.target._schema.arguments):
         if known.name != name:
             continue
@@ -140,15 +167,25 @@ def argument(node: fx.Node, name: str):
 
 
 def limits(node: fx.Node) -> tuple[float, float] | None:
-    """(smallest, largest) value that a non-linearity lets through unchanged, infinite where there is no end.
+    """(smallest, largest) value that a non-linearity lets through unchanged, infinite where there
+    is no end.
 
     None for one that does anything else than cut, or cuts at what is no number.
+
+    Args:
+        node: a call of the graph.
+
+    Returns:
+        Two floats, or None.
     """
+    # Two operations with fixed ends.
     name = aten(node)
     if name == "relu":
         return 0.0, math.inf
     if name == "relu6":
         return 0.0, 6.0
+
+    # The others take their ends as arguments.
     names = {
         "hardtanh": ("min_val", "max_val"),
         "clamp": ("min", "max"),
@@ -158,6 +195,7 @@ def limits(node: fx.Node) -> tuple[float, float] | None:
     }.get(name)
     if names is None:
         return None
+    # An end that is a tensor is no number: such a clamp has no rule.
     ends = [None if end is None else argument(node, end) for end in names]
     if not all(end is None or isinstance(end, int | float) for end in ends):
         return None
@@ -165,15 +203,23 @@ def limits(node: fx.Node) -> tuple[float, float] | None:
     return (-math.inf if low is None else float(low)), (math.inf if high is None else float(high))
 
 
-# --------------------------------------------------------------------------------------------------- what a node is
+# ----------------------------------------------------------------------------------- what a node is
 
 
 def kinds(graph: fx.Graph) -> dict[fx.Node, str]:
     """What each node is: a kind of the table, or one of these.
 
-    "scale": a sum or product with a number or a parameter. "input", "output", "block": an HMQ block. "constant": does
-    not depend on the values of the input. "number": a size, or what is computed from sizes. "other": without a rule.
+    "scale": a sum or product with a number or a parameter. "input", "output", "block": an HMQ
+    block. "constant": does not depend on the values of the input. "number": a size, or what is
+    computed from sizes. "other": without a rule.
+
+    Args:
+        graph: of one mode, with or without blocks.
+
+    Returns:
+        Kinds by node.
     """
+    # Each node is judged by those before it, in the order of the graph.
     kind: dict[fx.Node, str] = {}
     random: set[fx.Node] = set()
     for node in graph.nodes:
@@ -186,12 +232,23 @@ def kinds(graph: fx.Graph) -> dict[fx.Node, str]:
 
 
 def data_inputs(node: fx.Node, kind: dict[fx.Node, str]) -> list[fx.Node]:
-    """The tensors that a node computes with and that depend on the input's values."""
+    """The tensors that a node computes with and that depend on the input's values.
+
+    Args:
+        node: of a graph.
+        kind: from `kinds`, at least of the node's inputs.
+    """
     return [source for source in node.all_input_nodes if kind[source] not in ("constant", "number")]
 
 
 def drops(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes that do nothing in evaluation: dropout, and products with random numbers (stochastic depth)."""
+    """The nodes that do nothing in evaluation: dropout, and products with random numbers
+    (stochastic depth).
+
+    Args:
+        graph: of one mode.
+    """
+    # A product that only passes numbers on was one with random numbers.
     kind = kinds(graph)
     products = {
         node for node in graph.nodes if kind[node] == "pass" and aten(node) in MULTIPLY | DIVIDE
@@ -200,6 +257,7 @@ def drops(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _kind(node: fx.Node, kind: dict[fx.Node, str], random: set[fx.Node]) -> str:
+    # Nodes that are no operations.
     simple = {
         "placeholder": "input",
         "output": "output",
@@ -219,6 +277,7 @@ def _kind(node: fx.Node, kind: dict[fx.Node, str], random: set[fx.Node]) -> str:
     if node.target is operator.getitem:
         return kind[data[0]] if kind[data[0]] in ("linear", "norm") else "pass"
 
+    # Operations of the table; a product of two tensors may be a gate.
     known = operation(node)
     if known is None:
         return "other"
@@ -238,14 +297,21 @@ def _kind(node: fx.Node, kind: dict[fx.Node, str], random: set[fx.Node]) -> str:
 
 
 def holds_tensors(value) -> bool:
-    """Whether a node's value is a tensor or several, and no size."""
+    """Whether a node's value is a tensor or several, and no size.
+
+    Args:
+        value: what a node's `meta["val"]` holds.
+    """
     return isinstance(value, Tensor) or (
         isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value)
     )
 
 
 def _gate(node: fx.Node, data: list[fx.Node], kind: dict[fx.Node, str]) -> str | None:
-    """ "non-linearity" for a product of functions of one tensor, as x * sigmoid(x): a swish written by hand."""
+    """ "non-linearity" for a product of functions of one tensor, as x * sigmoid(x): a swish written
+    by hand.
+    """
+    # All factors have to come from one tensor.
     if aten(node) not in MULTIPLY:
         return None
     origins = [_elementwise_origin(source, kind) for source in data]
@@ -256,6 +322,7 @@ def _gate(node: fx.Node, data: list[fx.Node], kind: dict[fx.Node, str]) -> str |
 
 def _elementwise_origin(node: fx.Node, kind: dict[fx.Node, str]) -> fx.Node:
     """The tensor that a chain of non-linearities and scales begins from."""
+    # Walk back as long as there is one input alone.
     while kind[node] in ("non-linearity", "scale"):
         sources = data_inputs(node, kind)
         if len(sources) != 1:
@@ -265,7 +332,17 @@ def _elementwise_origin(node: fx.Node, kind: dict[fx.Node, str]) -> fx.Node:
 
 
 def gate_parts(node: fx.Node, kind: dict[fx.Node, str]) -> set[fx.Node]:
-    """What stands inside a product that is a non-linearity by hand: its factors but for the tensor itself."""
+    """What stands inside a product that is a non-linearity by hand: its factors but for the tensor
+    itself.
+
+    Args:
+        node: of a graph.
+        kind: from `kinds`.
+
+    Returns:
+        The nodes, an empty set for every other node.
+    """
+    # Walk back from each factor to the tensor that all come from.
     if kind[node] != "non-linearity" or aten(node) not in MULTIPLY:
         return set()
     parts: set[fx.Node] = set()
@@ -278,7 +355,14 @@ def gate_parts(node: fx.Node, kind: dict[fx.Node, str]) -> set[fx.Node]:
 
 
 def shape(value: Tensor) -> tuple[int, ...]:
-    """The shape of a node's value for a batch of one image, as numbers."""
+    """The shape of a node's value for a batch of one image, as numbers.
+
+    Args:
+        value: a tensor whose first axis may be a symbol.
+
+    Returns:
+        Numbers; a symbol counts as 1.
+    """
     return tuple(size if isinstance(size, int) else _for_one_image(size) for size in value.shape)
 
 

@@ -1,4 +1,6 @@
-"""Where blocks stand: which tensors of a network's graph the method quantizes, and why the others stay float."""
+"""Where blocks stand: which tensors of a network's graph the method quantizes, and why the others
+stay float.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ HARDWARE = {  # what else has a block in hardware mode
 class Site:
     """A tensor of the graph: quantized or, with the reason, not.
 
-    role: what the tensor is, a key of REASONS or "other". layer: class of the layer or name of the function behind it.
+    role: what the tensor is, a key of REASONS or "other". layer: class of the layer or name of the
+    function behind it.
     """
 
     node: fx.Node
@@ -65,24 +68,31 @@ def sites(
     >>> [(site.name, site.quantized, site.reason) for site in sites(model, graph, numbered(model, graph))]
     [('input', False, ...), ('1', True, 'after a non-linearity'), ('2', False, 'output of the network')]
 
-    A block goes after each non-linearity, after a linear bottleneck (a linear layer, with its norm, that no
-    non-linearity follows) and after a residual sum. A sum or bottleneck that feeds only a non-linearity gets it after
-    that, once. Source: the authors' code.
+    A block goes after each non-linearity, after a linear bottleneck (a linear layer, with its norm,
+    that no non-linearity follows) and after a residual sum. A sum or bottleneck that feeds only a
+    non-linearity gets it after that, once. Source: the authors' code.
 
     Args:
+        model: the network, without blocks.
+        graph: of one mode.
         names: of the nodes, as `naming.numbered` gives them.
         hardware: also on the input, after each mean and each concatenation.
 
+    Returns:
+        Sites in the order of the graph, those without a block with their reason.
+
     Raises:
-        ValueError: with the line, for a tensor to quantize that has no name, since training and evaluation call it a
-            different number of times.
+        ValueError: with the line, for a tensor to quantize that has no name, since training and
+            evaluation call it a different number of times.
     """
+    # What every node is; parts of a gate by hand get no block.
     modules, kind = dict(model.named_modules()), kinds(graph)
     inside = set().union(*(gate_parts(node, kind) for node in graph.nodes))
 
     @functools.cache
     def consumers(node: fx.Node) -> tuple[fx.Node, ...]:
         """Who computes with this tensor, looking through what only moves it."""
+        # Sizes and constants are no readers of the numbers.
         found: list[fx.Node] = []
         for user in node.users:
             if kind[user] == "pass":
@@ -94,6 +104,7 @@ def sites(
     @functools.cache
     def is_input(node: fx.Node) -> bool:
         """Whether this is the image, perhaps normalized inside the network."""
+        # A normalized image is still an image: it has no block of its own.
         if kind[node] == "input":
             return True
         return kind[node] in ("scale", "norm") and all(
@@ -107,10 +118,11 @@ def sites(
 
     @functools.cache
     def absorbed(node: fx.Node) -> bool:
-        """Whether the tensor never stands by itself: it feeds non-linearities and norms, or one sum of that sort."""
-        users = set(
-            consumers(node)
-        )  # a tensor that waits for a sum while others use it does stand by itself
+        """Whether the tensor never stands by itself: it feeds non-linearities and norms, or one sum
+        of that sort.
+        """
+        # A tensor that waits for a sum while others use it does stand by itself.
+        users = set(consumers(node))
         one_sum = (
             len(users) == 1 and kind[next(iter(users))] == "sum" and absorbed(next(iter(users)))
         )
@@ -120,11 +132,13 @@ def sites(
 
     @functools.cache
     def non_negative(node: fx.Node) -> bool:
+        # The table knows it, or the lower end of a clamp tells it.
         if kind[node] == "non-linearity":
             known, ends = operation(node), limits(node)
             return bool(known and known.non_negative) or (
                 ends is not None and math.isfinite(ends[0]) and ends[0] >= 0
             )
+        # A sum, mean or product of what is not negative is not negative.
         if _may_bring_negatives(node) or kind[node] not in (
             "pass",
             "mean",
@@ -133,6 +147,7 @@ def sites(
             "sum",
         ):
             return False
+        # A constant of any sign may make the result negative.
         constants = (
             any(kind[n] == "constant" for n in node.all_input_nodes) and aten(node) not in DROPS
         )
@@ -145,6 +160,7 @@ def sites(
 
     def role_of(node: fx.Node) -> str | None:
         """None for what is no tensor of its own."""
+        # No tensor of activations, or one that nobody reads.
         users = [kind[user] for user in consumers(node)]
         if (
             kind[node] in ("output", "constant", "pass", "number", "block")
@@ -152,21 +168,27 @@ def sites(
             or node in inside
         ):
             return None
+        # The image counts once, where the first layer reads it.
         if is_input(node):
             return None if all(is_input(user) for user in consumers(node)) else "input"
+        # What leaves the network stays float.
         if all(user == "output" for user in users) and not (hardware and kind[node] in HARDWARE):
             return "output"
+        # A sum or bottleneck counts where no non-linearity takes it up.
         if kind[node] in ("linear", "norm", "scale", "sum"):
             bottleneck = "sum" if kind[node] == "sum" else "linear"
             return None if absorbed(node) else bottleneck
         return kind[node] if kind[node] in REASONS else "other"
 
+    # One site for each tensor that has a role.
     found = []
     for node in graph.nodes:
         role = role_of(node)
         if role is None:
             continue
+        # The paper's places, and in hardware mode some more.
         quantized = role in ("non-linearity", "linear", "sum") or (hardware and role in HARDWARE)
+        # A tensor without a name could not have one block in both modes.
         if node not in names and quantized:
             raise ValueError(
                 f"{label(node, modules)}{line(node)} is called a different number of times in training and in "
@@ -174,6 +196,7 @@ def sites(
                 "as modules"
             )
         if node in names:  # or else evaluation lists it
+            # The reason is a field for people; code reads the role.
             reason = HARDWARE[role] if hardware and role in HARDWARE else REASONS.get(role)
             reason = reason or f"{label(node, modules)}: an operation without a rule"
             signed = not non_negative(node)
@@ -184,33 +207,54 @@ def sites(
 
 
 def weight_readers(graph: fx.Graph) -> dict[str, str]:
-    """The parameters that are weights of convolutions and linear layers, and the operation that reads each of them.
+    """The parameters that are weights of convolutions and linear layers, and the operation that
+    reads each of them.
 
-    "computed" stands for the operation where forward works on the parameter first, as weight standardization does, and
-    the layer reads the result.
+    "computed" stands for the operation where forward works on the parameter first, as weight
+    standardization does, and the layer reads the result.
+
+    Args:
+        graph: of one mode, without blocks.
+
+    Returns:
+        {parameter: aten operation, or "computed"}.
     """
+    # Look at the weights of each linear operation.
     found: dict[str, str] = {}
     kind = kinds(graph)
     for node in graph.nodes:
         if kind[node] != "linear" or not aten(node):
             continue
         known = operation(node)
+        # The table says which arguments are weights.
         positions = known.weights or range(len(node.args))  # all of them for x @ self.weight
         sources = [node.args[i] for i in positions if i < len(node.args)]
         for source in sources:
             if not isinstance(source, fx.Node) or kind[source] != "constant":
                 continue
+            # A block can stand on a parameter that is read as it is.
             plain = _plain_source(source)
             if plain is not None:
                 found[plain.target] = aten(node)
                 continue
+            # Forward computes the weight: the parameter itself stays float.
             for parameter in _parameters_behind(source):
                 found.setdefault(parameter.target, "computed")
     return found
 
 
 def layer_inputs(graph: fx.Graph, names: Mapping[fx.Node, str]) -> dict[str, tuple[str, str]]:
-    """{bias: (weight, name of the tensor that its layer reads)} of the layers that integers can run."""
+    """{bias: (weight, name of the tensor that its layer reads)} of the layers that integers can
+    run.
+
+    Args:
+        graph: of evaluation, without blocks.
+        names: of its nodes, from `naming.numbered`.
+
+    Returns:
+        Names as in the model; the tensor's is "" where it has none.
+    """
+    # Only layers with a bias matter: the bias is rounded later.
     kind, found = kinds(graph), {}
     for node in graph.nodes:
         if aten(node) not in ("conv1d", "conv2d", "conv3d", "linear") or len(node.args) < 3:
@@ -218,6 +262,7 @@ def layer_inputs(graph: fx.Graph, names: Mapping[fx.Node, str]) -> dict[str, tup
         source, weight, bias = node.args[:3]
         if not all(isinstance(n, fx.Node) and n.op == "get_attr" for n in (weight, bias)):
             continue
+        # The tensor before it was moved is the one that has a block.
         while kind[source] == "pass":
             source = data_inputs(source, kind)[0]
         found.setdefault(bias.target, (weight.target, names.get(source, "")))
@@ -228,6 +273,7 @@ def _plain_source(node: fx.Node) -> fx.Node | None:
     """The parameter that a weight is, perhaps moved (transposed, split)."""
     while node.op != "get_attr":
         known = operation(node)
+        # Go back through what only moves numbers.
         moves = (known is not None and known.kind == "pass") or (
             node.op == "call_function" and not aten(node)
         )
@@ -247,10 +293,12 @@ def _parameters_behind(node: fx.Node) -> set[fx.Node]:
 def _may_bring_negatives(node: fx.Node) -> bool:
     """Whether an operation that passes numbers on may add negative ones of its own."""
     name = aten(node)
+    # Padding adds a constant, which is 0 by default.
     if name in ("pad", "constant_pad_nd"):
         value = argument(node, "value")
         return value is not None and value < 0
     if name in SUBTRACT or name == "rsub":
         return True
+    # A sum with alpha may subtract; alpha dropout shifts what it drops.
     scaled = name == "add" and argument(node, "alpha") not in (1, None)
     return scaled or name in ("alpha_dropout", "feature_alpha_dropout")

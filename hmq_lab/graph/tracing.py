@@ -1,14 +1,15 @@
-"""Reading a network: the graph of its forward pass, in training and in evaluation, by `torch.export`.
+"""Reading a network: the graph of its forward pass, in training and in evaluation, by
+`torch.export`.
 
 >>> model, sample = nn.Sequential(nn.Linear(3, 2), nn.ReLU()), torch.randn(4, 3)
 >>> function = run(trace(model, sample, training=False).graph)
 >>> torch.equal(function(model, sample)[0], model(sample))
 True
 
-`torch.export` runs the forward pass once on tensors without values, and writes down the aten operations
-that PyTorch really carries out: in which order, on which tensors, with which sizes. So operations in
-place, shared tensors, `no_grad` and arguments by name are what they are. What cannot be written down is
-refused here, with the line of the model's code.
+`torch.export` runs the forward pass once on tensors without values, and writes down the aten
+operations that PyTorch really carries out: in which order, on which tensors, with which sizes. So
+operations in place, shared tensors, `no_grad` and arguments by name are what they are. What cannot
+be written down is refused here, with the line of the model's code.
 """
 
 from __future__ import annotations
@@ -37,9 +38,10 @@ TORCH = str(Path(torch.__file__).parent) + os.sep
 class Reading:
     """The graph of a forward pass in one mode.
 
-    graph: nodes are the aten operations; `get_attr` nodes name the model's parameters and buffers, or `constants`.
-    Their `meta["val"]` has the shape, the first axis being a symbol for the batch. constants: tensors that forward
-    makes from Python numbers. outputs: how the results are put together (a tensor, a tuple, a named tuple).
+    graph: nodes are the aten operations; `get_attr` nodes name the model's parameters and buffers,
+    or `constants`. Their `meta["val"]` has the shape, the first axis being a symbol for the batch.
+    constants: tensors that forward makes from Python numbers. outputs: how the results are put
+    together (a tensor, a tuple, a named tuple).
     """
 
     graph: fx.Graph
@@ -49,10 +51,17 @@ class Reading:
 
 @contextmanager
 def in_mode(model: nn.Module, training: bool) -> Iterator[nn.Module]:
-    """The network in training or evaluation inside this context; afterwards every module is in the mode it was in.
+    """The network in training or evaluation inside this context; afterwards every module is in the
+    mode it was in.
 
-    A network that is in training already keeps those of its modules in evaluation that are: frozen batch norms.
+    A network that is in training already keeps those of its modules in evaluation that are: frozen
+    batch norms.
+
+    Args:
+        model: the network; yielded as it is.
+        training: the mode inside the context.
     """
+    # Each module's own mode, since frozen ones may differ.
     modes = {module: module.training for module in model.modules()}
     try:
         yield model if training and model.training else model.train(training)
@@ -62,26 +71,33 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[nn.Module]:
 
 
 def trace(model: nn.Module, sample: Tensor, training: bool) -> Reading:
-    """The model's graph as it runs in training or in evaluation, for any number of images of the sample's size.
+    """The model's graph as it runs in training or in evaluation, for any number of images of the
+    sample's size.
 
     >>> model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
     >>> [node.name for node in trace(model, torch.randn(4, 3), training=False).graph.nodes]
     ['_0_weight', '_0_bias', 'input_1', 'linear', 'relu', 'output']
 
-    A network needs a graph for each mode: stochastic depth, dropout, batch norm and auxiliary heads differ.
+    A network needs a graph for each mode: stochastic depth, dropout, batch norm and auxiliary heads
+    differ.
 
     Args:
         model: the network, without blocks.
         sample: a batch of images (N, C, H, W); only its shape, type and device matter.
         training: the mode.
 
+    Returns:
+        The graph in plain form, how its outputs are put together, and its constants.
+
     Raises:
-        ValueError: naming the line of the model's code that torch.export cannot follow (a branch on the values of
-            tensors), an `autograd.Function` of one's own, or random numbers that
+        ValueError: naming the line of the model's code that torch.export cannot follow (a branch on
+            the values of tensors), an `autograd.Function` of one's own, or random numbers that
             Python or NumPy draws: export would write down one of them for ever.
     """
+    # The state of Python's and NumPy's random numbers before the export.
     name = type(model).__name__
     drawn = _random_state()
+    # Gradients are on, so that no_grad in forward can be seen.
     with (
         in_mode(model, training),
         torch.enable_grad(),
@@ -93,6 +109,7 @@ def trace(model: nn.Module, sample: Tensor, training: bool) -> Reading:
         try:
             exported, module = _export(model, _two_of(sample))
         except _OwnFunction as error:
+            # Say in one line what export cannot follow, and where.
             raise ValueError(
                 f"{name} uses {error}, an autograd.Function of its own{_line(error)}: "
                 "torch.export would lose its backward pass; write it with operations of torch"
@@ -102,6 +119,8 @@ def trace(model: nn.Module, sample: Tensor, training: bool) -> Reading:
                 f"torch.export cannot follow {name}{_line(error)} ({type(error).__name__}: {_first_line(error)}); "
                 "a forward pass must not branch or loop on the values of its tensors"
             ) from error
+
+    # Numbers that Python drew would stand in the graph as constants.
     if drawn != _random_state():
         raise ValueError(
             f"{name} draws random numbers by Python or NumPy: torch.export would draw them once; "
@@ -114,10 +133,13 @@ def trace(model: nn.Module, sample: Tensor, training: bool) -> Reading:
     _drop_assertions(graph)
     without_regions(graph, module)
     _restore_cumulative_averages(graph, cumulative)
+
+    # All names of parameters and buffers, shared ones as well.
     held = dict(model.named_parameters(remove_duplicate=False)) | dict(
         model.named_buffers(remove_duplicate=False)
     )
     make_functional(graph, held, name)
+    # What the graph reads and the model does not hold.
     constants = {
         node.target: fx.graph_module._get_attr(module, node.target)
         for node in graph.nodes
@@ -128,14 +150,22 @@ def trace(model: nn.Module, sample: Tensor, training: bool) -> Reading:
 
 
 def run(graph: fx.Graph) -> Callable:
-    """The function (model, x) -> list of outputs that a graph describes."""
+    """The function (model, x) -> list of outputs that a graph describes.
+
+    Args:
+        graph: of a `Reading`.
+
+    Returns:
+        The function; the model gives it parameters and buffers by name.
+    """
+    # The graph as Python source, compiled once.
     code = graph.python_code(root_module="self")
     scope = dict(code.globals)
     exec(compile(code.src, "<graph of hmq_lab>", "exec"), scope)
     return scope["forward"]
 
 
-# ----------------------------------------------------------------------------------------------------- the export
+# --------------------------------------------------------------------------------------- the export
 
 
 def _export(model: nn.Module, sample: Tensor):
@@ -145,6 +175,7 @@ def _export(model: nn.Module, sample: Tensor):
         export,
     )
 
+    # The first axis may have any size, the others are fixed.
     shapes = ShapesCollection()
     shapes[sample] = {0: Dim.AUTO}
     exported = export(model, (sample,), dynamic_shapes=shapes, strict=False)
@@ -159,12 +190,14 @@ def _two_of(sample: Tensor) -> Tensor:
 def _drop_assertions(graph: fx.Graph) -> None:
     """Take out what only checks shapes and types: `_forward` checks the size of an image itself."""
     for node in list(graph.nodes):
+        # Only nodes that nothing reads: the others compute.
         target = str(node.target)
         if not node.users and ("_guards_fn" in target or "_assert" in target):
             graph.erase_node(node)
 
 
 def _check_any_batch(graph: fx.Graph, name: str) -> None:
+    # The first axis is a symbol, unless forward fixes the batch size.
     image = next(node for node in graph.nodes if node.op == "placeholder")
     if isinstance(image.meta["val"].shape[0], int):
         raise ValueError(
@@ -174,7 +207,10 @@ def _check_any_batch(graph: fx.Graph, name: str) -> None:
 
 @contextmanager
 def _without_hooks(model: nn.Module):
-    """The hooks of the network itself are its caller's: they run around the forward pass, before and after attach."""
+    """The hooks of the network itself are its caller's: they run around the forward pass, before
+    and after attach.
+    """
+    # Empty tables of the same type take the place of the hooks.
     kept = model._forward_hooks, model._forward_pre_hooks
     model._forward_hooks, model._forward_pre_hooks = type(kept[0])(), type(kept[1])()
     try:
@@ -187,8 +223,10 @@ def _without_hooks(model: nn.Module):
 def _cumulative_averages(model: nn.Module) -> Iterator[set[str]]:
     """Paths of the batch norms with momentum None, whose averages weigh all batches alike.
 
-    They compute 1 / (number of batches) as a number, which export cannot follow: it reads them with another momentum.
+    They compute 1 / (number of batches) as a number, which export cannot follow: it reads them with
+    another momentum.
     """
+    # Momentum None means that all batches weigh alike.
     norms = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
     found = {
         path: m for path, m in model.named_modules() if isinstance(m, norms) and m.momentum is None
@@ -204,10 +242,12 @@ def _cumulative_averages(model: nn.Module) -> Iterator[set[str]]:
 
 def _restore_cumulative_averages(graph: fx.Graph, paths: set[str]) -> None:
     """Let these batch norms compute their momentum from the number of batches."""
+    # The graph's nodes that read the numbers of batches.
     counts = {node.target: node for node in graph.nodes if node.op == "get_attr"}
     for node in graph.nodes:
         if "batch_norm" not in str(node.target) or not isinstance(node.args[3], fx.Node):
             continue
+        # The running mean tells which batch norm this is.
         path = str(node.args[3].target).rpartition(".")[0]
         count = counts.get(f"{path}.num_batches_tracked".lstrip("."))
         if path in paths and count is not None and node.args[5]:
@@ -222,7 +262,10 @@ def _reciprocal(count: Tensor) -> float:
 
 @contextmanager
 def _quiet():
-    """Without torch's own log of an export that fails: the error that follows says it in one line."""
+    """Without torch's own log of an export that fails: the error that follows says it in one
+    line.
+    """
+    # The level of the log is put back afterwards.
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -234,7 +277,7 @@ def _quiet():
         logger.setLevel(level)
 
 
-# ----------------------------------------------------------------------------------------- what export does not see
+# ------------------------------------------------------------------------- what export does not see
 
 
 class _OwnFunction(Exception):
@@ -246,6 +289,7 @@ def _own_functions_refused() -> Iterator[None]:
     """Raise _OwnFunction where an autograd.Function is called that is not torch's own."""
     apply = vars(torch.autograd.Function)["apply"]  # a classmethod
 
+    # Functions of torch go on; one of the user's own is refused.
     def refuse(cls, *args, **kwargs):
         if cls.__module__.startswith("torch."):
             return apply.__get__(None, cls)(*args, **kwargs)
@@ -260,6 +304,7 @@ def _own_functions_refused() -> Iterator[None]:
 
 def _random_state() -> tuple:
     """Where Python's and NumPy's random numbers stand."""
+    # Compare the state as bytes: arrays have no plain equality.
     numpy = sys.modules.get("numpy")  # if it is not loaded it draws nothing
     if numpy is None:
         return (random.getstate(),)
@@ -273,6 +318,7 @@ def _first_line(error: Exception) -> str:
 
 def _line(error: Exception) -> str:
     """Where in the model's code an error arose, as far as that can be told."""
+    # The last frame that is neither torch's nor of this file.
     frames = traceback.extract_tb(error.__traceback__)
     own = [
         f for f in frames if not f.filename.startswith(TORCH) and f.filename != __file__ and f.line

@@ -1,7 +1,8 @@
-"""Arithmetic of the integer network: shifts and divisions that round half to even, saturation, exact accumulation.
+"""Arithmetic of the integer network: shifts and divisions that round half to even, saturation,
+exact accumulation.
 
-A tensor is int64 codes and one exponent e for all of them: it stands for codes * 2^e. Each function takes and gives
-codes alone; exponents are known before the first picture comes (see `integer`).
+A tensor is int64 codes and one exponent e for all of them: it stands for codes * 2^e. Each function
+takes and gives codes alone; exponents are known before the first image comes (see `integer`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,17 @@ def exponent_of(step: float) -> int:
     >>> exponent_of(0.3)
     Traceback (most recent call last):
     ValueError: a shift needs a power of two, got 0.3
+
+    Args:
+        step: a positive number, in the units of the tensor.
+
+    Returns:
+        The exponent k.
+
+    Raises:
+        ValueError: for any number that is no power of two.
     """
+    # frexp gives a fraction from 0.5 on: exactly 0.5 for a power of two.
     fraction, exponent = (
         math.frexp(step) if isinstance(step, int | float) and math.isfinite(step) else (0, 0)
     )
@@ -36,26 +47,42 @@ def exponent_of(step: float) -> int:
 
 
 def shift_right(x: Tensor, places: int) -> Tensor:
-    """x / 2^places, rounded half to even: an arithmetic shift, and one more if what was shifted out asks for it.
+    """x / 2^places, rounded half to even: an arithmetic shift, and one more if what was shifted out
+    asks for it.
 
     >>> shift_right(torch.tensor([-6, -2, 2, 3, 6]), 2)          # -1.5, -0.5, 0.5, 0.75, 1.5
     tensor([-2,  0,  0,  1,  2])
 
-    x: int64 below 2^62. places: from 0 on.
+    Args:
+        x: int64 below 2^62.
+        places: from 0 on.
+
+    Returns:
+        int64 of the shape of x.
     """
+    # Nothing is shifted out.
     if places == 0:
         return x
     places = min(places, 62)  # |x| < 2^61 is 0 by then, and an int64 can be shifted no further
+    # The shift rounds down; add one above a half, and at a half if odd.
     floor, rest, half = x >> places, x & ((1 << places) - 1), 1 << (places - 1)
     return floor + ((rest > half) | ((rest == half) & (floor & 1 == 1))).long()
 
 
 def divide(x: Tensor, divisor: Tensor) -> Tensor:
-    """x / divisor, rounded half to even. divisor: positive integers that broadcast to x.
+    """x / divisor, rounded half to even.
 
     >>> divide(torch.tensor([-7, 7, 21, 24]), torch.tensor(14))      # -0.5, 0.5, 1.5, 1.71
     tensor([0, 0, 2, 2])
+
+    Args:
+        x: int64.
+        divisor: positive int64, broadcasts to x.
+
+    Returns:
+        int64 of the shape of x.
     """
+    # Twice the remainder against the divisor tells which side of a half it is.
     floor = torch.div(x, divisor, rounding_mode="floor")
     twice = 2 * (x - floor * divisor)
     return floor + ((twice > divisor) | ((twice == divisor) & (floor & 1 == 1))).long()
@@ -66,11 +93,20 @@ def requantize(x: Tensor, places: int, smallest: int, largest: int) -> Tensor:
 
     >>> requantize(torch.tensor([-300, 5, 6, 900]), places=2, smallest=-8, largest=7)
     tensor([-8,  1,  2,  7])
+
+    Args:
+        x: int64 sums.
+        places: to shift right by.
+        smallest: of the codes.
+        largest: of the codes.
+
+    Returns:
+        int64 codes of the shape of x.
     """
-    if (
-        places < 0
-    ):  # what is beyond the range stays beyond it: clamp first, so that nothing overflows
+    # What is beyond the range stays beyond it: clamp first, so that nothing overflows.
+    if places < 0:
         x = x.clamp(smallest, largest) << min(-places, 32)
+    # Saturation comes last, after the rounding.
     return shift_right(x, max(places, 0)).clamp(smallest, largest)
 
 
@@ -79,14 +115,31 @@ def accumulate(
 ) -> Tensor:
     """The integers of a convolution or linear layer, plus a bias that broadcasts to them.
 
-    `convolve` runs on float64, which holds every integer up to 2^53. No sum, whole or partial, reaches that:
-    `IntegerNetwork` has checked sum |w a| + |b| against int32.
+    `convolve` runs on float64, which holds every integer up to 2^53. No sum, whole or partial,
+    reaches that: `IntegerNetwork` has checked sum |w a| + |b| against int32.
+
+    Args:
+        x: int64 codes of the input (N, C, ...).
+        weight: int64 codes (out, in, ...).
+        bias: int64, in units of the accumulator.
+        convolve: the layer without bias, as a function of input and weight.
+
+    Returns:
+        int64 sums.
     """
     return convolve(x.double(), weight.double()).long() + bias
 
 
 def add(*terms: Tensor, shifts: tuple[int, ...], signs: tuple[int, ...]) -> Tensor:
-    """A sum of tensors with different exponents: those with larger ones are shifted left first, exactly."""
+    """A sum of tensors with different exponents: those with larger ones are shifted left first,
+    exactly.
+
+    Args:
+        terms: int64 codes of one shape.
+        shifts: places to the left, one for each term.
+        signs: 1 or -1, one for each term.
+    """
+    # The shifts bring all terms to the smallest exponent.
     return sum(
         sign * (term << shift) for term, shift, sign in zip(terms, shifts, signs, strict=True)
     )
@@ -97,34 +150,73 @@ def mean(
 ) -> Tensor:
     """The exact quotient of a sum by a count, times 2^-places, rounded once, half to even.
 
-    sums: gives the sums over windows, and how many numbers are in each.
+    Args:
+        x: int64 codes.
+        places: of the shift; negative ones go to the left.
+        sums: gives the sums over windows, and how many numbers are in each.
+        name: of the accumulator, for the error.
+
+    Raises:
+        OverflowError: if int32 does not hold a sum.
     """
+    # The sum has to fit into the accumulator before it is divided.
     total, count = sums(x)
     check_int32(total, name)
     return divide(total << max(-places, 0), count << max(places, 0))
 
 
 def check_int32(x: Tensor, name: str) -> None:
-    """Raise OverflowError naming the accumulator unless int32 holds x."""
+    """Raise OverflowError naming the accumulator unless int32 holds x.
+
+    Args:
+        x: int64, of any shape.
+        name: of the accumulator.
+
+    Raises:
+        OverflowError: with the largest magnitude.
+    """
+    # An empty tensor has no largest number.
     if x.numel() and (largest := int(x.abs().max())) > INT32:
         raise OverflowError(f"{name}: an accumulator reaches {largest}, int32 only {INT32}")
 
 
-# -------------------------------------------------------------------------- averages, as exact sums and counts
+# --------------------------------------------------------------- averages, as exact sums and counts
 
 
 def whole_sums(x: Tensor, call: Callable) -> tuple[Tensor, Tensor]:
-    """Sums and counts of torch.mean: the mean in float64, times its count, is the sum but for a rounding below 1/2."""
+    """Sums and counts of torch.mean: the mean in float64, times its count, is the sum but for a
+    rounding below 1/2.
+
+    Args:
+        x: int64 codes.
+        call: the mean, as a function of x.
+
+    Returns:
+        int64 sums, and the one count of all of them.
+    """
+    # PyTorch averages exactly what it averages in the network.
     means = call(x.double())
     count = torch.tensor(x.numel() // means.numel())
+    # The rounding takes away the error of float64.
     return (means * count).round().long(), count
 
 
 def region_sums(x: Tensor, call: Callable) -> tuple[Tensor, Tensor]:
-    """Sums and counts of adaptive pooling: output i of n sees the inputs from floor(i N / n) to ceil((i + 1) N / n)."""
+    """Sums and counts of adaptive pooling: output i of n sees the inputs from floor(i N / n) to
+    ceil((i + 1) N / n).
+
+    Args:
+        x: int64 codes (N, C, ...).
+        call: the pooling, as a function of x.
+
+    Returns:
+        int64 sums, and counts that broadcast to them.
+    """
+    # Each axis of the output gives its factor of the count.
     means = call(x.double())
     count = torch.ones((), dtype=torch.int64)
     for size, out in zip(x.shape, means.shape, strict=True):
+        # Output i of this axis sees this many inputs.
         i = torch.arange(out)
         count = count.unsqueeze(-1) * ((i + 1) * size - 1).div(out, rounding_mode="floor").add(
             1
@@ -133,7 +225,17 @@ def region_sums(x: Tensor, call: Callable) -> tuple[Tensor, Tensor]:
 
 
 def window_sums(x: Tensor, **options) -> tuple[Tensor, Tensor]:
-    """Sums and counts of average pooling; the counts, which padding and ceil_mode change, from pooling ones."""
+    """Sums and counts of average pooling; the counts, which padding and ceil_mode change, from
+    pooling ones.
+
+    Args:
+        x: int64 codes (N, C, H, W).
+        options: of `avg_pool2d`.
+
+    Returns:
+        int64 sums, and counts that broadcast to them.
+    """
+    # Pool a tensor of ones: its sums over its means are the counts.
     ones = torch.ones(1, 1, *x.shape[-2:], dtype=torch.float64)
     sums = partial(F.avg_pool2d, **options | {"divisor_override": 1})
     count = (sums(ones) / F.avg_pool2d(ones, **options)).round().long()

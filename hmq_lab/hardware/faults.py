@@ -4,7 +4,8 @@
 >>> parted(program, accumulators(program, 16), pictures)
 {'x': 0.0, 'conv1': 0.013, ..., 'linear': 0.31}
 
-A program is instructions, plain data: each function here gives another program and leaves its own as it is.
+A program is instructions, plain data: each function here gives another program and leaves its own
+as it is.
 """
 
 from __future__ import annotations
@@ -27,16 +28,33 @@ def wrap(x: Tensor, bits: int) -> Tensor:
 
     >>> wrap(torch.tensor([32767, 32768, -32769]), 16)
     tensor([ 32767, -32768,  32767])
+
+    Args:
+        x: int64.
+        bits: of the register, from 1 on.
+
+    Returns:
+        int64 of the shape of x.
     """
+    # Shift the range to start at 0, keep the lowest bits, shift back.
     half = 1 << (bits - 1)
     return ((x + half) & (2 * half - 1)) - half
 
 
 def accumulators(program: IntegerNetwork, bits: int) -> IntegerNetwork:
-    """The sums of convolutions, linear layers and residual connections in registers of so many bits, which wrap.
+    """The sums of convolutions, linear layers and residual connections in registers of so many
+    bits, which wrap.
 
     That the partial sums wrap too changes nothing: modulo 2^bits the order does not matter.
+
+    Args:
+        program: stays as it is.
+        bits: of the registers.
+
+    Returns:
+        The changed program.
     """
+    # Only accumulators change: codes have few bits anyway.
     return _changed(
         program,
         lambda i: replace(i, kind="wrap", parameters={"first": i, "bits": bits}) if i.is_sum else i,
@@ -44,8 +62,16 @@ def accumulators(program: IntegerNetwork, bits: int) -> IntegerNetwork:
 
 
 def truncation(program: IntegerNetwork) -> IntegerNetwork:
-    """Shifts to the right that drop what is shifted out, which rounds down."""
+    """Shifts to the right that drop what is shifted out, which rounds down.
 
+    Args:
+        program: stays as it is.
+
+    Returns:
+        The changed program.
+    """
+
+    # A shift to the left, or by nothing, drops no bits.
     def drop(i: Instruction) -> Instruction:
         truncates = i.kind == "shift" and i.parameters["places"] > 0
         return replace(i, kind="drop") if truncates else i
@@ -66,10 +92,24 @@ def threshold(
     >>> shifted = threshold(program, network, "conv1", multiplier=0)     # by a shift, the nearest power of two
     >>> scaled = threshold(program, network, "conv1", multiplier=8)      # times an integer of 8 bits, then a shift
 
-    Weights and bias are rounded to multiples of the new steps; each sum has to be multiplied by factor / 2^places
-    before it is rounded to the next layer's codes. Raises ValueError for a layer whose sums are not shifted next, or
-    cut at another number than 0.
+    Weights and bias are rounded to multiples of the new steps; each sum has to be multiplied by
+    factor / 2^places before it is rounded to the next layer's codes.
+
+    Args:
+        program: stays as it is.
+        model: the selected network that the program was made from.
+        layer: name of a convolution or linear layer, see `layers`.
+        factor: from 0.5 to 1; half an octave by default.
+        multiplier: bits of the integer factor; 0 for a shift alone, None for the real factor.
+
+    Returns:
+        The changed program.
+
+    Raises:
+        ValueError: for a factor out of range, and for a layer whose sums are not shifted next, or
+            cut at another number than 0.
     """
+    # A factor of the exponent's own range; the layer's sums must allow it.
     if not 0.5 <= factor <= 1:
         raise ValueError(
             f"factor must be from 0.5 to 1, as larger and smaller ones move the exponent, got {factor!r}"
@@ -79,11 +119,15 @@ def threshold(
         raise ValueError(
             f"the sums of {layer} are clamped at another number than 0, which is no multiple of new steps"
         )
+
+    # The layer's instruction, and the float weight that it comes from.
     own = next(i for i in program.instructions if i.name == layer)
     module = model.get_submodule(layer.partition(":")[0])
     scheme = module.parametrizations.weight[0].scheme
     original = module.parametrizations.weight.original.detach().cpu().double()
+    # Weights in the new steps.
     weight = (original / (factor * scheme.step)).round().clamp(*scheme.integers).long()
+    # The bias is in steps of the accumulator, which change alike.
     bias = own.parameters["bias"]
     if module.bias is not None:
         unit = factor * math.ldexp(1.0, own.exponent)
@@ -95,36 +139,53 @@ def threshold(
     # What turns the sums into codes.
     places = block.parameters["places"]
     ends = {key: block.parameters[key] for key in ("smallest", "largest")}
+    # With a real factor: what the hardware should reach.
     if multiplier is None:
         scaled = replace(
             block, kind="real factor", parameters=ends | {"factor": factor * 2.0**-places}
         )
     elif multiplier == 0:
+        # With a shift alone: the nearest power of two.
         scaled = replace(block, parameters=ends | {"places": places - round(math.log2(factor))})
     else:
+        # With an integer factor, and the shift that takes it back.
         by = round(factor * 2**multiplier)
         scaled = replace(
             block, kind="multiply", parameters=ends | {"places": places + multiplier, "by": by}
         )
+
+    # The program with two instructions changed.
     changed[block.name] = scaled
     return IntegerNetwork(changed.get(i.name, i) for i in program.instructions)
 
 
 def chain(program: IntegerNetwork, layer: str) -> list[Instruction]:
-    """What stands between a layer's sums and the codes that the next one reads: clamps, and the shift at the end.
+    """What stands between a layer's sums and the codes that the next one reads: clamps, and the
+    shift at the end.
 
     >>> [i.says for i in chain(program, "conv1")]
     ['max with 0', 'shift right by 8, saturate to 0..255']
 
-    Raises ValueError for an unknown layer, and for one whose sums meet others, or are the output.
+    Args:
+        program: an integer network.
+        layer: name of a convolution or linear layer.
+
+    Returns:
+        The instructions, in the order they run in.
+
+    Raises:
+        ValueError: for an unknown layer, and for one whose sums meet others, or are the output.
     """
+    # An unknown name gets the list of those that there are.
     found, name = [], layer
     if not any(i.name == layer and _is_layer(i) for i in program.instructions):
         raise ValueError(
             f"there is no layer {layer!r}; there are {', '.join(layers(program, shifted=False))}"
         )
+    # Follow the one reader until it gives codes.
     while not found or found[-1].scheme is None:
         readers = [i for i in program.instructions if name in i.inputs]
+        # Two readers, or a reader of two tensors, need the unshifted sums.
         if len(readers) != 1 or len(readers[0].inputs) != 1 or readers[0].kind not in PASSED:
             met = (
                 ", ".join(f"{i.name} ({i.says})" for i in readers) or "nothing: they are the output"
@@ -138,14 +199,35 @@ def chain(program: IntegerNetwork, layer: str) -> list[Instruction]:
 
 
 def layers(program: IntegerNetwork, shifted: bool = True) -> list[str]:
-    """The convolutions and linear layers of a program; `shifted`: those alone whose sums are shifted to codes next."""
+    """The convolutions and linear layers of a program; `shifted`: those alone whose sums are
+    shifted to codes next.
+
+    Args:
+        program: an integer network.
+        shifted: only layers that have a `chain`; the default.
+
+    Returns:
+        Names.
+    """
+    # In the order they run in.
     names = [i.name for i in program.instructions if _is_layer(i)]
     return [name for name in names if not shifted or _has_chain(program, name)]
 
 
 def parted(program: IntegerNetwork, other: IntegerNetwork, pictures: Tensor) -> dict[str, float]:
-    """The share of codes in which two versions of a program differ, by tensor, in the order they are computed."""
+    """The share of codes in which two versions of a program differ, by tensor, in the order they
+    are computed.
+
+    Args:
+        program: an integer network.
+        other: a changed version of it, with the same tensors.
+        pictures: float images (N, C, H, W).
+
+    Returns:
+        Shares from 0 to 1 by tensor.
+    """
     found = {}
+    # Both programs run side by side on the same images.
     for (i, ours, _), (_, theirs, _) in zip(
         program.run(pictures), other.run(pictures), strict=True
     ):
@@ -175,7 +257,7 @@ def _changed(
     return IntegerNetwork(map(change, program.instructions))
 
 
-# ---------------------------------------------------------------------------------- kinds that hardware has not
+# ---------------------------------------------------------------------- kinds that hardware has not
 
 
 def _wrapped(*values: Tensor, first: Instruction, bits: int) -> Tensor:

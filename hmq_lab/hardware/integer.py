@@ -1,4 +1,5 @@
-"""The selected network on integers and shifts alone, and how it compares with the simulation in floats.
+"""The selected network on integers and shifts alone, and how it compares with the simulation in
+floats.
 
 >>> network = IntegerNetwork.from_selected(model)           # after a search with hardware=True
 >>> codes, exponent = network(pictures)                     # int64 logits; their value is codes * 2^exponent
@@ -29,12 +30,13 @@ class IntegerNetwork:
     >>> codes, exponent = IntegerNetwork.from_selected(model)(pictures)
     >>> values = codes * 2.0**exponent                      # the simulation's logits, model(pictures)
 
-    The value of a tensor is codes * 2**exponent: codes alone are not the logits. To compare with the simulation,
-    `compare` counts over many pictures where the two differ.
+    The value of a tensor is codes * 2**exponent: codes alone are not the logits. To compare with
+    the simulation, `compare` counts over many images where the two differ.
 
-    Every tensor is int64 codes and a power of two. A convolution multiplies and adds integers, and the exponents of its
-    step_w and step_x add up; a residual sum shifts one side left until the exponents agree; a block shifts right,
-    rounds half to even and saturates. Only the picture's block reads floats. Runs on the CPU.
+    Every tensor is int64 codes and a power of two. A convolution multiplies and adds integers, and
+    the exponents of its step_w and step_x add up; a residual sum shifts one side left until the
+    exponents agree; a block shifts right, rounds half to even and saturates. Only the image's block
+    reads floats. Runs on the CPU.
     """
 
     def __init__(self, instructions: Iterable[Instruction]):
@@ -42,11 +44,21 @@ class IntegerNetwork:
 
     @classmethod
     def from_selected(cls, model: nn.Module) -> IntegerNetwork:
-        """The program of an attached network whose schemes are fixed; later changes of the network do not change it.
+        """The program of an attached network whose schemes are fixed; later changes of the network
+        do not change it.
 
-        Raises ValueError, naming the tensor or layer, for a scheme that is not selected, a float picture or mean, a
-        batch norm that is not folded, a bias that is not rounded, a factor that is no power of two, an operation
-        without a rule (products, SiLU, attention, ...), and sums that int32 may not hold: sum |w| max|a| + |b|.
+        Args:
+            model: attached with hardware=True, its schemes fixed.
+
+        Returns:
+            The program, which no longer needs the network.
+
+        Raises:
+            ValueError: naming the tensor or layer, for a scheme that is not selected, a float image
+                or mean, a batch norm that is not folded, a bias that is not rounded, a factor that
+                is no power of two, an operation without a rule (products, SiLU, attention, ...),
+                and sums that int32 may not
+                hold: sum |w| max|a| + |b|.
         """
         return cls(lower(model))
 
@@ -56,12 +68,26 @@ class IntegerNetwork:
         return self.instructions[-1].exponent
 
     def __call__(self, pictures: Tensor) -> tuple[Tensor, int]:
-        """Logits of float pictures (N, C, H, W), as int64 codes (N, classes) and their exponent."""
+        """Logits of float images (N, C, H, W), as int64 codes (N, classes) and their exponent.
+
+        Args:
+            pictures: float32 or float64.
+
+        Raises:
+            OverflowError: naming the accumulator that int32 does not hold.
+        """
         *_, (_, codes, _) = self.run(pictures)
         return codes, self.exponent
 
     def trace(self, pictures: Tensor) -> dict[str, tuple[Tensor, int]]:
-        """Codes and exponent of every tensor, by name; see `Instruction`."""
+        """Codes and exponent of every tensor, by name; see `Instruction`.
+
+        Args:
+            pictures: float images (N, C, H, W).
+
+        Returns:
+            {tensor: (int64 codes, exponent)}, in the order they are computed.
+        """
         return {
             i.name: (codes, i.exponent)
             for i, codes, _ in self.run(pictures)
@@ -69,26 +95,38 @@ class IntegerNetwork:
         }
 
     def run(self, pictures: Tensor):
-        """(instruction, its value, the values it read) one by one; what nothing reads any more is forgotten."""
+        """(instruction, its value, the values it read) one by one; what nothing reads any more is
+        forgotten.
+        """
+        # How many readers each value still has.
         left = Counter(name for i in self.instructions for name in i.inputs)
         values = {}
         for i in self.instructions:
+            # The program starts with the float images, on the CPU.
             if i.kind == "image":
                 values[i.name] = pictures.detach().cpu()
                 continue
             read = [values[name] for name in i.inputs]
-            with torch.no_grad():  # keep no_grad off the yield: a caller that abandons this generator would stay inside
+            # Keep no_grad off the yield: a caller that abandons this generator would stay inside.
+            with torch.no_grad():
                 values[i.name] = value = i.compute(*read)
                 if i.is_sum:
                     check_int32(value, i.name)
             yield i, value, read
+            # A value without further readers is not kept.
             for name in i.inputs:
                 left[name] -= 1
                 if not left[name]:
                     values.pop(name, None)
 
     def beyond_float32(self, pictures: Tensor) -> Tensor:
-        """How many sums of each picture exceed 2^24, sum |w a| + |b|: there float32 need not be exact. (N,) int64."""
+        """How many sums of each image exceed 2^24, sum |w a| + |b|: there float32 need not be
+        exact. (N,) int64.
+
+        Args:
+            pictures: float images (N, C, H, W).
+        """
+        # A bound over all images saves looking at most of the sums.
         count = torch.zeros(len(pictures), dtype=torch.int64)
         for i, _, read in self.run(pictures):
             if i.is_sum and i.bound > FLOAT32_EXACT:
@@ -97,6 +135,7 @@ class IntegerNetwork:
         return count
 
     def __str__(self):
+        # Only tensors of integers have a line.
         rows = [("tensor", "from", "operation", "exponent", "at most")]
         for i in self.instructions:
             if i.exponent is not None:
@@ -107,26 +146,41 @@ class IntegerNetwork:
 
 
 def compare(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
-    """Count where the integer network and the simulation differ over batches of (pictures, classes).
+    """Count where the integer network and the simulation differ over batches of (images, classes).
 
     >>> compare(model, data.test.batches(100))
     {'pictures': 2000, 'differ_float64': 0, 'largest_difference_float64': 0.0, 'sums_beyond_2_24': 0, ...}
 
-    differ_float64: pictures with a logit that differs from the simulation run in float64; must be 0.
-    differ_float32: from the one in float32; `unexplained_float32` of these pictures have no sum beyond 2^24.
-    predictions_differ: from float32's. accuracy_*: percent of pictures put into their class.
+    differ_float64: images with a logit that differs from the simulation run in float64; must be 0.
+    differ_float32: from the one in float32; `unexplained_float32` of these images have no sum
+    beyond 2^24.
+    predictions_differ: from float32's. accuracy_*: percent of images put into their class.
+
+    Args:
+        model: an attached network with fixed schemes.
+        batches: pairs of float images (N, C, H, W) and classes (N,).
+
+    Returns:
+        Counts, percents and the exponent of the logits, by name.
+
+    Raises:
+        ValueError: where there are no images, or no integer network.
     """
+    # Three versions of one network: integers, float32 and float64.
     network, single = IntegerNetwork.from_selected(model), copy.deepcopy(model).cpu().float()
     double, found, largest = copy.deepcopy(single).double(), Counter(), 0.0
     with in_mode(single, training=False), in_mode(double, training=False), torch.no_grad():
+        # All three see the same images, batch by batch.
         for x, y in batches:
             x, y = x.cpu().float(), y.cpu()
             codes, exponent = network(x)
             logits = codes.double() * math.ldexp(1.0, exponent)
             in64, in32 = double(x.double()), single(x)
+            # An image differs if any of its logits does.
             differ = (in32.double() != logits).any(1)
             beyond = network.beyond_float32(x)
             largest = max(largest, float((in64 - logits).abs().max()))
+            # Counters add up over the batches.
             found += Counter(
                 pictures=len(x),
                 differ_float64=int((in64 != logits).any(1).sum()),
@@ -138,12 +192,16 @@ def compare(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
                 right_integer=int((codes.argmax(1) == y).sum()),
                 right_float32=int((in32.argmax(1) == y).sum()),
             )
+
+    # Shares of nothing would be no numbers.
     if not found["pictures"]:
         raise ValueError("there are no pictures to compare on")
+    # Counts of right predictions become percent.
     right = {
         how: 100 * found.pop(f"right_{how}", 0) / found["pictures"]
         for how in ("integer", "float32")
     }
+    # Zero counts are written as well.
     keys = ("pictures", "differ_float64", "differ_float32", "unexplained_float32", "pictures_beyond_2_24",
             "sums_beyond_2_24", "predictions_differ")  # fmt: skip
     counts = {key: found[key] for key in keys}

@@ -1,4 +1,6 @@
-"""From a selected network to instructions on integers: one rule for each kind of operation, or a refusal by name."""
+"""From a selected network to instructions on integers: one rule for each kind of operation, or a
+refusal by name.
+"""
 
 from __future__ import annotations
 
@@ -56,9 +58,16 @@ class NoRule(ValueError):
 def lower(model: nn.Module) -> list[Instruction]:
     """The instructions of an attached network whose schemes are fixed, the network's output last.
 
+    Args:
+        model: the attached network.
+
+    Returns:
+        Instructions in the order they run in; those that the output does not need are left out.
+
     Raises:
         ValueError: naming the tensor or layer that has no exact rule, and what would help.
     """
+    # Every block has to be on and to have one scheme.
     check_attached(model)
     for name, block in blocks(model).items():
         if not block.is_fixed:
@@ -67,6 +76,7 @@ def lower(model: nn.Module) -> list[Instruction]:
             )
         if not block.enabled:
             raise ValueError(f"the block of {name} is switched off")
+    # A program ends with one tensor.
     output = model.hmq.output
     if output is None:
         raise ValueError("the network returns several tensors: an integer network has one output")
@@ -87,18 +97,23 @@ def lower(model: nn.Module) -> list[Instruction]:
 
 
 def unlowered(model: nn.Module) -> str | None:
-    """The first operation that no schemes would give instructions, in words; None where there is none, or where the
-    schemes as they are have no instructions for a reason of their own.
+    """The first operation that no schemes would give instructions, in words; None where there is
+    none, or where the schemes as they are have no instructions for a reason of their own.
 
     >>> unlowered(attach(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish()), space, sample, hardware=True))
     '1: Hardswish has no rule on integers'
+
+    Args:
+        model: an attached network; free blocks are free again afterwards.
     """
+    # Fix the free blocks for a moment; what schemes they get does not matter.
     free = [block for block in blocks(model).values() if not block.is_fixed]
     try:
         for block in free:
             block.fix()
         lower(model)
     except NoRule as error:
+        # Only what no scheme could change counts.
         return str(error)
     except ValueError:  # of these schemes: others may do
         return None
@@ -108,7 +123,7 @@ def unlowered(model: nn.Module) -> str | None:
     return None
 
 
-# -------------------------------------------------------------------------------------------- what the rules ask
+# ------------------------------------------------------------------------------- what the rules ask
 
 
 @dataclass
@@ -126,10 +141,12 @@ class Lowering:
 
     def value(self, node: fx.Node, source: fx.Node) -> Instruction:
         """The integers that a node reads."""
+        # A constant of the network was never given integers.
         if source not in self.of:
             raise failure(
                 node, f"{node.meta['layer']} reads a constant of the network, which has no integers"
             )
+        # A float tensor has no exponent.
         if self.of[source].exponent is None:
             raise failure(source, f"the input picture is float: {IN_HARDWARE_MODE} quantizes it")
         return self.of[source]
@@ -144,6 +161,7 @@ class Lowering:
 
     def is_float(self, node: fx.Node) -> bool:
         """Whether a node stands before the image's block, and computes with floats."""
+        # Sizes do not count: they are no tensors.
         sources = [
             self.of[n] for n in node.all_input_nodes if n in self.of and n.meta["kind"] != "number"
         ]
@@ -151,6 +169,7 @@ class Lowering:
 
 
 def name_of(node: fx.Node) -> str:
+    # The block itself has the plain name; what it reads is wider.
     wide = node.meta["kind"] != "block" and any(
         user.meta.get("kind") == "block" for user in node.users
     )
@@ -175,7 +194,21 @@ def make(
     /,
     **parameters,
 ) -> Instruction:
-    """An instruction, once int32 is known to hold its integers."""
+    """An instruction, once int32 is known to hold its integers.
+
+    Args:
+        node: whose value it computes.
+        kind: a key of `program.COMPUTE`.
+        says: the kind in words.
+        inputs: the instructions that it reads.
+        exponent: of its value.
+        bound: no code is larger in magnitude.
+        parameters: of the kind's function.
+
+    Raises:
+        ValueError: if the bound is beyond int32.
+    """
+    # The bound holds for every image, so one check is enough.
     if bound > INT32:
         raise failure(node, f"its integers may reach {bound}, beyond int32 ({INT32})")
     names = tuple(i.name for i in inputs)
@@ -183,7 +216,16 @@ def make(
 
 
 def aligned(node: fx.Node, terms: list[Instruction]) -> tuple[int, tuple[int, ...], list[int]]:
-    """The smallest exponent, the shifts left that bring the terms to it, and their bounds then."""
+    """The smallest exponent, the shifts left that bring the terms to it, and their bounds then.
+
+    Args:
+        node: for the error.
+        terms: the instructions whose values meet.
+
+    Raises:
+        ValueError: if the exponents lie more than 31 apart.
+    """
+    # Shifts to the left alone: nothing is rounded.
     exponent = min(term.exponent for term in terms)
     shifts = tuple(term.exponent - exponent for term in terms)
     if max(shifts) > 31:
@@ -195,7 +237,7 @@ def aligned(node: fx.Node, terms: list[Instruction]) -> tuple[int, tuple[int, ..
     )
 
 
-# ------------------------------------------------------------------------------------------------------ the rules
+# ---------------------------------------------------------------------------------------- the rules
 
 
 def image(lowering: Lowering, node: fx.Node) -> Instruction:
@@ -203,6 +245,7 @@ def image(lowering: Lowering, node: fx.Node) -> Instruction:
 
 
 def size(lowering: Lowering, node: fx.Node) -> Instruction:
+    # A size is computed by the operation itself.
     inputs = tuple(lowering.of[source].name for source in node.all_input_nodes)
     return Instruction(
         name_of(node), "size", "a size", inputs, None, parameters={"call": Call(node)}
@@ -211,6 +254,7 @@ def size(lowering: Lowering, node: fx.Node) -> Instruction:
 
 def in_float(lowering: Lowering, node: fx.Node) -> Instruction:
     """An operation on the float image, before its block."""
+    # Constants travel with the instruction, as a mean and a deviation.
     constants = {n: lowering.constant(n) for n in node.all_input_nodes if n.op == "get_attr"}
     inputs = tuple(lowering.of[n].name for n in node.all_input_nodes if n not in constants)
     says = f"{node.meta['layer']} of the picture, float"
@@ -220,13 +264,16 @@ def in_float(lowering: Lowering, node: fx.Node) -> Instruction:
 
 
 def block(lowering: Lowering, node: fx.Node) -> Instruction:
+    # The codes that the block gives lie in the range of its scheme.
     scheme, source = lowering.block(node).scheme, lowering.of[node.args[0]]
     low, high = scheme.integers
     bound = max(-low, high)
+    # The image's block reads floats.
     if source.exponent is None:
         says = f"quantize to {scheme.bits} bits"
         made = make(node, "quantize", says, [source], scheme.step_exponent, bound, scheme=scheme)
         return replace(made, scheme=scheme)
+    # Any other block shifts from one exponent to another.
     places = scheme.step_exponent - source.exponent
     says = f"shift {'right' if places >= 0 else 'left'} by {abs(places)}, saturate to {low}..{high}"
     options = {"places": places, "smallest": low, "largest": high}
@@ -236,19 +283,23 @@ def block(lowering: Lowering, node: fx.Node) -> Instruction:
 
 
 def move(lowering: Lowering, node: fx.Node) -> Instruction:
+    # What does nothing in evaluation is the tensor itself.
     name = aten(node)
     if name in UNCHANGED:
         return lowering.of[node.args[0]]
     if lowering.is_float(node):
         return in_float(lowering, node)
+    # Zero is code 0 at every exponent; no other number is.
     if name in ("pad", "constant_pad_nd") and (padding := argument(node, "value")) not in (0, None):
         raise no_rule(node, f"padding with {padding!r} has no rule on integers; 0 has")
+    # Moving changes neither exponent nor bound.
     x = lowering.values(node)[0]
     inputs = [lowering.of[source] for source in node.all_input_nodes]
     return make(node, "move", node.meta["layer"], inputs, x.exponent, x.bound, call=Call(node))
 
 
 def linear(lowering: Lowering, node: fx.Node) -> Instruction:
+    # A transposed convolution and a matrix product have no rule.
     if aten(node) not in LAYERS or node.args[1].op != "get_attr":
         raise no_rule(node)
     x = lowering.value(node, node.args[0])
@@ -276,10 +327,12 @@ def linear(lowering: Lowering, node: fx.Node) -> Instruction:
 
 
 def _bias(lowering: Lowering, node: fx.Node, exponent: int, outputs: int) -> Tensor:
+    # A layer without bias adds zeros.
     source = node.args[2] if len(node.args) > 2 else None
     if source is None:
         return torch.zeros(outputs, dtype=torch.int64)
     real = lowering.constant(source).double()
+    # The bias in steps of the accumulator has to be whole already.
     scaled = torch.ldexp(real, torch.tensor(-exponent, dtype=torch.float64))
     if not torch.equal(scaled, scaled.round()):
         why = f"its bias is no multiple of the accumulator's step 2^{exponent}"
@@ -291,6 +344,7 @@ def _convolution_options(node: fx.Node, dimensions: int) -> dict:
     """Stride, padding, dilation and groups; empty for a linear layer."""
     if aten(node) == "linear":
         return {}
+    # One number stands for all dimensions.
     options = {name: argument(node, name) for name in ("stride", "padding", "dilation", "groups")}
     for name, value in options.items():
         if isinstance(value, list | tuple):
@@ -299,9 +353,11 @@ def _convolution_options(node: fx.Node, dimensions: int) -> dict:
 
 
 def add(lowering: Lowering, node: fx.Node) -> Instruction:
+    # alpha would multiply the second term.
     if argument(node, "alpha") not in (1, None):
         raise no_rule(node, f"a sum with alpha={argument(node, 'alpha')} has no rule on integers")
     terms = [lowering.value(node, source) for source in node.args[:2]]
+    # Both terms at one exponent; a difference has a negative sign.
     exponent, shifts, bounds = aligned(node, terms)
     signs = (1, -1 if aten(node) in SUBTRACT else 1)
     says = "add, after shifts left by " + ", ".join(map(str, shifts))
@@ -309,12 +365,15 @@ def add(lowering: Lowering, node: fx.Node) -> Instruction:
 
 
 def clamp(lowering: Lowering, node: fx.Node) -> Instruction:
+    # Only a clamp with known ends is exact on integers.
     ends = limits(node)
     if ends is None:
         raise no_rule(node)
     (x,) = lowering.values(node)
+    # The ends in steps of the tensor.
     low, high = (_whole(node, end, x.exponent) for end in ends)
     says = f"max with {low}" if high is None else f"clamp to {low}..{high}"
+    # An open end leaves the bound as it was.
     bound = x.bound if None in (low, high) else max(abs(low), abs(high))
     return make(node, "clamp", says, [x], x.exponent, bound, smallest=low, largest=high)
 
@@ -323,6 +382,7 @@ def _whole(node: fx.Node, end: float, exponent: int) -> int | None:
     """Where a clamp cuts, in units of 2^exponent; None for no end."""
     if math.isinf(end):
         return None
+    # An end between two codes would cut where the float network does not.
     scaled = math.ldexp(end, -exponent)
     if scaled != int(scaled):
         raise failure(node, f"it cuts at {end:g}, no multiple of its input's step 2^{exponent}")
@@ -332,6 +392,7 @@ def _whole(node: fx.Node, end: float, exponent: int) -> int | None:
 def scale(lowering: Lowering, node: fx.Node) -> Instruction:
     if lowering.is_float(node):
         return in_float(lowering, node)
+    # A constant of one element is as good as a number.
     factor = node.args[1]
     if (
         isinstance(factor, fx.Node)
@@ -339,12 +400,14 @@ def scale(lowering: Lowering, node: fx.Node) -> Instruction:
         and lowering.constant(factor).numel() == 1
     ):
         factor = lowering.constant(factor).item()
+    # Only a product or quotient with a number may be a shift.
     divides = aten(node) in DIVIDE
     if aten(node) not in MULTIPLY | DIVIDE or not isinstance(factor, int | float) or node.kwargs:
         raise no_rule(
             node, f"{node.meta['layer']} with a number or constant has no rule on integers"
         )
     (x,) = lowering.values(node)
+    # A power of two moves the exponent and leaves the codes.
     try:
         power = exponent_of(1 / factor if divides and factor else factor)
     except ValueError as error:
@@ -356,10 +419,12 @@ def scale(lowering: Lowering, node: fx.Node) -> Instruction:
 
 def mean(lowering: Lowering, node: fx.Node) -> Instruction:
     (x,) = lowering.values(node)
+    # The block that follows gives the exponent of the mean.
     reader = next(iter(node.users))
     if reader.meta.get("kind") != "block":
         raise failure(node, f"a mean that stays float: {IN_HARDWARE_MODE} quantizes it")
     exponent = lowering.block(reader).scheme.step_exponent
+    # The difference of exponents goes into the division, which rounds once.
     places = exponent - x.exponent
     if abs(places) > 24:
         raise failure(node, f"the exponents before and after the mean lie {abs(places)} apart")
@@ -374,6 +439,7 @@ def mean(lowering: Lowering, node: fx.Node) -> Instruction:
         sums = partial(whole_sums, call=Call(node))
     else:
         raise no_rule(node)
+    # A mean is no larger than its largest input, but for rounding.
     bound = (x.bound << max(-places, 0) >> max(places, 0)) + 1
     says = f"sum, over count * 2^{places}, rounded half to even"
     return make(
@@ -387,6 +453,7 @@ def _pool_options(node: fx.Node) -> dict:
 
 
 def _keeps_batch(node: fx.Node) -> bool:
+    # A mean over the batch would mix images.
     axes = node.args[1] if len(node.args) > 1 else None
     dimensions = len(node.args[0].meta["shape"])
     axes = [axes] if isinstance(axes, int) else axes
@@ -394,6 +461,7 @@ def _keeps_batch(node: fx.Node) -> bool:
 
 
 def concatenate(lowering: Lowering, node: fx.Node) -> Instruction:
+    # All parts have to be at one exponent.
     terms = lowering.values(node)
     exponent, shifts, bounds = aligned(node, terms)
     says = "concatenate, after shifts left by " + ", ".join(map(str, shifts))
@@ -404,6 +472,7 @@ def concatenate(lowering: Lowering, node: fx.Node) -> Instruction:
 
 def refuse(lowering: Lowering, node: fx.Node) -> Instruction:
     """For kinds without a rule."""
+    # A norm of the float image is allowed; any other one is not.
     if node.meta["kind"] == "norm":
         if lowering.is_float(node):
             return in_float(lowering, node)

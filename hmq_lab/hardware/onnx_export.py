@@ -3,9 +3,10 @@
 >>> export(network, "model.onnx")                           # b bits in int8, clipped to b bits
 >>> export(network, "model.onnx", native=True)              # 4 and 2 bits in the types of that name
 
-`torch.onnx.export` writes the network's own operations, from its graph in evaluation. The three things that it has no
-operation for are custom ones here, which stand in the graph until `_Quantizers` writes them as ONNX: a block, a weight
-of integers, and a bias of integers (int32) where hardware mode rounded it.
+`torch.onnx.export` writes the network's own operations, from its graph in evaluation. The three
+things that it has no operation for are custom ones here, which stand in the graph until
+`_Quantizers` writes them as ONNX: a block, a weight of integers, and a bias of integers (int32)
+where hardware mode rounded it.
 """
 
 from __future__ import annotations
@@ -34,25 +35,32 @@ from hmq_lab.network import BiasRounding, attribute_of, blocks, check_attached
 from hmq_lab.quantizer import Scheme, codes
 
 OPSET = 18  # of the int8 form
+# {bits: signed type, unsigned type, first opset that has them}.
 NATIVE = {
     4: ("INT4", "UINT4", 21),
     2: ("INT2", "UINT2", 25),
-}  # carrier bits: signed, unsigned, first opset
+}
 DOMAIN = "hmq_lab"
 
 
 def export(model: nn.Module, path: Path | str, *, native: bool = False) -> onnx.ModelProto:
-    """Write an attached network with fixed schemes as an ONNX file, checked, with inferred shapes; returns the model.
+    """Write an attached network with fixed schemes as an ONNX file, checked, with inferred shapes;
+    returns the model.
 
     Args:
         model: input "x" (N, C, H, W) float32, output "logits", any N.
         path: of the file.
-        native: tensors of 3 and 4 bits are carried by (U)INT4, of 1 and 2 bits by (U)INT2, which need opset 21 and 25;
-            otherwise all are int8 or uint8 with a Clip to b bits.
+        native: tensors of 3 and 4 bits are carried by (U)INT4, of 1 and 2 bits by (U)INT2, which
+            need opset 21 and 25; otherwise all are int8 or uint8 with a Clip to b bits.
+
+    Returns:
+        The model as it is in the file.
 
     Raises:
-        ValueError: naming a tensor without a selected scheme or of more than 8 bits, or an operation without a rule.
+        ValueError: naming a tensor without a selected scheme or of more than 8 bits, or an
+            operation without a rule.
     """
+    # The form holds integers of up to 8 bits, from fixed schemes.
     check_attached(model)
     for name, block in blocks(model).items():
         if not block.is_fixed:
@@ -65,10 +73,13 @@ def export(model: nn.Module, path: Path | str, *, native: bool = False) -> onnx.
             )
     if model.hmq.output is None:
         raise ValueError("the network returns several tensors: the ONNX form has one output")
+
+    # The graph of evaluation, first by torch and then with our own nodes.
     with in_mode(model, training=False), torch.no_grad():
         module = _with_custom_operations(model)
         found = _by_torch(module, model)
     found = _Quantizers(found, module, native).run()
+    # Check the whole, and write the file in one step.
     onnx.checker.check_model(found, full_check=True)
     found = onnx.shape_inference.infer_shapes(found, strict_mode=True, data_prop=True)
     with replacing(Path(path)) as temporary:
@@ -76,7 +87,7 @@ def export(model: nn.Module, path: Path | str, *, native: bool = False) -> onnx.
     return found
 
 
-# ------------------------------------------------------------------------------------------------ custom operations
+# -------------------------------------------------------------------------------- custom operations
 
 
 @torch.library.custom_op(f"{DOMAIN}::quantize", mutates_args=())
@@ -96,32 +107,40 @@ _integers.register_fake(lambda x, index: torch.empty_like(x))
 
 
 def _with_custom_operations(model: nn.Module) -> nn.Module:
-    """The network's graph in evaluation as a module, with custom operations for what ONNX has other ones for.
+    """The network's graph in evaluation as a module, with custom operations for what ONNX has other
+    ones for.
 
-    Its `tensors` are what the index of a custom operation stands for: a name and a scheme, or a name, integers, scheme
-    and step.
+    Its `tensors` are what the index of a custom operation stands for: a name and a scheme, or a
+    name, integers, scheme and step.
     """
+    # A new graph, with a map from the old nodes to the new ones.
     module, graph = nn.Module(), fx.Graph()
     tensors: list[tuple] = []
     values: dict[fx.Node, fx.Node] = {}
     found, weights = blocks(model), blocks(model, "weight")
     for node in model.hmq.graph.nodes:
+        # The inputs and the output of the file.
         if node.op == "output":
             graph.output(values[model.hmq.output])
         elif node.op == "placeholder":
             values[node] = graph.placeholder("x")
         elif node.op == "get_attr":
+            # Weights and biases become integers where they are quantized.
             values[node] = _held(model, module, graph, node.target, weights, tensors)
         elif node.meta["kind"] == "block":
+            # A block becomes one custom operation.
             name = node.meta["name"]
             tensors.append((name, found[name].scheme))
             values[node] = graph.call_function(
                 _quantize._opoverload, (values[node.args[0]], len(tensors) - 1)
             )
         elif _is_global_mean(node):
+            # ONNX's means round in another way.
             values[node] = _exact_mean(graph, node, values[node.args[0]])
         else:
             values[node] = graph.node_copy(node, values.__getitem__)
+
+    # The tensors travel with the module.
     result = fx.GraphModule(module, graph)
     result.tensors = tensors
     return result
@@ -129,18 +148,21 @@ def _with_custom_operations(model: nn.Module) -> nn.Module:
 
 def _held(model, module, graph: fx.Graph, name: str, weights, tensors: list[tuple]) -> fx.Node:
     """A parameter or buffer of the network: as integers where it is quantized, or else as it is."""
+    # The float value is held under a short name.
     value = attribute_of(model, name).detach().cpu()
-    short = "held_" + name.replace(".", "_").replace(
-        "/", "_"
-    )  # no tensor of the ONNX file has such a name
+    # No tensor of the ONNX file has such a name.
+    short = "held_" + name.replace(".", "_").replace("/", "_")
     module.register_buffer(short, value.float() if value.is_floating_point() else value)
     read = graph.get_attr(short)
+
+    # A quantized weight is given by its codes.
     path, _, attribute = name.rpartition(".")
     if name in weights:
         chain = model.get_submodule(path).parametrizations[attribute]
         scheme = weights[name].scheme
         tensors.append((name, codes(chain.original.detach().cpu(), scheme), scheme, scheme.step))
     else:
+        # A bias is given by integers where hardware mode rounded it.
         rounded = _rounded_bias(model.get_submodule(path), attribute, value)
         if rounded is None:
             return read
@@ -150,10 +172,12 @@ def _held(model, module, graph: fx.Graph, name: str, weights, tensors: list[tupl
 
 def _rounded_bias(module: nn.Module, attribute: str, value: Tensor) -> tuple | None:
     """(integers, None, step) of a bias that hardware mode rounded, if int32 holds it."""
+    # Only a bias with a rounding on it is whole in these steps.
     chain = getattr(module, "parametrizations", {})
     if attribute not in chain or not isinstance(chain[attribute][0], BiasRounding):
         return None
     exponent = sum(int(block.step_exponent()) for block in chain[attribute][0].blocks)
+    # A bias beyond int32 stays float.
     scaled = torch.ldexp(value.double(), torch.tensor(-exponent, dtype=torch.float64))
     return None if scaled.abs().max() >= 2**31 else (scaled.long(), None, math.ldexp(1.0, exponent))
 
@@ -166,12 +190,17 @@ def _is_global_mean(node: fx.Node) -> bool:
 
 
 def _exact_mean(graph: fx.Graph, node: fx.Node, x: fx.Node) -> fx.Node:
-    """A mean as a sum and a division: exact, then rounded once, as the simulation is. (ONNX's own means differ.)"""
+    """A mean as a sum and a division: exact, then rounded once, as the simulation is. (ONNX's own
+    means differ.)
+    """
+    # The axes are given, or they are all the spatial ones.
     shape = node.args[0].meta["shape"]
     if aten(node) in GLOBAL_MEAN:
         axes, keep = argument(node, "dim"), argument(node, "keepdim")
     else:
         axes, keep = list(range(2, len(shape))), True
+
+    # The count is a plain number: the size of the image is fixed.
     axes = [axes] if isinstance(axes, int) else list(axes)
     total = graph.call_function(torch.ops.aten.sum.dim_IntList, (x, axes, bool(keep)))
     return graph.call_function(
@@ -179,16 +208,21 @@ def _exact_mean(graph: fx.Graph, node: fx.Node, x: fx.Node) -> fx.Node:
     )
 
 
-# ------------------------------------------------------------------------------------------------------- by torch
+# ----------------------------------------------------------------------------------------- by torch
 
 
 def _by_torch(module: nn.Module, model: nn.Module) -> onnx.ModelProto:
-    """What torch.onnx.export makes of the module, with a node of our own domain for each custom operation."""
+    """What torch.onnx.export makes of the module, with a node of our own domain for each custom
+    operation.
+    """
+    # The exporter learns our two operations.
     quantize, integers = _onnx_operation("Quantize"), _onnx_operation("Integers")
     table = {
         _quantize._opoverload: lambda x, index: quantize(x, index=index),
         _integers._opoverload: lambda x, index: integers(x, index=index),
     }
+
+    # Two zero images give the shapes; the batch may have any size.
     image = torch.zeros(2, *model.hmq.image)
     dynamic = ({0: torch.export.Dim("N", min=1)},)
     with _silence():
@@ -199,6 +233,7 @@ def _by_torch(module: nn.Module, model: nn.Module) -> onnx.ModelProto:
                 input_names=["x"], output_names=["logits"], verbose=False,
             )  # fmt: skip
         except Exception as error:
+            # The first cause says what is missing; the rest is the exporter's own story.
             cause = error
             while cause.__cause__ is not None:
                 cause = cause.__cause__
@@ -213,6 +248,7 @@ def _onnx_operation(name: str):
     """An operation (x, index) of our own domain, as onnxscript knows operations."""
     import onnxscript
 
+    # The schema: one float tensor in, one out, and an index.
     schemas = onnx.defs.OpSchema
     index = schemas.Attribute("index", schemas.AttrType.INT, "which tensor", required=True)
     schema = schemas(
@@ -226,6 +262,7 @@ def _onnx_operation(name: str):
 @contextlib.contextmanager
 def _silence():
     """Without the exporter's progress and its advice."""
+    # The exporter logs, warns and prints.
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -236,11 +273,13 @@ def _silence():
         logging.getLogger("torch.onnx").setLevel(level)
 
 
-# ----------------------------------------------------------------------------------------------------- quantizers
+# --------------------------------------------------------------------------------------- quantizers
 
 
 class _Quantizers:
-    """Writes the nodes of our own domain as ONNX has them, and gives tensors the names of `placements`."""
+    """Writes the nodes of our own domain as ONNX has them, and gives tensors the names of
+    `placements`.
+    """
 
     def __init__(self, model: onnx.ModelProto, module: nn.Module, native: bool):
         self.model, self.tensors, self.native = model, module.tensors, native
@@ -250,6 +289,7 @@ class _Quantizers:
         self.opset = OPSET
 
     def run(self) -> onnx.ModelProto:
+        # Rewrite our own nodes one by one; all others stay.
         graph = self.model.graph
         for node in graph.node:
             if node.domain == DOMAIN:
@@ -260,9 +300,11 @@ class _Quantizers:
                 )
             else:
                 self.nodes.append(node)
+        # An output keeps the name that it has in the file.
         for output in graph.output:
             if output.name in self.names:
                 self.add("Identity", [output.name], output.name)
+        # Every reader reads the new names.
         for node in self.nodes:
             for position, name in enumerate(node.input):
                 node.input[position] = self.names.get(name, name)
@@ -279,16 +321,21 @@ class _Quantizers:
         )
 
     def quantize(self, x: str, name: str, scheme: Scheme) -> str:
-        """Quantize, clip to b bits, dequantize. There is no Clip on 4 and 2 bits: floats are clipped before."""
+        """Quantize, clip to b bits, dequantize. There is no Clip on 4 and 2 bits: floats are
+        clipped before.
+        """
+        # The type that carries the codes, their range, and the step.
         (kind, carried), (low, high), scale = (
             self.carrier(scheme),
             scheme.integers,
             self.number(scheme.step),
         )
+        # Narrow types have no Clip of their own: cut before quantizing.
         if carried < 8 and scheme.bits < carried:
             ends = [self.number(end * scheme.step) for end in (low, high)]
             x = self.add("Clip", [x, *ends], f"{name} clipped")
         integers = self.add("QuantizeLinear", [x, scale, self.zero(kind)], f"{name} {kind}")
+        # In int8 the codes are cut after quantizing.
         if carried == 8 and scheme.bits < 8:
             ends = [self.integers(torch.tensor(end), kind, f"{end} {kind}") for end in (low, high)]
             integers = self.add("Clip", [integers, *ends], f"{name} {scheme.bits} bits")
@@ -296,6 +343,7 @@ class _Quantizers:
 
     def weight(self, x: str, name: str, values: Tensor, scheme: Scheme | None, step: float) -> str:
         """An initializer of integers and its step; int32 for a bias."""
+        # A bias has no scheme, and no zero point.
         kind = "INT32" if scheme is None else self.carrier(scheme)[0]
         integers = self.integers(values, kind, f"{name} {kind}")
         zero = [] if scheme is None else [self.zero(kind)]
@@ -319,6 +367,7 @@ class _Quantizers:
 
     def carrier(self, scheme: Scheme) -> tuple[str, int]:
         """The name of the ONNX type that carries a scheme's integers, and its bits."""
+        # The narrowest type that holds the bits, where such types are wanted.
         bits = next((b for b in (2, 4) if self.native and scheme.bits <= b), 8)
         if bits == 8:
             return ("INT8" if scheme.signed else "UINT8"), 8
@@ -327,7 +376,10 @@ class _Quantizers:
         return (signed if scheme.signed else unsigned), bits
 
     def integers(self, values: Tensor, kind: str, name: str) -> str:
-        """An initializer of integers; several of 4 or 2 bits share a byte, the first in its lowest bits."""
+        """An initializer of integers; several of 4 or 2 bits share a byte, the first in its lowest
+        bits.
+        """
+        # Types below one byte are packed, the others are plain arrays.
         carried = int(kind.removeprefix("U").removeprefix("INT"))
         if carried < 8:
             raw = pack_bits(values, carried).numpy().tobytes()
@@ -341,14 +393,29 @@ class _Quantizers:
 
 
 def compare(model: nn.Module, path: Path | str, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
-    """Count where onnxruntime, on the CPU, and the float32 simulation differ over batches of (pictures, classes).
+    """Count where onnxruntime, on the CPU, and the float32 simulation differ over batches of
+    (images, classes).
 
     >>> compare(network, "model.onnx", data.test.batches(100))
 
-    differ: pictures with a logit that differs, without onnxruntime's optimizations; `unexplained` of these have no sum
-    beyond 2^24 in the integer network (None where there is no integer network). predictions_differ: of these sessions.
-    default_*: the same for a session as it is by default, which fuses operations into integer kernels.
+    differ: images with a logit that differs, without onnxruntime's optimizations; `unexplained` of
+    these have no sum beyond 2^24 in the integer network (None where there is no integer network).
+    predictions_differ: of these sessions.
+    default_*: the same for a session as it is by default, which fuses operations into integer
+    kernels.
+
+    Args:
+        model: an attached network with fixed schemes.
+        path: of the ONNX file that `export` wrote.
+        batches: pairs of float32 images (N, C, H, W) and classes (N,).
+
+    Returns:
+        Counts, largest differences and percents, by name.
+
+    Raises:
+        ValueError: where there are no images.
     """
+    # Imported here: only this function needs it.
     import onnxruntime
 
     def session(optimized: bool):
@@ -358,33 +425,42 @@ def compare(model: nn.Module, path: Path | str, batches: Iterable[tuple[Tensor, 
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
+    # The integer network explains differences, where there is one.
     try:
         network = IntegerNetwork.from_selected(model)
     except ValueError:  # the paper's mode, or an operation that integers have no rule for
         network = None
+
+    # Two sessions: one without optimizations, one as it is by default.
     sessions = {"": session(False), "default_": session(True)}
     found, largest = Counter(), dict.fromkeys(sessions, 0.0)
     with in_mode(model, training=False), torch.no_grad():
         for x, y in batches:
+            # All compare with the float32 simulation.
             expected = model(x)
             for which, running in sessions.items():
                 got = torch.from_numpy(running.run(["logits"], {"x": x.numpy()})[0])
                 differ = (got != expected).any(1)
                 largest[which] = max(largest[which], float((got - expected).abs().max()))
+                # Counts of the session, under its prefix.
                 found[f"{which}differ"] += int(differ.sum())
                 found[f"{which}predictions_differ"] += int(
                     (got.argmax(1) != expected.argmax(1)).sum()
                 )
                 found[f"{which}right"] += int((got.argmax(1) == y).sum())
+                # Below 2^24 float32 is exact: a difference there has no explanation.
                 if network is not None and not which:
                     found["unexplained"] += int((differ & (network.beyond_float32(x) == 0)).sum())
             found["pictures"] += len(x)
+
+    # Shares of nothing would be no numbers.
     if not found["pictures"]:
         raise ValueError("there are no pictures to compare on")
     result = {
         "pictures": found["pictures"],
         "unexplained": None if network is None else found["unexplained"],
     }
+    # The same keys for both sessions.
     for which in sessions:
         result |= {
             f"{which}{key}": found[f"{which}{key}"] for key in ("differ", "predictions_differ")

@@ -5,10 +5,11 @@
 >>> network = unpack("packed.safetensors")                  # the same logits, bit for bit
 >>> network = unpack("own.safetensors", network=Net())      # of your own module, built as it was before the search
 
-The file is safetensors: "weights" holds the codes of all quantized weights, b bits each, two's complement, the lowest
-bit first, each tensor from a new byte on, in the order of the header; "floats" the other parameters and buffers in
-float32, in the order of the state dict. The header says the model and the scheme of every tensor: "conv1 8s<2" among
-the weights is conv1.weight, 8 bits, signed, below 2^2.
+The file is safetensors: "weights" holds the codes of all quantized weights, b bits each, two's
+complement, the lowest bit first, each tensor from a new byte on, in the order of the header;
+"floats" the other parameters and buffers in float32, in the order of the state dict. The header
+says the model and the scheme of every tensor: "conv1 8s<2" among the weights is conv1.weight, 8
+bits, signed, below 2^2.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of a packed network, beside the compression rate of its weights (WCR).
+    """Bytes of a packed network, beside the compression of its weights (WCR).
 
-    file: of the file. weights: of the quantized weights, each bit counted once. floats: of what stays float32.
+    file: of the file. weights: of the quantized weights, each bit counted once. floats: of what
+    stays float32.
     unpacked: of the same parameters and buffers in float32.
     """
 
@@ -60,6 +62,7 @@ class Sizes:
         return self.weights + self.floats
 
     def __str__(self):
+        # What names, schemes and padding add, in percent.
         extra = 100 * (self.file / self.counted - 1)
         return (
             f"{self.file:,} bytes: weights {self.weights:,.0f}, the rest in float32 {self.floats:,}, names and schemes "
@@ -70,17 +73,31 @@ class Sizes:
 
 
 def pack(network: nn.Module, path: Path | str, name: str) -> Sizes:
-    """Write an attached network with fixed schemes; `name` is what `models.build` knows it by, or any of your own.
+    """Write an attached network with fixed schemes; `name` is what `models.build` knows it by, or
+    any of your own.
 
-    Raises ValueError for a network whose schemes are not fixed, and for one that is not in float32: the file is.
+    Args:
+        network: attached, every scheme fixed, in float32.
+        path: of the file to write.
+        name: for the header.
+
+    Returns:
+        The sizes of the file and its parts, in bytes.
+
+    Raises:
+        ValueError: for a network whose schemes are not fixed, and for one that is not in float32:
+            the file is.
     """
+    # Everything that is not quantized is written as float32.
     found = blocks(network)
     for tensor, value in network.state_dict().items():
         if value.is_floating_point() and value.dtype != torch.float32:
+            # The error has the tensor's own name.
             name = re.sub(r"parametrizations\.(\w+)\.original$", r"\1", tensor)
             raise ValueError(
                 f"{name} is {value.dtype}; a packed network is torch.float32: network.float() first"
             )
+    # A file holds one scheme for each tensor.
     if free := [tensor for tensor, block in found.items() if not block.is_fixed]:
         raise ValueError(
             f"{free[0]} has no selected scheme yet: end the search, or call its block's fix()"
@@ -89,6 +106,8 @@ def pack(network: nn.Module, path: Path | str, name: str) -> Sizes:
     output = network.hmq.output
     if output is None:
         raise ValueError("a packed network has one output, this one several")
+
+    # The codes of each weight, and the scheme of every tensor as text.
     weights, schemes, bits = [], {"weight": [], "other": []}, 0
     for tensor, block in found.items():
         scheme = block.scheme
@@ -96,21 +115,27 @@ def pack(network: nn.Module, path: Path | str, name: str) -> Sizes:
             packed = pack_bits(codes(_original(network, tensor), scheme), scheme.bits)
             weights.append(packed)
             bits += scheme.bits * places[tensor].size
+        # Most weights end with ".weight", which the header leaves out.
         short = tensor.removesuffix(".weight")
         schemes["weight" if places[tensor].kind == "weight" else "other"].append(
             f"{short} {_text(scheme)}"
         )
+
+    # The header says all that is needed to build the network again.
     floats = _floats(network)
     header = {
         "format": FORMAT, "model": name, "classes": output.meta["shape"][-1], "picture": list(network.hmq.image),
         "hardware": any(p.kind == "hardware" for p in places.values()),
         "weights": ",".join(schemes["weight"]), "activations": ",".join(schemes["other"]),
     }  # fmt: skip
+    # Two tensors hold all numbers.
     tensors = {
         "weights": torch.cat(weights),
         "floats": torch.cat([t.detach().float().flatten().cpu() for t in floats]),
     }
     write_tensors(path, tensors, header)
+
+    # Sizes in bytes, also of the same network in float32.
     elements = sum(p.size for p in places.values() if p.kind == "weight")
     rest = 4 * len(tensors["floats"])
     return Sizes(
@@ -123,15 +148,27 @@ def pack(network: nn.Module, path: Path | str, name: str) -> Sizes:
 
 
 def unpack(path: Path | str, network: nn.Module | None = None) -> nn.Module:
-    """The network of a packed file, in evaluation mode, its blocks on it and its weights quantized already.
+    """The network of a packed file, in evaluation mode, its blocks on it and its weights quantized
+    already.
 
     >>> unpack("packed.safetensors")(pictures)
 
-    network: for a packed module of your own, that module, built as it was before the search: the blocks go on it and
-    the file's weights into it. None builds the one of `models` that the file names.
-    Raises FileNotFoundError, and ValueError for a file that is truncated, altered, or no packed network, and for a
-    network that does not fit, as far as names of tensors and numbers of elements tell; it is left without blocks.
+    Args:
+        path: of the packed file.
+        network: for a packed module of your own, that module, built as it was before the search:
+            the blocks go on it and the file's weights into it. None, the default, builds the one of
+            `models` that the file names.
+
+    Returns:
+        The network.
+
+    Raises:
+        FileNotFoundError: where there is no such file.
+        ValueError: for a file that is truncated, altered, or no packed network, and for a network
+            that does not fit, as far as names of tensors and numbers of elements tell; it is left
+            without blocks.
     """
+    # Check the file before anything is built.
     tensors, header = read_tensors(path)
     if header.get("format") != FORMAT:
         raise ValueError(
@@ -142,12 +179,15 @@ def unpack(path: Path | str, network: nn.Module | None = None) -> nn.Module:
     check_fields(
         {name: t.dim() for name, t in tensors.items()}, {"weights": int, "floats": int}, path
     )
+
+    # The schemes of weights and activations, by name.
     weights = {_full(name): scheme for name, scheme in _schemes(header["weights"]).items()}
     schemes, bits = (
         weights | _schemes(header["activations"]),
         {scheme.bits for scheme in weights.values()},
     )
     largest = {name: scheme.threshold_exponent for name, scheme in schemes.items()}
+    # A network of one's own has to be given: its code is not in the file.
     name = header["model"] if network is None else type(network).__name__
     if network is None:
         if name not in models.names():
@@ -155,6 +195,7 @@ def unpack(path: Path | str, network: nn.Module | None = None) -> nn.Module:
                 f"{path} holds your own module {name}: give it as network=, as it was built"
             )
         network = fresh(name, header["classes"])
+    # Put the blocks on, with one threshold each.
     build(
         network,
         header["picture"],
@@ -163,6 +204,8 @@ def unpack(path: Path | str, network: nn.Module | None = None) -> nn.Module:
         largest,
         header["hardware"],
     )
+
+    # The file's tensors have to be as long as the network's.
     length = sum(
         -(-scheme.bits * _original(network, key).numel() // 8) for key, scheme in weights.items()
     )
@@ -173,6 +216,8 @@ def unpack(path: Path | str, network: nn.Module | None = None) -> nn.Module:
             f"{path} holds other tensors than {name} has: {held[0]:,} bytes of weights and "
             f"{held[1]:,} floats there, {length:,} and {floats:,} here"
         )
+
+    # Codes times step are the weights; each tensor begins at a new byte.
     shapes = {p.name: p.shape for p in placements(network)}
     at, data = 0, tensors["weights"]
     with torch.no_grad():
@@ -182,6 +227,7 @@ def unpack(path: Path | str, network: nn.Module | None = None) -> nn.Module:
             values = unpack_bits(data[at : at + length], scheme.bits, original.numel())
             original.copy_(values.view(shapes[key]) * scheme.step)
             at += length
+        # The floats follow in the order of the state dict.
         rest = tensors["floats"]
         for tensor in _floats(network):
             tensor.copy_(rest[: tensor.numel()].view(tensor.shape))
@@ -190,7 +236,13 @@ def unpack(path: Path | str, network: nn.Module | None = None) -> nn.Module:
 
 
 def unpack_weights(path: Path | str, out: Path | str) -> None:
-    """Write a packed file's weights as an ordinary float safetensors file, without blocks."""
+    """Write a packed file's weights as an ordinary float safetensors file, without blocks.
+
+    Args:
+        path: of the packed file.
+        out: of the file to write.
+    """
+    # Detaching leaves the quantized values as ordinary weights.
     network = unpack(path)
     write_tensors(out, detach(network).state_dict(), {"unpacked from": Path(path).name})
 
@@ -200,6 +252,13 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
 
     >>> pack_bits(torch.tensor([1, -1, 0, -2]), 2)               # 01, 11, 00, 10
     tensor([141], dtype=torch.uint8)
+
+    Args:
+        codes: integers of any shape.
+        bits: of each number.
+
+    Returns:
+        A flat stream; the last byte is filled up with zeros.
     """
     words = codes.detach().cpu().numpy().reshape(-1, 1).astype(np.uint16)  # wraps: two's complement
     matrix = words >> np.arange(bits, dtype=np.uint16) & 1  # (elements, bits)
@@ -211,10 +270,20 @@ def unpack_bits(stream: Tensor, bits: int, count: int) -> Tensor:
 
     >>> unpack_bits(torch.tensor([141], dtype=torch.uint8), 2, 4)
     tensor([ 1, -1,  0, -2])
+
+    Args:
+        stream: uint8, flat.
+        bits: of each number.
+        count: of numbers.
+
+    Returns:
+        (count,) int64.
     """
+    # One row of bits for each number.
     matrix = np.unpackbits(stream.numpy(), count=bits * count, bitorder="little").reshape(
         count, bits
     )
+    # The highest bit counts negative: two's complement.
     place_values = 2 ** np.arange(bits)
     place_values[-1] *= -1
     return torch.from_numpy(matrix.astype(np.int64) @ place_values)
@@ -227,14 +296,17 @@ def _original(network: nn.Module, name: str) -> Tensor:
 
 
 def _floats(network: nn.Module) -> list[Tensor]:
-    """What is not a quantized weight: biases, norms and their statistics; the tensors themselves."""
+    """What is not a quantized weight: biases, norms and their statistics; the tensors
+    themselves.
+    """
+    # Walk through the modules in the order of the state dict.
     found = []
     for path, module in network.named_modules():
-        if (
-            path.split(".")[0] == "hmq"
-        ):  # the blocks of activations; a module of one's own may be called hmq_head
+        # The blocks of activations; a module of one's own may be called hmq_head.
+        if path.split(".")[0] == "hmq":
             continue
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        # Of parametrizations only the float biases count.
         inside = re.search(r"(^|\.)parametrizations\.(\w+)(\.\d+)?$", path)
         if inside and (inside[3] or inside[2] != "bias"):
             continue  # a block, or the weight it quantizes
@@ -247,16 +319,19 @@ def _text(scheme: Scheme) -> str:
 
 
 def _full(name: str) -> str:
-    """A weight's name from its short one: a layer's is its `weight`, attention has an `in_proj_weight` and others."""
+    """A weight's name from its short one: a layer's is its `weight`, attention has an
+    `in_proj_weight` and others.
+    """
     return name if name.endswith("weight") else f"{name}.weight"
 
 
 def _schemes(text: str) -> dict[str, Scheme]:
     """{tensor: scheme} of "conv1 8s<2,..."."""
+    # An entry is a name, bits, a sign and an exponent.
     found = {}
-    for entry in (
-        text.split(",") if text else ()
-    ):  # a network of one layer has no activation that is quantized
+    # A network of one layer has no activation that is quantized.
+    for entry in text.split(",") if text else ():
+        # The name may hold spaces: the last word is the scheme.
         match = re.fullmatch(r"(.+) (\d+)([su])<(-?\d+)", entry)
         if not match:
             raise ValueError(f"a scheme is written as 'conv1 8s<2', got {entry!r}")

@@ -1,6 +1,7 @@
 """One line of an integer program, and how each kind of line computes.
 
-An `Instruction` is plain data: a kind, the tensors it reads, and parameters. `COMPUTE` has a function for each kind.
+An `Instruction` is plain data: a kind, the tensors it reads, and parameters. `COMPUTE` has a
+function for each kind.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from hmq_lab.quantizer import Scheme, codes
 class Instruction:
     """The tensor `name` is computed from the tensors `inputs`: int64 codes times 2^exponent.
 
-    A tensor with a block has the block's name; what comes before its block is that name with " (wide)".
+    A tensor with a block has the block's name; what comes before its block is that name with "
+    (wide)".
 
-    kind: a key of COMPUTE, with the `parameters` that its function takes. says: the kind in words. exponent: None for
-    the float image and for sizes. bound: no code is larger in magnitude, whatever the image. scheme: of a tensor that
-    a block quantizes.
+    kind: a key of COMPUTE, with the `parameters` that its function takes. says: the kind in words.
+    exponent: None for the float image and for sizes. bound: no code is larger in magnitude,
+    whatever the image. scheme: of a tensor that a block quantizes.
     """
 
     name: str
@@ -38,7 +40,12 @@ class Instruction:
     scheme: Scheme | None = None
 
     def compute(self, *values):
-        """The codes, from those of the inputs."""
+        """The codes, from those of the inputs.
+
+        Args:
+            values: of the inputs, in their order.
+        """
+        # The kind has one function; the parameters are its arguments.
         return COMPUTE[self.kind](*values, **self.parameters)
 
     @property
@@ -47,7 +54,15 @@ class Instruction:
         return self.kind in MAGNITUDE
 
     def magnitude(self, *values: Tensor) -> Tensor:
-        """sum |term| of an accumulator, for each output."""
+        """sum |term| of an accumulator, for each output.
+
+        Args:
+            values: codes of the inputs, in their order.
+
+        Returns:
+            int64, of the shape of the accumulator.
+        """
+        # Absolute values of all terms give a sum that no partial sum exceeds.
         return MAGNITUDE[self.kind](*(value.abs() for value in values), **self.parameters)
 
 
@@ -58,13 +73,17 @@ class Call:
     """
 
     def __init__(self, node: fx.Node, constants: dict[fx.Node, Tensor] | None = None):
+        # Keep what the call needs, without the graph.
         self.target, self.args, self.kwargs = node.target, node.args, node.kwargs
         self.constants = constants or {}
+        # The constants are known already; all other inputs are given later.
         self.sources = [source for source in node.all_input_nodes if source not in self.constants]
 
     def __call__(self, *values):
+        # Put the given values where the nodes stood.
         given = dict(zip(self.sources, values, strict=True)) | self.constants
         args, kwargs = fx.node.map_arg((self.args, self.kwargs), given.__getitem__)
+        # The options are in the order of the operation's arguments.
         return self.target(*args, **kwargs)
 
 
@@ -79,7 +98,7 @@ class Convolution:
         return self.target(x, weight, None, *self.options.values())
 
 
-# --------------------------------------------------------------------------------------- what each kind computes
+# -------------------------------------------------------------------------- what each kind computes
 
 
 def _image(x: Tensor) -> Tensor:
@@ -95,6 +114,7 @@ def _quantize(x: Tensor, scheme: Scheme) -> Tensor:
 
 
 def _layer(x: Tensor, weight: Tensor, bias: Tensor, convolve: Callable) -> Tensor:
+    # The sum of products, and the bias.
     return arithmetic.accumulate(x, weight, bias, convolve)
 
 
@@ -112,11 +132,13 @@ def _scale(x: Tensor) -> Tensor:
 
 def _move(*values, call: Call):
     """On float64, which torch has pooling and padding for and which holds int32 exactly."""
+    # There are several tensors where an operation splits one.
     values = tree_map_only(Tensor, Tensor.double, values)
     return tree_map_only(Tensor, Tensor.long, call(*values))
 
 
 def _concatenate(*terms: Tensor, shifts: tuple[int, ...], call: Call) -> Tensor:
+    # The shifts bring all parts to one exponent.
     return call(*(term << shift for term, shift in zip(terms, shifts, strict=True)))
 
 
