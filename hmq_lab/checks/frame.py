@@ -74,11 +74,13 @@ class Verdict:
             plots.show(self.drawing)
 
     def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
+        # Plain text is always there, for pages that show nothing else.
         data = {"text/plain": str(self)}
         metadata: dict = {}
         if self.drawing is None:
             data["text/markdown"] = str(self)
             return data, metadata
+        # The drawing goes along as an image, with its sentence for readers who cannot see it.
         png = io.BytesIO()
         with mpl.rc_context(plots.STYLE):
             self.drawing.savefig(png, format="png")
@@ -92,19 +94,29 @@ def check(judge: Callable) -> Callable:
 
     A stub that was not touched is no attempt, and an error in an answer is a verdict that names
     the error, so that a notebook runs on.
+
+    Args:
+        judge: takes the reader's function, returns a verdict.
+
+    Returns:
+        The check: a function that takes an answer and always returns a verdict.
     """
+    # The check is known by its function's name, under the number of its lesson.
     name = judge.__name__
     lesson = judge.__module__.rpartition("lesson")[2]
     REGISTERED.setdefault(lesson, []).append(name)
 
+    # The judge keeps its name and docstring; every way ends in a verdict.
     @functools.wraps(judge)
     def checked(answer, **options) -> Verdict:
+        # The usual slip: the reader calls the function instead of handing it over.
         if not callable(answer):
             gave = type(answer).__name__
             call_it = f"Give the function itself: checks.{name}({name}), without calling it"
             return Verdict(
                 False, f"{call_it}; you gave a value, of type {gave}.", None, lesson, name
             )
+        # Whatever the answer raises becomes a verdict, never a traceback.
         try:
             verdict = judge(answer, **options)
         except NotImplementedError as error:
@@ -121,10 +133,12 @@ def _unwritten(answer: Callable, error: NotImplementedError) -> Verdict:
     # torch raises the same type where it has no such operation, and then it says which.
     if error.args:
         return Verdict(False, f"Your answer raised NotImplementedError: {error}")
+    # The innermost frame tells which function raised.
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     raised_in = None if trace is None else trace.tb_frame.f_code
+    # Another function than the answer itself may be the unwritten one.
     own = getattr(inspect.unwrap(answer), "__code__", None)
     if isinstance(own, types.CodeType) and raised_in is not None and raised_in is not own:
         other = raised_in.co_name
@@ -156,7 +170,14 @@ class Faults(list):
     """
 
     def says(self, sentence: str) -> Callable:
-        """Return a decorator that adds a function as the wrong answer this sentence is about."""
+        """Return a decorator that adds a function as the wrong answer this sentence is about.
+
+        Args:
+            sentence: what the reader is told.
+
+        Returns:
+            The decorator; it keeps the function.
+        """
 
         def add(function: Callable) -> Callable:
             self.append(Fault(sentence, function))
@@ -165,7 +186,12 @@ class Faults(list):
         return add
 
     def add(self, sentence: str, answer: Callable) -> None:
-        """Add a wrong answer that is already a function."""
+        """Add a wrong answer that is already a function.
+
+        Args:
+            sentence: what the reader is told.
+            answer: the wrong answer.
+        """
         self.append(Fault(sentence, answer))
 
 
@@ -199,7 +225,14 @@ def compare(
             computed in float32 get at least 1e-5, unless it is 0.
         draw: called with cases, what was wanted and what was given; returns a `Drawing`.
         right: the message for a right answer.
+
+    Returns:
+        The verdict, with a message that names the first wrong case.
+
+    Raises:
+        NotImplementedError: the answer is not written yet; `check` makes a verdict of it.
     """
+    # The oracle goes first: its results are what every answer is compared with.
     cases = list(cases)
     wanted = [oracle(**_copied(case)) for case in cases]
     given = []
@@ -215,6 +248,7 @@ def compare(
         problem = _unlike(given[-1], want)
         if problem is not None:
             return Verdict(False, f"Not yet. For {_named(case)} {problem}.")
+    # A drawing is made where one is asked for and somebody looks.
     drawing = draw(cases, wanted, given) if draw is not None and DRAWING else None
 
     # The tolerance is that of the least precise of all results.
@@ -239,6 +273,7 @@ def _named_fault(
     faults: list[Fault], cases: list, wanted: list, given: list, wrong: list[int], tolerance: float
 ) -> Fault | None:
     """Return the fault that explains the answer: everywhere, or else where the answer is wrong."""
+    # The first fault that explains every case wins at once.
     partly = None
     for fault in faults:
         made = [_attempt(fault.answer, case) for case in cases]
@@ -248,6 +283,7 @@ def _named_fault(
 
         if all(same(i) for i in range(len(cases))):
             return fault
+        # A fault may also explain the wrong cases alone, if it is wrong in few others.
         if partly is None and all(same(i) for i in wrong):
             mistakes = [
                 i for i, m in enumerate(made) if m is None or not close(m, wanted[i], tolerance)
@@ -264,12 +300,21 @@ def call(answer: Callable, case: dict):
     0.25
 
     An answer that takes nothing but names (`**case`) gets them by name.
+
+    Args:
+        answer: the reader's function.
+        case: arguments by name.
+
+    Returns:
+        Whatever the answer returns.
     """
+    # Some callables have no names for their parameters.
     values = _copied(case)
     try:
         parameters = inspect.signature(answer).parameters
     except (TypeError, ValueError):
         parameters = types.MappingProxyType({})  # some functions written in C have no signature
+    # By name where the names fit, else in the order of the case.
     kinds = {p.kind for p in parameters.values()}
     only_names = kinds <= {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}
     has_names = values.keys() <= parameters.keys()
@@ -283,6 +328,7 @@ def call(answer: Callable, case: dict):
 def _copied(case: dict) -> dict:
     """Return a copy: an answer may change what it is given, as by sort()."""
 
+    # Only what can be changed in place is copied.
     def copied(value):
         if isinstance(value, torch.Tensor):
             return value.clone()
@@ -301,7 +347,14 @@ def _attempt(function: Callable, case: dict):
 
 
 def array(value) -> np.ndarray:
-    """Return a result as an array of float64."""
+    """Return a result as an array of float64.
+
+    Args:
+        value: number, tensor, array or a group of them.
+
+    Returns:
+        The array; a group of numbers has one axis more.
+    """
     if isinstance(value, torch.Tensor):
         value = value.detach().double().cpu().numpy()
     elif isinstance(value, list | tuple):
@@ -317,14 +370,23 @@ def precision(value) -> float:
 
     A Python number that float32 holds exactly may have been computed in float32: its tolerance
     is the same.
+
+    Args:
+        value: number, tensor, array or a group of them.
+
+    Returns:
+        The tolerance: the larger, the fewer bits the result has.
     """
+    # A group is as precise as its least precise member.
     if isinstance(value, list | tuple):
         return max((precision(item) for item in value), default=0.0)
+    # A type with few bits tells its precision itself.
     if isinstance(value, torch.Tensor | np.ndarray | np.floating):
         whole = isinstance(value, torch.Tensor) and not value.dtype.is_floating_point
         size = 8 if whole else value.dtype.itemsize
         if size < 8:
             return PRECISION.get(size, PRECISION[2])
+    # Plain floats: those that float32 holds exactly may come from it.
     numbers = array(value)
     with np.errstate(over="ignore"):
         single = numbers.astype(np.float32)
@@ -333,20 +395,32 @@ def precision(value) -> float:
 
 def _unlike(given, want) -> str | None:
     """Return what makes the answer no candidate: nothing returned, no numbers, another shape."""
+    # A forgotten `return` is the most frequent slip.
     if given is None:
         return "your function returns nothing: a `return` is missing"
+    # What is no number has no shape.
     try:
         shape = array(given).shape
         right = array(want).shape
     except (TypeError, ValueError):
         return f"you gave {type(given).__name__} {given!r}; expected is {short(want)}"
+    # Both are numbers: only the shape can differ.
     if shape == right:
         return None
     return f"the result has the shape {shape}; expected is {right}"
 
 
 def close(given, want, tolerance: float) -> bool:
-    """Return whether two results are equal within a relative tolerance."""
+    """Return whether two results are equal within a relative tolerance.
+
+    Args:
+        given: what the answer returned.
+        want: what is right.
+        tolerance: relative, with 1 as the least size it relates to.
+
+    Returns:
+        True if every element is close enough and the shapes are equal.
+    """
     a = array(given)
     b = array(want)
     if a.shape != b.shape:
@@ -356,6 +430,7 @@ def close(given, want, tolerance: float) -> bool:
 
 def _difference(given, want, tolerance: float) -> str:
     """Return the first place where two results differ, in words."""
+    # Single numbers are told without a place.
     a = array(given)
     b = array(want)
     if a.ndim == 0:
@@ -363,6 +438,7 @@ def _difference(given, want, tolerance: float) -> str:
             return f"you gave {short(given)}; right is {short(want)}"
         yours, right = apart(a.item(), b.item())
         return f"you gave {yours}; right is {right}"
+    # Of an array the first wrong element is told, and how many there are.
     same = np.isclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
     wrong = np.argwhere(~same)
     at = tuple(int(i) for i in wrong[0])
@@ -377,12 +453,20 @@ def apart(given: float, right: float) -> tuple[str, str]:
 
     >>> apart(-2.77556e-16, 0.325564), apart(2.060001, 2.06)
     (('0', '0.3256'), ('2.060001', '2.06'))
+
+    Args:
+        given: the answer's number.
+        right: the right number.
+
+    Returns:
+        Both numbers as text.
     """
     # What rounding left of a zero is shown as 0.
     if abs(given) < 1e-12 < abs(right):
         given = 0.0
     if abs(right) < 1e-12 < abs(given):
         right = 0.0
+    # More digits, until the two texts differ.
     for digits in (4, 6, 7, 9, 12, 17):
         pair = f"{given:.{digits}g}", f"{right:.{digits}g}"
         if pair[0] != pair[1]:
@@ -391,7 +475,15 @@ def apart(given: float, right: float) -> tuple[str, str]:
 
 
 def plain(text: str, value: float) -> str:
-    """Return a whole number without exponent, such as 23454912 and not 2.345e+07."""
+    """Return a whole number without exponent, such as 23454912 and not 2.345e+07.
+
+    Args:
+        text: the number as it was formatted.
+        value: the number itself.
+
+    Returns:
+        The number as text.
+    """
     if math.isfinite(value) and value == round(value) and abs(value) < 1e15:
         return str(round(value))
     return text
@@ -402,21 +494,31 @@ def short(value) -> str:
 
     >>> short(-2.77556e-16), short(np.float64(0.325564)), short({2: np.float64(0.25), 8: 0.0})
     ('0', '0.33', '{2: 0.25, 8: 0}')
+
+    Args:
+        value: any value.
+
+    Returns:
+        The value as text, shortened where it is long.
     """
+    # Simple values are their own text.
     if isinstance(value, bool | np.bool_):
         return str(bool(value))
     if isinstance(value, int | str):
         return str(value)
+    # Groups are written item by item.
     if isinstance(value, dict):
         return "{" + ", ".join(f"{short(key)}: {short(v)}" for key, v in value.items()) + "}"
     if isinstance(value, list) and any(isinstance(item, dict | tuple) for item in value):
         return "[" + ", ".join(map(short, value)) + "]"
     if isinstance(value, tuple) and all(isinstance(item, int | float) for item in value):
         return "(" + ", ".join(map(short, value)) + ")"
+    # All else is read as numbers, if it can be.
     try:
         numbers = array(value)
     except (TypeError, ValueError):
         return repr(value)  # something else, which says itself what it is
+    # A long array is told by its shape alone.
     if numbers.ndim == 0:
         return _few_digits(numbers.item())
     if numbers.size <= 8:
@@ -448,6 +550,12 @@ def in_bits(count: int) -> str:
 
     >>> in_bits(1), in_bits(8)
     ('1 bit', '8 bits')
+
+    Args:
+        count: number of bits.
+
+    Returns:
+        The number with its noun.
     """
     return f"{count} bit{'s' * (count != 1)}"
 
@@ -459,9 +567,14 @@ def curve(x: str, y: str, pick: int | None = None) -> Callable:
         x: name of the argument along the axis.
         y: what the results are.
         pick: which case to draw; None takes the first wrong one, or else the last.
+
+    Returns:
+        The drawing function.
     """
 
+    # The drawing is made when the answer is known.
     def draw(cases, wanted, given) -> plots.Drawing:
+        # The case to draw: the one asked for, else the first wrong one, else the last.
         differ = [i for i in range(len(cases)) if not close(given[i], wanted[i], 1e-6)]
         at = len(cases) - 1
         if pick is not None:
@@ -469,12 +582,14 @@ def curve(x: str, y: str, pick: int | None = None) -> Callable:
         elif differ:
             at = differ[0]
         drawing, ax = plots.canvas(height=3.2)
+        # Both curves run from the smallest x to the largest.
         along = array(cases[at][x]).ravel()
         order = np.argsort(along, kind="stable")
         right = array(wanted[at]).ravel()[order]
         yours = array(given[at]).ravel()[order]
         ax.plot(along[order], right, color=plots.PALE, lw=5, label="right")
         ax.plot(along[order], yours, color=plots.BLUE, lw=1.6, label="yours")
+        # The other arguments of the case are the title.
         rest = {name: value for name, value in cases[at].items() if name != x}
         ax.set(xlabel=x, ylabel=y, title=_named(rest))
         ax.legend(frameon=False)
@@ -490,9 +605,14 @@ def points(y: str, label: Callable[[dict], str] | None = None) -> Callable:
     Args:
         y: what the numbers are.
         label: gives the text below a case; None writes its arguments.
+
+    Returns:
+        The drawing function.
     """
 
+    # The drawing is made when the answer is known.
     def draw(cases, wanted, given) -> plots.Drawing:
+        # Each case is one place on the axis; an array counts by its sum.
         drawing, ax = plots.canvas(height=3.2)
         at = np.arange(len(cases))
         right = [array(w).sum() for w in wanted]
@@ -500,6 +620,7 @@ def points(y: str, label: Callable[[dict], str] | None = None) -> Callable:
         ring = {"ls": "none", "marker": "o", "ms": 11, "mfc": "none", "mew": 2}
         ax.plot(at, right, color=plots.INK, label="right", **ring)
         ax.plot(at, yours, "x", color=plots.BLUE, ms=7, mew=2, label="yours")
+        # At most 16 names fit below the axis.
         names = [label(case) if label else _named(case) for case in cases]
         every = max(1, math.ceil(len(names) / 16))
         ax.set_xticks(at[::every], names[::every], rotation=30, ha="right")

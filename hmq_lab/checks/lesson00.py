@@ -22,6 +22,12 @@ def largest(answer) -> Verdict:
 
     >>> checks.largest(lambda bits, threshold: threshold - 2 * threshold / 2**bits).passed
     True
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"bits": b, "threshold": t} for t in (1.0, 0.25, 8.0) for b in (3, 1, 2, 4, 8)]
@@ -29,6 +35,7 @@ def largest(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Values that belong to another number: the threshold, the other sign, the other end.
     @faults.says("That is the threshold: two's complement ends one step below it.")
     def _(bits, threshold):
         return threshold
@@ -43,6 +50,7 @@ def largest(answer) -> Verdict:
     def _(bits, threshold):
         return -threshold
 
+    # Numbers that are no values: a code, a step.
     @faults.says("That is the integer code. Its value is the code times the step.")
     def _(bits, threshold):
         return 2 ** (bits - 1) - 1
@@ -51,10 +59,12 @@ def largest(answer) -> Verdict:
     def _(bits, threshold):
         return 2 * threshold / 2**bits
 
+    # The right idea, one step too far.
     @faults.says("That is two steps below the threshold.")
     def _(bits, threshold):
         return threshold - 4 * threshold / 2**bits
 
+    # The drawing names each case by bits and threshold.
     label = "{bits} bits, {threshold:g}"
     draw = points("largest value", lambda case: label.format(**case))
     return compare(answer, _largest, cases, faults, tolerance=1e-9, draw=draw)
@@ -74,14 +84,22 @@ def mean_bits(answer) -> Verdict:
     >>> from statistics import fmean
     >>> checks.mean_bits(lambda bits, sizes: fmean(bits, weights=sizes)).passed
     True
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The mean number of bits.
     """
 
+    # The bits of all weights together.
     def used(bits, sizes):
         return sum(b * n for b, n in zip(bits, sizes, strict=True))
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # What is averaged over the wrong things.
     @faults.says(
         "That counts tensors, not weights: a tensor with more elements has to count for more."
     )
@@ -100,6 +118,7 @@ def mean_bits(answer) -> Verdict:
     def _(bits, sizes):
         return used(bits, sizes) / len(sizes)
 
+    # What is rounded or turned round.
     @faults.says("That is rounded down: the mean need not be whole (// drops what is left over).")
     def _(bits, sizes):
         return used(bits, sizes) // sum(sizes)
@@ -112,6 +131,7 @@ def mean_bits(answer) -> Verdict:
     def _(bits, sizes):
         return sum(sizes) / used(bits, sizes)
 
+    # The drawing names each case by its bits.
     draw = points("mean bits", lambda case: " ".join(map(str, case["bits"])))
     return compare(answer, _mean_bits, NETWORKS, faults, tolerance=1e-9, draw=draw)
 

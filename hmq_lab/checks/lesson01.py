@@ -23,6 +23,12 @@ def step(answer) -> Verdict:
     True
 
     Source: HMQ, section 3: 2t / 2^b signed, t / 2^b unsigned.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # The cases, the simplest first: a message names the first that is wrong.
     cases = [
@@ -35,6 +41,7 @@ def step(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Signed and unsigned taken for each other.
     @faults.says("That is the unsigned step: a signed range is twice as long.")
     def _(bits, threshold, signed):
         return threshold / 2**bits
@@ -43,6 +50,7 @@ def step(answer) -> Verdict:
     def _(bits, threshold, signed):
         return 2 * threshold / 2**bits
 
+    # Something else than the number of levels below the line.
     @faults.says(
         "You divided by the number of gaps, 2^b - 1: the last level stands one step below the threshold."
     )
@@ -57,6 +65,7 @@ def step(answer) -> Verdict:
     def _(bits, threshold, signed):
         return threshold * (1 + signed) / bits
 
+    # A part of the formula is missing or turned round.
     @faults.says("The threshold is missing: the step grows with it.")
     def _(bits, threshold, signed):
         return 1 / 2 ** (bits - signed)
@@ -65,6 +74,7 @@ def step(answer) -> Verdict:
     def _(bits, threshold, signed):
         return 2 ** (bits - signed) / threshold
 
+    # The drawing names each case by bits, threshold and sign.
     draw = points(
         "step",
         lambda c: (
@@ -81,12 +91,20 @@ def to_codes(answer) -> Verdict:
 
     >>> to_codes(lambda x, bits, threshold, signed: x).passed
     False
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
+    # The rounding that most readers know from school.
     half_up = _rounding(lambda u: np.floor(u + 0.5))
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Mistakes of the rounding.
     faults.add("You round down: round to the nearest integer.", _rounding(np.floor))
 
     faults.add(
@@ -102,6 +120,7 @@ def to_codes(answer) -> Verdict:
         _rounding(lambda u: np.sign(u) * np.floor(abs(u) + 0.5)),
     )
 
+    # Mistakes at the two ends.
     @faults.says("Nothing is clipped: beyond the ends the codes must stop.")
     def _(x, bits, threshold, signed):
         return np.rint(x.numpy() / _step(bits, threshold, signed))
@@ -121,6 +140,7 @@ def to_codes(answer) -> Verdict:
         _clipping(lambda lo, hi: (lo + (lo < 0), hi + 1)),
     )
 
+    # Mistakes of the sign.
     @faults.says("You used the signed range for unsigned numbers too.")
     def _(x, bits, threshold, signed):
         return _codes(x, bits, threshold, True)
@@ -129,12 +149,14 @@ def to_codes(answer) -> Verdict:
     def _(x, bits, threshold, signed):
         return _codes(x, bits, threshold, False)
 
+    # The right codes, one step too far.
     @faults.says(
         "These are the values: leave the codes as integers, before they are multiplied by the step."
     )
     def _(x, bits, threshold, signed):
         return _codes(x, bits, threshold, signed) * _step(bits, threshold, signed)
 
+    # The first difference from the right results is what the message tells.
     return compare(answer, _codes, _staircases(), faults, draw=curve("x", "code", pick=-1))
 
 
@@ -147,8 +169,15 @@ def released(answer) -> Verdict:
     False
 
     Source: the authors' code: [-t + step, t] signed, [0, t] unsigned; rounding half to even.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
+    # A quantizer from a rule for the ends and a rounding.
     def ends(move, rounding=np.rint):
         def quantize(x, bits, threshold, signed):
             unit = _step(bits, threshold, signed)
@@ -157,14 +186,17 @@ def released(answer) -> Verdict:
 
         return quantize
 
+    # The released range: the ends of two's complement, mirrored.
     def mirrored(lo, hi):
         return lo + (lo < 0), hi + 1
 
+    # What is right, from the same parts as the mistakes.
     right = ends(mirrored)
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Mistakes at the two ends.
     faults.add(
         "That is two's complement, as in exercise 2: the released range ends at +t.",
         ends(lambda *e: e),
@@ -185,6 +217,7 @@ def released(answer) -> Verdict:
         ends(lambda lo, hi: (lo + 1, hi + 1)),
     )
 
+    # Mistakes of the rounding.
     faults.add("You round down: round to the nearest level.", ends(mirrored, np.floor))
 
     faults.add(
@@ -197,10 +230,12 @@ def released(answer) -> Verdict:
         ends(lambda *_: (-np.inf, np.inf)),
     )
 
+    # The right integers, one step too early.
     @faults.says("These are the codes: multiply by the step.")
     def _(x, bits, threshold, signed):
         return right(x, bits, threshold, signed) / _step(bits, threshold, signed)
 
+    # The first difference from the right results is what the message tells.
     return compare(
         answer, right, _staircases(), faults, tolerance=1e-9, draw=curve("x", "Q(x)", pick=-1)
     )
@@ -215,7 +250,14 @@ def rescale(answer) -> Verdict:
     True
 
     The largest accumulators have more than 53 bits, so that a detour through floats shows.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
+    # Small numbers can be checked by hand; large ones do not fit into a float.
     small = [{"accumulator": n, "places": k} for k in (1, 2, 3) for n in range(-12, 13)]
     large = [
         {"accumulator": sign * (2**59 + rest), "places": 40}
@@ -233,6 +275,7 @@ def rescale(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Mistakes of the rounding.
     @faults.says("A shift alone rounds down: look at the bits that were shifted out.")
     def _(accumulator, places):
         return accumulator >> places
@@ -253,6 +296,7 @@ def rescale(answer) -> Verdict:
     def _(accumulator, places):
         return -(2**places - 2 * accumulator >> places + 1)
 
+    # The right idea with the wrong operation.
     @faults.says("Your numbers went through floats, which hold 53 bits: stay with integers.")
     def _(accumulator, places):
         return round(accumulator / 2**places)
@@ -261,6 +305,7 @@ def rescale(answer) -> Verdict:
     def _(accumulator, places):
         return accumulator << places
 
+    # The first difference from the right results is what the message tells.
     return compare(answer, _quotient, cases, faults, draw=_quotients)
 
 
@@ -303,6 +348,7 @@ def _clipping(move):
 
 def _staircases() -> list[dict]:
     """Single numbers first, so that what fails is easy to follow by hand; then whole staircases."""
+    # Values and bits that reach a level, a half, and both ends.
     single = [
         (0.25, 2),
         (0.75, 2),
@@ -321,6 +367,7 @@ def _staircases() -> list[dict]:
         for v, b in single
         for s in SIGNS
     ]
+    # Then whole staircases, of both signs and several widths.
     for bits, threshold, signed in (
         (1, 1.0, True),
         (4, 0.25, False),

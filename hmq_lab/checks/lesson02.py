@@ -27,6 +27,15 @@ class Quantized:
 def quantized(x, bits: int, threshold: float, signed: bool) -> Quantized:
     """Quantize with integers: round half to even, two's complement; clipped is what rounds beyond
     an end code.
+
+    Args:
+        x: values, a tensor or array.
+        bits: bits, the sign included.
+        threshold: the threshold t.
+        signed: whether the range has negative values.
+
+    Returns:
+        The values, their error, and which of them are clipped.
     """
     x = np.asarray(x, dtype=float)
     step = threshold / 2 ** (bits - signed)
@@ -36,6 +45,14 @@ def quantized(x, bits: int, threshold: float, signed: bool) -> Quantized:
 
 
 def parts(q: Quantized) -> tuple[float, float]:
+    """Return the parts of the mean squared error: by rounding and by clipping.
+
+    Args:
+        q: values with their quantization error.
+
+    Returns:
+        The errors by rounding and by clipping; they add up to the mean squared error.
+    """
     square = q.error**2
     return float(np.where(q.clipped, 0, square).mean()), float(
         np.where(q.clipped, square, 0).mean()
@@ -52,20 +69,29 @@ def error_parts(answer) -> Verdict:
 
     A value is clipped if round(x / step) lies beyond an end code. Each part is a sum of squares
     over all of x's size.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
     # What is right, computed in another way than an answer would.
     def oracle(x, bits, threshold, signed):
         return parts(quantized(x, bits, threshold, signed))
 
+    # A wrong answer from a rule over the quantized values.
     def mistaken(function):
         return lambda x, bits, threshold, signed: function(
             quantized(x, bits, threshold, signed), threshold, signed
         )
 
+    # Both parts from one mask, each over all values.
     def split(square, clipped):
         return square[~clipped].sum() / square.size, square[clipped].sum() / square.size
 
+    # Three rules for "clipped" that look right and are not.
     def beyond_threshold(q, threshold, signed):
         return split(q.error**2, (q.x > threshold) | (q.x < (-threshold if signed else 0)))
 
@@ -75,6 +101,7 @@ def error_parts(answer) -> Verdict:
     def beyond_last_level(q, threshold, signed):
         return split(q.error**2, (q.x > threshold - q.step) | (q.x < (-threshold if signed else 0)))
 
+    # The end is taken to be the threshold itself.
     def to_threshold(q, threshold, signed):
         end = np.clip(q.x, -threshold if signed else 0, threshold)
         return parts(q)[0], float(np.where(q.clipped, (q.x - end) ** 2, 0).mean())
@@ -90,6 +117,7 @@ def error_parts(answer) -> Verdict:
 
         return mistaken(means)
 
+    # Two of the mistakes are told in the same words.
     own = (
         "You divide each part by the values of its own group: then they do not add up to the mean "
         "squared error. "
@@ -99,6 +127,7 @@ def error_parts(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # The two parts are right, but not in the form asked for.
     faults.add(
         "The two are reversed: rounding comes first.",
         mistaken(lambda q, *_: parts(q)[::-1]),
@@ -113,11 +142,13 @@ def error_parts(answer) -> Verdict:
 
     faults.add(own, own_means(math.nan))
 
+    # Another measure than the square.
     faults.add(
         "You take the errors' magnitudes: square them.",
         mistaken(lambda q, *_: split(abs(q.error), q.clipped)),
     )
 
+    # Another rule for what is clipped.
     faults.add(
         "You compare x with the threshold. What rounds beyond the last level, threshold - step, is clipped too.",
         mistaken(beyond_threshold),
@@ -145,6 +176,7 @@ def error_parts(answer) -> Verdict:
         mistaken(lambda q, *_: tuple(np.sqrt(parts(q)))),
     )
 
+    # A few values each, to follow by hand.
     hand = [
         ([0.3], 2, True),
         ([0.3, 0.6], 2, True),
@@ -155,6 +187,7 @@ def error_parts(answer) -> Verdict:
 
     # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"x": torch.tensor(v), "bits": b, "threshold": 1.0, "signed": s} for v, b, s in hand]
+    # Then whole samples, of both signs.
     for bits, threshold, signed in (
         (1, 0.5, True),
         (3, 0.5, True),
@@ -175,12 +208,20 @@ def best_exponent(answer) -> Verdict:
 
     >>> best_exponent(lambda x, bits, signed, exponents: max(exponents)).passed
     False
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
+    # What is right: the least sum of squares.
     oracle = _chosen(_squares)
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Another loss than the sum of squares.
     faults.add(
         "You always take the largest threshold: with few bits it makes the step too wide.",
         _chosen(lambda q: 0.0),
@@ -205,11 +246,13 @@ def best_exponent(answer) -> Verdict:
         "You add up errors with their signs: they cancel.", _chosen(lambda q: abs(q.error.sum()))
     )
 
+    # No search at all.
     faults.add(
         "You take the smallest power of two that the largest magnitude does not exceed: a smaller one can lose less.",
         _tight,
     )
 
+    # The wrong sign.
     @faults.says("You quantize without a sign.")
     def _(x, bits, signed, exponents):
         return oracle(x, bits, False, exponents)
@@ -218,6 +261,7 @@ def best_exponent(answer) -> Verdict:
     def _(x, bits, signed, exponents):
         return oracle(x, bits, True, exponents)
 
+    # The right search, with another result of it.
     faults.add("You look for the largest error, not the least.", _chosen(lambda q: -_squares(q)))
 
     @faults.says("You give the place in the list: return the exponent that stands there.")
@@ -228,6 +272,7 @@ def best_exponent(answer) -> Verdict:
     def _(x, bits, signed, exponents):
         return 2.0 ** oracle(x, bits, signed, exponents)
 
+    # Two small samples to follow by hand, then two large ones.
     samples = [(torch.tensor([0.3, -0.2, 0.1]), True), (torch.tensor([0.9, 0.2, 0.0]), False)]
     samples += [(_sample(400, s), s) for s in (True, False)]
 
@@ -250,8 +295,15 @@ def fewest_bits(answer) -> Verdict:
     False
 
     The share is the squared error with the best threshold by the sum of squares of x.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
+    # The search with one of its parts replaced.
     def search(
         cost=_squares, whole=lambda x: (x**2).sum(), allowed=lambda e: e, most=8, enough=operator.le
     ):
@@ -264,17 +316,20 @@ def fewest_bits(answer) -> Verdict:
 
         return found
 
+    # What is right: the search with all its parts.
     oracle = search()
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Another total than the plain sum of squares.
     @faults.says(
         "You subtract the mean: that is the variance. The limit is a share of the plain sum of squares of x."
     )
     def _(**case):
         return search(whole=lambda x: ((x - x.mean()) ** 2).sum())(**case)
 
+    # The count is off by one.
     @faults.says("That is one bit more than needed: is the count off by one?")
     def _(**case):
         return oracle(**case) + 1
@@ -283,11 +338,13 @@ def fewest_bits(answer) -> Verdict:
     def _(**case):
         return oracle(**case) - 1
 
+    # The search leaves out thresholds.
     faults.add(
         "You try the largest threshold only: give every bit-width its best one.",
         search(allowed=lambda e: [max(e)]),
     )
 
+    # The loss and the limit are in different units.
     faults.add(
         "You compare the plain squared error with the limit: divide it by the sum of squares of x.",
         search(whole=lambda x: 1.0),
@@ -303,6 +360,7 @@ def fewest_bits(answer) -> Verdict:
         search(cost=lambda q: np.sqrt(_squares(q)), whole=lambda x: np.sqrt((x**2).sum())),
     )
 
+    # The loss or the comparison is not quite the one asked for.
     faults.add(
         "You leave out the values that are clipped: their error counts too.",
         search(cost=lambda q: np.where(q.clipped, 0, q.error**2).sum()),
@@ -317,6 +375,7 @@ def fewest_bits(answer) -> Verdict:
     def _(**_):
         return 8
 
+    # Limits from generous to strict.
     limits, samples = (
         (0.5, 0.1, 0.03, 0.01, 0.002, 0.0005),
         [(_sample(400, s), s) for s in (True, False)],

@@ -21,10 +21,17 @@ def gradient_x(answer) -> Verdict:
 
     The oracle is autograd on a composition in which only the rounding has a derivative of its own:
     1.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # The slope is the same everywhere.
     @faults.says(
         "That is the true derivative, 0: straight-through takes the slope of rounding to be 1."
     )
@@ -35,6 +42,7 @@ def gradient_x(answer) -> Verdict:
     def _(x, **_):
         return 0 * x + 1
 
+    # Other rules for which values are inside.
     faults.add(
         "You leave out what rounds onto an end level: the bounds are inclusive. (The released code leaves it out.)",
         _inside(lambda x, r, lo, hi, step: (r > lo) & (r < hi)),
@@ -55,6 +63,7 @@ def gradient_x(answer) -> Verdict:
         _inside(lambda x, r, lo, hi, step: (r >= lo) & (r <= hi + 1)),
     )
 
+    # The slope at the ends, and the bounds themselves.
     faults.add(
         "You give half the slope at the end levels, as torch.clamp does at a tie: inclusive means all of it.",
         _inside(
@@ -76,6 +85,7 @@ def gradient_x(answer) -> Verdict:
         _inside(lambda x, r, lo, hi, step: (r < lo) | (r > hi)),
     )
 
+    # The first difference from the right results is what the message tells.
     return compare(
         answer, _oracle("x"), _cases(), faults, tolerance=1e-6, draw=curve("x", "dQ/dx", pick=-1)
     )
@@ -87,8 +97,15 @@ def gradient_step(answer) -> Verdict:
 
     >>> gradient_step(lambda x, step, threshold, signed: torch.round(x / step) - x / step).passed
     False
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
+    # A derivative from its formula inside and its value above.
     def middle(inside, above=-1.0):
         def derivative(x, step, threshold, signed):
             r, lo, hi = _rounded(x, step, threshold, signed)
@@ -96,19 +113,23 @@ def gradient_step(answer) -> Verdict:
 
         return derivative
 
+    # Two more wrong rules: no ends at all, and ends that are excluded.
     def unclipped(x, step, threshold, signed):
         return (x / step).round() - x / step
 
+    # The bounds are exclusive.
     def strict(x, step, threshold, signed):
         r, lo, hi = _rounded(x, step, threshold, signed)
         inside = torch.where((r > lo) & (r < hi), r - x / step, 0.0)
         return torch.where(r >= hi, -1.0, inside)
 
+    # What is right: rounded minus unrounded inside, -1 above, 0 below.
     right = middle(lambda r, u, step: r - u)
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Mistakes inside the range.
     faults.add(
         "That is the true derivative inside, r: straight-through adds what rounding would move, -x / step.",
         middle(lambda r, u, step: r),
@@ -124,6 +145,7 @@ def gradient_step(answer) -> Verdict:
         middle(lambda r, u, step: (r - u) * step),
     )
 
+    # Mistakes above the last level.
     faults.add(
         "Above the last level it is -1: that level is threshold - step, which falls as the step grows.",
         middle(lambda r, u, step: r - u, above=0.0),
@@ -134,6 +156,7 @@ def gradient_step(answer) -> Verdict:
         middle(lambda r, u, step: r - u, above=1.0),
     )
 
+    # Mistakes in where the range ends.
     faults.add(
         "Nothing is clipped in your answer: beyond the end levels it is -1 above and 0 below.",
         unclipped,
@@ -159,6 +182,7 @@ def gradient_step(answer) -> Verdict:
     def _(x, step, threshold, signed):
         return right(x, step, threshold, True)
 
+    # The drawing shows the last case, a whole grid.
     draw = curve("x", "dQ/dstep", pick=-1)
     return compare(answer, _oracle("step"), _cases(), faults, tolerance=1e-6, draw=draw)
 
@@ -172,6 +196,12 @@ def gradient_tied(answer) -> Verdict:
     False
 
     step = 2t / 2^b signed, t / 2^b unsigned, as for every scheme of b bits.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
     # What is right, computed in another way than an answer would.
@@ -180,6 +210,7 @@ def gradient_tied(answer) -> Verdict:
         composition(x, t / 2 ** (bits - signed), t, signed).sum().backward()
         return t.grad
 
+    # The three factors of the chain rule.
     def pieces(x, bits, threshold, signed):
         step = threshold / 2 ** (bits - signed)
         return (
@@ -188,14 +219,17 @@ def gradient_tied(answer) -> Verdict:
             step / threshold,
         )
 
+    # A wrong answer from a mix of these factors.
     def mixed(function):
         return lambda **case: function(*pieces(**case))
 
+    # Two mistakes that no mix of the factors makes.
     def true(x, bits, threshold, signed):
         step = threshold / 2 ** (bits - signed)
         r, lo, hi = _rounded(x, step, threshold, signed)
         return r.clamp(lo, hi) * step / threshold
 
+    # Signed and unsigned are mixed up in one factor.
     def other_sign(x, bits, threshold, signed):
         on_threshold, on_step, _ = pieces(x, bits, threshold, signed)
         return on_threshold + on_step / 2 ** (bits - (not signed))
@@ -203,6 +237,7 @@ def gradient_tied(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # A term or a factor is missing.
     faults.add(
         "The step moves with the threshold: add dQ/dstep times dstep/dthreshold.",
         mixed(lambda t, s, k: t),
@@ -218,6 +253,7 @@ def gradient_tied(answer) -> Verdict:
         mixed(lambda t, s, k: t + s),
     )
 
+    # The terms are there, but combined in another way.
     faults.add(
         "dstep/dthreshold is inverted: it is step / threshold.", mixed(lambda t, s, k: t + s / k)
     )
@@ -226,6 +262,7 @@ def gradient_tied(answer) -> Verdict:
         "The two terms add up; you subtract one from the other.", mixed(lambda t, s, k: t - s * k)
     )
 
+    # Another derivative, or another sign of the numbers.
     faults.add(
         "That is the true derivative, Q(x) / threshold, with slope 0 for rounding; straight-through takes 1.",
         true,
@@ -242,6 +279,7 @@ def gradient_tied(answer) -> Verdict:
         for v, b in ((0.3, 2), (2.0, 2), (-2.0, 2), (0.3, 1))
         for s in (True, False)
     ]
+    # Then whole grids, of both signs and several widths.
     for bits, threshold, signed in (
         (1, 1.0, True),
         (2, 1.0, False),
@@ -259,6 +297,15 @@ def composition(x: Tensor, step: Tensor, threshold: Tensor, signed: bool) -> Ten
 
     Where, and not minimum or clamp: those split the derivative in half at a tie, and an end level
     is a tie.
+
+    Args:
+        x: values to quantize.
+        step: step, one number or one for each value.
+        threshold: threshold, one number or one for each value.
+        signed: whether the range has negative values.
+
+    Returns:
+        The quantized values, ready for a gradient.
     """
     reach = threshold / step
     lo, hi = (-reach if signed else 0 * reach), reach - 1
@@ -271,11 +318,13 @@ def _by(name: str, x: Tensor, step: float, threshold: float, signed: bool) -> Te
     """The derivative by x, step or threshold for every element: each gets a step and a threshold
     of its own.
     """
+    # Each element has its own copy of the parameter, and so its own derivative.
     values = {
         "x": x.clone(),
         "step": torch.full_like(x, step),
         "threshold": torch.full_like(x, threshold),
     }
+    # Only the one asked for collects a gradient.
     values[name].requires_grad_()
     composition(**values, signed=signed).sum().backward()
     return values[name].grad
@@ -305,6 +354,7 @@ def _cases() -> list[dict]:
     """Single numbers first: inside, on an end level, above, below; then whole curves, the last
     with real bounds.
     """
+    # A value and a step for each place on the staircase.
     single = [(0.2, 0.25), (0.6, 0.5), (0.9, 0.5), (2.0, 0.5), (-0.9, 0.5), (-2.0, 0.5)]
 
     # The cases, the simplest first: a message names the first that is wrong.
@@ -313,6 +363,7 @@ def _cases() -> list[dict]:
         for v, d in single
         for s in (True, False)
     ]
+    # Then whole grids, one of them with a step that is no power of two.
     for step, threshold, signed in (
         (1.0, 1.0, True),
         (0.25, 1.0, False),

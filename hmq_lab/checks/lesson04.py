@@ -30,18 +30,26 @@ def gumbel_max(answer) -> Verdict:
 
     The oracle is the exponential race: category k arrives at the time -log(u_k) / p_k, and the
     first one wins.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
     # What is right, computed in another way than an answer would.
     def oracle(probabilities, uniform):
         return (-np.log(uniform.numpy()) / probabilities.numpy()).argmin(1)
 
+    # A wrong answer from another score for each category.
     def picks(score):
         return lambda probabilities, uniform: score(probabilities, uniform).argmax(1)
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # No noise, or noise of another kind.
     faults.add(
         "There is no noise in your answer: add Gumbel noise, -log(-log(u)), to log p.",
         picks(lambda p, u: p.expand_as(u)),
@@ -66,6 +74,7 @@ def gumbel_max(answer) -> Verdict:
         picks(lambda p, u: p.log() + u),
     )
 
+    # The right noise, used in another way.
     faults.add(
         "You multiply noise and log p: they are added.",
         picks(lambda p, u: -p.log() * (-u.log()).log()),
@@ -79,6 +88,7 @@ def gumbel_max(answer) -> Verdict:
         "p is left out of your answer: every category wins equally often.", picks(lambda p, u: u)
     )
 
+    # The same uniform numbers for every reader.
     generator = torch.Generator().manual_seed(4)
 
     # The cases, the simplest first: a message names the first that is wrong.
@@ -103,6 +113,12 @@ def relaxed_sample(answer) -> Verdict:
     False
 
     The oracle has no softmax: it raises p e^g to the power 1 / temperature and divides by the sum.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
     # What is right, computed in another way than an answer would.
@@ -110,6 +126,7 @@ def relaxed_sample(answer) -> Verdict:
         weight = (np.exp(logits.numpy()) * np.exp(noise.numpy())) ** (1 / temperature)
         return weight / weight.sum(1, keepdims=True)
 
+    # A wrong answer from another score below the softmax.
     def softmax(score, axis=1):
         return lambda logits, noise, temperature: torch.softmax(
             score(logits, noise, temperature), axis
@@ -118,6 +135,7 @@ def relaxed_sample(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # The temperature is in the wrong place.
     faults.add(
         "Your temperature is inverted: divide by it, so that a low one pushes a sample into a corner.",
         softmax(lambda l, g, tau: (l + g) * tau),
@@ -138,6 +156,7 @@ def relaxed_sample(answer) -> Verdict:
         softmax(lambda l, g, tau: l + g),
     )
 
+    # The noise is missing or has the wrong sign.
     faults.add(
         "There is no noise in your answer.", softmax(lambda l, g, tau: (l / tau).expand_as(g))
     )
@@ -147,6 +166,7 @@ def relaxed_sample(answer) -> Verdict:
         softmax(lambda l, g, tau: (l - g) / tau),
     )
 
+    # The softmax is in the wrong place, or runs along the wrong axis.
     @faults.says("You divide after the softmax: divide before it, or the rows do not sum to one.")
     def _(logits, noise, temperature):
         return torch.softmax(logits + noise, 1) / temperature
@@ -165,6 +185,7 @@ def relaxed_sample(answer) -> Verdict:
         softmax(lambda l, g, tau: (l.exp() + g) / tau),
     )
 
+    # The same noise for every reader.
     generator = torch.Generator().manual_seed(5)
 
     # The cases, the simplest first: a message names the first that is wrong.
@@ -195,6 +216,12 @@ def expected_gradient(answer) -> Verdict:
     False
 
     The oracle is autograd.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
     # What is right, computed in another way than an answer would.
@@ -203,12 +230,14 @@ def expected_gradient(answer) -> Verdict:
         (torch.softmax(logits, 0) * losses).sum().backward()
         return logits.grad
 
+    # A wrong answer from a formula of probabilities and losses.
     def of(formula):
         return lambda logits, losses: formula(torch.softmax(logits, 0), losses)
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # A part of the formula is missing or turned round.
     faults.add(
         "The expectation is missing: a logit gets p_k (loss_k - expected loss), and these sum to zero.",
         of(lambda p, L: p * L),
@@ -226,6 +255,7 @@ def expected_gradient(answer) -> Verdict:
         of(lambda p, L: p * (L - L.mean())),
     )
 
+    # Another derivative than the one asked for.
     faults.add(
         "That is the diagonal alone, p_k (1 - p_k) loss_k: raising a logit also lowers all other probabilities.",
         of(lambda p, L: p * (1 - p) * L),
@@ -264,8 +294,15 @@ def cycle_temperature(answer) -> Verdict:
 
     The oracle rounds in integers. The cases have no step half-way between two
     updates. With 40 or 391 steps an epoch, n is no whole number.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
+    # The number of updates so far.
     def count(i, n):  # round(i / (n / UPDATES)), in integers
         return (2 * UPDATES * i + n) // (2 * n)
 
@@ -275,12 +312,14 @@ def cycle_temperature(answer) -> Verdict:
             FLOOR, math.exp(-RATE * count(step % (EPOCHS * steps_per_epoch), steps_per_epoch))
         )
 
+    # A wrong answer from a formula of the step and the steps an epoch.
     def of(formula):
         return lambda step, steps_per_epoch: formula(step, steps_per_epoch)
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Floor and restart.
     faults.add(
         "There is no floor in your answer: the temperature stays at 0.5 or above.",
         of(lambda i, n: math.exp(-RATE * count(i % (EPOCHS * n), n))),
@@ -301,6 +340,7 @@ def cycle_temperature(answer) -> Verdict:
         of(lambda i, n: max(FLOOR, math.exp(-RATE * count(i % n, n)))),
     )
 
+    # The count of updates.
     faults.add(
         "You decay at every step: there are 25 updates an epoch, so it is round(i / n) that counts.",
         of(lambda i, n: max(FLOOR, math.exp(-RATE * (i % (EPOCHS * n))))),
@@ -321,15 +361,18 @@ def cycle_temperature(answer) -> Verdict:
         of(lambda i, n: max(FLOOR, math.exp(-RATE * UPDATES * (i % (EPOCHS * n)) / n))),
     )
 
+    # The sign of the exponent.
     faults.add(
         "The exponent has no minus sign: the temperature falls.",
         of(lambda i, n: max(FLOOR, math.exp(RATE * count(i % (EPOCHS * n), n)))),
     )
 
+    # Steps to check by hand, then steps where an update is no whole number.
     small = [(0, 25), (1, 25), (10, 25), (100, 25), (125, 25), (2, 75), (75, 75), (80, 75)]
     # Here a 25th of an epoch is no whole number of steps.
     small += [(step, 40) for step in (1, 3, 10, 35, 50, 205)]
     small += [(step, 391) for step in (15, 100, 391, 900, 2000)]
+    # Two cycles and a bit, for the drawing.
     long = [(step, 125) for step in range(0, 2 * EPOCHS * 125 + 126, 9)]
 
     # The cases, the simplest first: a message names the first that is wrong.
@@ -352,6 +395,7 @@ def _bars(cases, wanted, given) -> plots.Drawing:
 
 
 def _pairs(right, yours, name: str, other: str, x: str, title: str) -> plots.Drawing:
+    # Wide bars are right, crosses are the answer's.
     drawing, ax = plots.canvas(height=3.2)
     at = np.arange(len(right))
     ax.bar(at, right, 0.7, color=plots.PALE, label=name)
@@ -360,6 +404,7 @@ def _pairs(right, yours, name: str, other: str, x: str, title: str) -> plots.Dra
     ax.set_xticks(at)
     ax.grid(False, axis="x")
     ax.legend(frameon=False)
+    # The sentence has every pair of numbers.
     numbers = ", ".join(f"{a:.3g} and {b:.3g}" for a, b in zip(right, yours, strict=True))
     drawing.sentence = f"{title}; {name} and {other} for each {x}: {numbers}."
     return drawing
@@ -367,8 +412,10 @@ def _pairs(right, yours, name: str, other: str, x: str, title: str) -> plots.Dra
 
 def _largest(cases, wanted, given) -> plots.Drawing:
     """The largest entry of every sample of the last case: yours over the right one."""
+    # One number a sample: its largest entry.
     right = array(wanted[-1]).max(1)
     yours = array(given[-1]).max(1)
+    # On the diagonal both are the same.
     drawing, ax = plots.canvas(height=3.2)
     ax.plot([0, 1], [0, 1], color=plots.PALE, lw=3)
     ax.plot(right, yours, "o", color=plots.BLUE, ms=6)
@@ -382,9 +429,11 @@ def _largest(cases, wanted, given) -> plots.Drawing:
 
 
 def _over_epochs(cases, wanted, given) -> plots.Drawing:
+    # Only the cases of the longest epoch make a curve.
     longest = cases[-1]["steps_per_epoch"]
     at = [i for i, case in enumerate(cases) if case["steps_per_epoch"] == longest]
     epochs = [cases[i]["step"] / longest for i in at]
+    # The right curve is wide, so that the other one shows on top of it.
     drawing, ax = plots.canvas(height=3.2)
     ax.plot(epochs, [wanted[i] for i in at], color=plots.PALE, lw=6, label="right")
     ax.plot(epochs, [float(given[i]) for i in at], color=plots.BLUE, lw=1.6, label="yours")

@@ -26,6 +26,12 @@ def expected_parameters(answer) -> Verdict:
     False
 
     probabilities (B, T), bits (B,), exponents (T,). The oracle goes through the schemes one by one.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
     # What is right, computed in another way than an answer would.
@@ -37,6 +43,7 @@ def expected_parameters(answer) -> Verdict:
                 step, threshold = step + p * scheme.step, threshold + p * scheme.threshold
         return step, threshold
 
+    # A wrong answer from a formula of the parameters of all schemes.
     def of(formula):
         """A pair from p (B, T), bits (B, 1), thresholds (T,), steps (B, T) and the sign, 1 or 0."""
 
@@ -49,6 +56,7 @@ def expected_parameters(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # The means are taken of the wrong things.
     faults.add(
         "You mix the bits and make a step of the mean: mix the steps themselves.",
         of(lambda p, b, t, s, sign: ((p * t).sum() / 2 ** ((p * b).sum() - sign), (p * t).sum())),
@@ -59,6 +67,7 @@ def expected_parameters(answer) -> Verdict:
         of(lambda p, b, t, s, sign: ((p * t).sum() * (p / 2 ** (b - sign)).sum(), (p * t).sum())),
     )
 
+    # The step has the wrong sign or the wrong number of levels.
     faults.add(
         "You do not look at `signed`: a signed step is t / 2^(b-1), for the sign takes one bit.",
         of(lambda p, b, t, s, sign: ((p * t / 2**b).sum(), (p * t).sum())),
@@ -79,6 +88,7 @@ def expected_parameters(answer) -> Verdict:
         of(lambda p, b, t, s, sign: ((p * t * (1 + sign) / (2**b - 1)).sum(), (p * t).sum())),
     )
 
+    # Means of exponents, the wrong order, or no mean at all.
     faults.add(
         "You mix the exponents: mix steps and thresholds themselves.",
         of(lambda p, b, t, s, sign: (2 ** (p * s.log2()).sum(), 2 ** (p * t.log2()).sum())),
@@ -96,6 +106,7 @@ def expected_parameters(answer) -> Verdict:
         ),
     )
 
+    # Tables from one cell to a whole space of 24.
     tables = [
         ([[1.0]], (3,), (0,)),
         ([[0.5], [0.5]], (2, 3), (0,)),
@@ -120,10 +131,12 @@ def expected_parameters(answer) -> Verdict:
         for signed in (True, False)
     ]
 
+    # The drawing names each case by its size and sign.
     def label(case):
         rows, columns = case["probabilities"].shape
         return f"{rows} x {columns}, {'signed' if case['signed'] else 'unsigned'}"
 
+    # The first difference from the right results is what the message tells.
     return compare(
         answer, oracle, cases, faults, tolerance=1e-6, draw=points("step + threshold", label)
     )
@@ -138,6 +151,12 @@ def first_logit(answer) -> Verdict:
     False
 
     The oracle finds it by bisection.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
     # What is right, computed in another way than an answer would.
@@ -151,12 +170,14 @@ def first_logit(answer) -> Verdict:
             low, high = (middle, high) if p < probability else (low, middle)
         return low
 
+    # A wrong answer from a formula of the other logits and the probability.
     def of(formula):
         return lambda others, probability: formula(others, probability)
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # The sum of the others' exponentials is missing or misplaced.
     faults.add(
         "You take the other logits to be 0, as the released code does: their exponentials have to be summed.",
         of(lambda o, p: math.log(p * len(o) / (1 - p))),
@@ -177,6 +198,7 @@ def first_logit(answer) -> Verdict:
         of(lambda o, p: math.log(p / (1 - p) / o.exp().sum().item())),
     )
 
+    # Another part of the formula is missing.
     faults.add(
         "1 - p is missing: what the others have is 1 - p, not 1.",
         of(lambda o, p: math.log(p * o.exp().sum().item())),
@@ -209,9 +231,11 @@ def first_logit(answer) -> Verdict:
         )
     ]
 
+    # The drawing names each case by the number of others.
     def label(case):
         return f"N = {len(case['others'])}, p = {case['probability']}"
 
+    # The first difference from the right results is what the message tells.
     return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=points("logit", label))
 
 
@@ -224,6 +248,12 @@ def selection(answer) -> Verdict:
     False
 
     The oracle compares sums and entries one by one. The cases have no ties.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
     # What is right, computed in another way than an answer would.
@@ -233,9 +263,11 @@ def selection(answer) -> Verdict:
         row = sums.index(max(sums))
         return row, table[row].index(max(table[row]))
 
+    # A wrong answer from a rule for the row and one for the column.
     def both(row, column):
         return lambda probabilities: (row(probabilities), column(probabilities))
 
+    # Two choices that look right: the best cell, and the mean row.
     def joint(probabilities):
         return divmod(int(probabilities.argmax()), probabilities.shape[1])
 
@@ -245,6 +277,7 @@ def selection(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # The order of the two choices is another one.
     faults.add(
         "That is the most probable pair: first add up each row, and take the row with the largest sum.",
         joint,
@@ -260,6 +293,7 @@ def selection(answer) -> Verdict:
         both(lambda p: int(p.sum(1).argmax()), lambda p: int(p.sum(0).argmax())),
     )
 
+    # The right choice in another form, or another choice.
     @faults.says("The order is row (bits), then column (threshold).")
     def _(probabilities):
         return oracle(probabilities)[::-1]
@@ -279,6 +313,7 @@ def selection(answer) -> Verdict:
         both(lambda p: int(p.argmax()), lambda p: int(p.argmax())),
     )
 
+    # Small tables first: each of them catches one mistake.
     generator = torch.Generator().manual_seed(6)
     tables = [
         torch.tensor(t, dtype=torch.float64)
@@ -290,6 +325,7 @@ def selection(answer) -> Verdict:
             [[0.0, 0.3, 0.08], [0.02, 0.0, 0.2], [0.19, 0.2, 0.01]],
         )
     ]
+    # Then random ones of full size.
     tables += [
         torch.softmax(2 * torch.randn(64, generator=generator, dtype=torch.float64), 0).view(8, 8)
         for _ in range(8)
@@ -308,6 +344,12 @@ def logit_gradient(answer) -> Verdict:
     sample (B, T): softmax of (log p + g) / temperature. steps (B, T), thresholds (T,): of the
     schemes. d_step, d_threshold: dL/d(expected step) and dL/d(expected threshold), two numbers.
     The oracle is autograd.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
     # What is right, computed in another way than an answer would.
@@ -317,6 +359,7 @@ def logit_gradient(answer) -> Verdict:
         (d_step * (p * steps).sum() + d_threshold * (p * thresholds).sum()).backward()
         return logits.grad
 
+    # A wrong answer from a formula of the sample and the slopes.
     def of(formula):
         """A gradient from the sample, what each scheme would add to the loss, its mean, and the
         temperature.
@@ -328,12 +371,14 @@ def logit_gradient(answer) -> Verdict:
 
         return gradient
 
+    # One of the two parameters is taken to have no gradient.
     def without(name):
         return lambda **case: of(lambda p, v, m, tau: p * (v - m) / tau)(**{**case, name: 0.0})
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # A part of the formula is missing.
     faults.add(
         "The means are missing: what counts is how far a scheme's step and threshold are from the expected ones.",
         of(lambda p, v, m, tau: p * v / tau),
@@ -344,6 +389,7 @@ def logit_gradient(answer) -> Verdict:
         of(lambda p, v, m, tau: p * (v - m)),
     )
 
+    # A part of the formula is turned round or replaced.
     faults.add(
         "The temperature is inverted: divide by it.", of(lambda p, v, m, tau: p * (v - m) * tau)
     )
@@ -363,6 +409,7 @@ def logit_gradient(answer) -> Verdict:
         of(lambda p, v, m, tau: p * (m - v) / tau),
     )
 
+    # One parameter is left out, or all other schemes are.
     faults.add(
         "The threshold is left out: the loss depends on the expected threshold too.",
         without("d_threshold"),
@@ -377,6 +424,7 @@ def logit_gradient(answer) -> Verdict:
         of(lambda p, v, m, tau: p * (1 - p) * v / tau),
     )
 
+    # The same samples for every reader.
     generator = torch.Generator().manual_seed(7)
 
     # The cases, the simplest first: a message names the first that is wrong.
@@ -413,10 +461,12 @@ def _table(cases, wanted, given) -> plots.Drawing:
     """The first table where the answer is wrong, or the fourth: a frame on what is right, a cross
     on the answer.
     """
+    # The case to draw.
     wrong = [i for i in range(len(cases)) if tuple(_plain(given[i])) != tuple(_plain(wanted[i]))]
     at = wrong[0] if wrong else 3
     table = cases[at]["probabilities"].numpy()
     drawing, ax = plots.canvas(height=3.2)
+    # Numbers are written into small tables only.
     style = {
         "cmap": "cividis",
         "annot": table.size <= 12,
@@ -424,6 +474,7 @@ def _table(cases, wanted, given) -> plots.Drawing:
         "cbar_kws": {"label": "probability (%)"},
     }
     sns.heatmap(100 * table, ax=ax, linewidths=0.5, **style)
+    # A frame is right, a cross is the answer's.
     (row, column), (r, c) = wanted[at], _plain(given[at])
     ax.add_patch(
         Rectangle((column, row), 1, 1, fill=False, ec=plots.RED, lw=3, clip_on=False, label="right")
@@ -433,6 +484,7 @@ def _table(cases, wanted, given) -> plots.Drawing:
     )
     ax.set(xlabel="column: threshold", ylabel="row: bits")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+    # The sentence has both choices.
     size = f"{table.shape[0]} x {table.shape[1]}"
     drawing.sentence = f"A table of {size}: right is ({row}, {column}), yours ({r:g}, {c:g})."
     return drawing
@@ -440,9 +492,11 @@ def _table(cases, wanted, given) -> plots.Drawing:
 
 def _heat(cases, wanted, given) -> plots.Drawing:
     """The right gradient of the last case and the answer's, one beside the other."""
+    # Both tables have the same colours for the same numbers.
     right, yours = _plain(wanted[-1]), _plain(given[-1])
     drawing, axes = plots.canvas(1, 2, height=3.2)
     reach = np.abs(right).max()
+    # One heat map each.
     for ax, table, title in zip(axes, (right, yours), ("right", "yours"), strict=True):
         sns.heatmap(
             table,
@@ -459,6 +513,7 @@ def _heat(cases, wanted, given) -> plots.Drawing:
             ylabel="bits",
             title=f"gradient of the logits: {title}",
         )
+    # The sentence compares the largest magnitudes.
     most = np.abs(yours).max()
     drawing.sentence = (
         f"The right gradient of 64 logits, at most {reach:.2g}, and yours, at most {most:.2g}."

@@ -15,10 +15,16 @@ RATES = np.array([6.0, 8.0, 2.0, 4.0, 7.5, 8.5, 12.0, 16.0, 32.0])
 
 @check
 def hinge(answer) -> Verdict:
-    """Exercise 1: the loss term of a rate that should reach a target.
+    """Exercise 1: the loss term of a compression that should reach a target.
 
     >>> checks.hinge(lambda rate, target: max((target - rate) / target, 0) ** 2).passed
     True
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"rate": float(r), "target": t} for t in (8.0, 4.0, 16.0) for r in RATES]
@@ -26,6 +32,7 @@ def hinge(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # The square and the zero above the target.
     @faults.says(
         "Above the target it must be 0: a compression that is higher than asked for costs nothing."
     )
@@ -40,6 +47,7 @@ def hinge(answer) -> Verdict:
     def _(rate, target):
         return max((rate - target) / target, 0) ** 2
 
+    # What the shortfall is relative to.
     @faults.says(
         "The shortfall is relative to the target: divide by it, so that the term means the same for every target."
     )
@@ -56,10 +64,12 @@ def hinge(answer) -> Verdict:
     def _(rate, target):
         return max(target - rate, 0) ** 2 / target
 
+    # The smaller taken for the larger.
     @faults.says("That is the smaller of the two where it should be the larger: max(shortfall, 0).")
     def _(rate, target):
         return min((target - rate) / target, 0) ** 2
 
+    # The first difference from the right results is what the message tells.
     return compare(answer, _hinge, cases, faults, tolerance=1e-6, draw=_hinges)
 
 
@@ -69,9 +79,11 @@ def _hinge(rate: float, target: float) -> float:
 
 
 def _hinges(cases, wanted, given) -> plots.Drawing:
+    # The cases of one target, from the smallest compression to the largest.
     at = sorted((case["rate"], i) for i, case in enumerate(cases) if case["target"] == TARGET)
     drawing, ax = plots.canvas(height=3.2)
     along = [rate for rate, _ in at]
+    # The right curve is wide, so that the other one shows on top of it.
     ax.plot(along, [wanted[i] for _, i in at], color=plots.PALE, lw=5, label="right")
     ax.plot(
         along, [float(given[i]) for _, i in at], color=plots.BLUE, marker="o", lw=1.6, label="yours"
@@ -85,7 +97,7 @@ def _hinges(cases, wanted, given) -> plots.Drawing:
     return drawing
 
 
-CHOICES = [  # losses and rates of a few choices, which of them was taken, and the target
+CHOICES = [  # losses and compressions of a few choices, which of them was taken, and the target
     {"losses": [0.2, 0.5, 0.9], "rates": [4.0, 8.0, 16.0], "chosen": 2, "target": 8.0},
     {"losses": [0.2, 0.5, 0.9], "rates": [4.0, 8.0, 16.0], "chosen": 1, "target": 8.0},
     {"losses": [0.9, 0.3, 0.7, 0.1], "rates": [9.0, 8.1, 8.0, 7.9], "chosen": 0, "target": 8.0},
@@ -111,14 +123,22 @@ def regret(answer) -> Verdict:
     >>> checks.regret(lambda losses, rates, chosen, target:
     ...     losses[chosen] - min(l for l, r in zip(losses, rates) if r >= target)).passed
     True
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
+    # The losses of all choices that reach the target.
     def fit(losses, rates, target):
         return np.array(losses)[np.array(rates) >= target]
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # The choice is compared with another one than the best within the budget.
     @faults.says(
         "The best of all choices is not the one to compare with: take the best that reaches the target."
     )
@@ -139,6 +159,7 @@ def regret(answer) -> Verdict:
     def _(losses, rates, chosen, target):
         return losses[chosen] - min(fit(losses, -np.array(rates), -target))
 
+    # The right comparison with another result of it.
     @faults.says("That is the loss of the best choice, not what yours loses beyond it.")
     def _(losses, rates, chosen, target):
         return min(fit(losses, rates, target))
@@ -157,6 +178,7 @@ def regret(answer) -> Verdict:
     def _(losses, rates, chosen, target):
         return losses[chosen] - max(fit(losses, rates, target))
 
+    # The drawing names each case by its choice.
     draw = points("regret", lambda case: f"choice {case['chosen']} of {len(case['losses'])}")
     return compare(answer, _regret, CHOICES, faults, tolerance=1e-9, draw=draw)
 
@@ -206,10 +228,17 @@ def best_bits(answer) -> Verdict:
     choice.
 
     >>> checks.best_bits(lambda costs, sizes, target: ...).passed        # lesson 06 has a solution
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # The target is left out or counted in another way.
     faults.add(
         "That has the least cost of all but does not reach the target.",
         _fault(lambda rate, target: True),
@@ -222,6 +251,7 @@ def best_bits(answer) -> Verdict:
         _fault(counted=lambda sizes: np.ones_like(sizes)),
     )
 
+    # The comparison with the target is another one.
     faults.add(
         "The sign of the target is reversed: rate >= target.",
         _fault(lambda rate, target: rate <= target),
@@ -237,6 +267,7 @@ def best_bits(answer) -> Verdict:
         _fault(sign=-1),
     )
 
+    # No search through all choices.
     faults.add("Those are the fewest bits everywhere, more than the target asks for.", _fewest)
 
     faults.add(
@@ -247,18 +278,21 @@ def best_bits(answer) -> Verdict:
 
     faults.add("That gives every tensor the same bits; tensors may differ.", _uniform)
 
+    # The first difference from the right results is what the message tells.
     return compare(
         answer, _best_bits, PROBLEMS, faults, draw=_sums, right="Right, in all {count} problems."
     )
 
 
 def _sums(cases, wanted, given) -> plots.Drawing:
+    # The sum of costs of each answer; bits that a problem does not have give no number.
     def sums(results):
         return [
             sum(row.get(b, np.nan) for row, b in zip(c["costs"], bits, strict=True))
             for c, bits in zip(cases, results, strict=True)
         ]
 
+    # The names of the cases count the problems.
     number = {id(case): i for i, case in enumerate(cases, 1)}
     draw = points("sum of costs", lambda case: f"problem {number[id(case)]}: {len(case['sizes'])}")
     drawing = draw(cases, sums(map(_listed, wanted)), sums(map(_listed, given)))
@@ -305,9 +339,11 @@ def _uniform(costs, sizes, target) -> list[int]:
 
 
 def _greedy(costs, sizes, target) -> list[int]:
+    # From the most bits downwards, until the target is reached.
     bits = [max(row) for row in costs]
     while 32 * sum(sizes) / np.dot(bits, sizes) < target:
         changes = [(i, b) for i, row in enumerate(costs) for b in row if b < bits[i]]
+        # The cheapest change: the rise of the cost for each bit saved.
         i, b = min(
             changes,
             key=lambda c: (

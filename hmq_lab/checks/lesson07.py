@@ -14,9 +14,11 @@ from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
 
 def _tables(seed: int, tensors: int, bits: tuple[int, ...], thresholds: int = 3) -> dict:
     """Tables (N, B, T) of probabilities, sharp enough that the most probable bits are clear."""
+    # The logits spread widely, so that one cell stands out.
     random = np.random.default_rng(seed)
     logits = random.normal(0, 1.5, (tensors, len(bits), thresholds))
     tables = np.exp(logits) / np.exp(logits).sum((1, 2), keepdims=True)
+    # Sizes that differ much: weights and tensors count differently.
     return {
         "tables": tables,
         "bits": list(bits),
@@ -38,13 +40,20 @@ RATES = [
 
 @check
 def both_rates(answer) -> Verdict:
-    """Exercise 1: the expected and the actual rate of a network from its blocks' tables.
+    """Exercise 1: the expected and the actual compression of a network from its blocks' tables.
 
     >>> checks.both_rates(lambda tables, bits, sizes: ...).passed        # lesson 07 has a solution
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # The right numbers in another order, or counted over tensors.
     faults.add(
         "The two are in the wrong order: first the expected compression, then the actual one.",
         _two(swap=True),
@@ -55,6 +64,7 @@ def both_rates(answer) -> Verdict:
         _two(counted=np.ones_like),
     )
 
+    # The actual compression of another choice.
     faults.add(
         "The actual compression takes the most probable *bits*: sum over the thresholds before "
         "you look "
@@ -67,11 +77,13 @@ def both_rates(answer) -> Verdict:
         _two(choose=lambda table, bits: table.sum(1).argmax()),
     )
 
+    # The expected compression from another mean.
     faults.add(
         "The expected compression is 32 over the mean bits. You averaged 32 / bits, which is larger.",
         _two(expect=lambda tables, bits, n: tables.sum(2) @ (32 / bits) @ n / n.sum()),
     )
 
+    # The right numbers in another unit.
     faults.add("That is bits over 32; a compression is 32 over bits.", _two(turned=True))
 
     faults.add("Those are mean bits; the compression is 32 over them.", _two(scale=None))
@@ -81,6 +93,7 @@ def both_rates(answer) -> Verdict:
         _two(choose=lambda table, bits: table.sum(1) @ bits),
     )
 
+    # The drawing names each case by its number of weights.
     draw = points(
         "expected compression + actual compression", lambda case: f"{len(case['sizes'])} weights"
     )
@@ -105,6 +118,7 @@ def _two(
     turned=False,
     scale=32,
 ):
+    # The right answer, with one of its parts replaced.
     def answer(tables, bits, sizes):
         b, n = np.array(bits, float), counted(np.array(sizes, float))
         with np.errstate(divide="ignore"):  # of the fault that finds 0 bits
@@ -122,6 +136,12 @@ def one_bit_share(answer) -> Verdict:
 
     >>> checks.one_bit_share(lambda target: max(0.0, 2 - 32 / target)).passed
     True
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # The cases, the simplest first: a message names the first that is wrong.
     cases = [{"target": t} for t in (4.0, 8.0, 16.0, 17.3, 19.5, 24.0, 32.0)]
@@ -129,6 +149,7 @@ def one_bit_share(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Limits at 0 and at the other part.
     @faults.says("Up to a compression of 16 no weight needs 1 bit: a share is never negative.")
     def _(target):
         return 2 - 32 / target
@@ -137,12 +158,14 @@ def one_bit_share(answer) -> Verdict:
     def _(target):
         return min(1.0, 32 / target - 1)
 
+    # Other means of the two parts.
     @faults.says(
         "The *bits* of the two parts average, not their compressions: the mean must come down to 32 / target."
     )
     def _(target):
         return max(0.0, target / 16 - 1)
 
+    # The right share in another unit, or a step on the way to it.
     @faults.says("That is in percent; a share lies from 0 to 1.")
     def _(target):
         return 100 * max(0.0, 2 - 32 / target)
@@ -159,6 +182,7 @@ def one_bit_share(answer) -> Verdict:
     def _(target):
         return float(target > 16)
 
+    # The drawing names each case by its target.
     draw = points("share of 1-bit weights", lambda case: f"target {case['target']:g}")
     return compare(answer, _one_bit_share, cases, faults, tolerance=1e-6, draw=draw)
 
@@ -178,7 +202,14 @@ def standard_error(answer) -> Verdict:
 
     >>> checks.standard_error(lambda accuracy, count: (accuracy / count) ** 0.5).passed
     False
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
+    # Accuracies in percent and numbers of images.
     counted = (
         (50, 100),
         (90, 100),
@@ -195,6 +226,7 @@ def standard_error(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # A power or a unit is missing.
     @faults.says("That is the variance: take its square root.")
     def _(accuracy, pictures):
         return _variance(accuracy, pictures)
@@ -203,6 +235,7 @@ def standard_error(answer) -> Verdict:
     def _(accuracy, pictures):
         return math.sqrt(_variance(accuracy, pictures)) / 100
 
+    # The number of images is in the wrong place.
     @faults.says(
         "That is the spread of a single image, right or wrong: the mean of many has a smaller one."
     )
@@ -215,6 +248,7 @@ def standard_error(answer) -> Verdict:
     def _(accuracy, pictures):
         return math.sqrt(accuracy * (100 - accuracy)) / pictures
 
+    # Another number than one standard error.
     @faults.says(
         "That estimates the spread from the images, over n - 1. Here it is known: accuracy x (100 - accuracy), over n."
     )
@@ -229,6 +263,7 @@ def standard_error(answer) -> Verdict:
     def _(accuracy, pictures):
         return 2 * math.sqrt(_variance(accuracy, pictures))
 
+    # Another accuracy in the formula.
     @faults.says("That is for an accuracy of 50 %, where it is largest: put in the accuracy.")
     def _(accuracy, pictures):
         return 50 / math.sqrt(pictures)
@@ -237,6 +272,7 @@ def standard_error(answer) -> Verdict:
     def _(accuracy, pictures):
         return math.sqrt(abs(accuracy * (1 - accuracy)) / pictures)
 
+    # The drawing names each case by accuracy and number of images.
     draw = points(
         "standard error (points)", lambda case: f"{case['accuracy']:g} % of {case['pictures']:,}"
     )

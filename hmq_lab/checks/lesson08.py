@@ -31,8 +31,15 @@ def inverted(answer) -> Verdict:
 
     # lesson 08 has a solution
     >>> checks.inverted(lambda inputs, outputs, expansion, kernel: ...).passed
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
+    # A block with one of its three counts replaced.
     def block(
         expand=lambda i, h, k: i * h,
         depthwise=lambda h, k: h * k * k,
@@ -45,10 +52,12 @@ def inverted(answer) -> Verdict:
 
         return made
 
+    # Two mistakes that belong to the whole block.
     def always(inputs, outputs, expansion, kernel):
         hidden = expansion * inputs
         return inputs * hidden, hidden * kernel**2, hidden * outputs
 
+    # The later layers work on channels that are not expanded.
     def unexpanded(inputs, outputs, expansion, kernel):
         return (
             inputs * expansion * inputs if expansion > 1 else 0,
@@ -59,6 +68,7 @@ def inverted(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # The first layer, and the depthwise one in the middle.
     faults.add("With an expansion of 1 there is no first layer: 0 weights.", always)
 
     faults.add(
@@ -71,6 +81,7 @@ def inverted(answer) -> Verdict:
         block(depthwise=lambda h, k: h * k),
     )
 
+    # Kernel and channels of the other layers.
     faults.add(
         "The pointwise layers have 1x1 kernels: `kernel` belongs to the depthwise layer alone.",
         block(lambda i, h, k: i * h * k * k, project=lambda h, o, k: h * o * k * k),
@@ -81,6 +92,7 @@ def inverted(answer) -> Verdict:
         unexpanded,
     )
 
+    # The right numbers in another order, or with biases.
     @faults.says("The layers are in another order: expansion, depthwise, projection.")
     def _(**case):
         return (lambda a, b, c: (a, c, b))(*block()(**case))
@@ -92,6 +104,7 @@ def inverted(answer) -> Verdict:
         ),
     )
 
+    # The drawing names each case by its channels.
     draw = points(
         "weights of the block",
         lambda case: f"{case['inputs']} to {case['outputs']}, x{case['expansion']}",
@@ -101,12 +114,14 @@ def inverted(answer) -> Verdict:
 
 def _inverted(inputs, outputs, expansion, kernel) -> tuple[int, int, int]:
     """Counted on PyTorch's own layers."""
+    # The meta device holds shapes alone, so that no weight is made.
     hidden = expansion * inputs
     layers = (
         nn.Conv2d(inputs, hidden, 1, device="meta"),
         nn.Conv2d(hidden, hidden, kernel, groups=hidden, device="meta"),
         nn.Conv2d(hidden, outputs, 1, device="meta"),
     )
+    # Without expansion the first layer is not there.
     first, depthwise, project = (layer.weight.numel() for layer in layers)
     return first if expansion > 1 else 0, depthwise, project
 
@@ -125,21 +140,30 @@ KEPT = [
 
 @check
 def rest_rate(answer) -> Verdict:
-    """Exercise 2: the rate that the other weights need where some of them keep their bits.
+    """Exercise 2: the compression that the other weights need where some of them keep their bits.
 
     >>> checks.rest_rate(lambda rate, elements, kept, bits: rate).passed
     False
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
+    # The bits that are left for the other weights.
     def left(rate, elements, kept, bits):
         return 32 * elements / rate - kept * bits
 
+    # Without room no compression is enough.
     def guarded(made):
         return lambda **case: made(**case) if left(**case) > 0 else math.inf
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # The given number, or no room at all.
     @faults.says(
         "That is the compression you were given: the kept weights take more or less than it."
     )
@@ -156,6 +180,7 @@ def rest_rate(answer) -> Verdict:
             else math.inf
         )
 
+    # The other weights are counted in another way.
     faults.add(
         "The room is what is left, but it is for the other weights alone: above, too, take the kept ones away.",
         guarded(lambda **case: 32 * case["elements"] / left(**case)),
@@ -171,6 +196,7 @@ def rest_rate(answer) -> Verdict:
     def _(rate, elements, kept, bits):
         return (rate * elements - kept * 32 / bits) / (elements - kept)
 
+    # The kept weights are counted in another way.
     @faults.says("Take away the bits of the kept weights: kept x bits, not their number.")
     def _(rate, elements, kept, bits):
         return 32 * (elements - kept) / (32 * elements / rate - kept)
@@ -181,6 +207,7 @@ def rest_rate(answer) -> Verdict:
             rate=rate, elements=elements, kept=kept, bits=32
         )
 
+    # The first difference from the right results is what the message tells.
     return compare(answer, _rest_rate, KEPT, faults, tolerance=1e-6, draw=_rates)
 
 
@@ -192,12 +219,15 @@ def _rest_rate(rate, elements, kept, bits) -> float:
 
 def _rates(cases, wanted, given) -> plots.Drawing:
     """As `points` draws them, with what is infinite at the upper edge."""
+    # What is infinite is drawn at an upper edge.
     top = 1.3 * max(w for w in wanted if math.isfinite(w))
 
+    # What is no number is drawn at 0.
     def low(value):
         value = float(value)
         return min(top, max(0.0, value)) if not math.isnan(value) else 0.0
 
+    # Then all is drawn as numbers are.
     draw = points(
         f"compression of the others\n(infinite: {top:.0f})",
         lambda case: f"{case['kept']:,} at {case['bits']}",
@@ -225,13 +255,20 @@ SIZES = [
 
 @check
 def activation_bits(answer) -> Verdict:
-    """Exercise 3: the bits of each activation from a target rate of the largest, by the paper's
+    """Exercise 3: the bits of each activation from a target of the largest, by the paper's
     rule.
 
     >>> checks.activation_bits(lambda sizes, rate: [8] * len(sizes)).passed
     False
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
+    # The rule with one of its parts replaced.
     def rule(whole=math.floor, low=4, high=8, reference=max):
         return lambda sizes, rate: [
             min(high, max(low, whole(32 * reference(sizes) / (rate * size)))) for size in sizes
@@ -240,6 +277,7 @@ def activation_bits(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Mistakes of the rounding.
     faults.add(
         "Round down: half a bit too many is more memory than the target allows.", rule(whole=round)
     )
@@ -251,12 +289,14 @@ def activation_bits(answer) -> Verdict:
 
     faults.add("The bits are whole numbers: round down.", rule(whole=float))
 
+    # Mistakes of the limits.
     faults.add("No tensor has more than 8 bits.", rule(high=math.inf))
 
     faults.add("No tensor has fewer than 4 bits.", rule(low=0))
 
     faults.add("No tensor has fewer than 4 bits.", rule(low=1))
 
+    # The tensor that sets the room is another one.
     @faults.says(
         "That divides each tensor's own 32 bits by the compression. Only what is large must "
         "shrink: "
@@ -276,6 +316,7 @@ def activation_bits(answer) -> Verdict:
         rule(reference=lambda sizes: sizes[0]),
     )
 
+    # A fraction is turned round.
     @faults.says("The compression is inverted: a higher compression leaves less room.")
     def _(sizes, rate):
         return [min(8, max(4, math.floor(32 * max(sizes) * rate / size))) for size in sizes]
@@ -284,6 +325,7 @@ def activation_bits(answer) -> Verdict:
     def _(sizes, rate):
         return [min(8, max(4, math.floor(32 * size / (rate * max(sizes))))) for size in sizes]
 
+    # The drawing names each case by tensors and compression.
     draw = points(
         "bits, all tensors together",
         lambda case: f"{len(case['sizes'])} tensors, compression {case['rate']:g}",
@@ -317,8 +359,15 @@ def peak_bytes(answer) -> Verdict:
 
     >>> checks.peak_bytes(lambda sizes, bits: max(n * b for n, b in zip(sizes, bits)) / 8).passed
     False
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
+    # The largest sum of neighbours, with another count or unit.
     def spans(count, unit=8, width=None):
         def made(sizes, bits):
             taken = [n * (width or b) / unit for n, b in zip(sizes, bits, strict=True)]
@@ -326,12 +375,14 @@ def peak_bytes(answer) -> Verdict:
 
         return made
 
+    # The two largest tensors, wherever they are.
     def two_largest(sizes, bits):
         return sum(sorted(n * b for n, b in zip(sizes, bits, strict=True))[-2:]) / 8
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Other tensors are taken to be there at the same time.
     faults.add(
         "That is the largest tensor alone. While a layer runs, its input and output are both there.",
         spans(1),
@@ -355,6 +406,7 @@ def peak_bytes(answer) -> Verdict:
         two_largest,
     )
 
+    # The bits or the order of the steps are other ones.
     faults.add("That takes every tensor for an 8-bit one.", spans(2, width=8))
 
     faults.add("That takes every tensor for a float one.", spans(2, width=32))
@@ -367,6 +419,7 @@ def peak_bytes(answer) -> Verdict:
             int(np.argmax(np.add(sizes[:-1], sizes[1:])))
         )
 
+    # The drawing names each case by its length.
     draw = points("bytes", lambda case: f"{len(case['sizes'])} tensors")
     return compare(answer, _peak_bytes, CHAINS, faults, tolerance=1e-9, draw=draw)
 

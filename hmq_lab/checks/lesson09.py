@@ -34,14 +34,22 @@ def agreement(answer) -> Verdict:
     """Exercise 1: the share of the weights whose bits two selections agree on.
 
     >>> checks.agreement(lambda one, two, sizes: ...).passed            # lesson 09 has a solution
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
+    # One truth value for each tensor.
     def same(one, two):
         return np.array(one) == np.array(two)
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Tensors are counted, or what differs is.
     @faults.says("That counts tensors; count weights: each tensor by its size.")
     def _(one, two, sizes):
         return same(one, two).mean()
@@ -50,6 +58,7 @@ def agreement(answer) -> Verdict:
     def _(one, two, sizes):
         return np.dot(~same(one, two), sizes) / sum(sizes)
 
+    # The right count in another unit.
     @faults.says("That is in percent; a share lies from 0 to 1.")
     def _(one, two, sizes):
         return 100 * np.dot(same(one, two), sizes) / sum(sizes)
@@ -58,6 +67,7 @@ def agreement(answer) -> Verdict:
     def _(one, two, sizes):
         return np.dot(same(one, two), sizes)
 
+    # Another rule for what agrees, or for what a tensor counts.
     @faults.says("Bits that are one apart are not the same: ==.")
     def _(one, two, sizes):
         return np.dot(np.abs(np.subtract(one, two)) <= 1, sizes) / sum(sizes)
@@ -70,6 +80,7 @@ def agreement(answer) -> Verdict:
     def _(one, two, sizes):
         return same(one, two).sum()
 
+    # The drawing names each case by its number of tensors.
     draw = points("share that agrees", lambda case: f"{len(case['sizes'])} weights")
     return compare(answer, _agreement, PAIRS, faults, tolerance=1e-6, draw=draw)
 
@@ -100,10 +111,17 @@ def rank_correlation(answer) -> Verdict:
     >>> from scipy.stats import spearmanr
     >>> checks.rank_correlation(lambda one, two: spearmanr(one, two).statistic).passed
     True
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # No ranks at all.
     @faults.says(
         "That is the correlation of the bits. Of two lists in the same order the rank "
         "correlation is 1, whether or not they lie on a line: put ranks in the place of the bits."
@@ -111,6 +129,7 @@ def rank_correlation(answer) -> Verdict:
     def _(one, two):
         return _pearson(one, two)
 
+    # Equal bits have other ranks.
     faults.add(
         "Equal bits have different ranks in your answer: the first comes before the second. Give "
         "all of them the mean of their ranks.",
@@ -133,6 +152,7 @@ def rank_correlation(answer) -> Verdict:
         _of_ranks(lambda x: np.unique(x, return_inverse=True)[1]),
     )
 
+    # The sign, or the order in the place of the ranks.
     @faults.says("The sign is reversed: the same order is +1.")
     def _(one, two):
         return -_pearson(_ranks(one), _ranks(two))
@@ -142,6 +162,7 @@ def rank_correlation(answer) -> Verdict:
         _of_ranks(lambda x: np.argsort(x, kind="stable")),
     )
 
+    # The drawing names each case by its number of tensors.
     draw = points("rank correlation", lambda case: f"{len(case['one'])} weights")
     return compare(answer, _rank_correlation, ORDERS, faults, tolerance=1e-6, draw=draw)
 
@@ -182,10 +203,17 @@ def kept(answer) -> Verdict:
 
     >>> checks.kept(lambda selections, least: [b >= least for b in selections[0]]).passed
     False
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Another rule over the selections.
     @faults.says("In *every* selection, not in any: one search that gave the bits up is enough.")
     def _(selections, least):
         return [max(bits) >= least for bits in zip(*selections, strict=True)]
@@ -198,6 +226,7 @@ def kept(answer) -> Verdict:
     def _(selections, least):
         return [np.mean(bits) >= least for bits in zip(*selections, strict=True)]
 
+    # Only one of the selections is looked at.
     @faults.says("You looked at the first selection alone.")
     def _(selections, least):
         return [b >= least for b in selections[0]]
@@ -206,6 +235,7 @@ def kept(answer) -> Verdict:
     def _(selections, least):
         return [b >= least for b in selections[-1]]
 
+    # The other tensors, or too few of them.
     @faults.says("Those are the tensors that some search gave up: the others are asked for.")
     def _(selections, least):
         return [min(bits) < least for bits in zip(*selections, strict=True)]
@@ -214,6 +244,7 @@ def kept(answer) -> Verdict:
     def _(selections, least):
         return [set(bits) == {least} for bits in zip(*selections, strict=True)]
 
+    # The drawing names each case by its searches and bits.
     draw = points(
         "tensors kept", lambda case: f"{len(case['selections'])} searches, {case['least']} bits"
     )

@@ -24,7 +24,14 @@ def requantize(answer) -> Verdict:
     False
 
     sums: int64 tensors. The largest need more than the 53 bits that a float has.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
+    # Sums near 2^58: floats cannot hold them.
     near = 2**58
     large = torch.tensor([near + d for d in (-(2**50), 2**50, 2**50 + 1)] + [2**51 + 2**50 - 1])
 
@@ -34,6 +41,7 @@ def requantize(answer) -> Verdict:
         for k in (1, 2)
         for n in (1, 2, 3, 5, 6, -1, -3)
     ]
+    # Then many sums around 0, with several ranges.
     cases += [
         {"sums": AROUND, "places": k, "low": lo, "high": hi}
         for k, lo, hi in ((2, 0, 7), (0, -8, 7), (3, -4, 3))
@@ -41,6 +49,7 @@ def requantize(answer) -> Verdict:
     cases.append({"sums": large, "places": 51, "low": 0, "high": 255})
     cases.append({"sums": AROUND, "places": 2, "low": -8, "high": 7})
 
+    # An answer with another rounding.
     def shifted(rounding):
         def codes(sums, places, low, high):
             return [min(max(rounding(int(n), places), low), high) for n in sums]
@@ -50,6 +59,7 @@ def requantize(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Mistakes of the rounding.
     faults.add(
         "A shift alone rounds down: look at what was shifted out.", shifted(lambda n, k: n >> k)
     )
@@ -69,6 +79,7 @@ def requantize(answer) -> Verdict:
         shifted(lambda n, k: (abs(n) >> k) * (1 if n > 0 else -1)),
     )
 
+    # Mistakes of the clipping.
     @faults.says("Nothing is clipped: beyond low and high the codes must stop.")
     def _(sums, places, low, high):
         return [round(Fraction(int(n), 2**places)) for n in sums]
@@ -81,6 +92,7 @@ def requantize(answer) -> Verdict:
     def _(sums, places, low, high):
         return np.clip(_codes(sums, places, low, high), low, high - 1)
 
+    # Floats in the place of integers, or the wrong direction.
     @faults.says("Your sums went through floats, which hold 53 bits: stay with integers.")
     def _(sums, places, low, high):
         return np.clip(np.rint(sums.numpy() / 2.0**places), low, high)
@@ -93,6 +105,7 @@ def requantize(answer) -> Verdict:
     def _(sums, places, low, high):
         return (sums << places).clamp(low, high)
 
+    # The first difference from the right results is what the message tells.
     return compare(answer, _codes, cases, faults, draw=curve("sums", "code", pick=-1))
 
 
@@ -105,6 +118,12 @@ def aligned_sum(answer) -> Verdict:
     False
 
     The integers a stand for a * 2^a_exponent, b for b * 2^b_exponent.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # The cases, the simplest first: a message names the first that is wrong.
     cases = [
@@ -116,6 +135,7 @@ def aligned_sum(answer) -> Verdict:
         {"a": AROUND, "a_exponent": -4, "b": AROUND**2, "b_exponent": -7},
     ]
 
+    # A wrong answer from another shift of the two exponents.
     def moved(shift):
         """a and b as the faulty `shift` of their exponents brings them together."""
 
@@ -128,6 +148,7 @@ def aligned_sum(answer) -> Verdict:
 
         return total
 
+    # The sum in units of the larger exponent.
     def coarse(a, a_exponent, b, b_exponent):
         unit = max(a_exponent, b_exponent)
         return [
@@ -138,6 +159,7 @@ def aligned_sum(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # One side is shifted in the wrong way, or none is.
     faults.add(
         "The integers count different units: shift one side before you add.",
         moved(lambda p, q: (0, 0)),
@@ -153,6 +175,7 @@ def aligned_sum(answer) -> Verdict:
         coarse,
     )
 
+    # Only one of the two orders is right.
     faults.add(
         "That is right where a has the larger exponent; where b has it, b must be shifted.",
         moved(lambda p, q: (max(p - q, 0), 0)),
@@ -163,6 +186,7 @@ def aligned_sum(answer) -> Verdict:
         moved(lambda p, q: (0, max(q - p, 0))),
     )
 
+    # The right shift in another form.
     @faults.says("A shift by k places is a multiplication by 2^k, not by k.")
     def _(a, a_exponent, b, b_exponent):
         return a * max(a_exponent - b_exponent, 1) + b * max(b_exponent - a_exponent, 1)
@@ -179,20 +203,28 @@ def aligned_sum(answer) -> Verdict:
             _aligned(a, a_exponent, b, b_exponent)
         )
 
+    # The first difference from the right results is what the message tells.
     return compare(answer, _aligned, cases, faults, draw=_sums)
 
 
 @check
 def accumulator_bits(answer) -> Verdict:
     """Judge accumulator_bits(weight, bias, largest) -> the fewest bits that hold every sum,
-    whatever the picture.
+    whatever the image.
 
     >>> accumulator_bits(lambda weight, bias, largest: 32).passed
     False
 
     weight: integers (outputs, inputs); bias: (outputs,); inputs are codes from 0 to largest.
     The accumulator is in two's complement.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
+    # The same random weights for every reader.
     generator = np.random.default_rng(0)
 
     # The cases, the simplest first: a message names the first that is wrong.
@@ -210,6 +242,7 @@ def accumulator_bits(answer) -> Verdict:
         {"weight": torch.tensor([[1, 0], [0, 1]]), "bias": torch.tensor([0, 0]), "largest": 7},
         {"weight": torch.tensor([[6, -5], [0, 0]]), "bias": torch.tensor([0, 300]), "largest": 3},
     ]
+    # Then whole layers, as large as real ones.
     for bits, inputs in ((2, 9), (4, 72), (4, 144), (8, 144), (8, 27)):
         weight = torch.from_numpy(
             generator.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (8, inputs))
@@ -217,6 +250,7 @@ def accumulator_bits(answer) -> Verdict:
         bias = torch.from_numpy(generator.integers(-5000, 5000, 8))
         cases.append({"weight": weight, "bias": bias, "largest": 255})
 
+    # A wrong answer from other ends of the sums.
     def reach(ends):
         """The bits for the smallest and largest number that `ends` finds."""
 
@@ -226,12 +260,14 @@ def accumulator_bits(answer) -> Verdict:
 
         return bits
 
+    # The smallest and largest sum of each output.
     def extremes(w, b, x):
         return (np.minimum(w, 0).sum(1) * x + b).min(), (np.maximum(w, 0).sum(1) * x + b).max()
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # The width is off by one.
     @faults.says("A bit is missing: two's complement needs one for the sign.")
     def _(weight, bias, largest):
         return _bits(weight, bias, largest) - 1
@@ -242,6 +278,7 @@ def accumulator_bits(answer) -> Verdict:
     def _(weight, bias, largest):
         return _bits(weight, bias, largest) + 1
 
+    # The bias, or the sum that is bounded, is another one.
     faults.add("The bias is missing.", reach(lambda w, b, x: extremes(w, 0 * b, x)))
 
     faults.add(
@@ -255,6 +292,7 @@ def accumulator_bits(answer) -> Verdict:
         reach(lambda w, b, x: extremes(w.reshape(1, -1), b.sum(keepdims=True), x)),
     )
 
+    # The bound is safe but too wide.
     faults.add(
         "That is the bits of a product and log2 of their number: safe, but it assumes the largest weight everywhere.",
         reach(
@@ -265,6 +303,7 @@ def accumulator_bits(answer) -> Verdict:
         ),
     )
 
+    # The bound is too narrow.
     faults.add(
         "You looked at positive sums alone: a negative one can be the longer.",
         reach(lambda w, b, x: (-1, max(extremes(w, b, x)[1], 0))),
@@ -281,6 +320,7 @@ def accumulator_bits(answer) -> Verdict:
         reach(lambda w, b, x: (min((w * x).min(), 0), max((w * x).max(), 0))),
     )
 
+    # The drawing names each case by the layer's size.
     names = points(
         "bits", lambda c: f"{c['weight'].shape[0]} x {c['weight'].shape[1]}, to {c['largest']}"
     )
@@ -297,6 +337,12 @@ def pack(answer) -> Verdict:
 
     codes: a list. Two's complement, the first code in the lowest bits of the first byte; zeros fill
     the last byte.
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # The cases, the simplest first: a message names the first that is wrong.
     cases = [
@@ -312,13 +358,16 @@ def pack(answer) -> Verdict:
         {"codes": [-128, 127, -1], "bits": 8},
     ]
 
+    # The codes as text, the first one at the left.
     def stream(codes, bits):
         return "".join(f"{c & (2**bits - 1):0{bits}b}" for c in codes)
 
+    # Bytes from such a text, filled up with zeros.
     def bytes_of(text, last_first=False):
         text += "0" * (-len(text) % 8)
         return [int(text[i : i + 8][:: -1 if last_first else 1], 2) for i in range(0, len(text), 8)]
 
+    # Two more wrong ways: whole codes in each byte, and mirrored bits.
     def separately(codes, bits):
         fit = 8 // bits
         return [
@@ -332,6 +381,7 @@ def pack(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Mistakes in the order of bits and codes.
     @faults.says("The first code belongs into the lowest bits: yours stands in the highest.")
     def _(codes, bits):
         return bytes_of(stream(codes, bits))
@@ -342,6 +392,7 @@ def pack(answer) -> Verdict:
     def _(codes, bits):
         return _packed(codes[::-1], bits)
 
+    # Mistakes in how codes share a byte.
     @faults.says("That is a byte for each code: with fewer than 8 bits several share one.")
     def _(codes, bits):
         return [c & 255 for c in codes]
@@ -351,6 +402,7 @@ def pack(answer) -> Verdict:
         separately,
     )
 
+    # Mistakes of the sign.
     @faults.says(
         "Negative codes reach into their neighbours: keep `bits` bits of each, with & (2**bits - 1)."
     )
@@ -365,10 +417,12 @@ def pack(answer) -> Verdict:
     def _(codes, bits):
         return _packed([c + 2 ** (bits - 1) for c in codes], bits)
 
+    # Mistakes in the order of the bytes.
     @faults.says("The bytes come in the wrong order: the lowest one first.")
     def _(codes, bits):
         return _packed(codes, bits)[::-1]
 
+    # The number of bytes is checked first.
     for case in cases:  # an answer with another number of bytes is told so by name, not by shape
         given = call(answer, case)
         wanted = _packed(**case)
@@ -446,17 +500,21 @@ def _bytes(cases, wanted, given) -> plots.Drawing:
     """The bits of the packed bytes of one case, the lowest first, what is right above what was
     given.
     """
+    # The case to draw: the first wrong one, else one with 3 bits.
     wrong = [i for i in range(len(cases)) if not _same(wanted[i], given[i])]
     at = wrong[0] if wrong else 5
     bits = cases[at]["bits"]
+    # The right bits stand above those of the answer.
     drawing, axes = plots.canvas(2, 1, height=2.4)
     for ax, name, numbers in zip(axes, ("right", "yours"), (wanted[at], given[at]), strict=True):
         row = [[(int(n) >> place) & 1 for n in numbers for place in range(8)]]
         ax.imshow(row, cmap="Greys", vmin=0, vmax=3, aspect="auto")
+        # Lines separate the bytes, broken lines the codes.
         for edge in range(0, 8 * len(numbers) + 1, 8):
             ax.axvline(edge - 0.5, color=plots.BLUE, lw=3)
         for edge in range(0, bits * len(cases[at]["codes"]) + 1, bits):
             ax.axvline(edge - 0.5, color=plots.ORANGE, lw=1.2, ls="--")
+        # Each bit is written into its cell.
         for place, bit in enumerate(row[0]):
             ax.text(place, 0, str(bit), ha="center", va="center", fontsize=9)
         ax.set(xticks=[], yticks=[], title=name)

@@ -24,26 +24,35 @@ LAYERS = [
 
 @check
 def wcr(answer) -> Verdict:
-    """Exercise 1: the compression rate of the weights from the tensors' sizes and bits.
+    """Exercise 1: the compression of the weights from the tensors' sizes and bits.
 
     >>> checks.wcr(lambda sizes, bits: 32 / max(bits)).passed
     False
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Tensors are counted, not weights.
     @faults.says(
         "That counts tensors: a tensor of 36,864 weights must weigh more than one of 432. Multiply bits by sizes."
     )
     def _(sizes, bits):
         return 32 / np.mean(bits)
 
+    # The right number in another unit.
     faults.add("Those are the mean bits of a weight; the compression is 32 over them.", _mean_bits)
 
     @faults.says("That is inverted: the float size over the quantized one.")
     def _(sizes, bits):
         return _mean_bits(sizes, bits) / 32
 
+    # A mean of compressions.
     @faults.says(
         "That is the mean of the tensors' own compressions. Add up the bits of all weights first, and divide once."
     )
@@ -54,6 +63,7 @@ def wcr(answer) -> Verdict:
     def _(sizes, bits):
         return np.mean(32 / np.array(bits))
 
+    # Another number of bits of a float weight.
     @faults.says("A float weight has 32 bits, not 8.")
     def _(sizes, bits):
         return 8 / _mean_bits(sizes, bits)
@@ -62,6 +72,7 @@ def wcr(answer) -> Verdict:
     def _(sizes, bits):
         return 16 / _mean_bits(sizes, bits)
 
+    # The drawing names each case by its number of tensors.
     draw = points("compression of the weights", lambda case: f"{len(case['sizes'])} tensors")
     return compare(answer, _wcr, LAYERS, faults, tolerance=1e-6, draw=draw)
 
@@ -87,15 +98,22 @@ COUNTS = [
 
 @check
 def recount(answer) -> Verdict:
-    """Exercise 4: a rate that counts the quantized weights alone, counted over all weights.
+    """Exercise 4: a compression that counts the quantized weights alone, counted over all weights.
 
     >>> checks.recount(lambda rate, quantized, left_float:
     ...     (quantized + left_float) / (quantized / rate + left_float)).passed
     True
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # The compression as given, or a mean of compressions.
     @faults.says("That is the compression you were given: the float weights are not counted yet.")
     def _(rate, quantized, left_float):
         return rate
@@ -104,6 +122,7 @@ def recount(answer) -> Verdict:
     def _(rate, quantized, left_float):
         return (rate * quantized + left_float) / (quantized + left_float)
 
+    # The float weights are counted on one side only.
     @faults.says(
         "The float weights are in the size now, but not among all weights: add them above, too."
     )
@@ -116,6 +135,7 @@ def recount(answer) -> Verdict:
     def _(rate, quantized, left_float):
         return (quantized + left_float) / (quantized / rate)
 
+    # The float weights have other bits, or the fraction is inverted.
     @faults.says(
         "That takes the weights that were left float for 8-bit ones. They have 32 bits, as before."
     )
@@ -126,6 +146,7 @@ def recount(answer) -> Verdict:
     def _(rate, quantized, left_float):
         return (quantized / rate + left_float) / (quantized + left_float)
 
+    # The drawing names each case by its compression and float weights.
     draw = points(
         "compression over all weights",
         lambda case: f"{case['rate']:g}, {case['left_float']:,} float",
@@ -139,7 +160,8 @@ def _recount(rate, quantized, left_float) -> float:
     return float(32 * (quantized + left_float) / (quantized * bits + left_float * 32))
 
 
-# (rate, accuracy, accuracy of the own float network): quarters of a point, so that sums are exact
+# (compression, accuracy, accuracy of the own float network): quarters of a point, so that sums
+# are exact
 RESULTS = [
     {"results": [(8.0, 91.5, 91.75)], "points": 0.5},
     {"results": [(8.0, 91.5, 91.75), (16.0, 91.0, 91.75)], "points": 0.5},
@@ -152,13 +174,20 @@ RESULTS = [
 
 @check
 def best_rate(answer) -> Verdict:
-    """Exercise 2: the highest rate at which a result loses at most so many points to its own float
+    """Exercise 2: the highest compression at which a result loses at most so many points to its own float
     network.
 
     >>> checks.best_rate(lambda results, points: max(r for r, a, f in results)).passed
     False
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
+    # The right answer, with one of its parts replaced.
     def fault(fits, pick=max, of=0):
         def made(results, points):
             chosen = [row[of] for row in results if fits(*row, results, points)]
@@ -166,12 +195,14 @@ def best_rate(answer) -> Verdict:
 
         return made
 
+    # The right rule: points below the own float network.
     def within(rate, accuracy, own, results, points):
         return own - accuracy <= points
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # The float accuracy of another network.
     faults.add(
         "That compares with the highest accuracy of the list: each result has a float network of its own.",
         fault(
@@ -190,6 +221,7 @@ def best_rate(answer) -> Verdict:
         ),
     )
 
+    # The comparison or the unit is another one.
     faults.add(
         "A loss of exactly so many points is still allowed: <=, not <.",
         fault(lambda rate, accuracy, own, results, points: own - accuracy < points),
@@ -210,6 +242,7 @@ def best_rate(answer) -> Verdict:
         fault(lambda rate, accuracy, own, results, points: 100 * (own - accuracy) / own <= points),
     )
 
+    # The right results, but another number of them.
     faults.add(
         "That is the lowest compression that fits; the highest was asked for.", fault(within, min)
     )
@@ -221,6 +254,7 @@ def best_rate(answer) -> Verdict:
         fault(lambda *_: True),
     )
 
+    # The drawing names each case by its results and points.
     draw = points(
         "compression", lambda case: f"{len(case['results'])} results, {case['points']:g} points"
     )
@@ -260,20 +294,30 @@ def pareto(answer) -> Verdict:
     ...     not any(r >= rate and a >= accuracy and (r, a) != (rate, accuracy) for r, a in points)
     ...     for rate, accuracy in points]).passed
     True
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
+    # Lists that belong together have the same length.
     pairs = partial(zip, strict=True)
 
+    # A front from another rule for "beats".
     def fault(beats, keep=False):
         return lambda points: [any(beats(o, p) for o in points) == keep for p in points]
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # The right points, turned round.
     @faults.says("Those are the points that are beaten: turn True and False round.")
     def _(points):
         return ~_pareto(points)
 
+    # Another rule for "beats".
     faults.add(
         "To be beaten it is enough to be lower in one and equal in the other: >= in both, and not the same point.",
         fault(lambda o, p: o[0] > p[0] and o[1] > p[1]),
@@ -289,6 +333,7 @@ def pareto(answer) -> Verdict:
         fault(lambda o, p: o[0] > p[0] or o[1] > p[1]),
     )
 
+    # The wrong direction, or one of the two numbers alone.
     faults.add(
         "That is the front towards low compressions. A higher compression is a smaller network: "
         "more of both "
@@ -302,6 +347,7 @@ def pareto(answer) -> Verdict:
     def _(points):
         return [a == max((b for _, b in points)) for _, a in points]
 
+    # Each point is compared with too few others.
     @faults.says("Two equal points do not beat each other: both lie on the front, or neither.")
     def _(points):
         return [
@@ -317,6 +363,7 @@ def pareto(answer) -> Verdict:
             for p, n in pairs(points, [*points[1:], points[-1]])
         ]
 
+    # The first difference from the right results is what the message tells.
     return compare(
         answer, _pareto, CLOUDS, faults, draw=_cloud, right="Right, for all {count} sets of points."
     )
@@ -334,10 +381,12 @@ def _pareto(points) -> np.ndarray:
 
 
 def _cloud(cases, wanted, given) -> plots.Drawing:
+    # The case to draw: the first wrong one, else the last.
     differ = [i for i in range(len(cases)) if list(map(bool, given[i])) != wanted[i].tolist()]
     at = differ[0] if differ else len(cases) - 1
     rates, accuracies = np.array(cases[at]["points"]).T
     drawing, ax = plots.canvas(height=3.2)
+    # Rings are right, crosses are the answer's.
     yours = np.array([bool(on) for on in given[at]])
     ring = {"ls": "none", "marker": "o", "ms": 13, "mfc": "none", "mec": plots.INK, "mew": 1.6}
     ax.plot(rates, accuracies, "o", color=plots.PALE, ms=7, label="points")
@@ -345,6 +394,7 @@ def _cloud(cases, wanted, given) -> plots.Drawing:
     ax.plot(rates[yours], accuracies[yours], "x", color=plots.BLUE, ms=7, mew=2, label="yours")
     ax.set(xlabel="compression", ylabel="accuracy (%)")
     ax.legend(frameon=False)
+    # The sentence has both counts.
     right = int(wanted[at].sum())
     named = int(yours.sum())
     drawing.sentence = f"{right} of {len(rates)} points lie on the front; you named {named}."

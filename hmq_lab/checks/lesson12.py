@@ -6,7 +6,7 @@ import numpy as np
 
 from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
 
-PAIRS = [  # (rate, accuracy) of one's own choice and of the other
+PAIRS = [  # (compression, accuracy) of one's own choice and of the other
     ((8.0, 90.0), (8.0, 90.0)),
     ((8.5, 90.0), (8.0, 90.0)),
     ((8.0, 91.0), (8.0, 90.0)),
@@ -21,15 +21,22 @@ PAIRS = [  # (rate, accuracy) of one's own choice and of the other
 
 @check
 def beats(answer) -> Verdict:
-    """Exercise 1: whether a choice is nowhere worse than another, in rate and accuracy, and better
+    """Exercise 1: whether a choice is nowhere worse than another, in compression and accuracy, and better
     in one of them.
 
     >>> checks.beats(lambda mine, other: mine > other).passed
     False
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Equal numbers.
     @faults.says("Two equal choices do not beat each other: one of the two numbers must be better.")
     def _(mine, other):
         return mine[0] >= other[0] and mine[1] >= other[1]
@@ -40,6 +47,7 @@ def beats(answer) -> Verdict:
     def _(mine, other):
         return mine[0] > other[0] and mine[1] > other[1]
 
+    # One of the two numbers alone.
     @faults.says(
         "Better in one is not enough where the other number is worse: such choices are not comparable."
     )
@@ -54,6 +62,7 @@ def beats(answer) -> Verdict:
     def _(mine, other):
         return mine[0] > other[0]
 
+    # The direction is reversed.
     @faults.says(
         "The compression is reversed: a higher compression is a smaller network, and better."
     )
@@ -64,6 +73,7 @@ def beats(answer) -> Verdict:
     def _(mine, other):
         return mine != other and mine[0] <= other[0] and (mine[1] <= other[1])
 
+    # The two numbers are added up.
     @faults.says("Rate and accuracy do not add up: compare each with its own.")
     def _(mine, other):
         return sum(mine) > sum(other)
@@ -98,16 +108,24 @@ def cheapest_bit(answer) -> Verdict:
 
     >>> checks.cheapest_bit(lambda changes, sizes: changes.index(min(changes))).passed
     False
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Gains are cut off.
     @faults.says(
         "A change below zero is a gain, and a larger gain is cheaper: do not cut it off at 0."
     )
     def _(changes, sizes):
         return np.argmin(np.maximum(changes, 0) / sizes)
 
+    # The size is left out or used in another way.
     @faults.says(
         "That is the layer whose loss rises least; one bit less in a large layer saves more: divide by the size."
     )
@@ -132,6 +150,7 @@ def cheapest_bit(answer) -> Verdict:
     def _(changes, sizes):
         return np.argmin(np.abs(changes) / sizes)
 
+    # The right layer in another form.
     @faults.says("That is the price itself, not the number of the layer that has it.")
     def _(changes, sizes):
         return min(np.array(changes) / sizes)
@@ -140,6 +159,7 @@ def cheapest_bit(answer) -> Verdict:
     def _(changes, sizes):
         return 1 + np.argmin(np.array(changes) / sizes)
 
+    # The drawing names each case by its number of layers.
     draw = points("layer", lambda case: f"{len(case['sizes'])} layers")
     return compare(answer, _cheapest_bit, CHANGES, faults, draw=draw)
 
@@ -169,10 +189,17 @@ def bit_operations(answer) -> Verdict:
     >>> checks.bit_operations(lambda macs, weight_bits, input_bits: sum(
     ...     m * w * i for m, w, i in zip(macs, weight_bits, input_bits))).passed
     True
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Bits of one factor are left out.
     @faults.says(
         "That leaves the inputs' bits out: a product of a w-bit and an i-bit number takes w times i bit products."
     )
@@ -183,6 +210,7 @@ def bit_operations(answer) -> Verdict:
     def _(macs, weight_bits, input_bits):
         return np.dot(macs, input_bits)
 
+    # The factors are combined in another way.
     @faults.says("The bits of the two factors are multiplied, not added.")
     def _(macs, weight_bits, input_bits):
         return np.dot(macs, np.add(weight_bits, input_bits))
@@ -193,6 +221,7 @@ def bit_operations(answer) -> Verdict:
     def _(macs, weight_bits, input_bits):
         return sum(macs) * np.mean(weight_bits) * np.mean(input_bits)
 
+    # The right numbers in another form.
     @faults.says("Those are the multiply-accumulates; each counts as often as its bits say.")
     def _(macs, weight_bits, input_bits):
         return sum(macs)
@@ -205,6 +234,7 @@ def bit_operations(answer) -> Verdict:
     def _(macs, weight_bits, input_bits):
         return np.einsum("i,i,i", macs, weight_bits, input_bits) / 8
 
+    # The drawing names each case by its layers.
     draw = points("bit operations", lambda case: " + ".join(map(str, case["macs"])))
     return compare(answer, _bit_operations, LAYERS, faults, tolerance=1e-9, draw=draw)
 

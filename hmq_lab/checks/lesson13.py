@@ -19,11 +19,18 @@ from hmq_lab.network import Placement
 
 @check
 def upright(answer) -> Verdict:
-    """Exercise 1: negate the pictures whose mean is negative, so that torch.export can follow.
+    """Exercise 1: negate the images whose mean is negative, so that torch.export can follow.
 
     >>> checks.upright(lambda x: torch.where(x.mean((1, 2, 3), keepdim=True) < 0, -x, x)).passed
     True
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
+    # First the numbers alone, as for every other exercise.
     verdict = compare(answer, _upright, _pictures(), UPRIGHT_FAULTS, tolerance=1e-6, draw=_means)
     if not verdict.passed:
         return verdict
@@ -35,10 +42,12 @@ def upright(answer) -> Verdict:
         reason = str(error).replace(_Calling.__name__, "your function")
         said = f"Not yet. The images are right, but {reason}. {BRANCH}"
         return Verdict(False, said, verdict.drawing)
+    # The graph needs the constants that the reading found.
     calling = _Calling(answer)
     for name, value in reading.constants.items():
         setattr(calling, name, value)
     run = tracing.run(reading.graph)
+    # A second batch of another size shows what was read as a constant.
     cases = [{"x": mixed}, {"x": mixed[:3]}]
     with torch.no_grad():
         again = compare(
@@ -48,6 +57,7 @@ def upright(answer) -> Verdict:
             UPRIGHT_FAULTS,
             tolerance=1e-6,
         )
+    # Right when called, wrong when read: say so.
     if not again.passed:
         said = (
             "Not yet. Called, the function is right; read by torch.export, it gives something "
@@ -77,6 +87,7 @@ class _Calling(nn.Module):
 
 
 def _pictures() -> list[dict]:
+    # A negative mean, a zero mean, one negative channel, and images at random.
     rng = torch.Generator().manual_seed(0)
     one = torch.tensor([[[[1.0, -3.0]]]])  # its mean is -1
     zero = torch.tensor([[[[2.0, -2.0]]], [[[-1.0, -1.0]]]])  # a mean of 0 is not negative
@@ -152,10 +163,12 @@ def _(x):
 
 def _means(cases, wanted, given) -> plots.Drawing:
     """The mean of every image before and after."""
+    # One mean for each image of all cases.
     drawing, ax = plots.canvas(height=3.0)
     before = np.concatenate([case["x"].mean((1, 2, 3)).numpy() for case in cases])
     after = np.concatenate([np.asarray(w).mean((1, 2, 3)) for w in wanted])
     yours = np.concatenate([np.asarray(torch.as_tensor(g).detach()).mean((1, 2, 3)) for g in given])
+    # Dashes are before, rings are right, crosses are the answer's.
     ax.plot(before, "_", color=plots.ORANGE, ms=14, mew=2, label="before")
     ax.plot(after, "o", color=plots.INK, ms=11, mfc="none", mew=2, label="right")
     ax.plot(yours, "x", color=plots.BLUE, ms=7, mew=2, label="yours")
@@ -207,10 +220,17 @@ def share(answer) -> Verdict:
 
     >>> checks.share(lambda places: 0.9).passed
     False
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Other tensors are counted.
     @faults.says("That counts tensors; a tensor of 400 numbers counts 400 times.")
     def _(places):
         return _ratio(places, False)
@@ -229,6 +249,7 @@ def share(answer) -> Verdict:
     def _(places):
         return _ratio(places, kinds=("weight", "parameter", "activation", "shared"))
 
+    # The right share in another form.
     @faults.says("That is the share that stays float.")
     def _(places):
         return 1 - float(_share(places))
@@ -241,12 +262,14 @@ def share(answer) -> Verdict:
     def _(places):
         return float(_share(places) / (1 - _share(places)))
 
+    # The numerator has too much in it.
     @faults.says("Your numerator has the activations in it: they are quantized, but no parameters.")
     def _(places):
         return sum(p.size for p in places if p.quantized) / _elements(
             places, ("weight", "parameter")
         )
 
+    # The drawing names each case by its number of tensors.
     draw = points("share of the parameters", lambda case: f"{len(case['places'])} tensors")
 
     # The cases, the simplest first: a message names the first that is wrong.
@@ -284,6 +307,12 @@ def largest_exponent(answer) -> Verdict:
 
     >>> checks.largest_exponent(lambda maxima: 0).passed
     False
+
+    Args:
+        answer: the reader's function.
+
+    Returns:
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # The cases, the simplest first: a message names the first that is wrong.
     cases = [
@@ -300,6 +329,7 @@ def largest_exponent(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # Another number than the running maximum.
     @faults.says("That starts from 0: the first batch's maximum is where theta begins.")
     def _(maxima):
         return _up(_run(maxima, start=0.0))
@@ -312,10 +342,12 @@ def largest_exponent(answer) -> Verdict:
     def _(maxima):
         return _up(sum(maxima) / len(maxima))
 
+    # The running maximum with another weight.
     @faults.says("That moves a tenth of the way to each new maximum: nine tenths it is.")
     def _(maxima):
         return _up(_run(maxima, rate=0.1))
 
+    # Mistakes of the rounding.
     @faults.says("That rounds the logarithm down: the threshold would lie below theta.")
     def _(maxima):
         return math.floor(math.log2(_run(maxima)))
@@ -324,6 +356,7 @@ def largest_exponent(answer) -> Verdict:
     def _(maxima):
         return round(math.log2(_run(maxima)))
 
+    # Another octave, or another batch.
     @faults.says("That is one octave above: weights have that, activations do not.")
     def _(maxima):
         return _up(_run(maxima)) + 1
@@ -332,6 +365,7 @@ def largest_exponent(answer) -> Verdict:
     def _(maxima):
         return _up(maxima[-1])
 
+    # The right number in another form.
     @faults.says("That is theta itself; asked is the exponent of the power of two not below it.")
     def _(maxima):
         return _run(maxima)
@@ -340,6 +374,7 @@ def largest_exponent(answer) -> Verdict:
     def _(maxima):
         return 2.0 ** _up(_run(maxima))
 
+    # The drawing names each case by its maxima.
     draw = points("exponent", lambda case: ", ".join(f"{m:g}" for m in case["maxima"]))
     return compare(
         answer,
@@ -353,9 +388,11 @@ def largest_exponent(answer) -> Verdict:
 
 def _largest_exponent(maxima: list[float]) -> int:
     """In fractions, and the power of two found by doubling and halving."""
+    # The running maximum, in fractions.
     theta = Fraction(maxima[0])
     for largest in maxima[1:]:
         theta = theta / 10 + Fraction(largest) * Fraction(9, 10)
+    # The smallest power of two that is not below it.
     exponent = 0
     while 2**exponent < theta:
         exponent += 1

@@ -29,8 +29,12 @@ def predictions(lesson: str) -> Callable[..., Prediction]:
 
     Args:
         lesson: two digits, such as "00".
+
+    Returns:
+        The function to call once for each prediction.
     """
 
+    # The function that a lesson calls, once for each prediction.
     def predict(name: str, *choices, low: float = 0, high: float = 100, show=True) -> Prediction:
         asked = Prediction(lesson, name, tuple(map(str, choices)), low, high)
         if show:
@@ -55,10 +59,12 @@ class Prediction:
     """
 
     def __init__(self, lesson: str, name: str, choices: tuple[str, ...], low: float, high: float):
+        # A prediction that cannot fail teaches nothing.
         if len(choices) == 1:
             raise ValueError(f"a prediction has two choices or more, got {choices[0]!r} alone")
         if not choices and low >= high:
             raise ValueError(f"a number lies between low and high, got {low:g} and {high:g}")
+        # What was asked stays as it was asked.
         self.lesson = lesson
         self.name = name
         self.choices = choices
@@ -67,33 +73,43 @@ class Prediction:
 
     @property
     def value(self) -> str | None:
-        """What was committed to, or None."""
+        """What was committed to, or None.
+
+        Returns:
+            The prediction as text, or None.
+        """
         return progress.prediction(self.lesson, self.name).get("prediction")
 
     def show(self) -> None:
         """Show the choices folded, as a page without a kernel keeps them, and the widget."""
         from IPython.display import HTML, display
 
+        # The choices are folded away on a page without a kernel.
         if self.choices:
             asked = "".join(f"<li>{html.escape(choice)}</li>" for choice in self.choices)
         else:
             asked = f"<li>a number from {self.low:g} to {self.high:g}</li>"
         folded = "<details><summary>Predict before you read on</summary>"
         folded += f"<ul>{asked}</ul></details>"
+        # With a kernel the widget takes the answer.
         display(HTML(folded))
         display(self.widget())
 
     def widget(self):
         """Return the widget: buttons for choices, a number field and a button for a number."""
+        # Only a notebook needs this.
         import ipywidgets
 
+        # Once the result was shown, nothing can be changed.
         shown = "result" in progress.prediction(self.lesson, self.name)
         said = ipywidgets.Label(self._status())
 
+        # Each change is kept at once, and said below the widget.
         def commit(text: str) -> None:
             progress.keep_prediction(self.lesson, self.name, text)
             said.value = self._status()
 
+        # Choices are buttons.
         if self.choices:
             kept = self.value if self.value in self.choices else None
             buttons = ipywidgets.ToggleButtons(
@@ -106,6 +122,7 @@ class Prediction:
             buttons.observe(lambda change: commit(change["new"]), "value")
             return ipywidgets.VBox([buttons, said])
 
+        # A number is a field with a button that keeps it.
         number = ipywidgets.BoundedFloatText(
             value=float(self.value or self.low),
             min=self.low,
@@ -126,7 +143,14 @@ class Prediction:
         return "Not predicted yet."
 
     def sentence(self, result: str) -> str:
-        """Return the result beside the prediction, in words."""
+        """Return the result beside the prediction, in words.
+
+        Args:
+            result: what came out.
+
+        Returns:
+            The sentence to show.
+        """
         if self.value is None:
             return f"The result: {result}."
         return f"You predicted: {self.value}. The result: {result}."
@@ -146,15 +170,18 @@ class Prediction:
 
 def progress_table() -> None:
     """Show a table of the reader's progress: predictions, checks passed and minutes a lesson."""
+    # Only a notebook needs these.
     from IPython.display import Markdown, display
 
     from hmq_lab.checks.frame import REGISTERED
 
+    # Lessons that were not begun are left out.
     rows = progress.summary(REGISTERED)
     begun = [row for row in rows if row["predictions"] or row["passed"] or row["minutes"]]
     if not begun:
         display(Markdown("Nothing is kept yet: no prediction was made and no check passed here."))
         return
+    # One line of the table for each lesson.
     lines = ["| lesson | predictions made | checks passed | minutes |", "|---|---|---|---|"]
     for row in begun:
         passed = f"{row['passed']} of {row['exercises']}"

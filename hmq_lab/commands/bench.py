@@ -63,6 +63,13 @@ def times(*functions: Step, rounds: int = 9) -> list[list[float]]:
     """Return the seconds of each function in each round.
 
     The functions are called in turn, so that a change of the machine's speed affects all of them.
+
+    Args:
+        functions: what to measure; each is called without arguments.
+        rounds: how often each function is measured.
+
+    Returns:
+        For each function its seconds, one number for each round.
     """
     # Warm up caches and compilers.
     for function in functions:
@@ -87,7 +94,15 @@ def _wait_for_gpu() -> None:
 
 
 def seconds(*functions: Step, rounds: int = 9) -> list[float]:
-    """Return the median of `times` for each function."""
+    """Return the median of `times` for each function.
+
+    Args:
+        functions: what to measure; each is called without arguments.
+        rounds: how often each function is measured.
+
+    Returns:
+        One number for each function, in their order.
+    """
     return [statistics.median(own) for own in times(*functions, rounds=rounds)]
 
 
@@ -100,9 +115,14 @@ def block(compiled: bool, rounds: int = 9, work: Work = Work()) -> dict[str, flo
         compiled: whether the kernels are compiled.
         rounds: of the measurement.
         work: what is measured.
+
+    Returns:
+        Seconds of `clone()` and of the block, and their ratio.
     """
+    # The same numbers in every run.
     generator = torch.Generator().manual_seed(0)
 
+    # Parameters in a range, ready for a gradient.
     def uniform(shape: tuple[int, ...], low: float, high: float) -> Tensor:
         drawn = torch.rand(shape, generator=generator) * (high - low) + low
         return drawn.to(work.device).requires_grad_()
@@ -114,6 +134,7 @@ def block(compiled: bool, rounds: int = 9, work: Work = Work()) -> dict[str, flo
     step = uniform(per_image, 0.05, 0.15)
     threshold = uniform(per_image, 1.0, 2.0)
 
+    # Forward and backward, with no gradient left over.
     def run(function: Callable[[], Tensor]) -> None:
         x.grad = step.grad = threshold.grad = None
         function().backward(grad)
@@ -138,6 +159,9 @@ def training_step(
         channels_last: the memory layout.
         space: of the search.
         work: what is measured.
+
+    Returns:
+        A function without arguments that makes one step.
     """
     # A network and a batch, always the same.
     generator = torch.Generator().manual_seed(0)
@@ -154,6 +178,7 @@ def training_step(
     optimizer = torch.optim.RAdam(model.parameters(), lr=1e-4)
     in_bfloat16 = work.precision == "bfloat16"
 
+    # One step of training, as the searches make it.
     def step() -> None:
         if searching:
             resample(model, generator)
@@ -170,7 +195,16 @@ def training_step(
 
 
 def steps(compiled: bool, rounds: int = 7, work: Work = Work()) -> dict[str, float]:
-    """Return what a search step costs over a float step, each in its faster memory layout."""
+    """Return what a search step costs over a float step, each in its faster memory layout.
+
+    Args:
+        compiled: whether the compiled kernels are used.
+        rounds: how often each function is measured.
+        work: network, batch and device to measure on.
+
+    Returns:
+        Seconds of the float step and of the search step, and their ratio.
+    """
     # Float and search, each in both layouts.
     made = []
     for searching in (False, True):
@@ -178,6 +212,7 @@ def steps(compiled: bool, rounds: int = 7, work: Work = Work()) -> dict[str, flo
             made.append(training_step(searching, channels_last, work=work))
     with kernels.compiled(compiled):
         found = seconds(*made, rounds=rounds)
+    # The faster layout of each counts.
     fastest, search = min(found[:2]), min(found[2:])
     return {"float_seconds": fastest, "search_seconds": search, "over_float": search / fastest}
 
@@ -191,6 +226,15 @@ def memory(
     """Return the bytes of a training step at its peak, measured in a process of its own.
 
     What the process held before the step does not count.
+
+    Args:
+        searching: whether it is a step of a search, or of float training.
+        compiled: whether the compiled kernels are used.
+        space: the search space.
+        work: network, batch and device to measure on.
+
+    Returns:
+        Bytes.
     """
     # A process of its own: memory that other steps took does not count.
     space = space or SearchSpace()
@@ -199,6 +243,7 @@ def memory(
         f"print(peak({searching}, {compiled}, SearchSpace({space.bits}, {space.thresholds}), "
         f"{work!r}))"
     )
+    # The child process prints one number.
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
@@ -208,7 +253,17 @@ def peak(searching: bool, compiled: bool, space: SearchSpace, work: Work) -> flo
     """Return the bytes of a step at its peak; `memory` calls it in its process.
 
     CUDA memory comes from torch, CPU memory from /proc (Linux only).
+
+    Args:
+        searching: whether it is a step of a search, or of float training.
+        compiled: whether the compiled kernels are used.
+        space: the search space.
+        work: network, batch and device to measure on.
+
+    Returns:
+        Bytes.
     """
+    # Measured on the kernels that were asked for.
     with kernels.compiled(compiled):
         # A first step, of another network: what compilers and libraries take once does not count.
         training_step(searching, True, space, work)()
@@ -244,12 +299,18 @@ def spaces(compiled: bool, rounds: int = 5, work: Work = Work()) -> list[dict[st
     Returns:
         For each space its schemes, the median seconds of a step with its quartiles (low, high),
         and the bytes of `memory`.
+
+    Args:
+        compiled: whether the compiled kernels are used.
+        rounds: how often each function is measured.
+        work: network, batch and device to measure on.
     """
     # All spaces in turn, in one run.
     found = [SearchSpace(*space) for space in SPACES]
     made = [training_step(True, True, space, work) for space in found]
     with kernels.compiled(compiled):
         measured = times(*made, rounds=rounds)
+    # One row for each space: quartiles and memory.
     rows = []
     for space, own in zip(found, measured, strict=True):
         low, middle, high = statistics.quantiles(own, n=4, method="inclusive")
@@ -268,6 +329,9 @@ def report(compiled: bool, quick: bool = False, work: Work = Work()) -> dict:
         compiled: whether the kernels are compiled.
         quick: 3 rounds instead of 9.
         work: what is measured.
+
+    Returns:
+        Ratios, and how they were measured, by name.
     """
     # Measure.
     rounds = 3 if quick else 9
@@ -306,6 +370,9 @@ def needs_lab(error: ImportError, option: str) -> ValueError:
     Args:
         error: of the import.
         option: of `hmq-lab bench`.
+
+    Returns:
+        The error, ready to raise.
     """
     # The library, not a module in it.
     library = (error.name or "more libraries").partition(".")[0]

@@ -57,6 +57,9 @@ def bare(inches: tuple[float, float]) -> Callable[[], None]:
 
     Args:
         inches: width and height of the figure.
+
+    Returns:
+        The function that redraws.
     """
     # A figure without a window.
     figure = Figure(figsize=inches, dpi=DPI)
@@ -66,6 +69,7 @@ def bare(inches: tuple[float, float]) -> Callable[[], None]:
     line = ax.plot([], [])[0]
     steps = itertools.cycle((0.5, 0.125))
 
+    # A new staircase each time, saved as an image.
     def redraw() -> None:
         step = next(steps)
         levels = (-1 / step, 1 / step - 1)
@@ -82,10 +86,14 @@ def moved(explorer: explorers.Explorer, name: str, values: Sequence[float]) -> C
         explorer: the explorer.
         name: of the control.
         values: it takes them in turn.
+
+    Returns:
+        The function that moves the control.
     """
     # A value that is set again would change nothing.
     turns = itertools.cycle(values)
 
+    # The explorer draws on every new value.
     def move() -> None:
         explorer.controls[name].value = next(turns)
 
@@ -96,6 +104,12 @@ def report(rounds: int = 15) -> dict[str, dict[str, float]]:
     """Return the median seconds of a move of each explorer, of the bare redraw, and the ratio.
 
     The bare redraw has the same size. Both are timed in turn, in one run. A ratio of 2 is the bar.
+
+    Args:
+        rounds: how often each function is measured.
+
+    Returns:
+        Seconds and ratio of each explorer, by name.
     """
     # The bare redraw at the size of each explorer.
     found = {}
@@ -121,17 +135,23 @@ def moves(pictures: int = 500, rounds: int = 5) -> dict[str, float]:
     Args:
         pictures: how many images.
         rounds: of the measurement.
+
+    Returns:
+        Number of images, seconds, and ratios to a forward pass, by name.
     """
     # A move forgets what was measured, or it would be free.
     with tempfile.TemporaryDirectory() as folder:
+        # The shipped game, as a reader has it.
         play = game.shipped(pictures=pictures, folder=folder)
         view = explorers.beat(play)
         whole, x = play.arena.network(play.choice), play.arena.x
 
+        # A forward pass is what a move is measured against.
         def forward() -> None:
             with torch.no_grad():
                 whole(x)
 
+        # A move forgets, and then sets other bits.
         def mover(layer: str) -> Callable[[], None]:
             turns = itertools.cycle((5, 6))
 
@@ -152,7 +172,14 @@ def moves(pictures: int = 500, rounds: int = 5) -> dict[str, float]:
 
 
 def text_of_moves(found: dict[str, float]) -> str:
-    """Return what `moves` found, in two lines."""
+    """Return what `moves` found, in two lines.
+
+    Args:
+        found: what `moves` returned.
+
+    Returns:
+        Text in plain English.
+    """
     # A line for each layer.
     rows = []
     for name in ("first", "last"):
@@ -165,7 +192,14 @@ def text_of_moves(found: dict[str, float]) -> str:
 
 
 def text(found: dict[str, dict[str, float]]) -> str:
-    """Return the report, a line for each explorer."""
+    """Return the report, a line for each explorer.
+
+    Args:
+        found: what `report` returned.
+
+    Returns:
+        Text in plain English.
+    """
     rows = []
     for name, row in found.items():
         milliseconds, ratio = 1e3 * row["seconds"], row["over_bare"]

@@ -104,6 +104,7 @@ class _Epochs:
         self.used = 0.0
 
     def __call__(self, view: watching.Live | None = None) -> float:
+        # The first look is due at once.
         due = 0.0
         while True:
             # New events, and an epoch among them?
@@ -126,7 +127,14 @@ class _Epochs:
 
 
 def text(found: dict) -> str:
-    """Return the report in words."""
+    """Return the report in words.
+
+    Args:
+        found: what `report` returned.
+
+    Returns:
+        Text in plain English.
+    """
     return (
         f"a search that is watched takes {found['over_unwatched']:.3f} times as long "
         f"(quartiles {found['low']:.3f} to {found['high']:.3f} of {found['pairs']} pairs of "

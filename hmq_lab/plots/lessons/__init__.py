@@ -16,6 +16,7 @@ def say(*sentences: str) -> None:
     Args:
         sentences: computed from the results of the cell.
     """
+    # Only a notebook needs IPython.
     from IPython.display import Markdown, display
 
     display(Markdown(" ".join(sentences)))
@@ -26,12 +27,21 @@ def listed(names: Iterable[str], none: str = "none") -> str:
 
     >>> listed(["a", "b", "c"]), listed(["a"]), listed([])
     ('a, b and c', 'a', 'none')
+
+    Args:
+        names: the names, in order.
+        none: what to say of no names.
+
+    Returns:
+        The names with commas and "and".
     """
+    # None and one need no "and".
     names = list(names)
     if not names:
         return none
     if len(names) == 1:
         return names[0]
+    # The last name stands behind "and".
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
@@ -40,8 +50,17 @@ def counted(number: int, noun: str) -> str:
 
     >>> counted(1, "search", ), counted(3, "octave"), counted(2, "search")
     ('1 search', '3 octaves', '2 searches')
+
+    Args:
+        number: how many there are.
+        noun: noun in the singular.
+
+    Returns:
+        The number with its noun, in the plural where it is not 1.
     """
+    # One thing has no ending.
     if number == 1:
         return f"1 {noun}"
+    # Words that end in a hiss take "es".
     ending = "es" if noun.endswith(("s", "ch", "sh", "x")) else "s"
     return f"{number:,} {noun}{ending}"

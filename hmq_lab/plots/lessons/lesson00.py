@@ -19,17 +19,21 @@ def error_by_threshold(
         errors: root mean square error below each threshold.
         largest: the largest magnitude in the layer.
         bits: bit-width of the quantizer.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
     import math
 
+    # The error over the exponent, and a line at the largest weight.
     drawing, ax = plots.canvas(height=3.2)
     ax.plot(exponents, errors, color=plots.BLUE, marker="o", label=f"{bits} bits")
     ax.axvline(math.log2(largest), color=plots.INK, ls="--", label="the largest weight")
     # Axes and legend.
     ax.set(xlabel="M of the threshold $2^M$", ylabel="root mean square error")
-    # Axes and legend.
     ax.set(xticks=list(exponents), ylim=(0, None))
     ax.legend(frameon=False)
+    # The best threshold, and on which side of the line it is.
     least = min(errors)
     best = exponents[list(errors).index(least)]
     side = "below" if 2.0**best < largest else "above"
@@ -48,9 +52,14 @@ def bits_and_elements(record: Record) -> plots.Drawing:
 
     Args:
         record: of a search.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # Only weights have elements to compare.
     weights = [t for t in record.tensors if t["kind"] == "weight"]
     names = [t["name"].removesuffix(".weight") for t in weights]
+    # Two bar charts share the names at the left.
     drawing, (left, right) = plots.canvas(1, 2, height=0.3 * len(names) + 1.1, sharey=True)
     left.barh(names, [t["bits"] for t in weights], color=plots.BLUE)
     right.barh(names, [t["size"] for t in weights], color=plots.ORANGE, hatch="///", ec="white")
@@ -73,12 +82,17 @@ def kept_sentence(weights: Sequence[dict]) -> str:
 
     Args:
         weights: name, bits and size of each weight tensor.
+
+    Returns:
+        Text in plain English.
     """
+    # The two ends of the bits.
     most = max(t["bits"] for t in weights)
     fewest = min(t["bits"] for t in weights)
     if most == fewest:
         return f"Every weight tensor has {counted(most, 'bit')}."
 
+    # One end in words: its tensors and their elements.
     def of(bits: int) -> str:
         found = [t for t in weights if t["bits"] == bits]
         names = [t["name"].removesuffix(".weight") for t in found]
@@ -86,6 +100,7 @@ def kept_sentence(weights: Sequence[dict]) -> str:
         together = " together" if len(found) > 1 else ""
         return f"{listed(names)} with {sizes:,} elements{together}"
 
+    # Both ends in one sentence.
     return f"The most bits, {most}, are in {of(most)}; the fewest, {fewest}, in {of(fewest)}."
 
 
@@ -94,12 +109,17 @@ def small_or_large(record: Record) -> str:
 
     Args:
         record: of a search. The mean number of elements decides.
+
+    Returns:
+        Text in plain English.
     """
+    # The tensors in two groups: the most bits, and fewer.
     weights = [t for t in record.tensors if t["kind"] == "weight"]
     most = max(t["bits"] for t in weights)
     kept = [t["size"] for t in weights if t["bits"] == most]
     lowered = [t["size"] for t in weights if t["bits"] < most]
     if not lowered:
         return "all alike"
+    # The group that kept its bits is small or large on average.
     small = sum(kept) / len(kept) < sum(lowered) / len(lowered)
     return "the small ones" if small else "the large ones"

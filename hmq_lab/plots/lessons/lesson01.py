@@ -15,7 +15,11 @@ def rounding_bias(dropped: Sequence[int], bias: Mapping[str, Sequence[float]]) -
         dropped: numbers of bits.
         bias: mean errors in units of the new step, by rounding; "down", "half up" and "half to
             even" are in the sentence.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One curve for each rounding.
     drawing, ax = plots.canvas(height=3.2)
     looks = zip(plots.COLOURS, plots.MARKERS, (":", "--", "-"), strict=False)
     for (name, errors), (colour, marker, line) in zip(bias.items(), looks, strict=True):
@@ -23,6 +27,7 @@ def rounding_bias(dropped: Sequence[int], bias: Mapping[str, Sequence[float]]) -
     # Axes and legend.
     ax.set(xlabel="bits dropped from 8-bit pixels", ylabel="mean error (steps)")
     ax.legend(frameon=False)
+    # Half to even is best; how far is it from 0 at worst?
     worst = max(abs(error) for error in bias["half to even"])
 
     # What the figure shows, with its numbers.
@@ -39,6 +44,12 @@ def released_levels(scheme: Scheme) -> list[float]:
 
     >>> released_levels(Scheme(1, 0, True)), released_levels(Scheme(1, 0, False))
     ([0.0, 1.0], [0.0, 0.5, 1.0])
+
+    Args:
+        scheme: bits, threshold and sign.
+
+    Returns:
+        The levels, the lowest first.
     """
     if scheme.signed:
         return [value + scheme.step for value in scheme.values]
@@ -50,11 +61,16 @@ def two_ranges(widths: Sequence[int] = (1, 2, 3, 4)) -> plots.Drawing:
 
     Args:
         widths: bit-widths to draw.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # The two ranges have different colours and markers.
     drawing, axes = plots.canvas(1, 2, height=3.4)
     ours = {"color": plots.BLUE, "marker": "o", "ls": "none", "label": "two's complement"}
     theirs = {"color": plots.ORANGE, "marker": "x", "ls": "none", "label": "the released range"}
     counts = {}
+    # Signed levels at the left, unsigned ones at the right.
     for ax, signed in zip(axes, (True, False), strict=True):
         for bits in widths:
             scheme = Scheme(bits, 0, signed)
@@ -62,13 +78,16 @@ def two_ranges(widths: Sequence[int] = (1, 2, 3, 4)) -> plots.Drawing:
             counts[bits, signed] = len(released)
             for values, style, up in ((scheme.values, ours, 0.13), (released, theirs, -0.13)):
                 (points,) = ax.plot(values, [bits + up] * len(values), **style)
+                # One entry of the legend is enough for each range.
                 if bits != widths[0]:
                     points.set_label(None)
         ax.set_title(f"{'signed' if signed else 'unsigned'}, threshold 1", loc="left")
         ax.set(xlabel="value", ylabel="bits", yticks=widths, ylim=(0.4, max(widths) + 0.6))
         ax.grid(False, axis="y")
+    # One legend for both.
     handles = axes[0].get_legend_handles_labels()
     drawing.legend(*handles, loc="outside upper center", ncols=2, frameon=False)
+    # The counts go into the sentence.
     numbers = ", ".join(str(counts[bits, False]) for bits in widths)
 
     # What the figure shows, with its numbers.
@@ -89,6 +108,9 @@ def level_sentence(shares: Mapping[int, float]) -> str:
 
     Args:
         shares: error with one level more over error without it, by bits.
+
+    Returns:
+        Text in plain English.
     """
     told: list[str] = []
     for bits, share in shares.items():
@@ -102,6 +124,12 @@ def share_class(share: float) -> str:
 
     >>> share_class(0.05), share_class(0.3), share_class(0.7)
     ('less than 10 %', '10 to 50 %', 'more than 50 %')
+
+    Args:
+        share: share, from 0 to 1.
+
+    Returns:
+        The class, in words.
     """
     if share < 0.1:
         return "less than 10 %"

@@ -34,11 +34,25 @@ class Surface:
     signed: bool
 
     def best(self, bits: int) -> int:
-        """The M of the best threshold for a bit-width."""
+        """The M of the best threshold for a bit-width.
+
+        Args:
+            bits: bit-width.
+
+        Returns:
+            M of the threshold 2^M.
+        """
         return self.exponents[int(self.lost[bits - 1].argmin())]
 
     def below(self, bits: int) -> int:
-        """How many octaves the best threshold is below the tight one."""
+        """How many octaves the best threshold is below the tight one.
+
+        Args:
+            bits: bit-width.
+
+        Returns:
+            Number of octaves.
+        """
         return self.tight - self.best(bits)
 
 
@@ -48,16 +62,22 @@ def surface(x: Tensor, octaves: int = 7) -> Surface:
     Args:
         x: any shape; it gets a sign if a value is negative.
         octaves: how far below the tight threshold to go.
+
+    Returns:
+        The table of lost shares, one row for each bit-width.
     """
+    # The sign and the tight threshold come from the tensor itself.
     x = x.detach().double().flatten()
     signed = bool((x < 0).any())
     tight = threshold_exponent(float(x.abs().max()))
     exponents = tuple(range(tight - octaves, tight + 2))
     squares = x.square().sum()
+    # One row for each bit-width, one column for each threshold.
     rows = []
     for bits in WIDTHS:
         row = []
         for exponent in exponents:
+            # Lost is the share of the sum of squares.
             threshold = 2.0**exponent
             step = threshold / 2 ** (bits - signed)
             error = quantize(x, step, threshold, signed) - x
@@ -83,24 +103,30 @@ def two_errors(
         powers: the whole loss at powers of two, by exponent.
         largest: largest magnitude of the layer.
         bits: of the quantizer.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # Three curves: each error alone, and their sum.
     total = rounding + clipping
     drawing, ax = plots.canvas(height=3.6)
     ax.plot(thresholds, 100 * rounding, color=plots.BLUE, ls="--", label="rounding")
     ax.plot(thresholds, 100 * clipping, color=plots.ORANGE, ls=":", lw=2, label="clipping")
     ax.plot(thresholds, 100 * total, color=plots.GREEN, lw=3, alpha=0.6, label="both")
+    # A search can choose powers of two alone.
     at = [2.0**e for e in powers]
     values = [100 * lost for lost in powers.values()]
     ax.plot(at, values, "o", color=plots.INK, label="powers of two")
+    # The largest weight is the threshold that clips nothing.
     ax.axvline(largest, color=plots.INK, lw=1)
     ax.annotate("largest weight", (largest, 0.08), (4, 0), textcoords="offset points")
     # Axes and legend.
     ax.set(xscale="log", yscale="log", ylim=(0.05, 500))
-    # Axes and legend.
     ax.set(xlabel="threshold", ylabel="lost of the sum of squares (%)")
     ax.set_xticks(at, [f"$2^{{{e}}}$" for e in powers])
     ax.minorticks_off()
     ax.legend(frameon=False, ncols=4, loc="upper left")
+    # The least of the sum is the best threshold.
     best = thresholds[int(total.argmin())]
 
     # What the figure shows, with its numbers.
@@ -113,7 +139,14 @@ def two_errors(
 
 
 def place_of_best(ratio: float) -> str:
-    """Return where the best threshold lies, from its ratio to the largest magnitude."""
+    """Return where the best threshold lies, from its ratio to the largest magnitude.
+
+    Args:
+        ratio: best threshold over the largest magnitude.
+
+    Returns:
+        Text in plain English.
+    """
     if ratio > 1.05:
         return "above it"
     return "near it" if ratio > 0.8 else "well below it"
@@ -124,23 +157,30 @@ def surfaces(tables: Mapping[str, Surface]) -> plots.Drawing:
 
     Args:
         tables: two of them, by name.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One table for each tensor.
     drawing, axes = plots.canvas(1, 2, height=4.4)
     for ax, (name, table) in zip(axes, tables.items(), strict=True):
         share = 100 * table.lost
         texts = [[f"{v:.2g}" if v < 99.5 else f"{v:.0f}" for v in row] for row in share]
         columns = [f"$2^{{{e}}}$" for e in table.exponents]
+        # Colours follow the logarithm, numbers are percent.
         style = {"cmap": "cividis_r", "cbar": False, "annot": texts, "fmt": ""}
         style |= {"annot_kws": {"fontsize": 9}, "linewidths": 0.5}
         sns.heatmap(np.log10(share), ax=ax, xticklabels=columns, yticklabels=WIDTHS, **style)
         ax.invert_yaxis()
         ax.tick_params(axis="y", rotation=0)
+        # A ring marks the best threshold of each row.
         ring = {"ms": 30, "mfc": "none", "mec": plots.RED, "mew": 1.8}
         for row, bits in enumerate(WIDTHS):
             column = table.exponents.index(table.best(bits))
             ax.plot(column + 0.5, row + 0.5, "o", **ring)
         ax.set_title(f"{name}\n{'signed' if table.signed else 'unsigned'}", loc="left")
         ax.set(xlabel="threshold", ylabel="bits")
+    # How far the best threshold falls from 8 bits to 1.
     fallen = [
         f"{counted(table.best(8) - table.best(1), 'octave')} ({name})"
         for name, table in tables.items()
@@ -160,11 +200,20 @@ def wrong_octave_sentence(table: Surface, widths: Sequence[int] = (8, 2)) -> str
     >>> import torch
     >>> wrong_octave_sentence(surface(torch.linspace(-1, 1, 99)), (2,))[:34]
     'One octave too low multiplies the '
+
+    Args:
+        table: losses by bits and threshold.
+        widths: bit-widths to tell of.
+
+    Returns:
+        Text in plain English.
     """
+    # One part of the sentence for each bit-width.
     told = []
     for bits in widths:
         row = table.lost[bits - 1]
         at = int(row.argmin())
+        # The neighbours of the best threshold, below and above.
         low = row[at - 1] / row[at]
         high = row[min(at + 1, len(row) - 1)] / row[at]
         told.append(f"by {low:.1f} with {bits} bits, one too high by {high:.1f}")
@@ -178,10 +227,15 @@ def two_histograms(weight: Tensor, activation: Tensor, names: tuple[str, str]) -
         weight: any shape.
         activation: any shape, not negative.
         names: of the two.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # Weights at the left.
     drawing, (left, right) = plots.canvas(1, 2, height=3)
     style = {"bins": 60, "stat": "percent", "edgecolor": "white", "lw": 0.3}
     sns.histplot(weight.flatten().numpy(), ax=left, color=plots.BLUE, **style)
+    # An activation after ReLU is mostly 0: its zeros would hide the rest.
     positive = activation[activation > 0].numpy()
     sns.histplot(positive, ax=right, color=plots.ORANGE, **style)
     # Axes and legend.
@@ -189,6 +243,7 @@ def two_histograms(weight: Tensor, activation: Tensor, names: tuple[str, str]) -
     right.set(xlabel="activation", ylabel="values above 0 (%)")
     left.set_title(names[0], loc="left")
     right.set_title(f"{names[1]}, without its zeros", loc="left")
+    # Two numbers for the sentence.
     zeros = (activation == 0).float().mean()
     spread = weight.std() / weight.abs().max()
 
@@ -210,7 +265,11 @@ def distributions(
         widths: bit-widths.
         found: by tensor, for each bit-width the best threshold in standard deviations, what it
             loses, and what the best power of two loses.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # Best thresholds at the left, the price of powers of two at the right.
     drawing, (left, right) = plots.canvas(1, 2, height=3.8)
     looks = zip(plots.COLOURS, plots.MARKERS, ("-", "--", ":", "-."), strict=True)
     for (name, rows), (colour, marker, line) in zip(found.items(), looks, strict=True):
@@ -224,6 +283,7 @@ def distributions(
     left.legend(frameon=False)
     right.set(xlabel="bits")
     right.set(ylabel="error of the best power of two,\ndecibels above that of the best")
+    # The sentence takes 4 bits as its example.
     at = list(widths).index(4)
     told = ", ".join(f"{rows[at][0]:.1f} for {name}" for name, rows in found.items())
 
@@ -235,18 +295,34 @@ def distributions(
 
 
 def price_of_power(row: tuple[float, float, float]) -> float:
-    """Return by how many decibels the best power of two loses more than the best threshold."""
+    """Return by how many decibels the best power of two loses more than the best threshold.
+
+    Args:
+        row: best threshold, its error, and the error of the best power of two.
+
+    Returns:
+        Decibels.
+    """
     return float(10 * np.log10(row[2] / row[1]))
 
 
 def price_sentence(found: Mapping[str, Sequence[tuple[float, float, float]]]) -> str:
-    """Return what a power of two costs beside what one bit gains, in decibels."""
+    """Return what a power of two costs beside what one bit gains, in decibels.
+
+    Args:
+        found: rows of `price_of_power`, one for each bit-width, by tensor.
+
+    Returns:
+        Text in plain English.
+    """
+    # The price of a power of two, and the gain of one more bit.
     price = [price_of_power(row) for rows in found.values() for row in rows]
     gain = [
         float(10 * np.log10(few[1] / more[1]))
         for rows in found.values()
         for few, more in pairwise(rows)
     ]
+    # Their means are compared.
     compared = "less" if np.mean(price) < np.mean(gain) else "more"
     return (
         f"The power of two costs {np.mean(price):.1f} decibels on average, between "
@@ -263,22 +339,30 @@ def accuracy_over_error(
     Args:
         trials: by tensor, pairs (lost in %, accuracy in %), from the tight threshold downwards.
         whole: accuracy of the float network (%).
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One small panel for each tensor.
     drawing, axes = plots.canvas(2, 4, height=4.9, sharex=True, sharey=True)
     places = ("tight", "1 octave below", "2 octaves below", "3 octaves below")
+    # The float network's accuracy is the line to reach.
     for ax, (name, pairs) in zip(axes.flat, trials.items(), strict=True):
         ax.axhline(whole, color=plots.INK, lw=1, ls=":")
         looks = zip(places, plots.COLOURS, plots.MARKERS, strict=True)
         for (lost, accuracy), (place, colour, marker) in zip(pairs, looks, strict=True):
             style = {"color": colour, "marker": marker, "ls": "none", "ms": 7, "label": place}
             ax.plot(lost, accuracy, **style)
+        # A ring marks the least error.
         ring = {"ms": 15, "mfc": "none", "mec": plots.INK, "mew": 1.5, "ls": "none"}
         ax.plot(*min(pairs), "o", label="least error", **ring)
         ax.set_title(name.removesuffix(".weight"), loc="left")
+    # Labels stand at the outer edges alone.
     for ax in axes[-1]:
         ax.set_xlabel("lost (%)")
     for ax in axes[:, 0]:
         ax.set_ylabel("accuracy (%)")
+    # One legend for all panels.
     handles = axes[0, 0].get_legend_handles_labels()
     drawing.legend(*handles, loc="outside upper center", ncols=5, frameon=False)
 
@@ -288,7 +372,14 @@ def accuracy_over_error(
 
 
 def agreeing(trials: Mapping[str, Sequence[tuple[float, float]]]) -> int:
-    """Return for how many tensors the threshold with the least error has the best accuracy."""
+    """Return for how many tensors the threshold with the least error has the best accuracy.
+
+    Args:
+        trials: pairs of loss (%) and accuracy (%), one for each threshold, by tensor.
+
+    Returns:
+        Number of tensors.
+    """
     return sum(min(pairs)[1] == max(p[1] for p in pairs) for pairs in trials.values())
 
 
@@ -298,13 +389,21 @@ def agreement_sentence(trials: Mapping[str, Sequence[tuple[float, float]]]) -> s
     >>> agreement_sentence({"a": [(1.0, 90.0), (2.0, 80.0)], "b": [(1.0, 70.0), (3.0, 75.0)]})
     'The threshold with the least error is also the best for accuracy in 1 of 2 tensors. In b it \
 gives 70.0 %; another one gives 75.0 % although it loses 3 instead of 1 % of the squares.'
+
+    Args:
+        trials: pairs of loss (%) and accuracy (%), one for each threshold, by tensor.
+
+    Returns:
+        Text in plain English.
     """
+    # How often the two agree.
     start = (
         "The threshold with the least error is also the best for accuracy in "
         f"{agreeing(trials)} of {len(trials)} tensors."
     )
     if agreeing(trials) == len(trials):
         return start
+    # The tensor in which they differ most.
     highest = {name: max(pairs, key=lambda pair: pair[1]) for name, pairs in trials.items()}
     gap = max(trials, key=lambda name: highest[name][1] - min(trials[name])[1])
     lost, accuracy = min(trials[gap])
@@ -320,9 +419,14 @@ def rank_sentence(pairs: Mapping[str, tuple[float, float]]) -> str:
 
     Args:
         pairs: by tensor (lost, accuracy).
+
+    Returns:
+        Text in plain English.
     """
+    # Losses and accuracies, tensor by tensor.
     lost = [pair[0] for pair in pairs.values()]
     accuracy = [pair[1] for pair in pairs.values()]
+    # Ranks, and how they go together.
     ranks = np.argsort(np.argsort([lost, accuracy], axis=1), axis=1).astype(float)
     correlation = float(np.corrcoef(ranks)[0, 1])
     start = f"The rank correlation of error and accuracy over the tensors is {correlation:+.2f}"

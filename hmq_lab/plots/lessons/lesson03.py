@@ -23,19 +23,25 @@ def staircase_and_slopes(
         narrow: slopes over a small width.
         wide: slopes over one step.
         straight: straight-through gradients.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # The staircase at the left.
     drawing, (left, right) = plots.canvas(1, 2, height=3.4)
     left.plot(x, x, color=plots.INK, lw=1, ls=":", label="x")
     left.plot(x, stairs, color=plots.BLUE, lw=2, label="Q(x)")
     # Axes and legend.
     left.set(xlabel="x", ylabel="Q(x)")
     left.legend(frameon=False)
+    # Jumps are cut off: they would hide the rest.
     near = narrow.clamp(max=3)
     right.plot(x, near, color=plots.BLUE, lw=1, label="moved by 0.01 (cut off at 3)")
     right.plot(x, wide, color=plots.GREEN, lw=4, alpha=0.5, label="moved by one step")
     right.plot(x, straight, color=plots.ORANGE, ls="--", label="straight-through")
     right.set(xlabel="x", ylabel="slope", ylim=(-0.1, 4.6))
     right.legend(frameon=False, loc="upper center")
+    # Where the slope from far is that of straight-through.
     agree = ((wide - straight).abs() < 1e-6).float().mean()
 
     # What the figure shows, with its numbers.
@@ -63,7 +69,11 @@ def derivatives(
         within: where x is inside the range, too.
         by_step: straight-through and true.
         by_threshold: straight-through and true.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # Derivatives by the step at the left.
     drawing, (left, right) = plots.canvas(1, 2, height=3.4)
     straight, true = by_step
     gaps = torch.where(calm, true, math.nan)  # holes where there is no derivative
@@ -73,7 +83,9 @@ def derivatives(
     # Axes and legend.
     left.set(xlabel="x", ylabel="dQ/dstep", ylim=(-4.6, 5.6))
     left.legend(frameon=False, loc="upper left")
+    # The largest values inside, for the sentence.
     most, least = true[within].abs().max(), straight[within].abs().max()
+    # Derivatives by the threshold at the right.
     straight, true = by_threshold
     gaps = torch.where(calm, true, math.nan)
     right.plot(x, gaps, color=plots.BLUE, lw=4, alpha=0.5, label="true derivative")
@@ -97,17 +109,23 @@ def slopes_of_error(steps: Tensor, true: np.ndarray, straight: np.ndarray) -> pl
         steps: from fine to coarse.
         true: change of the error for a relative change of the step.
         straight: the straight-through estimate of it.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # Both slopes over the step.
     drawing, ax = plots.canvas(height=3.4)
     ax.plot(steps, 100 * true, color=plots.BLUE, marker="o", ms=4, label="true, over 4 %")
     ax.plot(steps, 100 * straight, color=plots.ORANGE, ls="--", label="straight-through")
     # Axes and legend.
     ax.set(xscale="log", yscale="log", xlabel="step")
     ax.set(ylabel="change of the error (% of the squares)\nfor a relative change of the step")
+    # Ticks at powers of two.
     exponents = range(-7, -1)
     ax.set_xticks([2.0**e for e in exponents], [f"$2^{{{e}}}$" for e in exponents])
     ax.minorticks_off()
     ax.legend(frameon=False)
+    # How far apart they are, and whether they point the same way.
     fine, coarse = ratios(steps, true, straight)
     same = np.mean(np.sign(straight) == np.sign(true))
 
@@ -120,14 +138,31 @@ def slopes_of_error(steps: Tensor, true: np.ndarray, straight: np.ndarray) -> pl
 
 
 def ratios(steps: Tensor, true: np.ndarray, straight: np.ndarray) -> tuple[float, float]:
-    """Return the median ratio of estimate to truth for fine steps and for coarse ones."""
+    """Return the median ratio of estimate to truth for fine steps and for coarse ones.
+
+    Args:
+        steps: steps of the layer.
+        true: true slope at each step.
+        straight: straight-through slope at each step.
+
+    Returns:
+        The ratio for fine steps, and that for coarse ones.
+    """
     ratio = straight / true
     fine, coarse = (steps <= 2**-5).numpy(), (steps >= 2**-3).numpy()
     return float(np.median(ratio[fine])), float(np.median(ratio[coarse]))
 
 
 def better_where(fine: float, coarse: float) -> str:
-    """Return for which steps the ratio is nearer to 1: "fine steps" or "coarse steps"."""
+    """Return for which steps the ratio is nearer to 1: "fine steps" or "coarse steps".
+
+    Args:
+        fine: median ratio for fine steps.
+        coarse: median ratio for coarse steps.
+
+    Returns:
+        Text in plain English.
+    """
     return "fine steps" if abs(fine - 1) < abs(coarse - 1) else "coarse steps"
 
 
@@ -142,12 +177,17 @@ def descents(
         levels: log2 of the number of levels at each iteration.
         tied: the threshold at each iteration, by (bits, start).
         best: the best threshold of a scan, by bits.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # Bits of the free descent at the left.
     drawing, (left, right) = plots.canvas(1, 2, height=3.6)
     left.plot(levels, color=plots.BLUE)
     # Axes and legend.
     left.set(xlabel="iteration", ylabel="bits, log2(2 threshold / step)")
     left.set_title("step and threshold free", loc="left")
+    # Thresholds of the tied descents at the right, by bits.
     looks = {2: (plots.ORANGE, "--", "o"), 4: (plots.GREEN, "-", "s")}
     named = set()
     for (bits, _), reached in tied.items():
@@ -155,10 +195,12 @@ def descents(
         label = None if bits in named else f"{bits} bits"
         named.add(bits)
         right.plot(reached, color=colour, ls=line, label=label)
+    # Rings mark the best threshold of a scan.
     for bits, threshold in best.items():
         ring = {"marker": looks[bits][2], "color": plots.INK, "mfc": "none", "ms": 10, "ls": "none"}
         right.plot(len(reached) - 1, threshold, label=f"best, {bits} bits", **ring)
     right.set(xlabel="iteration", ylabel="threshold", yscale="log")
+    # Ticks at powers of two.
     exponents = range(-6, 1)
     right.set_yticks([2.0**e for e in exponents], [f"$2^{{{e}}}$" for e in exponents])
     right.minorticks_off()
@@ -174,7 +216,15 @@ def descents(
 def arrival_sentence(
     tied: Mapping[tuple[int, float], np.ndarray], best: Mapping[int, float]
 ) -> str:
-    """Return where the tied descents end, beside the best threshold of a scan."""
+    """Return where the tied descents end, beside the best threshold of a scan.
+
+    Args:
+        tied: thresholds over the iterations, by bits and start.
+        best: best threshold of a scan, by bits.
+
+    Returns:
+        Text in plain English.
+    """
     told = []
     for bits, threshold in best.items():
         ends = " and ".join(f"{r[-1]:.3f}" for (b, _), r in tied.items() if b == bits)
@@ -187,15 +237,22 @@ def how_many_arrive(tied: Mapping[tuple[int, float], np.ndarray], best: Mapping[
 
     Returns:
         "all of them", "those from above", "those from below", "some of them" or "none".
+
+    Args:
+        tied: thresholds over the iterations, by bits and start.
+        best: best threshold of a scan, by bits.
     """
+    # Which descents end near the best threshold.
     arrived = {
         (bits, start): abs(math.log2(reached[-1] / best[bits])) <= 0.25
         for (bits, start), reached in tied.items()
     }
+    # All or none of them.
     if all(arrived.values()):
         return "all of them"
     if not any(arrived.values()):
         return "none"
+    # Else the side on which a descent starts may tell.
     above = {key: key[1] > best[key[0]] for key in arrived}
     if arrived == above:
         return "those from above"
@@ -215,7 +272,11 @@ def one_bit_training(
         shares: by bits, the share of weights with a gradient, inclusive and strict.
         runs: "inclusive" and "strict": losses, share of weights that moved, accuracy (%).
         count: images that an accuracy is of.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # Weights with a gradient at the left, under both rules.
     drawing, (left, right) = plots.canvas(1, 2, height=3.4)
     bits = list(shares)
     inclusive = [100 * a for a, _ in shares.values()]
@@ -225,10 +286,12 @@ def one_bit_training(
     # Axes and legend.
     left.set(xlabel="bits", ylabel="weights with a gradient (%)", ylim=(-5, 105))
     left.legend(frameon=False, loc="lower right")
+    # Losses of the training at the right.
     right.plot(runs["inclusive"][0], color=plots.BLUE, label="inclusive")
     right.plot(runs["strict"][0], color=plots.RED, ls="--", label="strict")
     right.set(xlabel="training step", ylabel="loss", ylim=(0, None))
     right.legend(frameon=False)
+    # One part of the sentence for each rule.
     told = []
     for rule, (_, moved, accuracy) in runs.items():
         told.append(
@@ -255,6 +318,9 @@ def loss_goes(losses: Sequence[float], part: int = 5) -> str:
     Args:
         losses: of the steps; they differ by their batches, so 10 % count as staying.
         part: how many steps the two means are of.
+
+    Returns:
+        Text in plain English.
     """
     first, last = np.mean(losses[:part]), np.mean(losses[-part:])
     if last < 0.9 * first:

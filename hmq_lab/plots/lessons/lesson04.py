@@ -22,7 +22,11 @@ def draws(p: Tensor, share: Tensor, count: int) -> plots.Drawing:
         p: probabilities (K,).
         share: shares of the draws (K,).
         count: number of draws.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # Bars are probabilities, points are shares with their noise.
     error = (p * (1 - p) / count).sqrt()  # standard error of a share
     drawing, ax = plots.canvas(height=3)
     at = np.arange(1, len(p) + 1)
@@ -32,6 +36,7 @@ def draws(p: Tensor, share: Tensor, count: int) -> plots.Drawing:
     # Axes and legend.
     ax.set(xlabel="category", xticks=at, ylabel="share")
     ax.legend(frameon=False)
+    # The largest distance, in standard errors.
     far = ((share - p).abs() / error).max().item()
     shares = ", ".join(f"{s:.1%}" for s in share)
 
@@ -49,10 +54,15 @@ def triangles(p: Tensor, samples: Mapping[float, Tensor]) -> plots.Drawing:
     Args:
         p: the three probabilities.
         samples: (S, 3) by temperature.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One triangle for each temperature.
     drawing, axes = plots.canvas(1, len(samples), height=3.3)
     told = []
     for (temperature, z), ax in zip(samples.items(), axes, strict=True):
+        # The cloud of samples, their mean and the true probabilities.
         ax.fill(*CORNERS.T, facecolor="#f7f7f7", edgecolor=plots.INK)
         cloud = {"color": plots.BLUE, "ms": 4, "alpha": 0.3, "mew": 0, "label": "samples"}
         ax.plot(*(z.numpy() @ CORNERS).T, "o", **cloud)
@@ -60,14 +70,17 @@ def triangles(p: Tensor, samples: Mapping[float, Tensor]) -> plots.Drawing:
         ax.plot(*(z.mean(0).numpy() @ CORNERS), "D", **mean)
         exact = {"color": plots.INK, "ms": 10, "mec": "white", "label": "probabilities"}
         ax.plot(*(p.numpy() @ CORNERS), "^", **exact)
+        # The corners are the categories.
         for (x, y), value, side in zip(CORNERS, p, ("left", "right", "center"), strict=True):
             place = (x, y + 0.03 if y else -0.05)
             ax.text(*place, f"{value:.0%}", ha=side, va="bottom" if y else "top")
         limits = {"xlim": (-0.05, 1.05), "ylim": (-0.2, 1.0)}
         ax.set(title=f"τ = {temperature:g}", aspect="equal", **limits)
         ax.axis("off")
+        # A sample is nearly hard where one entry has almost everything.
         hard = (z.max(1).values > 0.95).float().mean().item()
         told.append(f"{hard:.0%} at τ = {temperature:g}")
+    # One legend below all triangles.
     handles = axes[0].get_legend_handles_labels()
     drawing.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
 
@@ -88,18 +101,24 @@ def bias_and_noise(
         temperatures: from low to high.
         found: by loss, a row (bias, noise) for each temperature, relative to the exact gradient.
         samples: how many samples a mean is of.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One panel for each loss.
     drawing, axes = plots.canvas(1, 2, height=3.8, sharey=True)
     for ax, (name, values) in zip(axes, found.items(), strict=True):
         one = {"color": plots.ORANGE, "marker": "s", "label": "noise of one sample"}
         ax.loglog(temperatures, values[:, 1], **one)
         ax.loglog(temperatures, values[:, 0], color=plots.BLUE, marker="o", label="bias")
+        # A mean of many samples has less noise.
         limit = values[:, 1] / math.sqrt(samples)
         label = f"noise of the mean of {samples}"
         ax.loglog(temperatures, limit, color=plots.INK, ls=":", label=label)
         ax.set(xlabel="temperature τ", title=name)
         ax.set_xticks(temperatures, [f"{t:g}" for t in temperatures])
         ax.minorticks_off()
+    # Labels at the left, the legend at the right.
     axes[0].set_ylabel("of the exact gradient")
     axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
@@ -109,10 +128,20 @@ def bias_and_noise(
 
 
 def bias_sentence(temperatures: Sequence[float], found: Mapping[str, Tensor]) -> str:
-    """Return what happens to bias and noise from the highest temperature to the lowest."""
+    """Return what happens to bias and noise from the highest temperature to the lowest.
+
+    Args:
+        temperatures: temperatures, the lowest first.
+        found: bias and noise by temperature (T, 2), by loss.
+
+    Returns:
+        Text in plain English.
+    """
+    # One part of the sentence for each loss.
     told = []
     for name, values in found.items():
         bias, noise = values[:, 0], values[:, 1]
+        # The temperature with the least bias.
         least = temperatures[int(bias.argmin())]
         told.append(
             f"{name}: the noise of one sample goes from {noise[-1]:.2g} to {noise[0]:.2g} times "
@@ -124,7 +153,16 @@ def bias_sentence(temperatures: Sequence[float], found: Mapping[str, Tensor]) ->
 
 
 def smallest_bias_at(temperatures: Sequence[float], values: Tensor) -> str:
-    """Return where the bias is smallest: at the lowest temperature, the highest, or between."""
+    """Return where the bias is smallest: at the lowest temperature, the highest, or between.
+
+    Args:
+        temperatures: temperatures, the lowest first.
+        values: bias and noise by temperature (T, 2).
+
+    Returns:
+        Text in plain English.
+    """
+    # Its place among the temperatures.
     at = int(values[:, 0].argmin())
     if at == 0:
         return "at the lowest temperature"
@@ -140,7 +178,11 @@ def schedules(shown: Mapping[str, Callable], per_epoch: int, epochs: int = 15) -
         shown: schedules by name; the last one is the paper's.
         per_epoch: steps of an epoch.
         epochs: how many to draw.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One curve for each schedule.
     drawing, ax = plots.canvas(height=3)
     at = np.arange(epochs * per_epoch)
     looks = ((plots.GREEN, "--", 2.5), (plots.BLUE, "-", 5), (plots.ORANGE, ":", 2.5))
@@ -150,6 +192,7 @@ def schedules(shown: Mapping[str, Callable], per_epoch: int, epochs: int = 15) -
     # Axes and legend.
     ax.set(xlabel="epoch", ylabel="temperature τ", ylim=(0, 1.05))
     ax.legend(frameon=False, ncols=3, loc="lower left")
+    # The paper's schedule is the last; its floor goes into the sentence.
     paper = list(shown.values())[-1]
     first = [paper(i) for i in range(5 * per_epoch)]
     floor = first.index(min(first)) / per_epoch
@@ -168,11 +211,16 @@ def restarts(landscape: Tensor, ends: Mapping[str, Tensor]) -> plots.Drawing:
     Args:
         landscape: error of each threshold; the search starts at the first.
         ends: by schedule, the threshold that each run ended with.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # The errors of all thresholds at the left.
     best = int(landscape.argmin())
     drawing, (left, right) = plots.canvas(1, 2, height=3.8, width_ratios=(1, 1.3))
     names = [f"$2^{{{-k}}}$" for k in range(len(landscape))]
     left.plot(landscape, color=plots.BLUE, marker="o")
+    # Rings mark the start and the best.
     ring = {"mfc": "none", "mew": 2, "ls": "none"}
     left.plot(0, landscape[0], "s", color=plots.RED, ms=12, label="start", **ring)
     left.plot(best, landscape[best], "D", color=plots.GREEN, ms=13, label="best", **ring)
@@ -182,6 +230,7 @@ def restarts(landscape: Tensor, ends: Mapping[str, Tensor]) -> plots.Drawing:
     left.invert_xaxis()  # larger thresholds to the right
     left.legend(frameon=False)
 
+    # The mean error of each schedule at the right, with its noise.
     told, labels = [], []
     for at, (name, end) in enumerate(ends.items()):
         mean, spread = mean_error(landscape, end)
@@ -189,6 +238,7 @@ def restarts(landscape: Tensor, ends: Mapping[str, Tensor]) -> plots.Drawing:
         right.errorbar(mean, at, xerr=spread, fmt="o", color=plots.BLUE, capsize=5)
         labels.append(f"{name} ({hit:.0%})")
         told.append(f"{name} {mean:.3f} ± {spread:.3f}, {hit:.0%}")
+    # The same two lines as at the left.
     right.axvline(landscape[0], color=plots.RED, ls="--", label="start")
     right.axvline(landscape[best], color=plots.GREEN, ls=":", label="best")
     right.set(xlabel=f"error of the selection, mean of {len(end)} runs ± 2 standard errors")
@@ -204,7 +254,15 @@ def restarts(landscape: Tensor, ends: Mapping[str, Tensor]) -> plots.Drawing:
 
 
 def mean_error(landscape: Tensor, end: Tensor) -> tuple[float, float]:
-    """Return the mean error of runs by their ends, and two standard errors of it."""
+    """Return the mean error of runs by their ends, and two standard errors of it.
+
+    Args:
+        landscape: error of each threshold.
+        end: threshold that each run ended with.
+
+    Returns:
+        The mean, and two standard errors.
+    """
     errors = landscape[end]
     return errors.mean().item(), 2 * errors.std().item() / math.sqrt(len(end))
 
@@ -216,12 +274,18 @@ def restart_sentences(landscape: Tensor, ends: Mapping[str, Tensor]) -> list[str
         landscape: error of each threshold; the search starts at the first.
         ends: by schedule; "constant 0.1", "one decay to 0.1", "two cycles to 0.1", "one decay to
             0.5" and "two cycles to 0.5" are compared.
+
+    Returns:
+        Lines of text, in order.
     """
+    # How many runs leave the start.
     runs = len(ends["constant 0.1"])
 
+    # How many runs of a schedule ended elsewhere.
     def left(name: str) -> int:
         return int((ends[name] != 0).sum())
 
+    # The start is told by counts.
     said = [
         f"Of {runs} runs, {left('constant 0.1')} leave the start at a constant temperature of "
         f"0.1, {left('one decay to 0.1')} with one decay to 0.1, and {left('two cycles to 0.1')} "
@@ -239,6 +303,7 @@ def restart_sentences(landscape: Tensor, ends: Mapping[str, Tensor]) -> list[str
             f"threshold. Their mean error is {mean:.3f}, {compared} than the {start:.3f} they "
             "began with."
         )
+    # One decay against two cycles, for each floor.
     for floor in ("0.1", "0.5"):
         one, two = f"one decay to {floor}", f"two cycles to {floor}"
         said.append(compared_sentence(one, two, landscape[ends[one]], landscape[ends[two]]))
@@ -251,10 +316,21 @@ def compared_sentence(one: str, two: str, errors: Tensor, others: Tensor) -> str
     >>> a, b = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.2, 0.2, 0.4])
     >>> compared_sentence("A", "B", a, b).endswith("They cannot be told apart.")
     True
+
+    Args:
+        one: name of the first schedule.
+        two: name of the second schedule.
+        errors: errors of the runs of the first.
+        others: errors of the runs of the second.
+
+    Returns:
+        Text in plain English.
     """
+    # The difference of the means beside its standard error.
     difference = (errors.mean() - others.mean()).item()
     noise = math.sqrt((errors.var() / len(errors) + others.var() / len(others)).item())
     start = f"The mean errors of {one} and {two} differ by {abs(difference):.3f}: "
+    # Within two standard errors nothing is said.
     if abs(difference) <= 2 * noise:
         return start + "at most two standard errors. They cannot be told apart."
     better = two if difference > 0 else one
@@ -262,7 +338,14 @@ def compared_sentence(one: str, two: str, errors: Tensor, others: Tensor) -> str
 
 
 def who_leaves(ends: Mapping[str, Tensor]) -> str:
-    """Return whether a restart frees runs after cooling to 0.1: "yes", "no" or "hardly"."""
+    """Return whether a restart frees runs after cooling to 0.1: "yes", "no" or "hardly".
+
+    Args:
+        ends: threshold that each run ended with, by schedule.
+
+    Returns:
+        Text in plain English.
+    """
     one = (ends["one decay to 0.1"] != 0).float().mean().item()
     two = (ends["two cycles to 0.1"] != 0).float().mean().item()
     if two > one + 0.1:
@@ -276,9 +359,14 @@ def cosines(gradients: Mapping[float, Tensor], exact: Tensor) -> list[str]:
     Args:
         gradients: (S, K) by temperature, one row a sample.
         exact: (K,).
+
+    Returns:
+        Lines of text, in order.
     """
+    # One line for each temperature.
     lines = []
     for temperature, rows in gradients.items():
+        # The mean of all samples, and single ones.
         mean = torch.cosine_similarity(rows.mean(0), exact, dim=0).item()
         single = torch.cosine_similarity(rows, exact[None], dim=1).mean().item()
         lines.append(

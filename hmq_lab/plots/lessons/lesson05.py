@@ -24,11 +24,16 @@ def mixtures(
         mixed: results by the name of the mixture.
         step: the mixed step.
         threshold: the mixed threshold.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One panel for each mixture.
     drawing, axes = plots.canvas(1, 2, height=3.6, sharey=True)
     counts = {name: len(y.unique()) for name, y in mixed.items()}
     for ax, (name, y) in zip(axes, mixed.items(), strict=True):
         looks = ((plots.ORANGE, "--"), (plots.GREEN, ":"))
+        # The two quantizers themselves, below the mixture.
         for scheme, (colour, line) in zip(pair, looks, strict=True):
             hard = quantize(x, scheme.step, scheme.threshold, scheme.signed)
             label = f"{scheme.bits} bits below {scheme.threshold:g}"
@@ -37,6 +42,7 @@ def mixtures(
         ax.set(title=f"{name}: {counts[name]} levels", xlabel="x")
         ax.legend(frameon=False, loc="upper left")
     axes[0].set_ylabel("Q(x)")
+    # The numbers of levels go into the sentence.
     told = " and ".join(f"{name} give {count} levels" for name, count in counts.items())
 
     # What the figure shows, with its numbers.
@@ -53,11 +59,16 @@ def mixture_and_selection(
         masses: probability on 2 bits, from 0 to 1.
         curves: accuracies (%) of "mixed parameters", "mixed outputs" and "selection".
         count: how many images an accuracy is of.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # The three curves by their names.
     soft, outputs, hard = (
         curves[name] for name in ("mixed parameters", "mixed outputs", "selection")
     )
     percent = [100 * mass for mass in masses]
+    # The selection jumps at half and half.
     drawing, ax = plots.canvas(height=3.6)
     ax.plot(percent, soft, color=plots.BLUE, marker="o", label="mixed parameters: the block")
     ax.plot(percent, outputs, color=plots.GREEN, marker="D", ls=":", label="mixed outputs")
@@ -66,6 +77,7 @@ def mixture_and_selection(
     # Axes and legend.
     ax.set(xlabel="mass on 2 bits (%)", ylabel=f"accuracy (%) on {count:,} images")
     ax.legend(frameon=False)
+    # The widest gap between block and selection.
     gaps = [s - h for s, h in zip(soft, hard, strict=True)]
     wide = max(range(len(gaps)), key=lambda i: abs(gaps[i]))
 
@@ -84,12 +96,22 @@ def gap_sentence(masses: Sequence[float], soft: Sequence[float], hard: Sequence[
     >>> gap_sentence([0, 0.4, 0.6, 1], [90, 80, 60, 20], [90, 90, 20, 20])
     'With less than half of the mass on 2 bits, the block is 5.0 points worse than its selection \
 on average; with more than half, it is 20.0 points better.'
+
+    Args:
+        masses: mass on 2 bits, from 0 to 1.
+        soft: the block's accuracy (%) at each mass.
+        hard: the selection's accuracy (%) at each mass.
+
+    Returns:
+        Text in plain English.
     """
 
+    # One side in words.
     def side(places: list[int]) -> str:
         gap = sum(soft[i] - hard[i] for i in places) / len(places)
         return f"{abs(gap):.1f} points {'better' if gap > 0 else 'worse'}"
 
+    # The masses on each side of half and half.
     less = [i for i, mass in enumerate(masses) if mass < 0.5]
     more = [i for i, mass in enumerate(masses) if mass > 0.5]
     return (
@@ -103,7 +125,16 @@ def where_half_lies(eight: float, half: float, two: float) -> str:
 
     >>> where_half_lies(90.0, 88.0, 30.0), where_half_lies(90.0, 20.0, 30.0)
     ('near that of 8 bits', 'below both')
+
+    Args:
+        eight: accuracy (%) with 8 bits.
+        half: accuracy (%) with half of the mass on each.
+        two: accuracy (%) with 2 bits.
+
+    Returns:
+        Text in plain English.
     """
+    # Outside the two ends, or near one of them.
     if half < min(eight, two):
         return "below both"
     share = (half - two) / (eight - two) if eight != two else 1.0
@@ -118,19 +149,26 @@ def spreads(found: Mapping[str, Mapping[int, tuple[float, float]]], draws: int) 
     Args:
         found: by tensor, then by number of samples, (spread, length of the mean).
         draws: of the noise, for each number.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One panel for each tensor.
     drawing, axes = plots.canvas(1, 2, height=3.6)
     told = []
     for ax, (name, rows) in zip(axes, found.items(), strict=True):
         numbers = list(rows)
+        # Noise and signal over the number of samples.
         noise = [spread for spread, _ in rows.values()]
         signal = [length for _, length in rows.values()]
+        # Independent samples would lower the noise like this.
         ideal = [noise[0] / math.sqrt(n) for n in numbers]
         ax.loglog(numbers, noise, color=plots.BLUE, marker="o", label="spread")
         ax.loglog(numbers, ideal, color=plots.INK, ls=":", label="1 / √samples")
         mean = {"color": plots.GREEN, "marker": "D", "ls": "--", "label": "length of the mean"}
         ax.loglog(numbers, signal, **mean)
         ax.set(title=name, xlabel="samples", ylabel="gradient of the logits")
+        # Few numbers on the axes.
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.set_xticks(numbers, numbers)
@@ -138,6 +176,7 @@ def spreads(found: Mapping[str, Mapping[int, tuple[float, float]]], draws: int) 
         told.append(
             f"{name.split(':')[0]}: the spread is {noise[0]:.2g} with one sample and {noise[-1]:.2g} with {numbers[-1]}"
         )
+    # One legend at the right.
     axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
     # What the figure shows, with its numbers.
@@ -151,9 +190,17 @@ def spread_sentences(found: Mapping[str, Mapping[int, tuple[float, float]]]) -> 
     >>> spread_sentences({"weight: by channels": {1: (4.0, 1.0), 4: (2.0, 1.0)}})[0]
     'Weight: with one shared sample the noise is 4.0 times the signal. With 4 samples it is 2.0 \
 times smaller; 4 independent gradients would make it 2.0 times smaller.'
+
+    Args:
+        found: spread and length of the mean by number of samples, by tensor.
+
+    Returns:
+        Lines of text, in order.
     """
+    # One part for each tensor.
     said = []
     for name, rows in found.items():
+        # One shared sample, and the most samples.
         noise, signal = rows[1]
         most = max(rows)
         gain = noise / rows[most][0]
@@ -173,17 +220,23 @@ def logit_gradient(gradient: Tensor, exponents: Sequence[int], title: str) -> pl
         gradient: (bits, thresholds).
         exponents: M of the thresholds 2^M.
         title: what the gradient is of.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # Colours are even on both sides of 0.
     drawing, ax = plots.canvas(height=3.8)
     reach = gradient.abs().max().item()
     names = [f"$2^{{{e}}}$" for e in exponents]
     style = {"cmap": "vlag", "vmin": -reach, "vmax": reach, "linewidths": 0.5}
     bar = {"label": "gradient"}
     rows = range(1, len(gradient) + 1)
+    # More bits stand higher.
     sns.heatmap(gradient.numpy(), ax=ax, xticklabels=names, yticklabels=rows, cbar_kws=bar, **style)
     ax.invert_yaxis()
     # Axes and legend.
     ax.set(xlabel="threshold", ylabel="bits", title=title)
+    # Descent raises the logit with the least gradient most.
     row, column = divmod(int(gradient.argmin()), gradient.shape[1])
 
     # What the figure shows, with its numbers.

@@ -17,13 +17,18 @@ def shares(sizes: Mapping[str, int]) -> plots.Drawing:
 
     Args:
         sizes: elements of each weight tensor.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One bar for each tensor, the first at the top.
     share = 100 * np.array(list(sizes.values())) / sum(sizes.values())
     drawing, ax = plots.canvas(height=2.8)
     ax.barh(short(sizes), share, color=plots.BLUE)
     ax.invert_yaxis()
     # Axes and legend.
     ax.set(xlabel="share of the weights (%)")
+    # The largest tensor goes into the sentence.
     largest = max(sizes, key=sizes.__getitem__)
 
     # What the figure shows, with its numbers.
@@ -42,17 +47,23 @@ def costs(
         table: rise of the loss by tensor and bits.
         sizes: elements of each tensor.
         base: the loss with the most bits everywhere.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # A table: tensors by bits.
     widths = list(next(iter(table.values())))
     fewest = min(widths)
     values = np.array([list(row.values()) for row in table.values()])
     drawing, ax = plots.canvas(height=3.4)
     bar = {"label": "rise of the loss"}
     options = {"annot": True, "fmt": ".3f", "cmap": "cividis", "cbar_kws": bar}
+    # An empty cell is no reason to warn.
     with np.errstate(all="ignore"):
         sns.heatmap(values, ax=ax, xticklabels=widths, yticklabels=short(sizes), **options)
     # Axes and legend.
     ax.set(xlabel="bits of this tensor")
+    # The most sensitive tensor and the largest one.
     worst = max(sizes, key=lambda name: table[name][fewest])
     largest = max(sizes, key=sizes.__getitem__)
 
@@ -75,27 +86,35 @@ def landscape(
         compressions: of the same choices.
         target: the compression to reach.
         best: bits of the optimum.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # The optimum within the budget.
     within = compressions >= target
     best_loss = losses[within].min()
     at = compressions[within][losses[within].argmin()]
     # From small networks to large ones: the least loss so far.
     order = np.argsort(-compressions, kind="stable")
     least = np.minimum.accumulate(losses[order])
+    # A cloud of all choices, and the least loss above it.
     drawing, ax = plots.canvas(height=4.2)
     cloud = {"s": 4, "color": plots.PALE, "label": "a choice of bits", "rasterized": True}
     ax.scatter(compressions, losses, **cloud)
     label = "the best with at least this compression"
     ax.step(compressions[order], least, color=plots.BLUE, lw=2, label=label)
+    # The target and the optimum.
     ax.axvline(target, color=plots.INK, ls="--", label="target")
     star = {"ms": 14, "color": plots.RED, "ls": "none"}
     ax.plot(at, best_loss, "*", label="the optimum within the budget", **star)
     # Axes and legend.
     ax.set(xlabel="compression of the weights", ylabel="loss", xscale="log", yscale="log")
+    # Few numbers on the axes.
     ticks = [4, 5, 6, 8, 10, 12, 16]
     ax.set_xticks(ticks, [str(t) for t in ticks])
     ax.minorticks_off()
     ax.legend(frameon=False)
+    # The optimum's bits, in words.
     chosen = ", ".join(f"{n} {b}" for n, b in zip(short(best), best.values(), strict=True))
 
     # What the figure shows, with its numbers.
@@ -118,12 +137,17 @@ def regrets(
         rivals: regret by target and name.
         hmq: regrets of the seeds by target.
         half: the regret that half of all choices exceed, by target.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One group of marks for each target.
     drawing, ax = plots.canvas(height=3.8)
     names = list(next(iter(rivals.values())))
     colours = (plots.ORANGE, plots.GREEN, plots.RED, plots.INK)
     for place, target in enumerate(rivals):
         first = place == 0
+        # The rivals stand side by side.
         for shift, name in enumerate(names):
             look = {"color": colours[shift], "marker": "sD^v"[shift], "ms": 8, "ls": "none"}
             at = place + 0.12 * (shift - 1)
@@ -133,12 +157,15 @@ def regrets(
         beside = place - 0.3 + 0.06 * np.arange(len(found))
         ring = {"color": plots.BLUE, "ms": 9, "mfc": "none", "mew": 2, "ls": "none"}
         ax.plot(beside, found, "o", label="HMQ, each seed" if first else None, **ring)
+        # A short line: the median of all choices.
         label = "half of all choices are worse" if first else None
         ax.plot([place - 0.38, place + 0.38], [half[target]] * 2, color=plots.PALE, label=label)
+    # Regrets near 0 need a linear scale.
     ax.set_yscale("symlog", linthresh=0.01)
     ax.set_xticks(range(len(rivals)), [f"target {target:g}" for target in rivals])
     ax.set(ylabel="regret", ylim=(-0.002, None))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    # One part of the sentence for each target.
     told = []
     for target, found in hmq.items():
         least = min(rivals[target], key=rivals[target].__getitem__)
@@ -164,9 +191,14 @@ greedy finds it.']
     Args:
         rivals: rank by target and name; the optimum has rank 1.
         hmq: rank of each seed by target.
+
+    Returns:
+        Lines of text, in order.
     """
+    # One sentence for each target.
     said = []
     for target, ranks in hmq.items():
+        # Which rivals have rank 1, and with how many seeds HMQ has.
         found = [name for name, rank in rivals[target].items() if rank == 1]
         hits = sum(rank == 1 for rank in ranks)
         verb = "finds" if len(found) <= 1 else "find"
@@ -180,7 +212,14 @@ greedy finds it.']
 
 
 def how_often(ranks: Sequence[int]) -> str:
-    """Return with how many seeds the rank is 1: "with every seed", "with some", "with none"."""
+    """Return with how many seeds the rank is 1: "with every seed", "with some", "with none".
+
+    Args:
+        ranks: rank of HMQ's choice with each seed.
+
+    Returns:
+        Text in plain English.
+    """
     hits = sum(rank == 1 for rank in ranks)
     if hits == len(ranks):
         return "with every seed"
@@ -195,7 +234,11 @@ def schedules(
     Args:
         records: by schedule, one a seed.
         lost: regret of the bits, by schedule.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # Temperatures at the left.
     drawing, (left, middle, right) = plots.canvas(1, 3, height=3.4)
     looks = ((plots.BLUE, "-"), (plots.ORANGE, "--"), (plots.GREEN, ":"))
     for (name, found), (colour, line) in zip(records.items(), looks, strict=True):
@@ -206,12 +249,14 @@ def schedules(
     # Axes and legend.
     left.set(xlabel="training step", ylabel="temperature τ", ylim=(0, 1.1))
     left.legend(frameon=False, loc="lower left")
+    # Regrets in the middle, accuracies at the right.
     accuracies = own_accuracies(records)
     panels = (
         (middle, dict(lost), "regret of the bits"),
         (right, accuracies, "test accuracy, own thresholds (%)"),
     )
     for ax, numbers_of, label in panels:
+        # One dot for each search, in its schedule's colour.
         names = [name for name in numbers_of for _ in numbers_of[name]]
         numbers = [number for row in numbers_of.values() for number in row]
         palette = [colour for colour, _ in looks]
@@ -219,6 +264,7 @@ def schedules(
         sns.swarmplot(x=names, y=numbers, ax=ax, **options)
         ax.set(xlabel="", ylabel=label)
     middle.set_ylim(bottom=-0.005)
+    # One part of the sentence for each schedule.
     said = []
     for name, own in accuracies.items():
         span = f"{np.mean(own):.1f} % ({min(own):.1f} to {max(own):.1f})"
@@ -232,7 +278,14 @@ def schedules(
 
 
 def own_accuracies(records: Mapping[str, Sequence[Record]]) -> dict[str, list[float]]:
-    """Return the test accuracies of searches with their own thresholds, by schedule."""
+    """Return the test accuracies of searches with their own thresholds, by schedule.
+
+    Args:
+        records: records of searches, by schedule.
+
+    Returns:
+        Accuracies (%) by schedule.
+    """
     return {name: [r.results["accuracy"]["test"] for r in found] for name, found in records.items()}
 
 
@@ -242,7 +295,14 @@ def schedule_sentence(lost: Mapping[str, Sequence[float]]) -> str:
     >>> schedule_sentence({"a": [0.1, 0.3], "b": [0.2, 0.25]})
     'The mean regrets of the schedules differ by 0.025 at most; the seeds of one schedule differ \
 by up to 0.200. So these searches show no difference between the schedules.'
+
+    Args:
+        lost: regrets of the searches, by schedule.
+
+    Returns:
+        Text in plain English.
     """
+    # How much schedules differ, and how much seeds do.
     means = [float(np.mean(values)) for values in lost.values()]
     between = max(means) - min(means)
     within = max(max(values) - min(values) for values in lost.values())
@@ -250,6 +310,7 @@ by up to 0.200. So these searches show no difference between the schedules.'
         f"The mean regrets of the schedules differ by {between:.3f} at most; the seeds of one "
         f"schedule differ by up to {within:.3f}. "
     )
+    # Within the noise of seeds nothing is said.
     if between <= within:
         return start + "So these searches show no difference between the schedules."
     best = min(lost, key=lambda name: float(np.mean(lost[name])))
@@ -265,20 +326,32 @@ def accuracy_sentence(accuracies: Mapping[str, Sequence[float]], points: float =
     Args:
         accuracies: by schedule (%).
         points: how far below counts as far.
+
+    Returns:
+        Text in plain English.
     """
+    # Count the searches far below the best one.
     best = max(max(values) for values in accuracies.values())
     told = []
     for name, values in accuracies.items():
         low = sum(value < best - points for value in values)
         if low:
             told.append(f"{low} of {len(values)} with {name}")
+    # None, or a list by schedule.
     if not told:
         return f"No search lies more than {points:g} points below the best one."
     return f"More than {points:g} points below the best search: {listed(told)}."
 
 
 def least_regret(lost: Mapping[str, Sequence[float]]) -> str:
-    """Return the schedule with the least mean regret, or "no difference" within the seeds."""
+    """Return the schedule with the least mean regret, or "no difference" within the seeds.
+
+    Args:
+        lost: regrets of the searches, by schedule.
+
+    Returns:
+        Text in plain English.
+    """
     means = {name: float(np.mean(values)) for name, values in lost.items()}
     within = max(max(values) - min(values) for values in lost.values())
     if max(means.values()) - min(means.values()) <= within:
@@ -287,7 +360,14 @@ def least_regret(lost: Mapping[str, Sequence[float]]) -> str:
 
 
 def short(names) -> list[str]:
-    """Return the names of weight tensors without their ending."""
+    """Return the names of weight tensors without their ending.
+
+    Args:
+        names: names of weight tensors.
+
+    Returns:
+        The value as text, shortened where it is long.
+    """
     return [name.removesuffix(".weight") for name in names]
 
 
@@ -296,6 +376,12 @@ def least(values: Mapping[str, float]) -> str:
 
     >>> least({"a": 0.2, "b": 0.1}), least({"a": 0.1, "b": 0.1})
     ('b', 'a and b')
+
+    Args:
+        values: numbers by name.
+
+    Returns:
+        Text in plain English.
     """
     lowest = min(values.values())
     return listed(name for name, value in values.items() if value <= lowest + 1e-12)

@@ -22,11 +22,21 @@ def kind(name: str, shape: Sequence[int]) -> str:
     ('pointwise', 'fully connected')
 
     Squeeze and excite is two 1x1 convolutions on pooled vectors.
+
+    Args:
+        name: name of the weight.
+        shape: shape of the weight, output channels first.
+
+    Returns:
+        Text in plain English.
     """
+    # A matrix is a fully connected layer.
     if len(shape) == 2:
         return "fully connected"
+    # The shape alone does not show squeeze and excite.
     if ".fc1." in name or ".fc2." in name:
         return "squeeze and excite"
+    # One input channel for each filter is depthwise.
     if shape[1] == 1:
         return "depthwise"
     return "pointwise" if math.prod(shape[2:]) == 1 else "other convolutions"
@@ -37,6 +47,9 @@ def kind_shares(weights: Sequence[tuple[str, int]]) -> tuple[list[float], list[f
 
     Args:
         weights: kind and size of each weight tensor.
+
+    Returns:
+        Shares of the kinds.
     """
     every = sum(size for _, size in weights)
     tensors = [100 * float(np.mean([k == wanted for k, _ in weights])) for wanted in KINDS]
@@ -49,16 +62,22 @@ def shares(found: Mapping[str, tuple[list[float], list[float]]]) -> plots.Drawin
 
     Args:
         found: by network, shares of the tensors and of the elements (%), in the order of KINDS.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # Tensors at the left, elements at the right.
     names = list(found)
     drawing, axes = plots.canvas(1, 2, height=3.4, sharey=True)
     colours = [*plots.COLOURS, plots.PALE]
     for ax, which, label in zip(axes, (0, 1), ("tensors", "elements"), strict=True):
+        # The shares of a network stand end to end.
         left = np.zeros(len(names))
         for number, wanted in enumerate(KINDS):
             values = np.array([found[name][which][number] for name in names])
             style = {"color": colours[number], "hatch": plots.HATCHES[number], "edgecolor": "white"}
             ax.barh(names, values, left=left, lw=0, label=wanted, **style)
+            # A share is written where there is room.
             for at in np.flatnonzero(values >= 8):
                 box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none"}
                 place = {"ha": "center", "va": "center", "fontsize": 9, "bbox": box}
@@ -66,9 +85,11 @@ def shares(found: Mapping[str, tuple[list[float], list[float]]]) -> plots.Drawin
             left += values
         ax.set(xlabel=f"share of the weight {label} (%)", xlim=(0, 100))
         ax.grid(False, axis="y")
+    # One legend above both.
     axes[0].invert_yaxis()
     handles = axes[0].get_legend_handles_labels()
     drawing.legend(*handles, ncols=len(KINDS), loc="outside upper left", frameon=False)
+    # The sentence is about depthwise layers.
     told = [
         f"{name} {tensors[0]:.0f} % of the tensors and {elements[0]:.1f} % of the elements"
         for name, (tensors, elements) in found.items()
@@ -86,23 +107,32 @@ def activation_bits(sizes: Mapping[str, Mapping[str, int]], acr: float) -> plots
     Args:
         sizes: elements of each activation, by network.
         acr: target compression of the largest activation.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One panel for each network.
     drawing, axes = plots.canvas(1, len(sizes), height=3.4, sharey=True)
     axes = np.atleast_1d(axes)
     for ax, (name, own) in zip(axes, sizes.items(), strict=True):
+        # The paper's rule gives the bits.
         bits = budget.activation_bits(own, acr)
         size = np.array(list(own.values()))
         width = np.array([bits[n] for n in own])
         place = np.arange(len(size))
+        # Two marks: 8 bits, and fewer.
         ax.plot(place[width == 8], size[width == 8], "o", color=plots.BLUE, ms=5)
         ax.plot(place[width < 8], size[width < 8], "s", color=plots.ORANGE, ms=8)
+        # What is above the line has no room for 8 bits.
         ax.axhline(4 * size.max() / acr, color=plots.INK, ls="--", lw=1)
         ax.set(title=name, xlabel="activation, in order", yscale="log")
+    # The legend is made by hand: a panel may lack one of the marks.
     axes[0].set_ylabel("elements of an image")
     entries = [("o", plots.BLUE, "8 bits"), ("s", plots.ORANGE, "fewer")]
     entries.append(("--", plots.INK, "room for 8 bits"))
     lines = [axes[0].plot([], [], look, color=c, label=text)[0] for look, c, text in entries]
     drawing.legend(handles=lines, ncols=3, loc="outside upper left", frameon=False)
+    # The counts go into the sentence.
     told = "; ".join(
         f"{name} {bit_counts(budget.activation_bits(own, acr))}" for name, own in sizes.items()
     )
@@ -117,13 +147,27 @@ def bit_counts(bits: Mapping[str, int]) -> str:
 
     >>> bit_counts({"a": 8, "b": 4, "c": 8})
     '1 of 4 bits, 2 of 8 bits'
+
+    Args:
+        bits: bits of each tensor, by name.
+
+    Returns:
+        Text in plain English.
     """
     counts = Counter(bits.values())
     return ", ".join(f"{count} of {width} bits" for width, count in sorted(counts.items()))
 
 
 def four_bit_class(bits: Mapping[str, int]) -> str:
-    """Return how many tensors have 4 bits: "one", "a few", "about half" or "nearly all"."""
+    """Return how many tensors have 4 bits: "one", "a few", "about half" or "nearly all".
+
+    Args:
+        bits: bits of each tensor, by name.
+
+    Returns:
+        Text in plain English.
+    """
+    # Their share puts them in one of four classes.
     four = sum(width == 4 for width in bits.values())
     share = four / len(bits)
     if four == 1:
@@ -134,7 +178,15 @@ def four_bit_class(bits: Mapping[str, int]) -> str:
 
 
 def actual_acr(sizes: Mapping[str, int], bits: Mapping[str, int]) -> float:
-    """Return the compression of the largest activation: float over quantized."""
+    """Return the compression of the largest activation: float over quantized.
+
+    Args:
+        sizes: elements of each tensor, by name.
+        bits: bits of each tensor, by name.
+
+    Returns:
+        The compression, 1 or more.
+    """
     return 32 * max(sizes.values()) / max(sizes[name] * bits[name] for name in sizes)
 
 
@@ -144,10 +196,15 @@ def acr_curves(sizes: Mapping[str, Mapping[str, int]], targets: Sequence[int]) -
     Args:
         sizes: elements of each activation, by network.
         targets: of the ACR.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One curve for each network, in both panels.
     drawing, (left, right) = plots.canvas(1, 2, height=3.4)
     ends = {}
     for number, (name, own) in enumerate(sizes.items()):
+        # Bits, their share below 8, and the actual ACR.
         tables = [budget.activation_bits(own, float(target)) for target in targets]
         fewer = [100 * np.mean([b < 8 for b in bits.values()]) for bits in tables]
         actual = [actual_acr(own, bits) for bits in tables]
@@ -156,12 +213,14 @@ def acr_curves(sizes: Mapping[str, Mapping[str, int]], targets: Sequence[int]) -
         left.plot(targets, fewer, label=name, **look)
         right.plot(targets, actual, **look)
         ends[name] = max(actual)
+    # The diagonal: as much as was asked for.
     right.plot(targets, targets, color=plots.INK, ls="--", lw=1)
     right.text(20, 21, "target", rotation=30, ha="center", fontsize=9)
     # Axes and legend.
     left.set(xlabel="target ACR", ylabel="activations below 8 bits (%)")
     right.set(xlabel="target ACR", ylabel="actual ACR", ylim=(0, 33))
     left.legend(frameon=False)
+    # The largest actual ACR of each network.
     told = ", ".join(f"{end:.1f} for {name}" for name, end in ends.items())
 
     # What the figure shows, with its numbers.
@@ -173,14 +232,24 @@ def acr_curves(sizes: Mapping[str, Mapping[str, int]], targets: Sequence[int]) -
 
 
 def record_lines(found: Mapping[str, Record]) -> list[str]:
-    """Return a few lines for each record: data, epochs, compression, bits of activations."""
+    """Return a few lines for each record: data, epochs, compression, bits of activations.
+
+    Args:
+        found: records by name.
+
+    Returns:
+        Lines of text, in order.
+    """
+    # Four lines for each record.
     lines = []
     for name, record in found.items():
         header, results, used = record.header, record.results, record.header["settings"]
         pixels = header["picture"][-1]
         lines.append(f"{name}: {header['model']} on {header['data']}, {pixels} pixels")
+        # How it was searched.
         epochs = f"{used['search_epochs']} + {used['final_epochs']} epochs"
         lines.append(f"    {epochs}, {header['pictures'][0]:,} training images")
+        # What came out.
         rates = results["rates"]
         told = f"weights {rates['weights']:.2f} / all {rates['all_weights']:.2f}"
         lines.append(f"    compression: {told} / checkpoint {rates['checkpoint']:.2f}")
@@ -190,10 +259,19 @@ def record_lines(found: Mapping[str, Record]) -> list[str]:
 
 
 def accuracy_lines(record: Record) -> tuple[list[str], float]:
-    """Return accuracies with their standard errors, and two standard errors of the larger one."""
+    """Return accuracies with their standard errors, and two standard errors of the larger one.
+
+    Args:
+        record: record of one search.
+
+    Returns:
+        The lines, and two standard errors (points).
+    """
+    # Both accuracies and their standard errors.
     accuracy, tested = record.results["accuracy"], record.header["pictures"][2]
     own, before = accuracy["test"], accuracy["float_test"]
     error = [(a * (100 - a) / tested) ** 0.5 for a in (own, before)]
+    # The difference as a number of images.
     changed = abs(own - before) / 100 * tested
     lines = [
         f"{tested:,} test images",
@@ -209,13 +287,18 @@ def bits_by_size(record: Record) -> plots.Drawing:
 
     Args:
         record: of a search.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One mark for each kind of layer.
     found = [t for t in record.tensors if t["kind"] == "weight"]
     drawing, (left, right) = plots.canvas(1, 2, height=3.6, sharey=True)
     groups = grouped(record)
     colours = [*plots.COLOURS, plots.INK]
     for number, (wanted, group) in enumerate((k, g) for k, g in groups.items() if g):
         look = {"ls": "none", "color": colours[number], "marker": "osD^v"[number], "alpha": 0.8}
+        # Marks of different kinds are moved apart a little.
         bits = np.array([t["bits_before_repair"] for t in group]) + 0.08 * (number - 1)
         left.plot([t["size"] for t in group], bits, label=wanted, **look)
         right.plot([found.index(t) for t in group], bits, **look)
@@ -224,6 +307,7 @@ def bits_by_size(record: Record) -> plots.Drawing:
     left.set(ylim=(0.5, 8.6), yticks=range(1, 9))
     right.set(xlabel="place in the network")
     drawing.legend(ncols=len(KINDS), loc="outside upper left", frameon=False)
+    # The means go into the sentence.
     means = ", ".join(f"{wanted} {mean_bits(g):.1f}" for wanted, g in groups.items() if g)
     name = f"{record.header['model']}, {records.label(record)}"
 
@@ -234,18 +318,39 @@ def bits_by_size(record: Record) -> plots.Drawing:
 
 
 def grouped(record: Record) -> dict[str, list[dict]]:
-    """Return the weight tensors of a record by kind."""
+    """Return the weight tensors of a record by kind.
+
+    Args:
+        record: record of one search.
+
+    Returns:
+        Weight tensors by kind.
+    """
     found = [t for t in record.tensors if t["kind"] == "weight"]
     return {k: [t for t in found if kind(t["name"], t["shape"]) == k] for k in KINDS}
 
 
 def mean_bits(group: Sequence[dict]) -> float:
-    """Return the mean bits of some tensors, before the repair."""
+    """Return the mean bits of some tensors, before the repair.
+
+    Args:
+        group: weight tensors of a record.
+
+    Returns:
+        The mean number of bits.
+    """
     return float(np.mean([t["bits_before_repair"] for t in group]))
 
 
 def pointwise_of_same_size(groups: Mapping[str, Sequence[dict]]) -> list[dict]:
-    """Return the pointwise tensors that are as small as the depthwise ones."""
+    """Return the pointwise tensors that are as small as the depthwise ones.
+
+    Args:
+        groups: weight tensors by kind.
+
+    Returns:
+        The tensors, as the record has them.
+    """
     sizes = [t["size"] for t in groups["depthwise"]]
     if not sizes:
         return []
@@ -253,7 +358,15 @@ def pointwise_of_same_size(groups: Mapping[str, Sequence[dict]]) -> list[dict]:
 
 
 def same_size_sentence(groups: Mapping[str, Sequence[dict]]) -> str:
-    """Return the mean bits of depthwise tensors beside pointwise ones of the same size."""
+    """Return the mean bits of depthwise tensors beside pointwise ones of the same size.
+
+    Args:
+        groups: weight tensors by kind.
+
+    Returns:
+        Text in plain English.
+    """
+    # Only tensors of the same size are compared.
     near = pointwise_of_same_size(groups)
     if not near:
         return "No pointwise tensor is as small as the depthwise ones."
@@ -264,10 +377,19 @@ def same_size_sentence(groups: Mapping[str, Sequence[dict]]) -> str:
 
 
 def depthwise_more(groups: Mapping[str, Sequence[dict]]) -> str:
-    """Return whether depthwise tensors have more bits than pointwise ones of the same size."""
+    """Return whether depthwise tensors have more bits than pointwise ones of the same size.
+
+    Args:
+        groups: weight tensors by kind.
+
+    Returns:
+        Text in plain English.
+    """
+    # Only tensors of the same size are compared.
     near = pointwise_of_same_size(groups)
     if not near:
         return "nothing to compare"
+    # A quarter of a bit is no difference.
     difference = mean_bits(groups["depthwise"]) - mean_bits(near)
     if abs(difference) < 0.25:
         return "about the same"

@@ -14,12 +14,27 @@ from hmq_lab.runs.records import Record
 
 
 def weights(record: Record) -> list[dict]:
-    """Return the weight tensors of a record."""
+    """Return the weight tensors of a record.
+
+    Args:
+        record: record of one search.
+
+    Returns:
+        The tensors, as the record has them.
+    """
     return [t for t in record.tensors if t["kind"] == "weight"]
 
 
 def bits(record: Record, key: str = "bits_before_repair") -> list[int]:
-    """Return what the search chose, before the repair: it gives small tensors what is left."""
+    """Return what the search chose, before the repair: it gives small tensors what is left.
+
+    Args:
+        record: record of one search.
+        key: which number of a tensor to read.
+
+    Returns:
+        One number for each weight tensor.
+    """
     return [t[key] for t in weights(record)]
 
 
@@ -28,11 +43,20 @@ def spearman(one: Sequence[float], two: Sequence[float]) -> float:
 
     >>> spearman([1, 2, 2], [3, 5, 5])
     1.0
+
+    Args:
+        one: first list of values.
+        two: second list of values, in the same order.
+
+    Returns:
+        The correlation, from -1 to 1.
     """
+    # Signs of all differences give the ranks, ties included.
     ranks = []
     for values in (one, two):
         signs = np.sign(np.subtract.outer(np.asarray(values), np.asarray(values)))
         ranks.append(signs.sum(1).astype(float))
+    # Ranks around 0: their cosine is the correlation.
     first, second = ranks
     scale = np.sqrt((first @ first) * (second @ second))
     return float(first @ second / scale) if scale else float("nan")
@@ -43,10 +67,15 @@ def parts_and_sizes(found: Mapping[str, Record]) -> plots.Drawing:
 
     Args:
         found: records of the same network, by name.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # The parts of the network, in order.
     first = next(iter(found.values()))
     parts = [t["name"].split(".")[0] for t in weights(first)]
     order = list(dict.fromkeys(parts))
+    # Mean bits by part at the left, one curve for each search.
     drawing, (left, right) = plots.canvas(1, 2, height=3.8)
     for number, record in enumerate(found.values()):
         means = part_means(bits(record), parts, order)
@@ -56,6 +85,7 @@ def parts_and_sizes(found: Mapping[str, Record]) -> plots.Drawing:
     left.set_xticks(range(len(order)), order)
     left.set(ylabel="mean bits of the part's tensors", ylim=(0.5, 8.5))
 
+    # Mean bits by place at the right, one curve for each size.
     mean, groups = same_size(found)
     looks = zip(plots.COLOURS, plots.MARKERS, strict=True)
     for (size, places), (colour, marker) in zip(groups.items(), looks, strict=False):
@@ -63,9 +93,11 @@ def parts_and_sizes(found: Mapping[str, Record]) -> plots.Drawing:
         right.plot(at, mean[places], color=colour, marker=marker, label=f"{size:,} elements")
     right.set(xlabel="place among the tensors of one size")
     right.set(ylabel="mean bits over the searches", ylim=(0.5, 8.5))
+    # Legends above and at the side.
     style = {"frameon": False, "fontsize": 9, "borderaxespad": 0}
     left.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.1, 1), **style)
     right.legend(**style)
+    # Two lists of numbers for the sentence.
     by_part = ", ".join(
         f"{part} {m:.1f}"
         for part, m in zip(order, part_means(mean.tolist(), parts, order), strict=True)
@@ -83,14 +115,32 @@ def parts_and_sizes(found: Mapping[str, Record]) -> plots.Drawing:
 
 
 def part_means(values: Sequence[float], parts: Sequence[str], order: Sequence[str]) -> list[float]:
-    """Return the mean of the values of each part."""
+    """Return the mean of the values of each part.
+
+    Args:
+        values: the values, in order.
+        parts: part that each value belongs to.
+        order: the parts, in order.
+
+    Returns:
+        One mean for each part.
+    """
     pairs = list(zip(values, parts, strict=True))
     return [float(np.mean([v for v, part in pairs if part == wanted])) for wanted in order]
 
 
 def same_size(found: Mapping[str, Record]) -> tuple[np.ndarray, dict[int, list[int]]]:
-    """Return mean bits over searches, and the places of tensors that share their size with two."""
+    """Return mean bits over searches, and the places of tensors that share their size with two.
+
+    Args:
+        found: records of searches, by name.
+
+    Returns:
+        The means, and the places of the tensors by their size.
+    """
+    # Means over the searches, tensor by tensor.
     mean = np.mean([bits(r) for r in found.values()], axis=0)
+    # Three tensors or more of one size make a group.
     sizes = [t["size"] for t in weights(next(iter(found.values())))]
     groups = {}
     for size in sorted(set(sizes)):
@@ -101,7 +151,15 @@ def same_size(found: Mapping[str, Record]) -> tuple[np.ndarray, dict[int, list[i
 
 
 def fewer_later(mean: np.ndarray, places: Sequence[int]) -> str:
-    """Return whether the later half of some tensors has fewer bits: "yes", "no" or "equal"."""
+    """Return whether the later half of some tensors has fewer bits: "yes", "no" or "equal".
+
+    Args:
+        mean: mean bits of each tensor.
+        places: places of the tensors, in order.
+
+    Returns:
+        Text in plain English.
+    """
     half = len(places) // 2
     early, late = mean[places[:half]].mean(), mean[places[-half:]].mean()
     if abs(early - late) < 0.25:
@@ -110,7 +168,15 @@ def fewer_later(mean: np.ndarray, places: Sequence[int]) -> str:
 
 
 def bright_columns(found: Mapping[str, Record], least: int = 8) -> str:
-    """Return the tensors with at least this many bits in every search."""
+    """Return the tensors with at least this many bits in every search.
+
+    Args:
+        found: records of searches, by name.
+        least: bits that a tensor needs in every search.
+
+    Returns:
+        Text in plain English.
+    """
     first = next(iter(found.values()))
     lowest = np.min([bits(r, "bits") for r in found.values()], axis=0)
     pairs = zip(weights(first), lowest, strict=True)
@@ -122,16 +188,22 @@ def correlations(found: Mapping[str, Record]) -> plots.Drawing:
 
     Args:
         found: records of the same network, by name.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # Every search against every other one.
     labels = [records.label(r) for r in found.values()]
     rows = [[spearman(bits(a), bits(b)) for b in found.values()] for a in found.values()]
     table = np.array(rows)
+    # A table with the number in each cell.
     drawing, ax = plots.canvas(height=1.6 + 0.42 * len(labels))
     style = {"cmap": "cividis", "vmin": 0, "vmax": 1, "annot": True, "fmt": ".2f"}
     bar = {"label": "rank correlation"}
     names = {"xticklabels": labels, "yticklabels": labels}
     sns.heatmap(table, ax=ax, cbar_kws=bar, linewidths=0.5, **names, **style)
     ax.tick_params(axis="x", rotation=20)
+    # The diagonal is always 1, and left out.
     off = table[~np.eye(len(labels), dtype=bool)]
 
     # What the figure shows, with its numbers.
@@ -151,19 +223,25 @@ def sensitivities(
         chosen: bits by tensor.
         measures: by name, a number for each tensor in the same order. The last two are rises of
             the loss.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One panel for each measure.
     drawing, axes = plots.canvas(1, 4, height=3.4, sharey=True)
     looks = zip(axes, plots.COLOURS, plots.MARKERS, strict=True)
     for (what, values), (ax, colour, marker) in zip(measures.items(), looks, strict=True):
         ax.plot(values, list(chosen.values()), ls="none", marker=marker, color=colour, ms=8)
         ax.set(xlabel=what, ylim=(0.5, 8.5))
         ax.margins(x=0.12)
+    # Sizes differ by powers of ten.
     axes[0].set_xscale("log")
     # Most rises are small, some may be below 0, one is large.
     for ax, values in zip(axes[2:], list(measures.values())[2:], strict=True):
         ax.set_xscale("symlog", linthresh=0.01)
         ax.set_xticks([0, 0.01, 0.1, 1], ["0", "0.01", "0.1", "1"])
         ax.set_xlim(2 * min(0, *values) - 0.004, 2 * max(values))
+    # One label at the left, one number for each measure.
     axes[0].set_ylabel("selected bits")
     told = ", ".join(f"{c:+.2f} with {what}" for what, c in measured(chosen, measures).items())
 
@@ -175,7 +253,15 @@ def sensitivities(
 def measured(
     chosen: Mapping[str, int], measures: Mapping[str, Sequence[float]]
 ) -> dict[str, float]:
-    """Return the rank correlation of the selected bits with each measure."""
+    """Return the rank correlation of the selected bits with each measure.
+
+    Args:
+        chosen: selected bits, by tensor.
+        measures: values of each measure, one for each tensor.
+
+    Returns:
+        Rank correlation by measure.
+    """
     return {what: spearman(list(chosen.values()), values) for what, values in measures.items()}
 
 
@@ -184,11 +270,20 @@ def measures_sentence(correlation: Mapping[str, float], strong: float = 0.7) -> 
 
     >>> measures_sentence({"elements": -0.9, "error": 0.1})
     'elements goes with the selected bits (at least 0.7 in magnitude); error says less.'
+
+    Args:
+        correlation: rank correlation with the bits, by measure.
+        strong: least magnitude that counts as strong.
+
+    Returns:
+        Text in plain English.
     """
+    # The measures in two groups: strong and weak.
     good = [what for what, c in correlation.items() if abs(c) >= strong]
     rest = [what for what in correlation if what not in good]
     if not good:
         return f"No measure has a rank correlation of {strong:g} or more in magnitude."
+    # Singular or plural.
     verb = "goes" if len(good) == 1 else "go"
     end = f"; {listed(rest)} {'says' if len(rest) == 1 else 'say'} less." if rest else "."
     told = f"{verb} with the selected bits (at least {strong:g} in magnitude)"
@@ -205,11 +300,16 @@ weights: rise 0.200, error 2.000, search 0.300; the least is that of the rise.'
     Args:
         same: share of the weights with the same bits, by programme.
         losses: on the frozen weights, by programme, and of the search.
+
+    Returns:
+        Text in plain English.
     """
+    # The programme that agrees more, and the one that loses less.
     nearer = max(same, key=same.__getitem__)
     least = min(losses, key=losses.__getitem__)
     told = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
     agrees = f"The programme on the {nearer} agrees with the search for more weights."
+    # Equal shares are said to be equal.
     if max(same.values()) - min(same.values()) < 1e-9:
         agrees = "Both programmes agree with the search for the same share of the weights."
     end = f"Loss on these frozen weights: {told}; the least is that of the {least}."
@@ -222,6 +322,9 @@ def layer_kind(tensor: dict, number: int) -> str:
     Args:
         tensor: of a record.
         number: its place; the first convolution may have one input channel and be no depthwise one.
+
+    Returns:
+        Text in plain English.
     """
     if len(tensor["shape"]) == 2:
         return "linear"
@@ -231,7 +334,14 @@ def layer_kind(tensor: dict, number: int) -> str:
 
 
 def has_depthwise(record: Record) -> bool:
-    """Return whether a network has a depthwise convolution."""
+    """Return whether a network has a depthwise convolution.
+
+    Args:
+        record: record of one search.
+
+    Returns:
+        True if one of its weights is depthwise.
+    """
     return "depthwise" in [layer_kind(t, n) for n, t in enumerate(weights(record))]
 
 
@@ -241,14 +351,20 @@ def kinds(record: Record, seed: int) -> plots.Drawing:
     Args:
         record: of a search.
         seed: of the small sideways shifts that separate equal points.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # The kinds of layers, in the order of their names.
     tensors = weights(record)
     of = [layer_kind(t, number) for number, t in enumerate(tensors)]
     order = sorted(set(of))
     drawing, (left, right) = plots.canvas(1, 2, height=3.6)
+    # A mark is moved aside a little, so that equal ones do not hide each other.
     aside = np.random.default_rng(seed).uniform(-0.12, 0.12, len(tensors))
     late = np.arange(len(tensors)) >= len(tensors) / 2
     looks = ((False, "early", plots.BLUE, "o", -0.18), (True, "late", plots.ORANGE, "s", 0.18))
+    # Early and late layers have their own marks.
     for is_late, half, colour, marker, shift in looks:
         chosen = np.flatnonzero(late == is_late)
         places = [order.index(of[i]) + shift + aside[i] for i in chosen]
@@ -259,9 +375,11 @@ def kinds(record: Record, seed: int) -> plots.Drawing:
     # Axes and legend.
     left.set(xlabel="", ylabel="selected bits", ylim=(0.5, 8.5))
     left.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    # The weights that each kind holds, at the right.
     share = kind_shares(record)
     right.bar(order, [100 * share[o] for o in order], color=plots.BLUE)
     right.set(ylabel="share of the weights (%)")
+    # Mean bits and share of each kind, for the sentence.
     told = []
     for o in order:
         mean = np.mean([b for b, k in zip(bits(record), of, strict=True) if k == o])
@@ -274,7 +392,15 @@ def kinds(record: Record, seed: int) -> plots.Drawing:
 
 
 def kind_shares(record: Record) -> dict[str, float]:
-    """Return the share of the weights that each kind of layer holds."""
+    """Return the share of the weights that each kind of layer holds.
+
+    Args:
+        record: record of one search.
+
+    Returns:
+        Shares of the kinds.
+    """
+    # Sizes add up by kind, over all weights.
     tensors = weights(record)
     total = sum(t["size"] for t in tensors)
     shares: dict[str, float] = {}

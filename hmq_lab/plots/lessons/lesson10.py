@@ -11,12 +11,26 @@ from hmq_lab.plots.lessons import listed
 
 
 def reach(weight: Tensor) -> Tensor:
-    """Return the largest magnitude in each output channel."""
+    """Return the largest magnitude in each output channel.
+
+    Args:
+        weight: weight, output channels first.
+
+    Returns:
+        One number for each channel.
+    """
     return weight.detach().abs().flatten(1).amax(1)
 
 
 def spread(weight: Tensor) -> float:
-    """Return how many times further the largest channel reaches than the smallest."""
+    """Return how many times further the largest channel reaches than the smallest.
+
+    Args:
+        weight: weight, output channels first.
+
+    Returns:
+        The ratio, 1 or more.
+    """
     channels = reach(weight)
     return (channels.max() / channels.min()).item()
 
@@ -28,7 +42,11 @@ def channels(before: Tensor, after: Tensor, name: str) -> plots.Drawing:
         before: (outputs, ...).
         after: the same weights, folded.
         name: of the layer.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One panel before folding, one after it.
     drawing, axes = plots.canvas(1, 2, height=3.2)
     titles = ("before folding", "after folding")
     for ax, weight, title in zip(axes, (before, after), titles, strict=True):
@@ -36,6 +54,7 @@ def channels(before: Tensor, after: Tensor, name: str) -> plots.Drawing:
         line = {"color": plots.INK}
         style = {"boxprops": {"facecolor": plots.PALE}, "medianprops": line}
         dots = {"marker": ".", "markersize": 3, "markeredgecolor": plots.INK}
+        # One box for each channel.
         ax.boxplot(
             values,
             positions=range(len(values)),
@@ -44,11 +63,14 @@ def channels(before: Tensor, after: Tensor, name: str) -> plots.Drawing:
             flierprops=dots,
             **style,
         )
+        # The band is an eighth of the largest weight.
         limit = reach(weight).max()
         ax.axhspan(-limit / 8, limit / 8, color=plots.ORANGE, alpha=0.3, lw=0)
         ax.set(title=f"{name}, {title}", xlabel="output channel", ylabel="weights")
+        # About eight numbers on the axis.
         ticks = range(0, len(weight), max(1, len(weight) // 8))
         ax.set_xticks(ticks, ticks)
+    # How many channels lie within the band.
     inside = int((reach(after) < limit / 8).sum())
 
     # What the figure shows, with its numbers.
@@ -71,16 +93,23 @@ def accumulators(
         seen: bits on these images.
         bound: bits on any image.
         count: number of images.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # Squares are bounds, points are what was seen.
     drawing, ax = plots.canvas(height=3.4)
     square = {"color": plots.ORANGE, "ms": 9, "mfc": "none", "mew": 2, "ls": "none"}
     ax.plot(bound, marker="s", label="for any image", **square)
     ax.plot(seen, "o", color=plots.BLUE, ms=8, label=f"on {count:,} images")
+    # The two usual registers.
     for register, style in ((16, "--"), (32, "-")):
         ax.axhline(register, color=plots.RED, lw=1.2, ls=style, label=f"{register} bits")
+    # Names of the layers below, the legend at the side.
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
     ax.set(ylabel="bits of the sum", ylim=(10, 34))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    # Layers that need more than the smaller register.
     beyond = [name for name, bits in zip(names, seen, strict=True) if bits > 16]
 
     # What the figure shows, with its numbers.
@@ -97,19 +126,26 @@ def faults(shares: Mapping[str, Sequence[float]], tensors: Sequence[str]) -> plo
     Args:
         shares: codes that differ (%), by fault, in the order of the tensors.
         tensors: their names.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One curve for each fault.
     drawing, ax = plots.canvas(height=3.8)
     colours = (plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED, plots.INK)
     looks = zip(colours, "osD^v", ("-", "--", ":", "-.", (0, (6, 2))), strict=True)
     for (name, share), (colour, marker, line) in zip(shares.items(), looks, strict=True):
         ax.plot(share, color=colour, marker=marker, ls=line, label=name)
+    # Shares go from 0 to 100, most of them small.
     ax.set_yscale("symlog", linthresh=0.01)
     ticks = [0, 0.01, 0.1, 1, 10, 100]
     ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
     ax.minorticks_off()
+    # Names of the tensors below, the legend at the side.
     ax.set(ylabel="codes that differ (%)", ylim=(-0.002, 150))
     ax.set_xticks(range(len(tensors)), tensors, rotation=30, ha="right")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    # Where each fault shows first.
     told = []
     for name, share in shares.items():
         first = next((t for t, s in zip(tensors, share, strict=True) if s), "no tensor")
@@ -134,7 +170,11 @@ accuracy, 84.0 points.', 'So the number of wrong codes says little about the acc
         exact: accuracy without a fault (%).
         accuracies: by fault (%).
         shares: codes that differ (%), by fault.
+
+    Returns:
+        Lines of text, in order.
     """
+    # The fault with the most wrong codes, and the dearest one.
     means = {name: sum(values) / len(values) for name, values in shares.items()}
     most = max(means, key=means.__getitem__)
     worst = min(accuracies, key=accuracies.__getitem__)
@@ -142,6 +182,7 @@ accuracy, 84.0 points.', 'So the number of wrong codes says little about the acc
         f"{most} changes the most codes on average, and costs {exact - accuracies[most]:.1f} points of accuracy.",
         f"{worst} costs the most accuracy, {exact - accuracies[worst]:.1f} points.",
     ]
+    # They need not be the same.
     if most != worst:
         said.append("So the number of wrong codes says little about the accuracy.")
     return said
@@ -152,6 +193,13 @@ def some_of(count: int, every: int) -> str:
 
     >>> some_of(0, 100), some_of(3, 100), some_of(90, 100), some_of(100, 100)
     ('none', 'a few', 'most', 'all')
+
+    Args:
+        count: how many of them.
+        every: how many there are.
+
+    Returns:
+        Text in plain English.
     """
     if count == 0:
         return "none"
@@ -165,7 +213,11 @@ def machine_sentence(gains: Mapping[str, float]) -> str:
 
     Args:
         gains: cycles with 8 bits over cycles with mixed bits, by machine.
+
+    Returns:
+        Text in plain English.
     """
+    # The two ends of the gains.
     most = max(gains, key=gains.__getitem__)
     least = min(gains, key=gains.__getitem__)
     return (

@@ -20,10 +20,15 @@ def beside_published(ours: Sequence[Value], theirs: Sequence[Value]) -> list[str
         ours: values of our records.
         theirs: published values of one method, by compression; the loss of one is its distance
             to the best of them.
+
+    Returns:
+        Lines of text, in order.
     """
+    # What each published value loses to the best of them.
     best = max(v.accuracy for v in theirs)
     rates = [compression(v) for v in theirs]
     losses = [v.accuracy - best for v in theirs]
+    # One line below the head for each comparable record.
     lines = [f"{'record':34s}{'compr.':>7s}{'ours':>8s}{'published':>11s}   points"]
     for v in ours:
         if v.data != "cifar10" or v.activation_bits != 8:
@@ -37,7 +42,14 @@ def beside_published(ours: Sequence[Value], theirs: Sequence[Value]) -> list[str
 
 
 def compression(value: Value) -> float:
-    """Return the compression of the weights of a value, 0 where it is not known."""
+    """Return the compression of the weights of a value, 0 where it is not known.
+
+    Args:
+        value: one published value, or one of ours.
+
+    Returns:
+        The compression.
+    """
     return value.wcr or 0.0
 
 
@@ -46,7 +58,11 @@ def front(values: Sequence[Value]) -> plots.Drawing:
 
     Args:
         values: published values of one data set and bits of activations.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One mark for each method, HMQ in colour.
     drawing, ax = plots.canvas(height=3.4)
     on = comparison.front(values)
     methods = list(dict.fromkeys(v.method for v in values))
@@ -55,11 +71,13 @@ def front(values: Sequence[Value]) -> plots.Drawing:
         style = {"color": plots.BLUE if method == "HMQ" else plots.INK, "mfc": "white"}
         style |= {"ls": "none", "label": method, "marker": marker}
         ax.plot([v.wcr for v in own], [v.accuracy for v in own], **style)
+    # A step line joins the values on the front.
     line = {"where": "pre", "color": plots.ORANGE, "lw": 1.2, "label": "front"}
     ax.step([v.wcr for v in on], [v.accuracy for v in on], **line)
     # Axes and legend.
     ax.set(xlabel="compression of the weights (WCR)", ylabel="test accuracy (%)")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    # The sentence counts them by method.
     counts = Counter(v.method for v in on)
     said = listed(f"{count} of {method}" for method, count in counts.items())
 
@@ -69,7 +87,14 @@ def front(values: Sequence[Value]) -> plots.Drawing:
 
 
 def rivals_on_front(values: Sequence[Value]) -> str:
-    """Return whether a method other than HMQ is on the front: "yes" or "no"."""
+    """Return whether a method other than HMQ is on the front: "yes" or "no".
+
+    Args:
+        values: published values.
+
+    Returns:
+        Text in plain English.
+    """
     return "yes" if any(v.method != "HMQ" for v in comparison.front(values)) else "no"
 
 
@@ -78,6 +103,9 @@ def loses_most(values: Sequence[Value]) -> str:
 
     Args:
         values: published values of HMQ on ImageNet.
+
+    Returns:
+        Text in plain English.
     """
     losses = {}
     for network in dict.fromkeys(v.network for v in values):

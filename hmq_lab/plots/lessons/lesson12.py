@@ -21,11 +21,16 @@ def references(arena: Arena, target: float, fine_tuned: float) -> plots.Drawing:
         arena: where choices are judged.
         target: compression to reach.
         fine_tuned: test accuracy of HMQ's network in its record (%).
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # The axes and references are those of the game.
     drawing, ax = plots.canvas(height=3.8)
     rate_and_accuracy(ax)
     draw_references(ax, arena.references, target)
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    # The two points that the sentence compares.
     same, hmq = arena.references["uniform 4"], arena.hmq
     assert hmq is not None
 
@@ -45,10 +50,15 @@ def one_bit(hint: Hint, sizes: Mapping[str, int], compression: float) -> plots.D
         hint: changes of the loss by layer.
         sizes: elements of each layer.
         compression: of the choice that the changes are from.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # Total changes at the left, changes for each bit at the right.
     layers = list(sizes)
     at = np.arange(len(layers))
     drawing, (left, right) = plots.canvas(1, 2, height=3.4, sharey=True)
+    # Less and more stand side by side.
     looks = (
         (-0.2, hint.less, plots.ORANGE, "", "one bit less"),
         (0.2, hint.more, plots.BLUE, "///", "one bit more"),
@@ -58,12 +68,14 @@ def one_bit(hint: Hint, sizes: Mapping[str, int], compression: float) -> plots.D
         change = np.array([found.get(name, np.nan) for name in layers])
         left.barh(at + shift, change, 0.4, **style)
         right.barh(at + shift, 1000 * change / np.array(list(sizes.values())), 0.4, **style)
+    # The first layer stands at the top.
     left.set_yticks(at, [name.removesuffix(".weight") for name in layers])
     # Axes and legend.
     left.set(xlabel="change of the loss")
     left.invert_yaxis()
     right.set(xlabel="change of the loss for 1,000 bits saved or spent")
     right.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    # The layer that suffers most.
     worst = max(hint.less, key=hint.less.__getitem__)
 
     # What the figure shows, with its numbers.
@@ -75,18 +87,35 @@ def one_bit(hint: Hint, sizes: Mapping[str, int], compression: float) -> plots.D
 
 
 def cheapest(hint: Hint, sizes: Mapping[str, int]) -> str:
-    """Return the layer in which one bit less costs the least loss for each bit saved."""
+    """Return the layer in which one bit less costs the least loss for each bit saved.
+
+    Args:
+        hint: what one bit less or more changes in each layer.
+        sizes: elements of each tensor, by name.
+
+    Returns:
+        Text in plain English.
+    """
     prices = {name: change / sizes[name] for name, change in hint.less.items()}
     return min(prices, key=prices.__getitem__).removesuffix(".weight")
 
 
 def gains_sentence(hint: Hint) -> str:
-    """Return in which layers one bit less lowers the loss, and in which one bit more raises it."""
+    """Return in which layers one bit less lowers the loss, and in which one bit more raises it.
 
+    Args:
+        hint: what one bit less or more changes in each layer.
+
+    Returns:
+        Text in plain English.
+    """
+
+    # The layers whose change is as wanted.
     def names(found: Mapping[str, float], wanted) -> str:
         chosen = [n.removesuffix(".weight") for n, change in found.items() if wanted(change)]
         return ", ".join(chosen) or "no layer"
 
+    # Both lists go into one sentence.
     less = names(hint.less, lambda change: change < 0)
     more = names(hint.more, lambda change: change > 0)
     return f"One bit less lowers the loss in {less}; one bit more raises it in {more}."
@@ -102,16 +131,22 @@ def thresholds(
         outcomes: of the choices with these thresholds.
         fitted: M of the threshold with the least squared error.
         layer: name of the layer.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One point for each threshold.
     drawing, ax = plots.canvas(height=3)
     accuracies = [o.accuracy for o in outcomes]
     ax.plot(exponents, accuracies, "o-", color=plots.BLUE, label="4 bits in every layer")
+    # A square marks the least squared error.
     at = accuracies[list(exponents).index(fitted)]
     ring = {"ms": 12, "mfc": "none", "mec": plots.RED, "mew": 2, "ls": "none"}
     ax.plot(fitted, at, "s", label="least squared error", **ring)
     # Axes and legend.
     ax.set(xlabel=f"M of the threshold $2^M$ of {layer}", ylabel="held images right (%)")
     ax.legend(frameon=False)
+    # The best accuracy may be elsewhere.
     best = int(np.argmax(accuracies))
 
     # What the figure shows, with its numbers.

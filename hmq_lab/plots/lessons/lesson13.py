@@ -18,11 +18,16 @@ def running_maxima(
         counts: numbers of batches.
         theta: running maxima after that many batches, by activation.
         largest: the largest value of all batches, by activation.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
     """
+    # One curve for each activation.
     drawing, ax = plots.canvas(height=3.4)
     looks = zip((*plots.COLOURS, plots.INK, plots.BLUE), "osD^vP", strict=True)
     for (name, values), (colour, marker) in zip(theta.items(), looks, strict=False):
         ax.plot(counts, values, color=colour, marker=marker, ms=4, lw=1.2, label=name)
+    # Broken lines at the powers of two.
     exponents = range(4)
     for exponent in exponents:
         ax.axhline(2.0**exponent, color=plots.INK, lw=0.8, ls="--")
@@ -31,6 +36,7 @@ def running_maxima(
     ax.set_yticks([2.0**e for e in exponents], [f"$2^{e}$" for e in exponents])
     ax.minorticks_off()
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    # Which thresholds change, and which stay below the largest value.
     moved = crossing(theta)
     above = [name for name in theta if largest[name] > 2.0 ** exponent_of(theta[name][-1])]
 
@@ -49,18 +55,40 @@ def exponent_of(theta: float) -> int:
 
     >>> exponent_of(1.0), exponent_of(1.1)
     (0, 1)
+
+    Args:
+        theta: running maximum.
+
+    Returns:
+        The exponent M.
     """
     return math.ceil(math.log2(theta))
 
 
 def crossing(theta: Mapping[str, Sequence[float]]) -> list[str]:
-    """Return the activations whose threshold changes with the number of batches."""
+    """Return the activations whose threshold changes with the number of batches.
+
+    Args:
+        theta: running maxima of each activation, by name, one for each number of batches.
+
+    Returns:
+        Names of the activations.
+    """
     return [n for n, values in theta.items() if len({exponent_of(v) for v in values}) > 1]
 
 
 def settled_after(counts: Sequence[int], theta: Mapping[str, Sequence[float]]) -> int:
-    """Return the number of batches after which no threshold changes any more."""
+    """Return the number of batches after which no threshold changes any more.
+
+    Args:
+        counts: numbers of batches, in order.
+        theta: running maxima of each activation, by name, one for each number of batches.
+
+    Returns:
+        One of the numbers of batches.
+    """
     last = [exponent_of(values[-1]) for values in theta.values()]
+    # From the last number backwards, until a threshold is another one.
     for at in reversed(range(len(counts))):
         if [exponent_of(values[at]) for values in theta.values()] != last:
             return counts[at + 1]
