@@ -115,8 +115,19 @@ RANDOM = {
     "uniform",
     "exponential",
 }
-FRESH = {"new_empty", "new_zeros", "new_ones", "new_full", "empty_like", "zeros_like", "ones_like", "full_like",
-         "rand_like", "randn_like", "randint_like"}  # fmt: skip
+FRESH = {
+    "new_empty",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "empty_like",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "rand_like",
+    "randn_like",
+    "randint_like",
+}
 
 OPERATIONS = _table()
 

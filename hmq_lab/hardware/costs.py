@@ -329,19 +329,49 @@ def table(layers: list[Layer], accelerator: Accelerator) -> str:
     for layer in layers:
         # The slower side is what bounds the layer.
         memory = accelerator.memory_cycles(layer) > accelerator.compute_cycles(layer)
-        rows.append((
-            layer.name, f"{layer.weight_bits} x {layer.input_bits}", f"{layer.macs:,}", f"{layer.bytes:,.0f}",
-            f"{layer.bit_operations:,}", f"{layer.shifts:,}", f"{accelerator.cycles(layer):,.0f}",
-            "memory" if memory else "compute", f"{accelerator.energy(layer) / 1e3:,.1f}",
-        ))  # fmt: skip
+        rows.append(
+            (
+                layer.name,
+                f"{layer.weight_bits} x {layer.input_bits}",
+                f"{layer.macs:,}",
+                f"{layer.bytes:,.0f}",
+                f"{layer.bit_operations:,}",
+                f"{layer.shifts:,}",
+                f"{accelerator.cycles(layer):,.0f}",
+                "memory" if memory else "compute",
+                f"{accelerator.energy(layer) / 1e3:,.1f}",
+            )
+        )
 
     # The sums, beside those of 8 bits and of float32.
     sums = total(layers, accelerator)
     for name, s in (("all", sums), ("8 bits", total(uniform(layers, 8), accelerator))):
-        rows.append((name, "", f"{s['macs']:,}", f"{s['bytes']:,.0f}", f"{s['bit_operations']:,}", f"{s['shifts']:,}",
-                     f"{s['cycles']:,.0f}", "", f"{s['energy_uj'] * 1e3:,.1f}"))  # fmt: skip
+        rows.append(
+            (
+                name,
+                "",
+                f"{s['macs']:,}",
+                f"{s['bytes']:,.0f}",
+                f"{s['bit_operations']:,}",
+                f"{s['shifts']:,}",
+                f"{s['cycles']:,.0f}",
+                "",
+                f"{s['energy_uj'] * 1e3:,.1f}",
+            )
+        )
     # Float32 needs no shifts.
     plain = total(in_float(layers), accelerator)
-    rows.append(("float32", "32 x 32", f"{plain['macs']:,}", f"{plain['bytes']:,.0f}", "", "", "", "",
-                 f"{plain['energy_uj'] * 1e3:,.1f}"))  # fmt: skip
+    rows.append(
+        (
+            "float32",
+            "32 x 32",
+            f"{plain['macs']:,}",
+            f"{plain['bytes']:,.0f}",
+            "",
+            "",
+            "",
+            "",
+            f"{plain['energy_uj'] * 1e3:,.1f}",
+        )
+    )
     return columns(rows)

@@ -202,8 +202,15 @@ def compare(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
         for how in ("integer", "float32")
     }
     # Zero counts are written as well.
-    keys = ("pictures", "differ_float64", "differ_float32", "unexplained_float32", "pictures_beyond_2_24",
-            "sums_beyond_2_24", "predictions_differ")  # fmt: skip
+    keys = (
+        "pictures",
+        "differ_float64",
+        "differ_float32",
+        "unexplained_float32",
+        "pictures_beyond_2_24",
+        "sums_beyond_2_24",
+        "predictions_differ",
+    )
     counts = {key: found[key] for key in keys}
     return counts | {
         "largest_difference_float64": largest,

@@ -229,9 +229,15 @@ def _by_torch(module: nn.Module, model: nn.Module) -> onnx.ModelProto:
         try:
             exported = torch.export.export(module, (image,), dynamic_shapes=dynamic, strict=False)
             program = torch.onnx.export(
-                exported, custom_translation_table=table, dynamo=True, opset_version=OPSET, optimize=False,
-                input_names=["x"], output_names=["logits"], verbose=False,
-            )  # fmt: skip
+                exported,
+                custom_translation_table=table,
+                dynamo=True,
+                opset_version=OPSET,
+                optimize=False,
+                input_names=["x"],
+                output_names=["logits"],
+                verbose=False,
+            )
         except Exception as error:
             # The first cause says what is missing; the rest is the exporter's own story.
             cause = error
@@ -252,10 +258,15 @@ def _onnx_operation(name: str):
     schemas = onnx.defs.OpSchema
     index = schemas.Attribute("index", schemas.AttrType.INT, "which tensor", required=True)
     schema = schemas(
-        name, DOMAIN, 1, "",
-        inputs=[schemas.FormalParameter("x", "T")], outputs=[schemas.FormalParameter("y", "T")],
-        type_constraints=[("T", ["tensor(float)"], "")], attributes=[index],
-    )  # fmt: skip
+        name,
+        DOMAIN,
+        1,
+        "",
+        inputs=[schemas.FormalParameter("x", "T")],
+        outputs=[schemas.FormalParameter("y", "T")],
+        type_constraints=[("T", ["tensor(float)"], "")],
+        attributes=[index],
+    )
     return onnxscript.values.Op(onnxscript.values.Opset(DOMAIN, 1), name, schema)
 
 
@@ -312,8 +323,13 @@ class _Quantizers:
         # Put together again: without what only the replaced nodes read.
         read = {name for node in self.nodes for name in node.input}
         kept = [initializer for initializer in graph.initializer if initializer.name in read]
-        whole = helper.make_graph(self.nodes, type(self).__name__, graph.input, graph.output,
-                                  [*kept, *self.initializers.values()])  # fmt: skip
+        whole = helper.make_graph(
+            self.nodes,
+            type(self).__name__,
+            graph.input,
+            graph.output,
+            [*kept, *self.initializers.values()],
+        )
         opset = helper.make_opsetid("", self.opset)
         version = helper.find_min_ir_version_for([opset])
         return helper.make_model(

@@ -124,10 +124,14 @@ def pack(network: nn.Module, path: Path | str, name: str) -> Sizes:
     # The header says all that is needed to build the network again.
     floats = _floats(network)
     header = {
-        "format": FORMAT, "model": name, "classes": output.meta["shape"][-1], "picture": list(network.hmq.image),
+        "format": FORMAT,
+        "model": name,
+        "classes": output.meta["shape"][-1],
+        "picture": list(network.hmq.image),
         "hardware": any(p.kind == "hardware" for p in places.values()),
-        "weights": ",".join(schemes["weight"]), "activations": ",".join(schemes["other"]),
-    }  # fmt: skip
+        "weights": ",".join(schemes["weight"]),
+        "activations": ",".join(schemes["other"]),
+    }
     # Two tensors hold all numbers.
     tensors = {
         "weights": torch.cat(weights),
