@@ -159,10 +159,12 @@ def test_a_module_of_the_readers_own():
     assert {n for n in blocks(model, "activation")} >= {"relu", "relu:2", "relu:3"}
     with switched_off(model):
         torch.manual_seed(3)
-        one = model.train()(x, scale=2.0)
+        one = model.train()(x)
         torch.manual_seed(3)
-        assert torch.equal(one, original.train()(x, scale=2.0))
+        assert torch.equal(one, original.train()(x))
         assert torch.equal(model.eval()(x), original.eval()(x))
+    with pytest.raises(TypeError, match="takes a batch of images alone, got 2 arguments"):
+        model(x, scale=2.0)
     model.train()(x).sum().backward()
     assert all(block.logits.grad.any() for block in blocks(model).values())
     detach(model)

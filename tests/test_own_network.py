@@ -156,7 +156,8 @@ def test_rebuild_says_what_it_wants(path):
 
 @pytest.mark.parametrize("command", ["integer", "pack", "export", "costs"])
 def test_the_commands_send_an_own_module_to_python(run, command, tmp_path, capsys):
-    file = [str(tmp_path / "file.onnx")] if command in ("pack", "export") else []
+    files = {"pack": "file.safetensors", "export": "file.onnx"}
+    file = [str(tmp_path / files[command])] if command in files else []
     if command == "export":
         pytest.importorskip("onnx")
     assert main([command, str(run[0]), *file]) == 2

@@ -163,7 +163,7 @@ class Deciding(Gated):
 
 
 def test_what_attach_refuses_is_refused_here(sample):
-    with pytest.raises(ValueError, match=r"torch\.fx cannot follow Deciding"):
+    with pytest.raises(ValueError, match=r"torch\.export cannot follow Deciding"):
         explorers.placements(Deciding(), sample)
     with pytest.raises(ValueError, match="sample must be a batch"):
         explorers.placements(Gated())

@@ -268,7 +268,9 @@ def kept(model: nn.Module, buffers: Iterable[Tensor] | None = None) -> Iterator[
         changed = _restore(attributes)
         with torch.no_grad():
             for buffer, value in saved:
-                buffer.detach_().copy_(value)
+                if buffer.requires_grad:
+                    buffer.detach_()
+                buffer.copy_(value)
     # A change of an attribute would be lost in the graph: say which one it is.
     if changed:
         paths = {module: path for path, module in model.named_modules()}

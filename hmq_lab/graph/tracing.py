@@ -14,6 +14,8 @@ be written down is refused here, with the line of the model's code.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import random
@@ -176,6 +178,11 @@ def _export(model: nn.Module, sample: Tensor):
     )
 
     # The first axis may have any size, the others are fixed.
+    # Autograd counts the devices at its first backward pass. Export knows a device more, for which
+    # autograd would start a thread; and a process with such threads cannot fork.
+    number = torch.zeros((), requires_grad=True)
+    torch.autograd.grad(number * 1, [number])
+
     shapes = ShapesCollection()
     shapes[sample] = {0: Dim.AUTO}
     exported = export(model, (sample,), dynamic_shapes=shapes, strict=False)
@@ -262,15 +269,15 @@ def _reciprocal(count: Tensor) -> float:
 
 @contextmanager
 def _quiet():
-    """Without torch's own log of an export that fails: the error that follows says it in one
-    line.
+    """Without torch's own log of an export that fails, and the graph that it prints: the error
+    that follows says it in one line.
     """
     # The level of the log is put back afterwards.
     logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -74,7 +74,10 @@ class Call:
 
     def __init__(self, node: fx.Node, constants: dict[fx.Node, Tensor] | None = None):
         # Keep what the call needs, without the graph.
-        self.target, self.args, self.kwargs = node.target, node.args, node.kwargs
+        # A view of integers may have other strides than that of the floats.
+        is_view = node.target is torch.ops.aten.view.default
+        self.target = torch.ops.aten.reshape.default if is_view else node.target
+        self.args, self.kwargs = node.args, node.kwargs
         self.constants = constants or {}
         # The constants are known already; all other inputs are given later.
         self.sources = [source for source in node.all_input_nodes if source not in self.constants]

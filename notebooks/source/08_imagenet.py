@@ -98,7 +98,8 @@ head = f"{'epochs':>9s}{'batch':>7s}{'network l.r.':>14s}{'logit l.r.':>12s}{'ga
 print(f"{'':24s}{head}   published near")
 for name in names:
     s = PRESETS[f"paper/{name}"]
-    numbers = f"{s.batch_size:7d}{s.network_learning_rate:14.0e}{s.logit_learning_rate:12.3f}{s.gamma:7.0f}"
+    rates = f"{s.network_learning_rate:14.0e}{s.logit_learning_rate:12.3f}"
+    numbers = f"{s.batch_size:7d}{rates}{s.gamma:7.0f}"
     epochs = f"{s.search_epochs:4d} + {s.final_epochs}"
     print(f"paper/{name:18s}{epochs}{numbers}   {', '.join(POINTS[name])}")
 
