@@ -22,7 +22,7 @@ matplotlib.use("agg")
 
 from hmq_lab import SearchSpace, Target, explorers, models, search
 from hmq_lab.data.datasets import load
-from hmq_lab.explorers import playback, watching
+from hmq_lab.explorers import frame, playback, watching
 from hmq_lab.runs import live, records
 from hmq_lab.runs.live import Run, plain, start, start_time
 from hmq_lab.runs.live_worker import Worker
@@ -563,7 +563,8 @@ def test_nothing_is_painted_where_nothing_is_new(tmp_path, monkeypatch):
     at(tmp_path, 20)
     view = explorers.live(tmp_path)
     painted = []
-    monkeypatch.setattr(watching.Growing, "_paint", lambda self: painted.append(self.sentence))
+    show = lambda self: painted.append(self.explorer.sentence)  # noqa: E731
+    monkeypatch.setattr(frame.CoreView, "show", show)
     view.update()
     assert painted == []
     at(tmp_path, 25, since=1.0)
