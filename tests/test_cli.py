@@ -206,7 +206,8 @@ def test_a_network_that_cannot_be_traced_names_the_line(folder, tmp_path, capsys
     monkeypatch.setitem(models.NETWORKS, "branching", Branching)
     said = refused(capsys, tmp_path / "out", folder, "--model", "branching")
     assert (
-        "torch.export cannot follow Branching at" in said and "return -x if x.sum() > 0 else x" in said
+        "torch.export cannot follow Branching at" in said
+        and "return -x if x.sum() > 0 else x" in said
     )
     monkeypatch.setitem(
         models.NETWORKS, "seven", lambda classes: models.CifarResNet((1,), classes=7)
