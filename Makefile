@@ -19,7 +19,7 @@ BEGUN := .venv/.begun
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
 
-search: $(DONE) ## search the bits of a small network on the built-in pictures, into runs/builtin
+search: $(DONE) ## search the bits of a small network on the built-in images, into runs/builtin
 	$(SEARCH)
 
 figures: $(DONE) ## draw the figures of runs/builtin again
@@ -34,7 +34,7 @@ explore: $(DONE) ## the explorers as web pages, without code, on this machine al
 book: $(DONE) ## lessons, explorers and reference as pages that open from disk, in build/book; every link is checked
 	$(BIN)/python notebooks/book/make.py build/book
 
-test: lint ## check style, run the tests, then every lesson with few pictures
+test: lint ## check style, run the tests, then every lesson with few images
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	rm -rf runs/quick
 	$(BIN)/python notebooks/build.py --quick runs/quick

@@ -293,7 +293,7 @@ class HMQ(nn.Module):
         """Forget the noise of the pass before, unless `resample` drew it for this step."""
         self._noise.begin_pass(self.logits)
 
-    def look_at(self, first: int, count: int, total: int) -> None:
+    def set_batch_slice(self, first: int, count: int, total: int) -> None:
         """Say that the next passes see images `first` to `first + count` of the step's `total`.
 
         They get the noise that they get in one pass over all images. `resample` forgets this.

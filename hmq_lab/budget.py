@@ -1,6 +1,6 @@
 """What a choice of bits costs: sizes, compressions, the price of missing the target, the repair.
 
->>> rate({"a": 8, "b": 2}, {"a": 100, "b": 300})  # a compression: 32 bits over the mean bits
+>>> compression({"a": 8, "b": 2}, {"a": 100, "b": 300})  # a compression: 32 bits over the mean bits
 9.142857142857142
 """
 
@@ -56,9 +56,7 @@ class Target:
                 continue
             is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
             if not is_number or not 1 <= value <= FLOAT_BITS:
-                raise ValueError(
-                    f"a target rate lies between 1 and {FLOAT_BITS}, got {name}={value!r}"
-                )
+                raise ValueError(f"a target lies between 1 and {FLOAT_BITS}, got {name}={value!r}")
             object.__setattr__(self, name, float(value))
 
         # The activations have one or the other.
@@ -77,7 +75,7 @@ class Target:
         largest = FLOAT_BITS / min(space.bits)
         if self.weights > largest:
             raise ValueError(
-                f"a weight rate of {self.weights:g} cannot be reached with bits {space.bits}: "
+                f"a compression of the weights of {self.weights:g} cannot be reached with bits {space.bits}: "
                 f"the largest is {largest:g}"
             )
 
@@ -139,21 +137,21 @@ def _sizes(model: nn.Module, kind: str) -> dict[str, int]:
     return {place.name: place.size for place in found}
 
 
-def rate(bits: Mapping[str, Any], sizes: Mapping[str, int]) -> Any:
+def compression(bits: Mapping[str, Any], sizes: Mapping[str, int]) -> Any:
     """The compression: 32 bits over the mean bits of an element. A tensor if the bits are.
 
-    >>> rate({"a": 8, "b": 2}, {"a": 100, "b": 300})
+    >>> compression({"a": 8, "b": 2}, {"a": 100, "b": 300})
     9.142857142857142
     """
     packed = sum(bits[name] * size for name, size in sizes.items())
     return FLOAT_BITS * sum(sizes.values()) / packed
 
 
-def expected_rate(model: nn.Module) -> Tensor:
+def expected_compression(model: nn.Module) -> Tensor:
     """The compression of the weights under the blocks' expected bits, differentiable."""
     found = blocks(model, "weight")
     expected = {name: block.expected_bits() for name, block in found.items()}
-    return rate(expected, weight_sizes(model))
+    return compression(expected, weight_sizes(model))
 
 
 def hinge(rate: Tensor | float, target: float) -> Tensor | float:
@@ -294,7 +292,7 @@ def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
         return Move(name, before, after, p[before] - p[after])
 
     # Bits are taken from one weight after the other until the target is reached.
-    while rate(bits, sizes) < target:
+    while compression(bits, sizes) < target:
         missing = sum(bits[name] * size for name, size in sizes.items()) - allowed
         options = []
         for name, now in bits.items():
@@ -303,8 +301,10 @@ def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
                 step = move(name, lower)
                 options.append((step.probability / min(saved, missing), saved, step))
         if not options:
+            largest = compression(bits, sizes)
             raise ValueError(
-                f"a weight rate of {target:g} cannot be reached: the largest is {rate(bits, sizes):g}"
+                f"a compression of the weights of {target:g} cannot be reached: "
+                f"the largest is {largest:g}"
             )
         # The cheapest option; of two as cheap, the one that saves less.
         _, _, step = min(options, key=lambda option: option[:2])
@@ -368,7 +368,7 @@ def refilled(model: nn.Module, bits: Mapping[str, int], target: float) -> dict[s
         options = []
         for name, now in bits.items():
             higher = min((b for b in found[name].space.bits if b > now), default=None)
-            if higher is None or rate(bits | {name: higher}, sizes) < target:
+            if higher is None or compression(bits | {name: higher}, sizes) < target:
                 continue
             cost = sizes[name] * (higher - now)
             gain = fit(name, now)[1] - fit(name, higher)[1]

@@ -205,31 +205,31 @@ class Constant:
 
 @dataclass(frozen=True)
 class Exponential:
-    """From 1 downwards: max(floor, exp(-rate * step)).
+    """From 1 downwards: max(floor, exp(-decay * step)).
 
-    >>> schedule = Exponential(rate=0.01, floor=0.5)
+    >>> schedule = Exponential(decay=0.01, floor=0.5)
     >>> schedule(0), schedule(10), schedule(1000)
     (1.0, 0.9048374180359595, 0.5)
 
     Args:
-        rate: the decay per step, > 0.
+        decay: the decay per step, > 0.
         floor: the lowest temperature, > 0 and at most 1.
 
     Raises:
         ValueError: for a value that is out of range.
     """
 
-    rate: float = 0.01
+    decay: float = 0.01
     floor: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_positive(rate=self.rate, floor=self.floor)
+        _check_positive(decay=self.decay, floor=self.floor)
         if self.floor > 1:
             start = "where the schedule starts"
             raise ValueError(f"floor must be at most 1, {start}, got {self.floor!r}")
 
     def __call__(self, step: int) -> float:
-        return max(self.floor, math.exp(-self.rate * step))
+        return max(self.floor, math.exp(-self.decay * step))
 
 
 @dataclass(frozen=True)
@@ -243,12 +243,12 @@ class Cycles:
     1.0
 
     With i the step within a cycle and n = steps_per_epoch / updates, the temperature is
-    max(floor, exp(-rate * round(i / n))). Source: the authors' code.
+    max(floor, exp(-decay * round(i / n))). Source: the authors' code.
 
     Args:
         steps_per_epoch: steps of training in an epoch.
         epochs: the length of a cycle. Another length than five epochs stretches the same curve.
-        rate: the decay per update.
+        decay: the decay per update.
         floor: the lowest temperature.
         updates: how often the temperature changes in an epoch, for cycles of five epochs.
 
@@ -258,7 +258,7 @@ class Cycles:
 
     steps_per_epoch: int
     epochs: float = 5
-    rate: float = 0.01
+    decay: float = 0.01
     floor: float = 0.5
     updates: int = 25
 
@@ -270,7 +270,7 @@ class Cycles:
         # The paper's n where a cycle has five epochs.
         steps_per_update = length / (5 * self.updates)
         update = round((step % length) / steps_per_update)
-        return max(self.floor, math.exp(-self.rate * update))
+        return max(self.floor, math.exp(-self.decay * update))
 
 
 def _check_positive(**numbers: float) -> None:

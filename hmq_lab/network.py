@@ -346,7 +346,7 @@ def calibrate(
         for hook in hooks:
             hook.remove()
     if count == 0:
-        raise ValueError("calibration needs at least one batch of pictures, got none")
+        raise ValueError("calibration needs at least one batch of images, got none")
 
     # One value for each tensor, as Python numbers.
     found = dict(zip(ends, theta.tolist(), strict=True)) if ends else {}
@@ -356,7 +356,7 @@ def calibrate(
         # No threshold is above NaN or infinity.
         if not math.isfinite(value):
             raise ValueError(
-                f"activation {name} holds NaN or infinite values on the pictures of the calibration"
+                f"activation {name} holds NaN or infinite values on the images of the calibration"
             )
         # A constant that equals its threshold (an untrained gate: 0.5) would be clipped everywhere
         # and learn nothing.
@@ -367,14 +367,14 @@ def calibrate(
         octaves = len(activations[name].exponents) - 1
         if not octaves - MAX_EXPONENT <= exponents[name] <= MAX_EXPONENT:
             raise ValueError(
-                f"activation {name} reaches {value:g} on the pictures of the calibration: out of range"
+                f"activation {name} reaches {value:g} on the images of the calibration: out of range"
             )
 
     # Every tensor is valid: now write the thresholds.
     for name, value in found.items():
         if value == 0:
             warnings.warn(
-                f"activation {name} is zero everywhere on the pictures of the calibration",
+                f"activation {name} is zero everywhere on the images of the calibration",
                 stacklevel=2,
             )
         activations[name].exponent.fill_(exponents[name])

@@ -58,7 +58,7 @@ class Settings:
         first_target: target compression of the first step.
         temperature_decay: exponent of the temperature's fall.
         temperature_floor: the lowest temperature.
-        calibration_pictures: images that set the activations' thresholds; None: all of training.
+        calibration_images: images that set the activations' thresholds; None: all of training.
         augment: vary the training images.
         precision: "float32" or "bfloat16" (autocast; blocks compute in float32 all the same).
         compile: "on", "off", or "auto": with a compiler, and a run long enough to pay for it.
@@ -102,7 +102,7 @@ class Settings:
     first_target: float = 4.0
     temperature_decay: float = 0.01
     temperature_floor: float = 0.5
-    calibration_pictures: int | None = None
+    calibration_images: int | None = None
     augment: bool = True
     precision: str = "float32"
     compile: str = "auto"
@@ -127,10 +127,10 @@ class Settings:
             value = getattr(self, name)
             if not _is_whole(value) or value < smallest:
                 raise ValueError(f"{name} must be a whole number from {smallest} on, got {value!r}")
-        count = self.calibration_pictures
+        count = self.calibration_images
         if count is not None and (not _is_whole(count) or count < 1):
             raise ValueError(
-                f"calibration_pictures must be a whole number from 1 on, or None for all, got {count!r}"
+                f"calibration_images must be a whole number from 1 on, or None for all, got {count!r}"
             )
 
         # Other numbers.
@@ -232,7 +232,7 @@ PRESETS = {
         logit_learning_rate=0.05,
         cycles=3,
         target_steps=2,
-        calibration_pictures=1024,
+        calibration_images=1024,
     ),
     # CIFAR10: a quarter of an hour on two cores.
     "quick/cifar10": dataclasses.replace(
@@ -246,7 +246,7 @@ PRESETS = {
         final_loss="distillation",
         final_weights="float",
         renew_statistics=True,
-        calibration_pictures=5120,
+        calibration_images=5120,
         precision="bfloat16",
         log_every=20,
     ),
@@ -260,7 +260,7 @@ PRESETS = {
         final_learning_rate=1e-4,
         logit_learning_rate=0.4,
         cycles=2,
-        calibration_pictures=640,
+        calibration_images=640,
         channels_last=True,
         log_every=5,
     ),
@@ -274,7 +274,7 @@ PRESETS = {
         final_learning_rate=5e-4,
         logit_learning_rate=0.2,
         cycles=2,
-        calibration_pictures=640,
+        calibration_images=640,
         log_every=5,
     ),
 }
@@ -351,6 +351,7 @@ RENAMED = {
     "final_rate": "final_learning_rate",
     "logit_rate": "logit_learning_rate",
     "temperature_rate": "temperature_decay",
+    "calibration_pictures": "calibration_images",
 }
 
 

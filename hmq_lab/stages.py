@@ -209,7 +209,7 @@ class Search:
         event["step"] = self.steps_done - 1
         event["training_loss"] = progress.loss_sum / self.steps_per_epoch
         event["validation_accuracy"] = accuracy
-        event["expected_rate"] = budget.expected_rate(self.model).item()
+        event["expected_rate"] = budget.expected_compression(self.model).item()
         event["actual_rate"] = budget.rates(self.model).weights
 
         # Of equally good epochs the last is kept: it has trained the longest.
@@ -275,7 +275,7 @@ class Search:
     def calibration_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Full batches of as many training images as the settings say, not augmented."""
         batch_size, there = self.settings.batch_size, len(self.data.train)
-        wanted = min(self.settings.calibration_pictures or there, there)
+        wanted = min(self.settings.calibration_images or there, there)
         batches = self.data.train.batches(
             batch_size, seed=self.seed, device=self.device, part=self.part
         )
@@ -362,7 +362,7 @@ class Loss(nn.Module):
         if target_rate is None:
             return task, task
         # How far it is from the target, as far as expected bits say.
-        expected = budget.expected_rate(self.network)
+        expected = budget.expected_compression(self.network)
         hinge = torch.as_tensor(budget.hinge(expected, target_rate))
         return task + self.settings.gamma * hinge, task, expected, hinge
 
@@ -411,7 +411,7 @@ def class_scores(output: Any) -> Tensor:
         what = type(output).__name__
         if isinstance(scores, Tensor):
             what = f"shape {tuple(scores.shape)}"
-        raise ValueError(f"a network must return class scores, (pictures, classes), got {what}")
+        raise ValueError(f"a network must return class scores, (images, classes), got {what}")
     return scores
 
 

@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 from hmq_lab import SearchSpace, attach, detach, models, placements
-from hmq_lab.budget import expected_rate
+from hmq_lab.budget import expected_compression
 from hmq_lab.placement import blocks, resample, switched_off
 
 NETWORKS = {  # name: pixels a side, small to be quick
@@ -78,7 +78,8 @@ def test_a_classifier_of_torchvision(name):
     resample(model, torch.Generator().manual_seed(0))
     results = outputs(model.train()(x))
     loss = (
-        sum(F.cross_entropy(result, y) for result in results) + (8 - expected_rate(model)).square()
+        sum(F.cross_entropy(result, y) for result in results)
+        + (8 - expected_compression(model)).square()
     )
     loss.backward()
     for block_name, block in blocks(model).items():

@@ -66,7 +66,7 @@ def test_the_work_can_be_another_network_size_and_precision(monkeypatch):
         "tiny_resnet8",
         "--batch-size",
         "4",
-        "--picture-size",
+        "--image-size",
         "48",
         "--precision",
         "bfloat16",

@@ -430,10 +430,10 @@ def test_parts_of_a_batch_without_a_generator():
     block, x = spread(make()), torch.randn(6, 3, 4, 4)
     seen = []
     for first in (0, 2, 4):
-        block.look_at(first, 2, 6)
+        block.set_batch_slice(first, 2, 6)
         block(x[first : first + 2])
         seen.append(block.noise(2))
-    block.look_at(0, 6, 6)
+    block.set_batch_slice(0, 6, 6)
     assert torch.equal(block.noise(6), torch.cat(seen)) and len(block.noise(6).unique()) > 6
     change(block)
     block(x)

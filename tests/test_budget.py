@@ -18,10 +18,10 @@ from hmq_lab.budget import (
     Target,
     activation_bits,
     activation_sizes,
-    expected_rate,
+    compression,
+    expected_compression,
     hinge,
     original,
-    rate,
     rates,
     repair,
     schemes,
@@ -106,8 +106,8 @@ def test_rates_three_ways():
     assert found.weights == pytest.approx(
         32 * sum(p.size for p in quantized) / sum(bits[p.name] * p.size for p in quantized)
     )
-    assert found.weights == rate(weight_bits(model), weight_sizes(model))
-    assert found.weights == pytest.approx(expected_rate(model).item(), rel=1e-6)
+    assert found.weights == compression(weight_bits(model), weight_sizes(model))
+    assert found.weights == pytest.approx(expected_compression(model).item(), rel=1e-6)
     # from the tensors themselves
     whole = sum(v.numel() * v.element_size() * 8 for v in detach(model).state_dict().values())
     assert found.checkpoint == whole / (whole - 32 * 164 + PACKED)
@@ -133,8 +133,8 @@ def test_a_lone_layer():
 def test_rate_is_thirty_two_over_the_mean_bits(tensors):
     bits, sizes = ({str(i): t[k] for i, t in enumerate(tensors)} for k in (0, 1))
     mean = Fraction(sum(b * n for b, n in tensors), sum(n for _, n in tensors))
-    assert rate(bits, sizes) == float(32 / mean)  # Python divides integers exactly rounded
-    assert 2 <= rate(bits, sizes) <= 32
+    assert compression(bits, sizes) == float(32 / mean)  # Python divides integers exactly rounded
+    assert 2 <= compression(bits, sizes) <= 32
 
 
 def test_expected_rate_is_an_enumeration_and_differentiable():
@@ -149,7 +149,7 @@ def test_expected_rate_is_an_enumeration_and_differentiable():
 
     tables = list(logits.values())
     assert torch.autograd.gradcheck(by_hand, tables)
-    own = expected_rate(model)
+    own = expected_compression(model)
     assert own.item() == pytest.approx(by_hand(*tables).item(), rel=1e-6)
     gradients = torch.autograd.grad(own, [found[n].logits for n in logits])
     for a, b in zip(gradients, torch.autograd.grad(by_hand(*tables), tables), strict=True):
@@ -163,7 +163,7 @@ def test_expected_rate_of_fixed_blocks_is_the_rate():
     assert (
         rates(model).weights
         == 32 * 164 / PACKED
-        == pytest.approx(float(expected_rate(model)), rel=1e-6)
+        == pytest.approx(float(expected_compression(model)), rel=1e-6)
     )
 
 
@@ -207,9 +207,9 @@ def test_descent_on_the_hinge_reaches_the_target():
     tables = [b.logits for b in blocks(model, "weight").values()]
     optimizer = torch.optim.Adam(tables, lr=0.1)
     for _ in range(200):
-        loss = 32 * hinge(expected_rate(model), 8.0)
+        loss = 32 * hinge(expected_compression(model), 8.0)
         optimizer.zero_grad(), loss.backward(), optimizer.step()
-    assert expected_rate(model).item() > 7.9
+    assert expected_compression(model).item() > 7.9
 
 
 # ------------------------------------------------------------------------------------- bits of activations
@@ -337,7 +337,7 @@ def test_repair_takes_the_least_probability_per_bit(seed, target):
     assert all(bits[n] <= before[n] for n in bits)
     if moves:  # one move less would miss the target
         last = moves[-1]
-        assert rate({**bits, last.name: last.before}, sizes) < target
+        assert compression({**bits, last.name: last.before}, sizes) < target
 
 
 def error_by_hand(weight, bits, exponents):

@@ -32,8 +32,11 @@ def by_torch(tables, bits, sizes):
 def by_budget(tables, bits, sizes):
     names = dict(enumerate(sizes))
     marginals = np.asarray(tables).sum(2)
-    expected = budget.rate(dict(enumerate(marginals @ np.array(bits))), names)
-    return [expected, budget.rate({i: bits[m.argmax()] for i, m in enumerate(marginals)}, names)]
+    expected = budget.compression(dict(enumerate(marginals @ np.array(bits))), names)
+    return [
+        expected,
+        budget.compression({i: bits[m.argmax()] for i, m in enumerate(marginals)}, names),
+    ]
 
 
 @pytest.mark.parametrize("answer", [by_loop, by_torch, by_budget])
@@ -108,21 +111,21 @@ def test_wrong_shares(answer, says):
     assert verdict.passed is False and says in verdict.message, verdict.message
 
 
-def from_pictures(accuracy, pictures):
+def from_pictures(accuracy, images):
     share = accuracy / 100
-    return 100 * math.sqrt(share * (1 - share) / pictures)
+    return 100 * math.sqrt(share * (1 - share) / images)
 
 
-def from_numpy(accuracy, pictures):
+def from_numpy(accuracy, images):
     right = np.arange(100_000) < 1000 * accuracy
-    return 100 * right.std() / np.sqrt(pictures)
+    return 100 * right.std() / np.sqrt(images)
 
 
 @pytest.mark.parametrize("answer", [
     from_pictures,
     from_numpy,
-    lambda accuracy, pictures: (accuracy * (100 - accuracy) / pictures) ** 0.5,
-    lambda accuracy, pictures: torch.tensor(accuracy * (100 - accuracy) / pictures).sqrt(),
+    lambda accuracy, images: (accuracy * (100 - accuracy) / images) ** 0.5,
+    lambda accuracy, images: torch.tensor(accuracy * (100 - accuracy) / images).sqrt(),
 ])  # fmt: skip
 def test_right_errors(answer):
     verdict = checks.standard_error(answer)
@@ -130,14 +133,14 @@ def test_right_errors(answer):
 
 
 @pytest.mark.parametrize("answer, says", [
-    (lambda accuracy, pictures: from_pictures(accuracy, pictures) ** 2, "the variance"),
-    (lambda accuracy, pictures: from_pictures(accuracy, pictures) / 100, "a fraction"),
-    (lambda accuracy, pictures: from_pictures(accuracy, 1), "a single image"),
-    (lambda accuracy, pictures: from_pictures(accuracy, pictures**2), "under the root"),
-    (lambda accuracy, pictures: 1.96 * from_pictures(accuracy, pictures), "95 %"),
-    (lambda accuracy, pictures: 2 * from_pictures(accuracy, pictures), "twice"),
-    (lambda accuracy, pictures: from_pictures(50, pictures), "where it is largest"),
-    (lambda accuracy, pictures: (accuracy * (accuracy - 1) / pictures) ** 0.5, "100 - accuracy"),
+    (lambda accuracy, images: from_pictures(accuracy, images) ** 2, "the variance"),
+    (lambda accuracy, images: from_pictures(accuracy, images) / 100, "a fraction"),
+    (lambda accuracy, images: from_pictures(accuracy, 1), "a single image"),
+    (lambda accuracy, images: from_pictures(accuracy, images**2), "under the root"),
+    (lambda accuracy, images: 1.96 * from_pictures(accuracy, images), "95 %"),
+    (lambda accuracy, images: 2 * from_pictures(accuracy, images), "twice"),
+    (lambda accuracy, images: from_pictures(50, images), "where it is largest"),
+    (lambda accuracy, images: (accuracy * (accuracy - 1) / images) ** 0.5, "100 - accuracy"),
 ])  # fmt: skip
 def test_wrong_errors(answer, says):
     verdict = checks.standard_error(answer)

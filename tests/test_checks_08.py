@@ -92,7 +92,7 @@ def rest_by_bisection(rate, elements, kept, bits):
     low, high = 0.0, 1e3  # mean bits of the rest
     for _ in range(200):
         middle = (low + high) / 2
-        enough = budget.rate({"kept": bits, "rest": middle}, sizes) >= rate
+        enough = budget.compression({"kept": bits, "rest": middle}, sizes) >= rate
         low, high = (middle, high) if enough else (low, middle)
     return 32 / low if low > 1e-9 else math.inf
 

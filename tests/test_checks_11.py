@@ -29,7 +29,7 @@ def wcr_by_loop(sizes, bits):
     wcr_by_loop,
     lambda sizes, bits: 32 / np.average(bits, weights=sizes),
     lambda sizes, bits: 32 * torch.tensor(sizes).sum() / (torch.tensor(sizes) * torch.tensor(bits)).sum(),
-    lambda sizes, bits: budget.rate(dict(enumerate(bits)), dict(enumerate(sizes))),
+    lambda sizes, bits: budget.compression(dict(enumerate(bits)), dict(enumerate(sizes))),
 ])  # fmt: skip
 def test_right_rates(answer):
     assert checks.wcr(answer).passed is True

@@ -63,7 +63,7 @@ def test_a_search_from_a_folder_of_pictures(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--target-weights", "40"], "a target rate lies between 1 and 32, got weights=40.0"),
+        (["--target-weights", "40"], "a target lies between 1 and 32, got weights=40.0"),
         (["--target-weights", "9", "--bits", "4,8"], "the largest is 8"),
         (["--target-weights", "nan"], "got weights=nan"),
         (["--bits", "0,2,4"], "bits must be integers from 1 to 16, got 0 in (0, 2, 4)"),
@@ -93,11 +93,11 @@ def test_a_search_from_a_folder_of_pictures(folder, tmp_path, capsys):
         (["--seed", "1.5"], "got '1.5'"),
         (["--data", "CIFAR10"], "no data 'CIFAR10': did you mean cifar10?"),
         (["--data", "imagnet"], "did you mean imagenet?"),
-        (["--picture-size", "0"], "--picture-size: must be a whole number from 1 on, got '0'"),
-        (["--picture-size", "64"], "the built-in images have 32 pixels a side, got 64"),
+        (["--image-size", "0"], "--picture-size: must be a whole number from 1 on, got '0'"),
+        (["--image-size", "64"], "the built-in images have 32 pixels a side, got 64"),
         (
             ["--model", "resnet8", "--batch-size", "9000"],
-            "batch_size must be at most the 8000 training pictures",
+            "batch_size must be at most the 8000 training images",
         ),
         (["--no-such-option"], "unrecognized arguments"),
     ],
@@ -151,7 +151,7 @@ def test_a_broken_large_picture_is_one_line_though_another_process_reads_it(fold
     shutil.copytree(folder, root)
     broken = root / "test" / "dark" / "3.png"
     broken.write_bytes(broken.read_bytes()[:200])
-    arguments = ["search", "--data", root, "--picture-size", "16", "--model", "tiny_resnet8",
+    arguments = ["search", "--data", root, "--image-size", "16", "--model", "tiny_resnet8",
                  "--preset", "quick/cifar10", "--out", tmp_path / "out", *SHORT]  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-m", "hmq_lab", *map(str, arguments)],
@@ -241,7 +241,7 @@ def test_checkpoints_of_another_run_truncated_and_altered(folder, tmp_path, caps
     ("arguments", "says"),
     [
         (
-            ["placements", "--model", "resnet20", "--picture-size", "-4"],
+            ["placements", "--model", "resnet20", "--image-size", "-4"],
             "must be a whole number from 1 on, got '-4'",
         ),
         (

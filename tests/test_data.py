@@ -18,7 +18,7 @@ from hmq_lab.data import builtin as glyphs
 from hmq_lab.data import folders
 from hmq_lab.data.images import (
     Folder,
-    Pictures,
+    Images,
     crop_flip,
     middle,
     normalize,
@@ -41,7 +41,7 @@ def same(first, second):
 @pytest.fixture
 def split():
     images = torch.randint(256, (23, 3, 32, 32), dtype=torch.uint8)
-    return Pictures(images, torch.arange(23) % 10, HALF, HALF)
+    return Images(images, torch.arange(23) % 10, HALF, HALF)
 
 
 def write_folder(root, counts, size=(32, 32), suffix=".png", seed=0):
@@ -187,7 +187,7 @@ def test_a_folder_of_small_pictures_is_kept_in_memory(tmp_path):
     write_folder(tmp_path / "pets", {"train": {"cat": 12, "dog": 8}, "val": {"cat": 2, "dog": 2}})
     pets = data.load(tmp_path / "pets", validation=5)
     assert (pets.name, pets.classes, pets.normalize) == ("pets", ("cat", "dog"), "imagenet")
-    assert isinstance(pets.train, Pictures)
+    assert isinstance(pets.train, Images)
     assert pets.train.labels.bincount().tolist() == [
         9,
         6,
@@ -217,7 +217,7 @@ def test_large_pictures_are_read_when_asked_for(tmp_path):
         size=(90, 70),
         suffix=".JPEG",
     )
-    large = data.load(tmp_path, picture_size=56, workers=0, validation=2)
+    large = data.load(tmp_path, image_size=56, workers=0, validation=2)
     assert isinstance(large.train, Folder) and (large.train.size, large.train.resize) == (56, 64)
     assert data.load(tmp_path, validation=2).train.size == 224
     options = {"seed": 1, "epoch": 4, "augment": True}
@@ -237,7 +237,7 @@ def test_large_pictures_are_read_when_asked_for(tmp_path):
 )  # Python 3.12 and later
 def test_worker_processes_give_the_same_pictures(tmp_path):
     write_folder(tmp_path, {"train": {"a": 5, "b": 5}, "val": {"a": 1, "b": 1}}, size=(70, 90))
-    alone = data.load(tmp_path, picture_size=28, workers=0, validation=1).train
+    alone = data.load(tmp_path, image_size=28, workers=0, validation=1).train
     before = torch.get_rng_state()
     for epoch in (0, 1):
         options = {"seed": 0, "epoch": epoch, "augment": True}
@@ -298,19 +298,19 @@ def test_folders_that_are_not_as_they_should_be(tmp_path):
         match=r"7\.png has \(16, 16\) pixels and others \(32, 32\): small images must be of one size",
     ):
         data.load(root)
-    assert data.load(root, picture_size=24, workers=0, validation=1).test.size == 24
+    assert data.load(root, image_size=24, workers=0, validation=1).test.size == 24
     with pytest.raises(ValueError, match="has 6 training images, at least 10 are needed"):
-        data.load(root, picture_size=24, workers=0)
+        data.load(root, image_size=24, workers=0)
     for size in (0, -3, 2.5, "24", 10**9):
         with pytest.raises(
             ValueError,
-            match=f"picture_size must be a whole number of pixels from 1 to 4096, got {size!r}",
+            match=f"image_size must be a whole number of pixels from 1 to 4096, got {size!r}",
         ):
-            data.load(root, picture_size=size)
+            data.load(root, image_size=size)
     with pytest.raises(
-        ValueError, match=r"picture_size is for images in files: the built-in images .* got 64"
+        ValueError, match=r"image_size is for images in files: the built-in images .* got 64"
     ):
-        data.load("builtin", picture_size=64)
+        data.load("builtin", image_size=64)
     with pytest.raises(ValueError, match=r"normalize must be one of .*, got 'cifar'"):
         data.load(root, normalize="cifar")
     with pytest.raises(FileNotFoundError, match="put train/ and val/ into it"):

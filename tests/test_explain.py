@@ -225,7 +225,7 @@ def test_a_finished_run_is_explained_from_its_folder(tmp_path):
 
     torch.manual_seed(0)
     settings = preset(
-        "quick/builtin", search_epochs=1, final_epochs=0, compile="off", calibration_pictures=64
+        "quick/builtin", search_epochs=1, final_epochs=0, compile="off", calibration_images=64
     )
     network = models.build("tiny_resnet8")
     load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")

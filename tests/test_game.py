@@ -369,7 +369,7 @@ def test_records_that_do_not_belong_are_refused(tmp_path):
 
 
 def test_the_shipped_game_has_the_recorded_selection(tmp_path):
-    play = game.shipped(pictures=60, few=10, folder=tmp_path)
+    play = game.shipped(images=60, few=10, folder=tmp_path)
     described = {
         t["name"]: t
         for t in records.recorded("builtin-tiny_resnet8-w8-a8").tensors
@@ -581,9 +581,9 @@ def test_files_of_other_games_are_refused(play, arena, tmp_path):
     (lambda p: game.Game(p.arena, player="../ben"), "name is a letter or digit, then"),
     (lambda p: game.Game(p.arena, player="_ben"), "name is a letter or digit, then.*'_ben'"),
     (lambda p: Arena(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), X, Y, "net"), "no weight that is quantized"),
-    (lambda p: game.Game(p.arena, target=40), "target rate lies between 1 and 32"),
+    (lambda p: game.Game(p.arena, target=40), "target lies between 1 and 32"),
     (lambda p: Arena(network(), X, Y, "net", few=0), "few must be a whole number"),
-    (lambda p: game.shipped(pictures=10**6), "pictures must be a whole number from 1 to 2,000"),
+    (lambda p: game.shipped(images=10**6), "images must be a whole number from 1 to 2,000"),
     (lambda p: game.board([]), "at least one saved file"),
     (lambda p: explorers.beat("shipped"), "beat takes a Game"),
     (lambda p: explorers.beat(p, layer="x"), "no weight 'x'"),
@@ -805,7 +805,7 @@ def test_the_board_ranks_at_the_target_and_is_drawn(arena, tmp_path):
         in plots.pareto(game.board(tmp_path, target=30)).sentence
     )
     for target in (float("nan"), 40, 0.5, "8"):
-        with pytest.raises(ValueError, match="a target rate lies between 1 and 32, got"):
+        with pytest.raises(ValueError, match="a target lies between 1 and 32, got"):
             game.board(tmp_path, target=target)
 
 
@@ -818,7 +818,8 @@ def test_a_target_that_the_widths_cannot_reach_is_refused(tmp_path):
     play.play("a.weight", 8)
     assert game.board(tmp_path, target=8).target == 8
     with pytest.raises(
-        ValueError, match=r"rate of 9 cannot be reached with bits \(4, 8\): the largest is 8"
+        ValueError,
+        match=r"compression of the weights of 9 cannot be reached with bits \(4, 8\): the largest is 8",
     ):
         game.board(tmp_path, target=9)
 
@@ -897,7 +898,7 @@ def test_sliders_and_buttons_play_the_game(view):
         f"{play.outcome.rate:.2f} times fewer" in view.sentence
         and f"{play.outcome.accuracy:.1f} %" in view.sentence
     )
-    assert "HMQ's selection, not fine-tuned, on the same pictures" in view.sentence
+    assert "HMQ's selection, not fine-tuned, on the same images" in view.sentence
     view.controls["layer"].value = "fc.weight"
     assert view.controls["bits"].value == play.choice["fc.weight"][0]
     assert [e for _, e in view.controls["exponent"].options] == sorted(
@@ -1016,7 +1017,7 @@ def test_set_sets_all_or_nothing_and_pictures_do_not_depend_on_the_way(view, tmp
 
 
 def test_the_bench_measures_moves_beside_a_forward_pass():
-    found = bench.moves(pictures=20, rounds=1)
+    found = bench.moves(images=20, rounds=1)
     for name in ("first", "last"):
         assert 0 < found[f"{name}_seconds"] < 30
         assert found[f"{name}_over_forward"] == found[f"{name}_seconds"] / found["forward_seconds"]

@@ -176,12 +176,12 @@ def test_cycles_of_another_length_are_stretched():
     assert [half(i) for i in range(250)] == [paper(2 * i) for i in range(250)]
     assert half(250) == 1.0
     assert Cycles(1, epochs=1)(0) == Cycles(1, epochs=1)(17) == 1.0
-    assert min(Cycles(100, floor=0.1, rate=0.1)(i) for i in range(500)) == 0.1
+    assert min(Cycles(100, floor=0.1, decay=0.1)(i) for i in range(500)) == 0.1
 
 
 def test_constant_and_exponential():
     assert {Constant(0.7)(i) for i in (0, 1, 10**6)} == {0.7} and Constant()(5) == 1.0
-    schedule = Exponential(rate=0.1, floor=0.25)
+    schedule = Exponential(decay=0.1, floor=0.25)
     assert [schedule(i) for i in range(14)] == pytest.approx(
         [math.exp(-0.1 * i) for i in range(14)]
     )
@@ -192,11 +192,11 @@ def test_constant_and_exponential():
 def test_schedules_refuse_what_is_no_positive_number(bad):
     for make, name in (
         (Constant, "temperature"),
-        (Exponential, "rate"),
+        (Exponential, "decay"),
         (Exponential, "floor"),
         (Cycles, "steps_per_epoch"),
         (lambda **k: Cycles(10, **k), "epochs"),
-        (lambda **k: Cycles(10, **k), "rate"),
+        (lambda **k: Cycles(10, **k), "decay"),
         (lambda **k: Cycles(10, **k), "floor"),
         (lambda **k: Cycles(10, **k), "updates"),
     ):

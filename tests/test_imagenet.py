@@ -132,7 +132,7 @@ def test_the_name_of_a_preset_is_all_that_the_command_needs(imagenet, tmp_path):
         "1",
         "--batch-size",
         "2",
-        "--picture-size",
+        "--image-size",
         "32",
     ]
     more = ["--root", str(imagenet), "--out", str(tmp_path / "run"), "--no-figures", "--quiet"]
@@ -186,7 +186,7 @@ def test_every_name_that_is_listed_holds():
             "paper/mobilenet-w8-a8",
             "no preset 'paper/mobilenet-w8-a8': did you mean paper/mobilenet_v",
         ),
-        ("paper/resnet50-w40-a8", "a target rate lies between 1 and 32, got weights=40"),
+        ("paper/resnet50-w40-a8", "a target lies between 1 and 32, got weights=40"),
         ("paper/resnet50-w8-a4.5", "whole number, got 'paper/resnet50-w8-a4.5'"),
         ("paper/resnet50-w8-a32", "32"),
         ("paper/resnet50-a8", "no preset 'paper/resnet50-a8'"),
@@ -338,7 +338,7 @@ def folder(tmp_path_factory):
 
 
 def train(folder, out, *more):
-    return main(["train", "--data", str(folder), "--model", "tiny_resnet8", "--picture-size", "40", "--epochs", "2",
+    return main(["train", "--data", str(folder), "--model", "tiny_resnet8", "--image-size", "40", "--epochs", "2",
                  "--batch-size", "7", "--learning-rate", "0.02", "--out", str(out), *more])  # fmt: skip
 
 
@@ -355,7 +355,7 @@ def test_training_goes_on_from_weights_and_a_search_from_there_to_integers(
     said = capsys.readouterr()
     assert "has 5 outputs and the model 2" in said.err and "on the test images" in said.out
     about = read_metadata(tmp_path / "two.safetensors")
-    assert (about["normalize"], about["picture_size"]) == ("half", "40")
+    assert (about["normalize"], about["image_size"]) == ("half", "40")
     assert train(folder, tmp_path / "three.safetensors", "--weights", five, "--outputs", "4,2") == 0
     assert "outputs and the model" not in capsys.readouterr().err
     assert train(folder, tmp_path / "x.safetensors", "--weights", five, "--outputs", "4,9") == 2
@@ -375,7 +375,7 @@ def test_training_goes_on_from_weights_and_a_search_from_there_to_integers(
         str(folder.parent),
         "--model",
         "tiny_resnet8",
-        "--picture-size",
+        "--image-size",
         "40",
     ]
     short = [
@@ -405,7 +405,7 @@ def test_training_goes_on_from_weights_and_a_search_from_there_to_integers(
         main(["integer", str(run), "--root", str(folder.parent), "--json"]) == 0
     )  # pictures of 40 pixels again
     found = json.loads(capsys.readouterr().out)
-    assert found["pictures"] == 12 and found["differ_float64"] == 0
+    assert found["images"] == 12 and found["differ_float64"] == 0
     assert found["accuracy_float32"] == pytest.approx(record.results["accuracy"]["test"])
 
 
@@ -415,7 +415,7 @@ def test_folded_batch_norm_is_restated_where_a_training_begins(folder, tmp_path)
     save_weights(
         net, tmp_path / "folded.safetensors"
     )  # fresh: mean 0, variance 1, as after folding
-    pictures = data.load(folder, picture_size=40, workers=0, validation=4)
+    pictures = data.load(folder, image_size=40, workers=0, validation=4)
     begun = models.build("tiny_resnet8", classes=2)
     training.begin_from(begun, tmp_path / "folded.safetensors", pictures)
     assert begun.bn1.running_mean.any() and not torch.equal(

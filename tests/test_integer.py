@@ -384,7 +384,7 @@ def test_float32_is_counted_where_it_is_not_exact():
     for block in blocks(model).values():
         block.fix()
     found = judge(model, x)
-    assert found["sums_beyond_2_24"] > 0 and found["pictures_beyond_2_24"] == 4
+    assert found["sums_beyond_2_24"] > 0 and found["images_beyond_2_24"] == 4
     network = IntegerNetwork.from_selected(model)
     codes = network.trace(x)["input"][0].numpy().astype(object)
     weight = np.rint(
@@ -405,7 +405,7 @@ def test_float32_is_counted_where_it_is_not_exact():
 
 def test_a_comparison_without_pictures():
     model = select(nn.Sequential(nn.Linear(4, 2), nn.ReLU(), nn.Linear(2, 2)), torch.randn(3, 4))
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         compare(model, [])
 
 

@@ -22,7 +22,7 @@ from hmq_lab.settings import Settings
 SETTINGS = Settings(
     search_epochs=3, final_epochs=3, batch_size=32, network_learning_rate=1e-3, final_learning_rate=1e-3,
     logit_learning_rate=0.1, cycles=2,
-    target_steps=2, calibration_pictures=32, compile="off", log_every=1, snapshots=4,
+    target_steps=2, calibration_images=32, compile="off", log_every=1, snapshots=4,
 )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 SETTINGS = Settings(
     search_epochs=10, final_epochs=8, batch_size=8, network_learning_rate=1e-3, final_learning_rate=1e-3,
     logit_learning_rate=0.1, cycles=2,
-    target_steps=2, calibration_pictures=32, compile="off", log_every=1, snapshots=10,
+    target_steps=2, calibration_images=32, compile="off", log_every=1, snapshots=10,
 )  # fmt: skip
 RECORD = records.recorded("builtin-tiny_resnet8-w8-a8")
 

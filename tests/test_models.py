@@ -13,7 +13,7 @@ from torch import nn
 
 from hmq_lab import data, models
 from hmq_lab.data.files import read_tensors
-from hmq_lab.data.images import Pictures
+from hmq_lab.data.images import Images
 from hmq_lab.models import training
 from hmq_lab.models.weights import SHIPPED, load_weights, read_metadata, save_weights
 
@@ -248,7 +248,7 @@ def test_evaluate_counts_and_restores_every_mode():
     images[:, 0, 0, 0] = torch.arange(40) % 10
     labels = torch.arange(40) % 10
     labels[:4] = 9
-    split = Pictures(images, labels, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    split = Images(images, labels, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     net = nn.Sequential(Says(), nn.BatchNorm1d(10, affine=False).eval())
     assert training.evaluate(net, split, batch_size=7, device="cpu") == 90
     assert net.training and net[0].training and not net[1].training
@@ -280,7 +280,7 @@ def test_training_learns(few):
     """Two colours are learnt in a few steps."""
     labels = torch.arange(192) % 2
     images = (labels * 200)[:, None, None, None].expand(192, 3, 32, 32).to(torch.uint8).contiguous()
-    easy = Pictures(images, labels, few.mean, few.std)
+    easy = Images(images, labels, few.mean, few.std)
     net = models.build("tiny_resnet8", classes=2)
     pictures = dataclasses.replace(few, train=easy, validation=easy, test=easy)
     history = training.train(net, pictures, epochs=3, batch_size=16, learning_rate=0.02)

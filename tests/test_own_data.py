@@ -17,7 +17,7 @@ from torch.utils.data import (
 from torchvision.transforms import v2
 
 from hmq_lab import data
-from hmq_lab.data import Data, Items, Pictures
+from hmq_lab.data import Data, Images, Items
 from hmq_lab.models import training
 
 HALF = (0.5,) * 3
@@ -156,7 +156,7 @@ def test_items_that_are_none_are_refused_with_what_to_add(item, says):
 
 def test_a_split_is_a_torch_data_set():
     images = torch.randint(256, (10, 3, 8, 8), dtype=torch.uint8)
-    split = Pictures(images, torch.arange(10), HALF, HALF)
+    split = Images(images, torch.arange(10), HALF, HALF)
     loaded = list(DataLoader(split, batch_size=4))
     ours = list(split.batches(4))
     assert all(
@@ -174,7 +174,7 @@ def test_a_split_is_a_torch_data_set():
 
 
 def test_images_in_any_number_of_channels_and_their_statistics():
-    one = Pictures(
+    one = Images(
         torch.zeros(9, 1, 28, 28, dtype=torch.uint8),
         torch.zeros(9, dtype=torch.int64),
         (0.1,),
@@ -184,7 +184,7 @@ def test_images_in_any_number_of_channels_and_their_statistics():
     with pytest.raises(
         ValueError, match="mean and std must have a number for each channel, got 1 channels, mean 3"
     ):
-        Pictures(one.images, one.labels, HALF, HALF)
+        Images(one.images, one.labels, HALF, HALF)
 
 
 # ------------------------------------------------------------------------------------- the channels that are expected

@@ -200,14 +200,14 @@ def test_a_run_in_hardware_mode_and_its_commands(run, tmp_path, capsys):
     capsys.readouterr()
     assert main(["integer", str(run / "run"), "--data", str(run / "data"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["pictures"] == 16 and found["differ_float64"] == 0 == found["unexplained_float32"]
+    assert found["images"] == 16 and found["differ_float64"] == 0 == found["unexplained_float32"]
     assert found["accuracy_float32"] == found["recorded_accuracy"]
-    assert main(["integer", str(run / "run"), "--data", str(run / "data"), "--pictures", "5", "--batch-size", "3",
+    assert main(["integer", str(run / "run"), "--data", str(run / "data"), "--images", "5", "--batch-size", "3",
                  "--program"]) == 0  # fmt: skip
     printed = capsys.readouterr().out
-    assert "5 test pictures" in printed and "shift right by" in printed
-    assert main(["integer", str(run / "run"), "--pictures", "0"]) == 2
-    assert "--pictures must be from 1 on, got 0" in capsys.readouterr().err
+    assert "5 test images" in printed and "shift right by" in printed
+    assert main(["integer", str(run / "run"), "--images", "0"]) == 2
+    assert "--images must be from 1 on, got 0" in capsys.readouterr().err
 
     assert main(["pack", str(run / "run"), str(tmp_path / "packed.safetensors")]) == 0
     assert "WCR" in capsys.readouterr().out
@@ -230,10 +230,10 @@ def test_a_run_in_hardware_mode_and_its_commands(run, tmp_path, capsys):
         "--check",
     ]
     assert main(arguments) == 0
-    assert "of 16 test pictures the logits of 0 differ" in capsys.readouterr().out
-    assert main([*arguments, "--json", "--pictures", "3", "--overwrite"]) == 0
+    assert "of 16 test images the logits of 0 differ" in capsys.readouterr().out
+    assert main([*arguments, "--json", "--images", "3", "--overwrite"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["pictures"], found["differ"], found["unexplained"], found["opset"]) == (
+    assert (found["images"], found["differ"], found["unexplained"], found["opset"]) == (
         3,
         0,
         0,

@@ -223,7 +223,7 @@ def test_tables_hold_every_value_once_and_say_what_is_missing(found):
         ["MobileNetV2", "imagenette", "ours", "8.02", "ACR 4", "96.20", "-1.10", f"record {NETTE}"]
     ]
     assert (
-        "other pictures than ImageNet" in made["table_2"].note
+        "other images than ImageNet" in made["table_2"].note
         and "no record of ours" in made["table_3"].note
     )
     assert {row[-1] for row in lines["figure_3"] if row[2].startswith("ours")} == {

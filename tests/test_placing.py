@@ -138,7 +138,7 @@ def test_a_network_with_blocks_is_shown_as_it_is(network, sample):
     explorer = explorers.placements(attached, sample, tensor="conv.weight")
     assert list(explorer.controls) == ["show", "tensor"] and len(explorer.result.exponents) == 3
     assert len(listed(attached)) == len(explorer.result.shown) + 1  # the shared name
-    with pytest.raises(ValueError, match="sample must be a batch of input pictures, got NoneType"):
+    with pytest.raises(ValueError, match="sample must be a batch of input images, got NoneType"):
         explorers.placements(attached)
 
 

@@ -16,7 +16,7 @@ matplotlib.use("agg")
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from hmq_lab import plots
-from hmq_lab.budget import hinge, rate
+from hmq_lab.budget import compression, hinge
 from hmq_lab.gumbel import Cycles
 from hmq_lab.plots import schemes
 from hmq_lab.quantizer import Scheme
@@ -85,7 +85,7 @@ def synthetic_record(layers: int = 20, seed: int = 0) -> Record:
     final = {
         name: b - 0.4 for name, b in whole.items()
     }  # whose most probable bits are the whole ones: too many
-    target = round(0.99 * rate(final, sizes), 1)
+    target = round(0.99 * compression(final, sizes), 1)
 
     def tables(done: float) -> dict:
         """Mass that moves from (8 bits, largest threshold) towards the final ones."""
@@ -110,7 +110,7 @@ def synthetic_record(layers: int = 20, seed: int = 0) -> Record:
             table = tables(done)
             events.append({"kind": "tables", "step": step, "tables": table})
         bits = {name: 8 + (final[name] - 8) * done for name in sizes}
-        goal, expected = 4 + (target - 4) * min(3, step // 50) / 3, rate(bits, sizes)
+        goal, expected = 4 + (target - 4) * min(3, step // 50) / 3, compression(bits, sizes)
         task = 0.4 + math.exp(-step / 60) + 0.1 * torch.rand((), generator=g).item()
         event = {
             "kind": "step",
@@ -138,20 +138,20 @@ def synthetic_record(layers: int = 20, seed: int = 0) -> Record:
                 "validation_accuracy": 80 + 8 * done - 6 * (step % 40 == 39),
                 "expected_rate": expected,
             }
-            events.append(event | {"actual_rate": rate(selected(table), sizes)})
+            events.append(event | {"actual_rate": compression(selected(table), sizes)})
     before = selected(table)
     bits, moves = dict(before), []
-    while rate(bits, sizes) < target:
+    while compression(bits, sizes) < target:
         name = max(bits, key=lambda n: (bits[n], sizes[n]))
         moves.append(
             {"name": name, "before": bits[name], "after": bits[name] - 1, "probability": 0.1}
         )
         bits[name] -= 1
-    reached = rate(bits, sizes)
+    reached = compression(bits, sizes)
     event = {
         "kind": "repair",
         "step": EPOCHS * STEPS,
-        "rate_before": rate(before, sizes),
+        "rate_before": compression(before, sizes),
         "rate_after": reached,
     }
     events += [

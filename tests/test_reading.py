@@ -273,7 +273,7 @@ def test_brightness_is_pillow_s():
 @pytest.mark.parametrize("size", [None, 40])
 def test_grey_images_for_a_network_with_one_channel(tmp_path, size):
     root = folder_of(tmp_path, eight_bits, "png")
-    colour = data.load(root, picture_size=size, workers=0, normalize="half")
+    colour = data.load(root, image_size=size, workers=0, normalize="half")
     one = colour.with_channels(1)
     x, y = next(one.test.batches(100))
     full, same_y = next(colour.test.batches(100))

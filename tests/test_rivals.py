@@ -46,7 +46,7 @@ def reach(sizes, target):
 def test_the_integer_programme_finds_the_cheapest_assignment_there_is(problem):
     sizes, costs, target = problem
     found = integer_programme(costs, sizes, target)
-    assert budget.rate(found, sizes) >= target
+    assert budget.compression(found, sizes) >= target
     cheapest = min(total(costs, bits) for bits in reach(sizes, target))
     assert total(costs, found) == pytest.approx(cheapest, abs=1e-6)
 
@@ -66,7 +66,7 @@ def test_the_integer_programme_keeps_to_the_last_bit_of_a_large_budget():
     sizes = {f"t{i}": 1_000_003 + i for i in range(12)}
     costs = {name: {2: 1.0 + i / 100, 4: 0.3, 8: 0.0} for i, name in enumerate(sizes)}
     for target in (4.0, 5.3, 8.0, 15.99, 16.0):
-        assert budget.rate(integer_programme(costs, sizes, target), sizes) >= target
+        assert budget.compression(integer_programme(costs, sizes, target), sizes) >= target
 
 
 @given(problems())
@@ -148,7 +148,7 @@ def test_alone_moves_one_tensor_at_a_time():
     lambda target: integer_programme({"a": {2: 0.0, 4: 0.0}}, {"a": 1}, target),
 ])  # fmt: skip
 def test_a_target_out_of_reach_is_refused(choose):
-    with pytest.raises(ValueError, match=r"rate of 17 cannot be reached.*the largest is 16"):
+    with pytest.raises(ValueError, match=r"of 17 cannot be reached.*the largest is 16"):
         choose(17)
 
 

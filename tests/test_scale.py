@@ -40,7 +40,7 @@ pytestmark = [
 SETTINGS = Settings(
     search_epochs=2, final_epochs=1, batch_size=32, network_learning_rate=1e-3, final_learning_rate=1e-3,
     logit_learning_rate=0.1, cycles=1,
-    target_steps=1, calibration_pictures=64, compile="off", log_every=1, snapshots=2,
+    target_steps=1, calibration_images=64, compile="off", log_every=1, snapshots=2,
 )  # fmt: skip
 STEPS = 3 * 4
 
@@ -451,11 +451,11 @@ def test_noise_of_some_pictures_is_theirs_in_the_whole_batch():
     block = next(iter(blocks(model, "activation").values()))
     block.resample(torch.Generator().manual_seed(1))
     whole = block.noise(12)
-    block.look_at(4, 3, 12)
+    block.set_batch_slice(4, 3, 12)
     assert torch.equal(block.noise(3), whole[4:7])
-    block.look_at(2, 2, 6)
+    block.set_batch_slice(2, 2, 6)
     assert torch.equal(block.noise(4), whole[4:8])  # two samples a picture
-    block.look_at(2, 3, 6)
+    block.set_batch_slice(2, 3, 6)
     assert block.noise(4).shape[0] == 4  # not the pictures' axis
     block.resample(torch.Generator().manual_seed(1))
     assert torch.equal(block.noise(12), whole)

@@ -25,7 +25,7 @@ TYPED = {
     "first_target": ("5.5", 5.5),
     "temperature_decay": ("0.2", 0.2),
     "temperature_floor": ("0.1", 0.1),
-    "calibration_pictures": ("64", 64),
+    "calibration_images": ("64", 64),
     "augment": (None, False),
     "precision": ("bfloat16", "bfloat16"),
     "compile": ("off", "off"),

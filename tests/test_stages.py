@@ -21,7 +21,7 @@ from hmq_lab.stages import class_scores
 
 SETTINGS = Settings(
     search_epochs=2, final_epochs=2, batch_size=32, network_learning_rate=1e-3, final_learning_rate=1e-3,
-    final_schedule="cosine", logit_learning_rate=0.1, cycles=2, target_steps=2, calibration_pictures=64,
+    final_schedule="cosine", logit_learning_rate=0.1, cycles=2, target_steps=2, calibration_images=64,
     compile="off", log_every=1, snapshots=4,
 )  # fmt: skip
 STEPS = 5 * 4
@@ -224,7 +224,7 @@ def test_bad_input_is_refused_early(pictures):
     with pytest.raises(TypeError, match=r"space must be a SearchSpace.*got \(2, 4\)"):
         run(pictures, space=(2, 4))
     with pytest.raises(
-        ValueError, match="batch_size must be at most the 160 training pictures, got 256"
+        ValueError, match="batch_size must be at most the 160 training images, got 256"
     ):
         run(pictures, settings="paper")
     with pytest.raises(ValueError, match="the network has 5 outputs, the data 10 classes"):
@@ -368,7 +368,7 @@ def test_resuming_compiles_as_the_whole_run_did(pictures, tmp_path, monkeypatch)
 def test_what_cannot_be_searched_is_refused_before_anything_is_changed(pictures):
     model = network()
     empty = dataclasses.replace(pictures, validation=pictures.validation.subset(range(0)))
-    with pytest.raises(ValueError, match="needs validation pictures, got a data set with 0"):
+    with pytest.raises(ValueError, match="needs validation images, got a data set with 0"):
         run(empty, model)
     with pytest.raises(ValueError, match=r"device must be one that computes.*got meta"):
         run(pictures, model, device="meta")
@@ -392,7 +392,7 @@ def test_parts_of_a_step_are_a_whole_number(accumulate):
     [({"out": torch.zeros(2, 3)}, "dict"), (torch.zeros(2, 3, 4, 4), r"shape \(2, 3, 4, 4\)")],
 )
 def test_what_is_no_class_scores_is_named(output, said):
-    with pytest.raises(ValueError, match=rf"class scores, \(pictures, classes\), got {said}"):
+    with pytest.raises(ValueError, match=rf"class scores, \(images, classes\), got {said}"):
         class_scores(output)
 
 
@@ -529,7 +529,7 @@ def test_renewed_statistics_fit_the_selection(renew, pictures):
     """With the statistics of one batch, evaluation computes for that batch what training does."""
     model = network()
     settings = dataclasses.replace(
-        RECIPE, final_epochs=0, calibration_pictures=32, renew_statistics=renew
+        RECIPE, final_epochs=0, calibration_images=32, renew_statistics=renew
     )
     run(pictures, model, settings=settings)
     batch = next(pictures.train.batches(32, seed=0))[0]

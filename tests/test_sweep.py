@@ -194,7 +194,7 @@ def test_it_goes_on_after_one_that_failed_and_says_so(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--targets", "8,40"], "a target rate lies between 1 and 32, got weights=40.0"),
+        (["--targets", "8,40"], "a target lies between 1 and 32, got weights=40.0"),
         (
             ["--targets", "8,8"],
             "once, got twice: pictures-tiny_resnet8-w8-a8, pictures-tiny_resnet8-w8-a8-s1",

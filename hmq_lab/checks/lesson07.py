@@ -221,73 +221,73 @@ def standard_error(answer) -> Verdict:
     )
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [{"accuracy": float(a), "pictures": n} for a, n in counted]
+    cases = [{"accuracy": float(a), "images": n} for a, n in counted]
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
     # A power or a unit is missing.
     @faults.says("That is the variance: take its square root.")
-    def _(accuracy, pictures):
-        return _variance(accuracy, pictures)
+    def _(accuracy, images):
+        return _variance(accuracy, images)
 
     @faults.says("That is a fraction: in points it is 100 times as much.")
-    def _(accuracy, pictures):
-        return math.sqrt(_variance(accuracy, pictures)) / 100
+    def _(accuracy, images):
+        return math.sqrt(_variance(accuracy, images)) / 100
 
     # The number of images is in the wrong place.
     @faults.says(
         "That is the spread of a single image, right or wrong: the mean of many has a smaller one."
     )
-    def _(accuracy, pictures):
+    def _(accuracy, images):
         return math.sqrt(accuracy * (100 - accuracy))
 
     @faults.says(
         "The spread falls with the square root of the number of images: the division belongs under the root."
     )
-    def _(accuracy, pictures):
-        return math.sqrt(accuracy * (100 - accuracy)) / pictures
+    def _(accuracy, images):
+        return math.sqrt(accuracy * (100 - accuracy)) / images
 
     # Another number than one standard error.
     @faults.says(
         "That estimates the spread from the images, over n - 1. Here it is known: accuracy x (100 - accuracy), over n."
     )
-    def _(accuracy, pictures):
-        return math.sqrt(_variance(accuracy, pictures - 1))
+    def _(accuracy, images):
+        return math.sqrt(_variance(accuracy, images - 1))
 
     @faults.says("That is half of a 95 % interval; the standard error itself is asked for.")
-    def _(accuracy, pictures):
-        return 1.96 * math.sqrt(_variance(accuracy, pictures))
+    def _(accuracy, images):
+        return 1.96 * math.sqrt(_variance(accuracy, images))
 
     @faults.says("That is twice the standard error: one is asked for.")
-    def _(accuracy, pictures):
-        return 2 * math.sqrt(_variance(accuracy, pictures))
+    def _(accuracy, images):
+        return 2 * math.sqrt(_variance(accuracy, images))
 
     # Another accuracy in the formula.
     @faults.says("That is for an accuracy of 50 %, where it is largest: put in the accuracy.")
-    def _(accuracy, pictures):
-        return 50 / math.sqrt(pictures)
+    def _(accuracy, images):
+        return 50 / math.sqrt(images)
 
     @faults.says("The accuracy is in percent: what is wrong is 100 - accuracy.")
-    def _(accuracy, pictures):
-        return math.sqrt(abs(accuracy * (1 - accuracy)) / pictures)
+    def _(accuracy, images):
+        return math.sqrt(abs(accuracy * (1 - accuracy)) / images)
 
     # The drawing names each case by accuracy and number of images.
     draw = points(
-        "standard error (points)", lambda case: f"{case['accuracy']:g} % of {case['pictures']:,}"
+        "standard error (points)", lambda case: f"{case['accuracy']:g} % of {case['images']:,}"
     )
     return compare(answer, _standard_error, cases, faults, tolerance=1e-3, draw=draw)
 
 
-def _variance(accuracy: float, pictures: int) -> float:
-    return accuracy * (100 - accuracy) / pictures
+def _variance(accuracy: float, images: int) -> float:
+    return accuracy * (100 - accuracy) / images
 
 
-def _standard_error(accuracy: float, pictures: int) -> float:
+def _standard_error(accuracy: float, images: int) -> float:
     """From the images: so many hundreds and zeros, their standard deviation, over the root of
     their number.
     """
-    right = accuracy * pictures / 100
-    mean = 100 * right / pictures
-    squares = right * (100 - mean) ** 2 + (pictures - right) * mean**2
-    return math.sqrt(squares / pictures) / math.sqrt(pictures)
+    right = accuracy * images / 100
+    mean = 100 * right / images
+    squares = right * (100 - mean) ** 2 + (images - right) * mean**2
+    return math.sqrt(squares / images) / math.sqrt(images)

@@ -185,7 +185,7 @@ def training_step(
         with torch.autocast(x.device.type, torch.bfloat16, enabled=in_bfloat16):
             loss = F.cross_entropy(model(x).float(), y)
         if searching:
-            loss = loss + 32 * budget.hinge(budget.expected_rate(model), 8.0)
+            loss = loss + 32 * budget.hinge(budget.expected_compression(model), 8.0)
         # The usual end of a step.
         optimizer.zero_grad()
         loss.backward()

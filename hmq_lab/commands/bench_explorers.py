@@ -122,7 +122,7 @@ def report(rounds: int = 15) -> dict[str, dict[str, float]]:
     return found
 
 
-def moves(pictures: int = 500, rounds: int = 5) -> dict[str, float]:
+def moves(images: int = 500, rounds: int = 5) -> dict[str, float]:
     """Return the median seconds of a move of the game, in the first and in the last layer.
 
     >>> moves()["first_over_forward"]  # doctest: +SKIP
@@ -133,7 +133,7 @@ def moves(pictures: int = 500, rounds: int = 5) -> dict[str, float]:
     fixed: a move in the first layer computes all of it, and draws. All are timed in turn.
 
     Args:
-        pictures: how many images.
+        images: how many images.
         rounds: of the measurement.
 
     Returns:
@@ -142,7 +142,7 @@ def moves(pictures: int = 500, rounds: int = 5) -> dict[str, float]:
     # A move forgets what was measured, or it would be free.
     with tempfile.TemporaryDirectory() as folder:
         # The shipped game, as a reader has it.
-        play = game.shipped(pictures=pictures, folder=folder)
+        play = game.shipped(images=images, folder=folder)
         view = explorers.beat(play)
         whole, x = play.arena.network(play.choice), play.arena.x
 
@@ -164,7 +164,7 @@ def moves(pictures: int = 500, rounds: int = 5) -> dict[str, float]:
         # In turn, in one run.
         first, last = mover(play.layers[0]), mover(play.layers[-1])
         plain, *own = bench.seconds(forward, first, last, rounds=rounds)
-    found = {"pictures": pictures, "forward_seconds": plain}
+    found = {"images": images, "forward_seconds": plain}
     for name, seconds in zip(("first", "last"), own, strict=True):
         found[f"{name}_seconds"] = seconds
         found[f"{name}_over_forward"] = seconds / plain
@@ -186,7 +186,7 @@ def text_of_moves(found: dict[str, float]) -> str:
         milliseconds, ratio = 1e3 * found[f"{name}_seconds"], found[f"{name}_over_forward"]
         rows.append(
             f"a move in the game, {name} layer: {milliseconds:5.0f} ms, {ratio:.2f} times a "
-            f"forward pass over its {found['pictures']} images"
+            f"forward pass over its {found['images']} images"
         )
     return "\n".join(rows)
 

@@ -26,7 +26,7 @@ SETTINGS = {
     "preset": "quick/builtin",
     "search_epochs": EPOCHS,
     "final_epochs": 0,
-    "calibration_pictures": 64,
+    "calibration_images": 64,
     # As many tables in an epoch as the preset has.
     "snapshots": 7 * EPOCHS,
     # Every step is an event, ten times as many as the preset has.

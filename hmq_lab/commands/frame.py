@@ -139,6 +139,7 @@ def add_data(command: argparse.ArgumentParser, default: str | None = "builtin") 
         "weights' file says, else the data's)",
     )
     command.add_argument(
+        "--image-size",
         "--picture-size",
         type=whole(1),
         metavar="N",

@@ -89,7 +89,11 @@ def _add_images(made: argparse.ArgumentParser) -> None:
         "--root", type=Path, help="where data sets lie (default: $HMQ_LAB_DATA or ~/.cache/hmq_lab)"
     )
     made.add_argument(
-        "--pictures", type=int, metavar="N", help="the first N test images (default: all)"
+        "--images",
+        "--pictures",
+        type=int,
+        metavar="N",
+        help="the first N test images (default: all)",
     )
     made.add_argument("--batch-size", type=int, default=100, metavar="N", help="images at a time")
 
@@ -111,15 +115,15 @@ def integer(options: argparse.Namespace) -> int:
         print(json.dumps(found, indent=1))
     else:
         print(
-            f"{found['pictures']:,} test pictures, logits in units of 2^{found['exponent']}\n"
-            f"against float64: {found['differ_float64']:,} pictures differ, by at most "
+            f"{found['images']:,} test images, logits in units of 2^{found['exponent']}\n"
+            f"against float64: {found['differ_float64']:,} images differ, by at most "
             f"{found['largest_difference_float64']:g}\n"
-            f"against float32: {found['differ_float32']:,} pictures differ, "
+            f"against float32: {found['differ_float32']:,} images differ, "
             f"{found['unexplained_float32']:,} of them "
             f"without a sum |w a| + |b| beyond 2^24; predictions differ on "
             f"{found['predictions_differ']:,}\n"
             f"sums beyond 2^24: {found['sums_beyond_2_24']:,}, on "
-            f"{found['pictures_beyond_2_24']:,} pictures\n"
+            f"{found['images_beyond_2_24']:,} images\n"
             f"test accuracy: integers {found['accuracy_integer']:.2f} %, float32 "
             f"{found['accuracy_float32']:.2f} %"
         )
@@ -194,7 +198,7 @@ def _comparison(about: dict[str, Any]) -> str:
         ("default_", "onnxruntime as it is by default"),
     ):
         lines.append(
-            f"{said}: of {about['pictures']:,} test pictures the logits of "
+            f"{said}: of {about['images']:,} test images the logits of "
             f"{about[which + 'differ']:,} differ from "
             f"the simulation's, by at most {about[which + 'largest_difference']:g}, the "
             f"predictions of "
@@ -279,7 +283,7 @@ def _test_batches(options: argparse.Namespace, record: Record) -> Iterator[tuple
 
     from hmq_lab import data
 
-    for name in ("pictures", "batch_size"):
+    for name in ("images", "batch_size"):
         number = getattr(options, name)
         if number is not None and number < 1:
             raise BadInput(f"--{name.replace('_', '-')} must be from 1 on, got {number}")
@@ -299,7 +303,7 @@ def _test_batches(options: argparse.Namespace, record: Record) -> Iterator[tuple
             if left <= 0:
                 return
 
-    return go(min(options.pictures or len(test), len(test)))
+    return go(min(options.images or len(test), len(test)))
 
 
 def _source(options: argparse.Namespace, record: Record) -> str:

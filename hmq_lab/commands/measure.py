@@ -31,7 +31,12 @@ def add(commands: Any, formatter: type) -> None:
         "--batch-size", type=whole(1), default=128, metavar="N", help="images in a step"
     )
     command.add_argument(
-        "--picture-size", type=whole(1), default=32, metavar="N", help="pixels a side"
+        "--image-size",
+        "--picture-size",
+        type=whole(1),
+        default=32,
+        metavar="N",
+        help="pixels a side",
     )
     command.add_argument(
         "--precision", choices=("float32", "bfloat16"), default="float32", help="of the steps"
@@ -68,7 +73,7 @@ def measure(options: argparse.Namespace) -> int:
     work = bench.Work(
         options.model,
         options.batch_size,
-        size=options.picture_size,
+        size=options.image_size,
         device=where,
         precision=options.precision,
     )

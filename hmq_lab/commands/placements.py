@@ -21,7 +21,11 @@ def add(commands: Any, formatter: type) -> None:
         "--classes", type=whole(1), help="outputs (default: 10 for ours, 1000 for torchvision's)"
     )
     command.add_argument(
-        "--picture-size", type=whole(1), metavar="N", help="pixels a side (default: 32, or 224)"
+        "--image-size",
+        "--picture-size",
+        type=whole(1),
+        metavar="N",
+        help="pixels a side (default: 32, or 224)",
     )
 
 
@@ -36,7 +40,7 @@ def placements(options: argparse.Namespace) -> int:
 
     small = models.is_for_small_images(options.model)
     classes = options.classes or (10 if small else 1000)
-    size = options.picture_size or (32 if small else 224)
+    size = options.image_size or (32 if small else 224)
     torch.manual_seed(0)
     model = models.build(options.model, classes=classes)
     attach(model, sample=torch.randn(2, 3, size, size))

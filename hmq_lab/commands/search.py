@@ -164,7 +164,7 @@ def search(options: argparse.Namespace) -> int:
             root=options.root,
             download=options.download,
             normalize=options.normalize or said,
-            picture_size=options.picture_size,
+            image_size=options.image_size,
         )
 
     # The float network, with its weights.

@@ -64,7 +64,7 @@ def train(options: argparse.Namespace) -> int:
         root=options.root,
         download=options.download,
         normalize=options.normalize,
-        picture_size=options.picture_size,
+        image_size=options.image_size,
         epochs=options.epochs,
         weights=options.weights,
         outputs=options.outputs,

@@ -2,7 +2,7 @@
 
 >>> from hmq_lab import data
 >>> data.load("builtin").train
-Pictures(mean=(0.5, 0.5, 0.5), std=(0.28, 0.28, 0.28), augmentation='crop_flip')
+Images(mean=(0.5, 0.5, 0.5), std=(0.28, 0.28, 0.28), augmentation='crop_flip')
 """
 
 from hmq_lab.data.datasets import (
@@ -11,8 +11,8 @@ from hmq_lab.data.datasets import (
     STATISTICS,
     Data,
     Folder,
+    Images,
     Items,
-    Pictures,
     Split,
     load,
     sizes,
@@ -24,8 +24,8 @@ __all__ = [
     "STATISTICS",
     "Data",
     "Folder",
+    "Images",
     "Items",
-    "Pictures",
     "Split",
     "load",
     "sizes",

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampl
 
 from hmq_lab.data import builtin, cifar10, folders
 from hmq_lab.data.files import LARGEST
-from hmq_lab.data.images import Folder, Items, Pictures, Split
+from hmq_lab.data.images import Folder, Images, Items, Split
 from hmq_lab.data.reading import check_range, read
 from hmq_lab.graph.tracing import in_mode
 
@@ -41,8 +41,8 @@ __all__ = [
     "STATISTICS",
     "Data",
     "Folder",
+    "Images",
     "Items",
-    "Pictures",
     "Split",
     "load",
     "sizes",
@@ -199,7 +199,7 @@ def load(
     download: bool = False,
     normalize: str | None = None,
     validation: int | None = None,
-    picture_size: int | None = None,
+    image_size: int | None = None,
     workers: int | None = None,
 ) -> Data:
     """The data set of that name, or in that folder.
@@ -221,7 +221,7 @@ def load(
         validation: how many training images to set aside for it, each class its share and the same
             ones every time. None is 5,000 of CIFAR10 and a tenth of others, at most 10,000. The
             built-in ones are drawn for it, 2,000.
-        picture_size: pixels a side that images in files are brought to, 224 if None. Images of at
+        image_size: pixels a side that images in files are brought to, 224 if None. Images of at
             most 64 pixels a side stay as they are, in memory, unless it is given.
         workers: processes that read large images.
 
@@ -229,9 +229,9 @@ def load(
         FileNotFoundError: nothing is found.
         ValueError: naming what is not as it should be.
     """
-    _check_options(normalize, picture_size)
+    _check_options(normalize, image_size)
     if source == "builtin":
-        _check_no_size(picture_size, "the built-in images")
+        _check_no_size(image_size, "the built-in images")
         return _builtin(normalize or "builtin", 2000 if validation is None else validation)
 
     # What lies where: torchvision's CIFAR10, or folders of images.
@@ -240,7 +240,7 @@ def load(
     classes: tuple[str, ...]
     splits: dict[str, tuple[Any, Tensor]]
     if cifar10.is_packed(place):
-        _check_no_size(picture_size, "CIFAR10 in its own format")
+        _check_no_size(image_size, "CIFAR10 in its own format")
         classes, splits = CIFAR10, cifar10.unpacked(place)
     else:
         classes, scanned = folders.scan(place)
@@ -253,7 +253,7 @@ def load(
         name = "imagenet" if source == "imagenet" else place.resolve().name
     folder = None if name in NAMES else _without_home(place.resolve())
     normalize = normalize or ("cifar10" if name == "cifar10" else "imagenet")
-    ready = _in_memory_or_not(splits, normalize, picture_size, workers)
+    ready = _in_memory_or_not(splits, normalize, image_size, workers)
 
     # Three splits, the validation set cut from the training set where it has no folder.
     train, test = ready["train"], ready.get("test", ready.get("val"))
@@ -264,13 +264,13 @@ def load(
     return Data(name, classes, normalize, rest, held, test, folder)
 
 
-def sizes(picture_size: int) -> dict[str, int]:
+def sizes(image_size: int) -> dict[str, int]:
     """How a `Folder` brings images to so many pixels a side: 224 out of 256, others in proportion.
 
     >>> sizes(224)
     {'size': 224, 'resize': 256}
     """
-    return {"size": picture_size, "resize": picture_size * 8 // 7}
+    return {"size": image_size, "resize": image_size * 8 // 7}
 
 
 def _without_home(place: Path) -> str:
@@ -279,23 +279,23 @@ def _without_home(place: Path) -> str:
     return str(Path("~") / place.relative_to(home)) if place.is_relative_to(home) else str(place)
 
 
-def _check_options(normalize: str | None, picture_size: int | None) -> None:
+def _check_options(normalize: str | None, image_size: int | None) -> None:
     # The statistics have names.
     if normalize is not None and normalize not in STATISTICS:
         raise ValueError(f"normalize must be one of {', '.join(STATISTICS)}, got {normalize!r}")
     # A size that a memory can hold.
-    if picture_size is None:
+    if image_size is None:
         return
-    if not isinstance(picture_size, numbers.Integral) or not 1 <= picture_size <= LARGEST:
+    if not isinstance(image_size, numbers.Integral) or not 1 <= image_size <= LARGEST:
         raise ValueError(
-            f"picture_size must be a whole number of pixels from 1 to {LARGEST}, got {picture_size!r}"
+            f"image_size must be a whole number of pixels from 1 to {LARGEST}, got {image_size!r}"
         )
 
 
-def _check_no_size(picture_size: int | None, what: str) -> None:
-    if picture_size is not None:
+def _check_no_size(image_size: int | None, what: str) -> None:
+    if image_size is not None:
         raise ValueError(
-            f"picture_size is for images in files: {what} have 32 pixels a side, got {picture_size}"
+            f"image_size is for images in files: {what} have 32 pixels a side, got {image_size}"
         )
 
 
@@ -323,9 +323,9 @@ def _find(source: str | os.PathLike, root: Path, download: bool) -> Path:
 def _builtin(normalize: str, validation: int) -> Data:
     """The built-in images, drawn."""
     mean, std = STATISTICS[normalize]
-    train = Pictures(*_drawn(8000, "train"), mean, std)
-    held = Pictures(*_drawn(validation, "validation"), mean, std)
-    test = Pictures(*_drawn(2000, "test"), mean, std)
+    train = Images(*_drawn(8000, "train"), mean, std)
+    held = Images(*_drawn(validation, "validation"), mean, std)
+    test = Images(*_drawn(2000, "test"), mean, std)
     return Data("builtin", builtin.CLASSES, normalize, train, held, test)
 
 
@@ -340,7 +340,7 @@ def _drawn(count: int, stream: str) -> tuple[Tensor, Tensor]:
 def _in_memory_or_not(
     splits: dict[str, tuple[Any, Tensor]],
     normalize: str,
-    picture_size: int | None,
+    image_size: int | None,
     workers: int | None,
 ) -> dict[str, Split]:
     """Splits as (images or files, labels) -> splits to go through."""
@@ -352,8 +352,8 @@ def _in_memory_or_not(
         pixels = read(first).size
         check_range([file for files, _ in splits.values() for file in files])
         # Large images stay in their files.
-        if picture_size is not None or max(pixels) > SMALL:
-            options = sizes(picture_size or 224)
+        if image_size is not None or max(pixels) > SMALL:
+            options = sizes(image_size or 224)
             if workers is not None:
                 options["workers"] = workers
             return {
@@ -364,7 +364,7 @@ def _in_memory_or_not(
             name: (folders.decode(files, pixels), labels)
             for name, (files, labels) in splits.items()
         }
-    return {name: Pictures(*folders.by_content(*both), mean, std) for name, both in splits.items()}
+    return {name: Images(*folders.by_content(*both), mean, std) for name, both in splits.items()}
 
 
 def _cut(

@@ -33,7 +33,6 @@ from hmq_lab.data.locks import exclusive_lock, locked
 __all__ = [
     "LARGEST",
     "METADATA",
-    "alone",
     "check_fields",
     "check_image_shape",
     "check_readable",
@@ -46,13 +45,11 @@ __all__ = [
     "read_tensors",
     "remove_leftovers",
     "replacing",
-    "the_only",
     "write_tensors",
 ]
 
 LARGEST = 4096  # pixels a side, and channels, that an image may have
 METADATA = "hmq_lab"  # the one entry of a file's metadata
-alone, the_only = locked, exclusive_lock  # the names of before, for modules that still use them
 
 
 def digest(header: Mapping[Any, Any], tensors: Mapping[str, Tensor] | None = None) -> str:

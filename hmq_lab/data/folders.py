@@ -91,7 +91,7 @@ def decode(files: Sequence[str], size: tuple[int, int]) -> Tensor:
             raise ValueError(
                 f"{file} has {image.size} pixels and others {size}: small images must be of one "
                 f"size; "
-                "pass a picture_size to have all brought to one"
+                "pass an image_size to have all brought to one"
             )
         pixels[k] = np.asarray(image).transpose(2, 0, 1)
     return torch.from_numpy(pixels)

@@ -1,9 +1,9 @@
 """Splits of a data set, in memory, in files or your own, and one way to go through them.
 
 >>> import torch
->>> from hmq_lab.data.images import Pictures
+>>> from hmq_lab.data.images import Images
 >>> images = torch.randint(256, (10, 3, 32, 32), dtype=torch.uint8)
->>> split = Pictures(images, labels=torch.arange(10), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+>>> split = Images(images, labels=torch.arange(10), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 >>> for x, y in split.batches(4, seed=0, epoch=3, augment=True):
 ...     print(tuple(x.shape), y)
 (4, 3, 32, 32) tensor([4, 9, 6, 7])
@@ -38,8 +38,8 @@ from hmq_lab.seeds import generator, stable_hash
 __all__ = [
     "Batches",
     "Folder",
+    "Images",
     "Items",
-    "Pictures",
     "Split",
     "crop_flip",
     "middle",
@@ -115,7 +115,7 @@ class Split(Dataset[tuple[Tensor, int]]):
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures(Split):
+class Images(Split):
     """Small images of one size, all in memory.
 
     Args:
@@ -164,16 +164,16 @@ class Pictures(Split):
         number = self._number(index)
         return normalize(self.images[number], self.mean, self.std), int(self.labels[number])
 
-    def subset(self, indices: Sequence[int] | Tensor) -> Pictures:
+    def subset(self, indices: Sequence[int] | Tensor) -> Images:
         """Some of the images, in the order of the indices: `split.subset(range(1000))`."""
         chosen = torch.as_tensor(indices, dtype=torch.long)
         return replace(self, images=self.images[chosen], labels=self.labels[chosen])
 
-    def to(self, device: torch.device | str) -> Pictures:
+    def to(self, device: torch.device | str) -> Images:
         """The same images held on another device, where batches are then made."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
-    def with_channels(self, channels: int) -> Pictures:
+    def with_channels(self, channels: int) -> Images:
         """The same images in grey (1) or in RGB (3). ValueError for other numbers of channels."""
         if channels == self.channels:
             return self

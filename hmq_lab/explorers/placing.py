@@ -143,7 +143,7 @@ def placements(model: nn.Module | None = None, sample: Tensor | None = None, **i
 def _example(sample: Tensor | None) -> tuple[nn.Module, Tensor]:
     from hmq_lab import models
     from hmq_lab.data import builtin as glyphs
-    from hmq_lab.data.datasets import STATISTICS, Pictures
+    from hmq_lab.data.datasets import STATISTICS, Images
     from hmq_lab.models.weights import SHIPPED, load_weights
 
     network = models.build("tiny_resnet8").eval()
@@ -151,7 +151,7 @@ def _example(sample: Tensor | None) -> tuple[nn.Module, Tensor]:
     # Some of the built-in ones, without drawing them all.
     if sample is None:
         drawn = map(torch.from_numpy, glyphs.make(PICTURES, stream="test"))
-        sample = next(Pictures(*drawn, *STATISTICS["builtin"]).batches(PICTURES))[0]
+        sample = next(Images(*drawn, *STATISTICS["builtin"]).batches(PICTURES))[0]
     return network, sample
 
 
@@ -164,9 +164,7 @@ def _listings(
     # A network with blocks is shown as it is.
     if is_attached(model):
         if not isinstance(sample, Tensor):
-            raise ValueError(
-                f"sample must be a batch of input pictures, got {type(sample).__name__}"
-            )
+            raise ValueError(f"sample must be a batch of input images, got {type(sample).__name__}")
         return {False: _listing(copy.deepcopy(model), sample)}, None
     some = sample[:PICTURES] if isinstance(sample, Tensor) and sample.dim() else sample
     found = {False: _listing(attach(copy.deepcopy(model), SearchSpace(), some), some)}

@@ -154,7 +154,7 @@ def short(name: str) -> str:
 
 
 def _rate(bits, sizes: dict[str, int]) -> float:
-    return budget.rate(dict(zip(sizes, bits, strict=True)), sizes) if sizes else math.nan
+    return budget.compression(dict(zip(sizes, bits, strict=True)), sizes) if sizes else math.nan
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,7 @@ class Playing(Explorer):
 def beat(game: Game | None = None, layer: str | None = None, **options) -> Playing:
     """Set bits and thresholds by hand on a real network, and try to beat HMQ's selection.
 
-    >>> explorers.beat()  # the shipped network, on held built-in pictures
+    >>> explorers.beat()  # the shipped network, on held built-in images
     >>> explorers.beat(player="ada", folder="class-7b")  # scores of their own, in a folder you name
     >>> explorers.beat(game.of_run("runs/cifar10-w16", weights="cifar10_resnet20.safetensors"))
 
@@ -250,20 +250,20 @@ def compute(state: State) -> Result:
     text += (
         f"{outcome.bit_operations / 1e6:,.1f} million bit operations; {outcome.accuracy:.1f} % of "
     )
-    text += f"{arena.count:,} held pictures are right. "
+    text += f"{arena.count:,} held images are right. "
     short = game.target - outcome.rate
     if short >= 0.005:
         text += f"The compression is {short:.2f} below the target. "
     if hmq is not None:
         apart = outcome.accuracy - hmq.accuracy
-        text += f"HMQ's selection, not fine-tuned, on the same pictures: rate {hmq.rate:.2f}, "
+        text += f"HMQ's selection, not fine-tuned, on the same images: compression {hmq.rate:.2f}, "
         text += f"{hmq.accuracy:.1f} %; "
         text += (
             f"you are {abs(apart):.1f} points {'above' if apart > 0 else 'below'}, "
             if apart
             else "you equal it, "
         )
-        text += f"your rate {abs(outcome.rate - hmq.rate):.2f} "
+        text += f"your compression {abs(outcome.rate - hmq.rate):.2f} "
         text += f"{'higher' if outcome.rate >= hmq.rate else 'lower'}. "
     if (best := game.best) is not None:
         text += f"Your best at the target: {best.accuracy:.1f} %" + (

@@ -121,7 +121,7 @@ def _schedule() -> dict[str, float]:
         "steps": steps,
         "length": length,
         "update": update,
-        "decay": SCHEDULE.rate,
+        "decay": SCHEDULE.decay,
         "floor": SCHEDULE.floor,
     }
 

@@ -157,7 +157,7 @@ def _side(state: State, search: Search, first: Run, weights: tuple[str, ...]) ->
         n: search.final[n][0] if fixed else int(b)
         for n, b in zip(run.weights, run.selected[at], strict=True)
     }
-    rate = budget.rate(now, {name: run.tensors[name]["size"] for name in run.weights})
+    rate = budget.compression(now, {name: run.tensors[name]["size"] for name in run.weights})
     # The bits of all weights, in the order of the map.
     bits = np.array([now[name] for name in weights])
     return Side(search, run.steps[at], bits, table, choice, float(run.expected_rate[at]), rate)

@@ -107,7 +107,7 @@ def check_sample(model: nn.Module, sample: Tensor) -> None:
             else type(sample).__name__
         )
         raise ValueError(
-            f"sample must be a batch of input pictures, a float tensor (N, C, H, W), got {what}"
+            f"sample must be a batch of input images, a float tensor (N, C, H, W), got {what}"
         )
     # NaN would make every threshold NaN.
     if not torch.isfinite(sample).all():

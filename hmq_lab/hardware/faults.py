@@ -1,7 +1,7 @@
 """An integer network with one thing made worse on purpose, to see where the bits part.
 
 >>> program = IntegerNetwork.from_selected(network)
->>> parted(program, accumulators(program, 16), pictures)
+>>> parted(program, accumulators(program, 16), images)
 {'x': 0.0, 'conv1': 0.013, ..., 'linear': 0.31}
 
 A program is instructions, plain data: each function here gives another program and leaves its own
@@ -214,23 +214,21 @@ def layers(program: IntegerNetwork, shifted: bool = True) -> list[str]:
     return [name for name in names if not shifted or _has_chain(program, name)]
 
 
-def parted(program: IntegerNetwork, other: IntegerNetwork, pictures: Tensor) -> dict[str, float]:
+def parted(program: IntegerNetwork, other: IntegerNetwork, images: Tensor) -> dict[str, float]:
     """The share of codes in which two versions of a program differ, by tensor, in the order they
     are computed.
 
     Args:
         program: an integer network.
         other: a changed version of it, with the same tensors.
-        pictures: float images (N, C, H, W).
+        images: float images (N, C, H, W).
 
     Returns:
         Shares from 0 to 1 by tensor.
     """
     found = {}
     # Both programs run side by side on the same images.
-    for (i, ours, _), (_, theirs, _) in zip(
-        program.run(pictures), other.run(pictures), strict=True
-    ):
+    for (i, ours, _), (_, theirs, _) in zip(program.run(images), other.run(images), strict=True):
         if isinstance(ours, Tensor):
             found[i.name] = (ours != theirs).double().mean().item()
     return found

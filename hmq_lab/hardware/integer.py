@@ -2,9 +2,9 @@
 floats.
 
 >>> network = IntegerNetwork.from_selected(model)           # after a search with hardware=True
->>> codes, exponent = network(pictures)                     # int64 logits; their value is codes * 2^exponent
+>>> codes, exponent = network(images)                     # int64 logits; their value is codes * 2^exponent
 >>> print(network)                                          # what hardware would do, a line for each tensor
->>> network.trace(pictures)["layer1.0.relu1"]               # codes and exponent of every tensor
+>>> network.trace(images)["layer1.0.relu1"]               # codes and exponent of every tensor
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from hmq_lab.hardware.program import Instruction
 class IntegerNetwork:
     """A program of `Instruction`s that computes a quantized network's logits with integers.
 
-    >>> codes, exponent = IntegerNetwork.from_selected(model)(pictures)
-    >>> values = codes * 2.0**exponent                      # the simulation's logits, model(pictures)
+    >>> codes, exponent = IntegerNetwork.from_selected(model)(images)
+    >>> values = codes * 2.0**exponent                      # the simulation's logits, model(images)
 
     The value of a tensor is codes * 2**exponent: codes alone are not the logits. To compare with
     the simulation, `compare` counts over many images where the two differ.
@@ -67,34 +67,34 @@ class IntegerNetwork:
         """The logits are their codes times 2^exponent."""
         return self.instructions[-1].exponent
 
-    def __call__(self, pictures: Tensor) -> tuple[Tensor, int]:
+    def __call__(self, images: Tensor) -> tuple[Tensor, int]:
         """Logits of float images (N, C, H, W), as int64 codes (N, classes) and their exponent.
 
         Args:
-            pictures: float32 or float64.
+            images: float32 or float64.
 
         Raises:
             OverflowError: naming the accumulator that int32 does not hold.
         """
-        *_, (_, codes, _) = self.run(pictures)
+        *_, (_, codes, _) = self.run(images)
         return codes, self.exponent
 
-    def trace(self, pictures: Tensor) -> dict[str, tuple[Tensor, int]]:
+    def trace(self, images: Tensor) -> dict[str, tuple[Tensor, int]]:
         """Codes and exponent of every tensor, by name; see `Instruction`.
 
         Args:
-            pictures: float images (N, C, H, W).
+            images: float images (N, C, H, W).
 
         Returns:
             {tensor: (int64 codes, exponent)}, in the order they are computed.
         """
         return {
             i.name: (codes, i.exponent)
-            for i, codes, _ in self.run(pictures)
+            for i, codes, _ in self.run(images)
             if isinstance(codes, Tensor)
         }
 
-    def run(self, pictures: Tensor):
+    def run(self, images: Tensor):
         """(instruction, its value, the values it read) one by one; what nothing reads any more is
         forgotten.
         """
@@ -104,7 +104,7 @@ class IntegerNetwork:
         for i in self.instructions:
             # The program starts with the float images, on the CPU.
             if i.kind == "image":
-                values[i.name] = pictures.detach().cpu()
+                values[i.name] = images.detach().cpu()
                 continue
             read = [values[name] for name in i.inputs]
             # Keep no_grad off the yield: a caller that abandons this generator would stay inside.
@@ -119,16 +119,16 @@ class IntegerNetwork:
                 if not left[name]:
                     values.pop(name, None)
 
-    def beyond_float32(self, pictures: Tensor) -> Tensor:
+    def beyond_float32(self, images: Tensor) -> Tensor:
         """How many sums of each image exceed 2^24, sum |w a| + |b|: there float32 need not be
         exact. (N,) int64.
 
         Args:
-            pictures: float images (N, C, H, W).
+            images: float images (N, C, H, W).
         """
         # A bound over all images saves looking at most of the sums.
-        count = torch.zeros(len(pictures), dtype=torch.int64)
-        for i, _, read in self.run(pictures):
+        count = torch.zeros(len(images), dtype=torch.int64)
+        for i, _, read in self.run(images):
             if i.is_sum and i.bound > FLOAT32_EXACT:
                 large = i.magnitude(*read) > FLOAT32_EXACT
                 count += large.flatten(1).sum(1)
@@ -149,7 +149,7 @@ def compare(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
     """Count where the integer network and the simulation differ over batches of (images, classes).
 
     >>> compare(model, data.test.batches(100))
-    {'pictures': 2000, 'differ_float64': 0, 'largest_difference_float64': 0.0, 'sums_beyond_2_24': 0, ...}
+    {'images': 2000, 'differ_float64': 0, 'largest_difference_float64': 0.0, 'sums_beyond_2_24': 0, ...}
 
     differ_float64: images with a logit that differs from the simulation run in float64; must be 0.
     differ_float32: from the one in float32; `unexplained_float32` of these images have no sum
@@ -182,11 +182,11 @@ def compare(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
             largest = max(largest, float((in64 - logits).abs().max()))
             # Counters add up over the batches.
             found += Counter(
-                pictures=len(x),
+                images=len(x),
                 differ_float64=int((in64 != logits).any(1).sum()),
                 differ_float32=int(differ.sum()),
                 unexplained_float32=int((differ & (beyond == 0)).sum()),
-                pictures_beyond_2_24=int((beyond > 0).sum()),
+                images_beyond_2_24=int((beyond > 0).sum()),
                 sums_beyond_2_24=int(beyond.sum()),
                 predictions_differ=int((in32.argmax(1) != codes.argmax(1)).sum()),
                 right_integer=int((codes.argmax(1) == y).sum()),
@@ -194,20 +194,19 @@ def compare(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
             )
 
     # Shares of nothing would be no numbers.
-    if not found["pictures"]:
-        raise ValueError("there are no pictures to compare on")
+    if not found["images"]:
+        raise ValueError("there are no images to compare on")
     # Counts of right predictions become percent.
     right = {
-        how: 100 * found.pop(f"right_{how}", 0) / found["pictures"]
-        for how in ("integer", "float32")
+        how: 100 * found.pop(f"right_{how}", 0) / found["images"] for how in ("integer", "float32")
     }
     # Zero counts are written as well.
     keys = (
-        "pictures",
+        "images",
         "differ_float64",
         "differ_float32",
         "unexplained_float32",
-        "pictures_beyond_2_24",
+        "images_beyond_2_24",
         "sums_beyond_2_24",
         "predictions_differ",
     )

@@ -467,13 +467,13 @@ def compare(model: nn.Module, path: Path | str, batches: Iterable[tuple[Tensor, 
                 # Below 2^24 float32 is exact: a difference there has no explanation.
                 if network is not None and not which:
                     found["unexplained"] += int((differ & (network.beyond_float32(x) == 0)).sum())
-            found["pictures"] += len(x)
+            found["images"] += len(x)
 
     # Shares of nothing would be no numbers.
-    if not found["pictures"]:
-        raise ValueError("there are no pictures to compare on")
+    if not found["images"]:
+        raise ValueError("there are no images to compare on")
     result = {
-        "pictures": found["pictures"],
+        "images": found["images"],
         "unexplained": None if network is None else found["unexplained"],
     }
     # The same keys for both sessions.
@@ -482,5 +482,5 @@ def compare(model: nn.Module, path: Path | str, batches: Iterable[tuple[Tensor, 
             f"{which}{key}": found[f"{which}{key}"] for key in ("differ", "predictions_differ")
         }
         result[f"{which}largest_difference"] = largest[which]
-        result[f"{which}accuracy"] = 100 * found[f"{which}right"] / found["pictures"]
+        result[f"{which}accuracy"] = 100 * found[f"{which}right"] / found["images"]
     return result

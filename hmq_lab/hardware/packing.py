@@ -155,7 +155,7 @@ def unpack(path: Path | str, network: nn.Module | None = None) -> nn.Module:
     """The network of a packed file, in evaluation mode, its blocks on it and its weights quantized
     already.
 
-    >>> unpack("packed.safetensors")(pictures)
+    >>> unpack("packed.safetensors")(images)
 
     Args:
         path: of the packed file.

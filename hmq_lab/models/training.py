@@ -244,7 +244,7 @@ def train_weights(
     root: str | os.PathLike | None = None,
     download: bool = False,
     normalize: str | None = None,
-    picture_size: int | None = None,
+    image_size: int | None = None,
     weights: str | os.PathLike | None = None,
     outputs: Sequence[int] | None = None,
     command: str = "",
@@ -258,7 +258,7 @@ def train_weights(
 
     Args:
         model: a name that `models.build` knows.
-        source, root, download, normalize, picture_size: see `data.load`.
+        source, root, download, normalize, image_size: see `data.load`.
         out: the file to write.
         seed: of the initial weights and of the training.
         weights: begin from this file instead of at random. The last layer begins anew where the
@@ -279,9 +279,7 @@ def train_weights(
         raise ValueError("outputs are those of a file of weights: none is given")
     # Images are normalized as the weights were trained.
     normalize = normalize or (read_metadata(weights).get("normalize") if weights else None)
-    data = load(
-        source, root=root, download=download, normalize=normalize, picture_size=picture_size
-    )
+    data = load(source, root=root, download=download, normalize=normalize, image_size=image_size)
 
     # Weights at random, or from a file.
     torch.manual_seed(stable_hash(seed, "init"))
@@ -300,7 +298,7 @@ def train_weights(
         "normalize": data.normalize,
         "seed": seed,
         "epochs": len(history),
-        "picture_size": data.train[0][0].shape[-1],
+        "image_size": data.train[0][0].shape[-1],
         "accuracy": evaluate(network, data.test),
         "seconds": round(time.perf_counter() - started),
         "torch": torch.__version__,

@@ -214,7 +214,7 @@ def _table(
         else " There is no record of ours for this one."
     )
     if any(v.data not in (*ELSEWHERE, "imagenet") for v in mine):
-        note += " Ours are on other pictures than ImageNet's thousand classes: compare the "
+        note += " Ours are on other images than ImageNet's thousand classes: compare the "
         note += "distances at most."
     return Table(title, COLUMNS, tuple(rows), note)
 

@@ -250,7 +250,7 @@ def accuracy_over_size(found: Sequence[Value], ax: Axes) -> list[Artist]:
 
 def imagenet_distances(found: Sequence[Value], ax: Axes) -> list[Artist]:
     """Points to the own float network over the rate, where the float accuracy is known; ours on
-    whatever pictures.
+    whatever images.
     """
     artists = []
     # The colours and markers of the left panel.

@@ -34,7 +34,7 @@ def rate_and_accuracy(ax: Axes) -> None:
         xlim=(3.8, 34),
         ylim=(0, 100),
         xlabel="rate of the weights",
-        ylabel="held pictures right (%)",
+        ylabel="held images right (%)",
     )
     # Ticks where readers look for them.
     ax.xaxis.set_major_locator(FixedLocator(RATES))

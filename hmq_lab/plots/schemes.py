@@ -150,7 +150,7 @@ def _groups(tensors: list[dict]) -> dict[str, list[int]]:
             name = "signed" if t["signed"] else "unsigned"
         elif not kernel:
             name = "linear"
-        # Not the first convolution, which has one input channel for grey pictures.
+        # Not the first convolution, which has one input channel for grey images.
         elif channels == 1 and i:
             name = "depthwise"
         else:

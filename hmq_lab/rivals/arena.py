@@ -189,7 +189,7 @@ class Arena:
             operations += replace(call, weight_bits=weight_bits).bit_operations
         self._outcomes[key] = Outcome(
             choice,
-            rate=budget.rate(bits, self.sizes),
+            rate=budget.compression(bits, self.sizes),
             accuracy=100 * right / len(y),
             loss=loss,
             weight_bytes=total / 8,

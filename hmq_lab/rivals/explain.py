@@ -209,7 +209,7 @@ def explain(model: nn.Module, x: Tensor, y: Tensor, record: Record | None = None
 
     # The sentences compare each weight with the others.
     bits = {name: scheme.bits for name, scheme in schemes.items()}
-    compression = budget.rate(bits, sizes)
+    compression = budget.compression(bits, sizes)
     usual = _usual_price(reasons)
     named = {r.name: _with_sentence(r, usual, compression) for r in reasons}
     return Explanation(named, len(x), loss, accuracy, float_loss, float_accuracy, compression)
@@ -269,7 +269,7 @@ def _change(
     loss, accuracy = _measure(landscape, after)
     bits = {key: scheme.bits for key, scheme in after.items()}
     sizes = {key: original(landscape.model, key).numel() for key in after}
-    compression = budget.rate(bits, sizes)
+    compression = budget.compression(bits, sizes)
     return Change(trial.bits, loss - base[0], accuracy - base[1], compression)
 
 

@@ -303,21 +303,21 @@ class Game:
             scores.write(self.saved(), self.file)
 
 
-def shipped(pictures: int = 1000, **options: Any) -> Game:
+def shipped(images: int = 1000, **options: Any) -> Game:
     """Return the game on the network of the package, against its recorded search.
 
     >>> shipped(player="ada", folder="class-7b").target
     8.0
 
     Args:
-        pictures: how many of the held built-in images.
+        images: how many of the held built-in images.
         options: target, folder and player of `Game`, few of `Arena`.
     """
     # Everything is in the package.
     network = models.build("tiny_resnet8")
     load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")
     record = records.recorded("builtin-tiny_resnet8-w8-a8")
-    return on(network, data.load("builtin"), record, pictures=pictures, **options)
+    return on(network, data.load("builtin"), record, images=images, **options)
 
 
 def on(
@@ -325,7 +325,7 @@ def on(
     source: data.Data,
     record: Record | None = None,
     *,
-    pictures: int = 500,
+    images: int = 500,
     few: int = 200,
     name: str | None = None,
     **options: Any,
@@ -339,7 +339,7 @@ def on(
         network: trained, in float.
         source: the data; the game uses images of the validation split, evenly spread.
         record: of a search that began with these weights, the one to beat.
-        pictures: how many images.
+        images: how many images.
         few: as in `Arena`.
         name: of the network; None is the record's, or the class's.
         options: target (None is the record's), folder and player of `Game`.
@@ -347,7 +347,7 @@ def on(
     Raises:
         ValueError: for a number of images that the split does not have.
     """
-    x, y = held_images(source, pictures)
+    x, y = held_images(source, images)
 
     # The record knows the name and the target.
     if record is not None:
@@ -374,7 +374,7 @@ def held_images(source: data.Data, count: int) -> tuple[Tensor, Tensor]:
     held = source.validation
     is_whole = isinstance(count, int) and not isinstance(count, bool)
     if not is_whole or not 1 <= count <= len(held):
-        said = f"pictures must be a whole number from 1 to {len(held):,}, got {count!r}"
+        said = f"images must be a whole number from 1 to {len(held):,}, got {count!r}"
         raise ValueError(said)
     spread = torch.arange(count) * len(held) // count
     return next(iter(held.subset(spread).batches(count)))

@@ -53,7 +53,7 @@ def best_change(arena: Arena, choice: Pairs, locked: Collection[str], target: fl
     for name, (bits, change) in less.items():
         price[name] = change / sizes[name] / (now[name] - bits)
     for name, (bits, change) in more.items():
-        reaches = budget.rate(now | {name: bits}, sizes) >= target
+        reaches = budget.compression(now | {name: bits}, sizes) >= target
         if change < 0 and reaches:
             gain[name] = -change / sizes[name] / (bits - now[name])
 
@@ -75,7 +75,7 @@ def best_change(arena: Arena, choice: Pairs, locked: Collection[str], target: fl
     # Nothing to gain: the change that costs least.
     name = min(price, key=lambda name: price[name])
     bits, change = less[name]
-    reaches = budget.rate(now, sizes) >= target
+    reaches = budget.compression(now, sizes) >= target
     why = "to make room for others" if reaches else "towards the target"
     effect = f"adds {change:.4f} to" if change >= 0 else f"even takes {-change:.4f} off"
     text = (

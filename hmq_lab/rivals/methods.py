@@ -23,7 +23,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from hmq_lab.block import SearchSpace, check_space
-from hmq_lab.budget import FLOAT_BITS, Target, rate
+from hmq_lab.budget import FLOAT_BITS, Target, compression
 
 # {name: bits}; a loss of bits; and {name: {bits: cost}}.
 Bits = dict[str, int]
@@ -73,7 +73,7 @@ def greedy(loss: Loss, sizes: Mapping[str, int], space: SearchSpace, target: flo
     _check(space, target)
     bits = dict.fromkeys(sizes, space.bits[-1])
     now = loss(bits)
-    while rate(bits, sizes) < target:
+    while compression(bits, sizes) < target:
         # Measure every change, and its price for a bit that is saved.
         after, price = {}, {}
         for name in sizes:
@@ -121,7 +121,7 @@ def exhaustive(
     found = []
     for combination in tqdm(combinations, total=count, disable=not progress):
         bits = dict(zip(sizes, combination, strict=True))
-        if rate(bits, sizes) >= target:
+        if compression(bits, sizes) >= target:
             found.append((loss(bits), bits))
     return sorted(found, key=lambda choice: choice[0])
 
@@ -182,10 +182,10 @@ def integer_programme(costs: Costs, sizes: Mapping[str, int], target: float) -> 
         if not math.isfinite(cost):
             raise ValueError(f"costs must be finite, got {cost!r} for {name} at {b} bits")
     # The fewest bits must be enough.
-    fewest = rate({name: min(costs[name]) for name in sizes}, sizes)
+    fewest = compression({name: min(costs[name]) for name in sizes}, sizes)
     if fewest < target:
         raise ValueError(
-            f"a weight rate of {target:g} cannot be reached: the largest is {fewest:g}"
+            f"a compression of the weights of {target:g} cannot be reached: the largest is {fewest:g}"
         )
 
     # The tolerances of the solver are absolute: bring the largest cost to 1,000.
@@ -219,8 +219,8 @@ def integer_programme(costs: Costs, sizes: Mapping[str, int], target: float) -> 
 
 
 def _most_bits(sizes: Mapping[str, int], target: float) -> int:
-    """Return how many bits all weights together may have, exact to the last digit of `rate`."""
-    # Round down as `rate` would see it.
+    """Return how many bits all weights together may have, exact to the last digit of `compression`."""
+    # Round down as `compression` would see it.
     total = FLOAT_BITS * sum(sizes.values())
     within = math.floor(total / target) + 1
     while total / within < target:

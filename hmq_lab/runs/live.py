@@ -83,7 +83,7 @@ SEARCH_SHAPE = {
     "device": str,
     "root": (str, None),
     "normalize": (str, None),
-    "picture_size": (int, None),
+    "image_size": (int, None),
 }
 TENSORS_SHAPE = {
     "header": dict,
@@ -155,7 +155,7 @@ class Arguments:
         device: as in `search`.
         root: as in `data.load`.
         normalize: as in `data.load`; the file of the weights may say it.
-        picture_size: as in `data.load`.
+        image_size: as in `data.load`.
     """
 
     model: str = "tiny_resnet8"
@@ -170,7 +170,7 @@ class Arguments:
     device: str = "cpu"
     root: Path | str | None = None
     normalize: str | None = None
-    picture_size: int | None = None
+    image_size: int | None = None
 
 
 def start(

@@ -196,7 +196,7 @@ class Worker:
             job["data"],
             root=job["root"],
             normalize=normalize,
-            picture_size=job["picture_size"],
+            image_size=job["image_size"],
         )
 
     def network(self, classes: int) -> nn.Module:

@@ -28,7 +28,7 @@ from hmq_lab import budget
 from hmq_lab.block import SearchSpace, check_space
 from hmq_lab.budget import Target
 from hmq_lab.data.datasets import Data, load
-from hmq_lab.data.files import digest, read_tensors, the_only, write_tensors
+from hmq_lab.data.files import digest, exclusive_lock, read_tensors, write_tensors
 from hmq_lab.graph.folding import fold
 from hmq_lab.graph.tracing import in_mode
 from hmq_lab.hardware.lowering import unlowered
@@ -135,7 +135,7 @@ def search(
     out = None if out is None else Path(out)
     if out is not None and (out / "train").is_dir():
         raise ValueError(
-            f"out must be a folder for the run, got {out}, which has a folder train, as pictures have"
+            f"out must be a folder for the run, got {out}, which has a folder train, as images have"
         )
 
     runner = Runner(
@@ -156,18 +156,18 @@ def search(
     )
     # One search at a time writes to a folder.
     is_writer = out is not None and team.is_main
-    with the_only(out, "search") if is_writer else contextlib.nullcontext():
+    with exclusive_lock(out, "search") if is_writer else contextlib.nullcontext():
         return runner.start(resume, overwrite)
 
 
 def _check_data(data: Data, settings: Settings) -> None:
     if len(data.train) < settings.batch_size:
         raise ValueError(
-            f"batch_size must be at most the {len(data.train)} training pictures, got {settings.batch_size}"
+            f"batch_size must be at most the {len(data.train)} training images, got {settings.batch_size}"
         )
     for split in ("validation", "test"):
         if not len(getattr(data, split)):
-            raise ValueError(f"a search needs {split} pictures, got a data set with 0 of them")
+            raise ValueError(f"a search needs {split} images, got a data set with 0 of them")
 
 
 def _check_parts(accumulate: int, batch_size: int, processes: int) -> None:
@@ -301,7 +301,7 @@ class ParallelSearch(Search):
         weights = budget.weight_sizes(self.model)
         for name, block in self.blocks.items():
             if name not in weights:
-                block.look_at(before + k * count, count, total)
+                block.set_batch_slice(before + k * count, count, total)
 
     def share_buffers(self) -> None:
         self.team.share_buffers(self.model)

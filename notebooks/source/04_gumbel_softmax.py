@@ -315,7 +315,7 @@ floor_epoch = predict("floor-epoch", low=0, high=5)
 per_epoch = 100
 shown = {
     "constant": Constant(0.75),
-    "exponential with a floor": Exponential(rate=0.01 * 25 / per_epoch, floor=0.5),
+    "exponential with a floor": Exponential(decay=0.01 * 25 / per_epoch, floor=0.5),
     "the paper's cycles": Cycles(per_epoch),
 }
 plots.show(figures.schedules(shown, per_epoch))
@@ -396,10 +396,10 @@ schedules = {
     "constant 0.1": Constant(0.1),
     "constant 0.5": Constant(0.5),
     "constant 1": Constant(1.0),
-    "one decay to 0.5": Exponential(rate=0.25 / per_epoch, floor=0.5),
+    "one decay to 0.5": Exponential(decay=0.25 / per_epoch, floor=0.5),
     "two cycles to 0.5": Cycles(round(per_epoch)),
-    "one decay to 0.1": Exponential(rate=0.5 / per_epoch, floor=0.1),
-    "two cycles to 0.1": Cycles(round(per_epoch), rate=0.02, floor=0.1),
+    "one decay to 0.1": Exponential(decay=0.5 / per_epoch, floor=0.1),
+    "two cycles to 0.1": Cycles(round(per_epoch), decay=0.02, floor=0.1),
 }
 ends = {name: learn(schedule) for name, schedule in schedules.items()}
 plots.show(figures.restarts(landscape, ends))

@@ -32,7 +32,7 @@ from torch.func import functional_call
 
 from hmq_lab import HMQ, Scheme, SearchSpace, attach, checks, data, detach
 from hmq_lab import explorers, models, placements, plots, quantize
-from hmq_lab.budget import expected_rate, hinge, rates
+from hmq_lab.budget import expected_compression, hinge, rates
 from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.placement import blocks, calibrate, resample
 from hmq_lab.plots.lessons import lesson05 as figures
@@ -563,11 +563,15 @@ noise = generator(seed, "noise")
 own.train()
 for _, (x, y) in zip(range(training_steps), builtin.train.batches(64, seed=seed)):
     resample(own, noise)
-    loss = F.cross_entropy(own(x), y) + 32 * hinge(expected_rate(own), 8.0)  # L above, γ = 32
+    loss = F.cross_entropy(own(x), y) + 32 * hinge(
+        expected_compression(own), 8.0
+    )  # L above, γ = 32
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-print(f"expected compression {expected_rate(own):.2f}, actual {rates(own.eval()).weights:.2f}")
+print(
+    f"expected compression {expected_compression(own):.2f}, actual {rates(own.eval()).weights:.2f}"
+)
 for name, b in blocks(own, "weight").items():
     print(f"{name:17s} {b.scheme}, expected bits {b.expected_bits():.2f}")
 

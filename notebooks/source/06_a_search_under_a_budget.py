@@ -92,8 +92,8 @@ sizes = budget.weight_sizes(network)
 plots.show(figures.shares(sizes))
 largest = max(sizes, key=sizes.get)
 most = dict.fromkeys(sizes, max(widths)) | {largest: min(widths)}
-print(f"this choice has the compression {budget.rate(most, sizes):.2f}")  # R above
-others_eight.result("yes" if budget.rate(most, sizes) >= 8 else "no")
+print(f"this choice has the compression {budget.compression(most, sizes):.2f}")  # R above
+others_eight.result("yes" if budget.compression(most, sizes) >= 8 else "no")
 
 # %% [markdown]
 # ## What bits cost, one tensor at a time
@@ -135,8 +135,8 @@ choices.result(f"{len(widths) ** len(sizes):,}")
 # %%
 every = exhaustive(loss, sizes, space)  # all choices: (loss, bits), the best first
 losses = np.array([found for found, _ in every])
-compressions = np.array([budget.rate(bits, sizes) for _, bits in every])
-best = next(bits for _, bits in every if budget.rate(bits, sizes) >= target)
+compressions = np.array([budget.compression(bits, sizes) for _, bits in every])
+best = next(bits for _, bits in every if budget.compression(bits, sizes) >= target)
 plots.show(figures.landscape(losses, compressions, target, best))
 
 # %% [markdown]
@@ -215,7 +215,7 @@ HEADER = f"{'':18s}{'loss':>8s}{'regret':>8s}{'rank':>6s}{'compr.':>8s}   bits"
 
 def line(name, bits, target):
     lost, rank = judged(bits, target)
-    numbers = f"{loss(bits):8.3f}{lost:8.3f}{rank:6d}{budget.rate(bits, sizes):8.2f}"
+    numbers = f"{loss(bits):8.3f}{lost:8.3f}{rank:6d}{budget.compression(bits, sizes):8.2f}"
     return f"{name:18s}{numbers}   {' '.join(map(str, bits.values()))}"
 
 
@@ -329,7 +329,7 @@ common = {
     "augment": False,
     "compile": "off",
     "log_every": 4,
-    "calibration_pictures": None,
+    "calibration_images": None,
 }
 
 
@@ -462,7 +462,7 @@ test_loss = Landscape(network, unseen, labels)
 rows = {"the optimum": best, f"HMQ, seed {first}": bits_of(searches[target][0]), **rivals}
 print(f"{'':18s}{'compr.':>7s}{'loss seen':>11s}{'unseen':>8s}{'test accuracy %':>17s}")
 for name, bits in {**rows, "most bits": dict.fromkeys(sizes, max(widths))}.items():
-    values = f"{budget.rate(bits, sizes):7.2f}{loss(bits):11.3f}{test_loss(bits):8.3f}"
+    values = f"{budget.compression(bits, sizes):7.2f}{loss(bits):11.3f}{test_loss(bits):8.3f}"
     print(f"{name:18s}{values}{test_loss.accuracy(bits):17.1f}")
 seen_order = sorted(rows, key=lambda name: loss(rows[name]))
 unseen_order = sorted(rows, key=lambda name: test_loss(rows[name]))

@@ -221,13 +221,13 @@ falls.result(figures.how_it_falls(figures.changes(plain)))
 #
 # ## Exercise 2 · What a test set can tell (easy, 4 minutes)
 #
-# Write `standard_error(accuracy, pictures)`: the standard error of an accuracy, in points.
-# `accuracy` is in percent, `pictures` is the number of test images. Each image is right or wrong,
+# Write `standard_error(accuracy, images)`: the standard error of an accuracy, in points.
+# `accuracy` is in percent, `images` is the number of test images. Each image is right or wrong,
 # independently of the others.
 
 
 # %% tags=["stub"]
-def standard_error(accuracy, pictures):
+def standard_error(accuracy, images):
     raise NotImplementedError
 
 
@@ -237,8 +237,8 @@ def standard_error(accuracy, pictures):
 
 
 # %% tags=["solution"]
-def standard_error(accuracy, pictures):
-    return (accuracy * (100 - accuracy) / pictures) ** 0.5
+def standard_error(accuracy, images):
+    return (accuracy * (100 - accuracy) / images) ** 0.5
 
 
 # %% tags=["check"]

@@ -481,7 +481,7 @@ else:
     for which, said in (("", "optimizations off"), ("default_", "as it is by default")):
         differ, most = answer[which + "differ"], answer[which + "largest_difference"]
         print(f"onnxruntime, {said}: logits of {differ} images differ, by at most {most:g}")
-    onnx_differ.result(figures.some_of(answer["differ"], answer["pictures"]))
+    onnx_differ.result(figures.some_of(answer["differ"], answer["images"]))
 # %% [markdown]
 # With optimizations off, onnxruntime computes what the simulation does, and the same argument about
 # $2^{24}$ holds. Otherwise it may combine layers into integer kernels of its own, which may scale and

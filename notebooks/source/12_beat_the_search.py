@@ -37,7 +37,7 @@ from hmq_lab.runs import records
 predict = checks.predictions("12")
 trials = Path(tempfile.mkdtemp())  # for the games that this notebook plays by itself
 options = {"few": few, "target": target, "folder": trials, "player": "trial"}
-play = game.shipped(pictures=images, **options)
+play = game.shipped(images=images, **options)
 arena = play.arena
 short = [name.removesuffix(".weight") for name in play.layers]
 

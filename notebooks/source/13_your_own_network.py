@@ -123,7 +123,7 @@ some = sorted((home / "sizes" / "train" / "ring").glob("*.png"))[-1]
 Image.open(some).resize((48, 48)).save(some)
 refused(data.load, home / "sizes")
 how_many.result(sum(outcomes))
-resized = data.load(home / "sizes", picture_size=32)
+resized = data.load(home / "sizes", image_size=32)
 print(f"with a size of 32 given: {len(resized.train)} training images")
 # %% [markdown]
 # Each message names the folder or the file, and what was expected. Images of different sizes are
@@ -416,7 +416,7 @@ found = compare(loaded, own.test.batches(100))
 bound = max(line.bound for line in program.instructions if line.is_sum)
 print(f"{len(program.instructions)} instructions")
 print(f"no sum needs more than {1 + bound.bit_length()} bits")
-wrong, count = found["differ_float64"], found["pictures"]
+wrong, count = found["differ_float64"], found["images"]
 print(f"images with a logit that differs from the simulation: {wrong} of {count}")
 refused(IntegerNetwork.from_selected, attached)
 # %%
@@ -431,7 +431,7 @@ else:
     refused(onnx_export.export, attached, home / "own.onnx")
     onnx_export.export(loaded, home / "own.onnx")
     answer = onnx_export.compare(loaded, home / "own.onnx", own.test.batches(100))
-    print(f"onnxruntime: logits of {answer['differ']} of {answer['pictures']} images differ")
+    print(f"onnxruntime: logits of {answer['differ']} of {answer['images']} images differ")
 keep.cleanup()
 # %% [markdown]
 # ## Summary
