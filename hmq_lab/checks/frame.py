@@ -195,6 +195,31 @@ class Faults(list):
         self.append(Fault(sentence, answer))
 
 
+class Cases(list):
+    """Cases of an exercise, the simplest first: a message names the first that is wrong.
+
+    >>> cases = Cases("bits", "threshold")
+    >>> cases.add(2, 0.5)
+    >>> cases
+    [{'bits': 2, 'threshold': 0.5}]
+
+    Args:
+        names: the arguments of the reader's function, in their order.
+    """
+
+    def __init__(self, *names: str):
+        super().__init__()
+        self.names = names
+
+    def add(self, *values) -> None:
+        """Add one case.
+
+        Args:
+            values: one for each name.
+        """
+        self.append(dict(zip(self.names, values, strict=True)))
+
+
 def compare(
     answer: Callable,
     oracle: Callable,

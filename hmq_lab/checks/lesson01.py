@@ -52,7 +52,8 @@ def step(answer) -> Verdict:
 
     # Something else than the number of levels below the line.
     @faults.says(
-        "You divided by the number of gaps, 2^b - 1: the last level stands one step below the threshold."
+        "You divided by the number of gaps, 2^b - 1: the last level stands one step below the "
+        "threshold."
     )
     def _(bits, threshold, signed):
         return threshold * (1 + signed) / (2**bits - 1)
@@ -115,30 +116,34 @@ def to_codes(answer) -> Verdict:
         "You round a half up: a half goes to the even integer, 0.5 to 0 and 2.5 to 2.", half_up
     )
 
-    faults.add(
-        "You round a half away from zero: a half goes to the even integer, 0.5 to 0 and 2.5 to 2.",
-        _rounding(lambda u: np.sign(u) * np.floor(abs(u) + 0.5)),
+    @faults.says(
+        "You round a half away from zero: a half goes to the even integer, 0.5 to 0 and 2.5 to 2."
     )
+    @_rounding
+    def _(u):
+        return np.sign(u) * np.floor(abs(u) + 0.5)
 
     # Mistakes at the two ends.
     @faults.says("Nothing is clipped: beyond the ends the codes must stop.")
     def _(x, bits, threshold, signed):
         return np.rint(x.numpy() / _step(bits, threshold, signed))
 
-    faults.add(
-        "Your largest code stands for the threshold itself: in two's complement it is one less.",
-        _clipping(lambda lo, hi: (lo, hi + 1)),
+    @faults.says(
+        "Your largest code stands for the threshold itself: in two's complement it is one less."
     )
+    @_clipping
+    def _(lo, hi):
+        return lo, hi + 1
 
-    faults.add(
-        "Your smallest code is one too large: two's complement reaches -2^(b-1).",
-        _clipping(lambda lo, hi: (lo + (lo < 0), hi)),
-    )
+    @faults.says("Your smallest code is one too large: two's complement reaches -2^(b-1).")
+    @_clipping
+    def _(lo, hi):
+        return lo + (lo < 0), hi
 
-    faults.add(
-        "Your range is the mirrored one of the released code.",
-        _clipping(lambda lo, hi: (lo + (lo < 0), hi + 1)),
-    )
+    @faults.says("Your range is the mirrored one of the released code.")
+    @_clipping
+    def _(lo, hi):
+        return lo + (lo < 0), hi + 1
 
     # Mistakes of the sign.
     @faults.says("You used the signed range for unsigned numbers too.")
@@ -197,25 +202,27 @@ def released(answer) -> Verdict:
     faults = Faults()
 
     # Mistakes at the two ends.
-    faults.add(
-        "That is two's complement, as in exercise 2: the released range ends at +t.",
-        ends(lambda *e: e),
-    )
+    @faults.says("That is two's complement, as in exercise 2: the released range ends at +t.")
+    @ends
+    def _(*e):
+        return e
 
-    faults.add(
-        "You kept -t: with both -t and +t a signed range has one level too many.",
-        ends(lambda lo, hi: (lo, hi + 1)),
-    )
+    @faults.says("You kept -t: with both -t and +t a signed range has one level too many.")
+    @ends
+    def _(lo, hi):
+        return lo, hi + 1
 
-    faults.add(
-        "Your largest value is one step short of the threshold: the released range has +t.",
-        ends(lambda lo, hi: (lo + (lo < 0), hi)),
+    @faults.says(
+        "Your largest value is one step short of the threshold: the released range has +t."
     )
+    @ends
+    def _(lo, hi):
+        return lo + (lo < 0), hi
 
-    faults.add(
-        "Your unsigned range begins at one step: it has 0 as well.",
-        ends(lambda lo, hi: (lo + 1, hi + 1)),
-    )
+    @faults.says("Your unsigned range begins at one step: it has 0 as well.")
+    @ends
+    def _(lo, hi):
+        return lo + 1, hi + 1
 
     # Mistakes of the rounding.
     faults.add("You round down: round to the nearest level.", ends(mirrored, np.floor))
@@ -225,10 +232,10 @@ def released(answer) -> Verdict:
         ends(mirrored, lambda u: np.floor(u + 0.5)),
     )
 
-    faults.add(
-        "Nothing is clipped: beyond the ends the values must stop.",
-        ends(lambda *_: (-np.inf, np.inf)),
-    )
+    @faults.says("Nothing is clipped: beyond the ends the values must stop.")
+    @ends
+    def _(*_):
+        return -np.inf, np.inf
 
     # The right integers, one step too early.
     @faults.says("These are the codes: multiply by the step.")

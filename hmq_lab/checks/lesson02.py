@@ -128,29 +128,30 @@ def error_parts(answer) -> Verdict:
     faults = Faults()
 
     # The two parts are right, but not in the form asked for.
-    faults.add(
-        "The two are reversed: rounding comes first.",
-        mistaken(lambda q, *_: parts(q)[::-1]),
-    )
+    @faults.says("The two are reversed: rounding comes first.")
+    @mistaken
+    def _(q, *_):
+        return parts(q)[::-1]
 
-    faults.add(
-        "These are sums: divide both by the number of values, to have parts of the mean.",
-        mistaken(lambda q, *_: tuple(p * q.x.size for p in parts(q))),
-    )
+    @faults.says("These are sums: divide both by the number of values, to have parts of the mean.")
+    @mistaken
+    def _(q, *_):
+        return tuple(p * q.x.size for p in parts(q))
 
     faults.add(own, own_means(0.0))
 
     faults.add(own, own_means(math.nan))
 
     # Another measure than the square.
-    faults.add(
-        "You take the errors' magnitudes: square them.",
-        mistaken(lambda q, *_: split(abs(q.error), q.clipped)),
-    )
+    @faults.says("You take the errors' magnitudes: square them.")
+    @mistaken
+    def _(q, *_):
+        return split(abs(q.error), q.clipped)
 
     # Another rule for what is clipped.
     faults.add(
-        "You compare x with the threshold. What rounds beyond the last level, threshold - step, is clipped too.",
+        "You compare x with the threshold. What rounds beyond the last level, threshold - step, "
+        "is clipped too.",
         mistaken(beyond_threshold),
     )
 
@@ -162,7 +163,8 @@ def error_parts(answer) -> Verdict:
     )
 
     faults.add(
-        "You call every x beyond the last level clipped. Up to half a step beyond, it is only rounded.",
+        "You call every x beyond the last level clipped. Up to half a step beyond, it is only "
+        "rounded.",
         mistaken(beyond_last_level),
     )
 
@@ -171,10 +173,10 @@ def error_parts(answer) -> Verdict:
         mistaken(to_threshold),
     )
 
-    faults.add(
-        "These are roots of the parts: squares add up, roots do not.",
-        mistaken(lambda q, *_: tuple(np.sqrt(parts(q)))),
-    )
+    @faults.says("These are roots of the parts: squares add up, roots do not.")
+    @mistaken
+    def _(q, *_):
+        return tuple(np.sqrt(parts(q)))
 
     # A few values each, to follow by hand.
     hand = [
@@ -222,33 +224,35 @@ def best_exponent(answer) -> Verdict:
     faults = Faults()
 
     # Another loss than the sum of squares.
-    faults.add(
-        "You always take the largest threshold: with few bits it makes the step too wide.",
-        _chosen(lambda q: 0.0),
-    )
+    @faults.says("You always take the largest threshold: with few bits it makes the step too wide.")
+    @_chosen
+    def _(q):
+        return 0.0
 
-    faults.add(
-        "You look for the least rounding error alone.",
-        _chosen(lambda q: np.where(q.clipped, 0, q.error**2).sum()),
-    )
+    @faults.says("You look for the least rounding error alone.")
+    @_chosen
+    def _(q):
+        return np.where(q.clipped, 0, q.error**2).sum()
 
-    faults.add(
-        "You look for the largest error to be least: square the errors and add them up.",
-        _chosen(lambda q: abs(q.error).max()),
-    )
+    @faults.says("You look for the largest error to be least: square the errors and add them up.")
+    @_chosen
+    def _(q):
+        return abs(q.error).max()
 
-    faults.add(
-        "You add up the errors' magnitudes: square them first.",
-        _chosen(lambda q: abs(q.error).sum()),
-    )
+    @faults.says("You add up the errors' magnitudes: square them first.")
+    @_chosen
+    def _(q):
+        return abs(q.error).sum()
 
-    faults.add(
-        "You add up errors with their signs: they cancel.", _chosen(lambda q: abs(q.error.sum()))
-    )
+    @faults.says("You add up errors with their signs: they cancel.")
+    @_chosen
+    def _(q):
+        return abs(q.error.sum())
 
     # No search at all.
     faults.add(
-        "You take the smallest power of two that the largest magnitude does not exceed: a smaller one can lose less.",
+        "You take the smallest power of two that the largest magnitude does not exceed: a "
+        "smaller one can lose less.",
         _tight,
     )
 
@@ -262,7 +266,10 @@ def best_exponent(answer) -> Verdict:
         return oracle(x, bits, True, exponents)
 
     # The right search, with another result of it.
-    faults.add("You look for the largest error, not the least.", _chosen(lambda q: -_squares(q)))
+    @faults.says("You look for the largest error, not the least.")
+    @_chosen
+    def _(q):
+        return -_squares(q)
 
     @faults.says("You give the place in the list: return the exponent that stands there.")
     def _(x, bits, signed, exponents):
@@ -324,7 +331,8 @@ def fewest_bits(answer) -> Verdict:
 
     # Another total than the plain sum of squares.
     @faults.says(
-        "You subtract the mean: that is the variance. The limit is a share of the plain sum of squares of x."
+        "You subtract the mean: that is the variance. The limit is a share of the plain sum of "
+        "squares of x."
     )
     def _(**case):
         return search(whole=lambda x: ((x - x.mean()) ** 2).sum())(**case)
@@ -376,10 +384,8 @@ def fewest_bits(answer) -> Verdict:
         return 8
 
     # Limits from generous to strict.
-    limits, samples = (
-        (0.5, 0.1, 0.03, 0.01, 0.002, 0.0005),
-        [(_sample(400, s), s) for s in (True, False)],
-    )
+    limits = (0.5, 0.1, 0.03, 0.01, 0.002, 0.0005)
+    samples = [(_sample(400, s), s) for s in (True, False)]
     # 1 bit below 1 has the levels -1 and 0: the squared error is 1 of 4, exactly the limit; with 2
     # left out, it is
     # never 0 whatever the bits, so that an answer may take its logarithm

@@ -43,47 +43,53 @@ def gradient_x(answer) -> Verdict:
         return 0 * x + 1
 
     # Other rules for which values are inside.
-    faults.add(
-        "You leave out what rounds onto an end level: the bounds are inclusive. (The released code leaves it out.)",
-        _inside(lambda x, r, lo, hi, step: (r > lo) & (r < hi)),
+    @faults.says(
+        "You leave out what rounds onto an end level: the bounds are inclusive. (The released code leaves it out.)"
     )
+    @_inside
+    def _(x, r, lo, hi, step):
+        return (r > lo) & (r < hi)
 
-    faults.add(
-        "You compare x itself with the end levels: compare round(x / step) with the bounds.",
-        _inside(lambda x, r, lo, hi, step: (x / step >= lo) & (x / step <= hi)),
+    @faults.says(
+        "You compare x itself with the end levels: compare round(x / step) with the bounds."
     )
+    @_inside
+    def _(x, r, lo, hi, step):
+        return (x / step >= lo) & (x / step <= hi)
 
-    faults.add(
-        "You compare x with the threshold: the last level stands one step below it, and rounding comes first.",
-        _inside(lambda x, r, lo, hi, step: (x / step >= lo) & (x / step <= hi + 1)),
+    @faults.says(
+        "You compare x with the threshold: the last level stands one step below it, and rounding comes first."
     )
+    @_inside
+    def _(x, r, lo, hi, step):
+        return (x / step >= lo) & (x / step <= hi + 1)
 
-    faults.add(
-        "Your upper bound is threshold / step: the last level stands one below it.",
-        _inside(lambda x, r, lo, hi, step: (r >= lo) & (r <= hi + 1)),
-    )
+    @faults.says("Your upper bound is threshold / step: the last level stands one below it.")
+    @_inside
+    def _(x, r, lo, hi, step):
+        return (r >= lo) & (r <= hi + 1)
 
     # The slope at the ends, and the bounds themselves.
-    faults.add(
-        "You give half the slope at the end levels, as torch.clamp does at a tie: inclusive means all of it.",
-        _inside(
-            lambda x, r, lo, hi, step: ((r >= lo) & (r <= hi)) * (1 - 0.5 * ((r == lo) | (r == hi)))
-        ),
+    @faults.says(
+        "You give half the slope at the end levels, as torch.clamp does at a tie: inclusive means all of it."
     )
+    @_inside
+    def _(x, r, lo, hi, step):
+        return ((r >= lo) & (r <= hi)) * (1 - 0.5 * ((r == lo) | (r == hi)))
 
     @faults.says("Your lower bound is -threshold / step for unsigned numbers too: there it is 0.")
     def _(x, step, threshold, signed):
         return _by("x", x, step, threshold, True)
 
-    faults.add(
-        "You rounded the bounds: they are real numbers, here 2.56.",
-        _inside(lambda x, r, lo, hi, step: (r >= lo.round()) & (r <= hi.round())),
-    )
+    @faults.says("You rounded the bounds: they are real numbers, here 2.56.")
+    @_inside
+    def _(x, r, lo, hi, step):
+        return (r >= lo.round()) & (r <= hi.round())
 
-    faults.add(
-        "It is inside and outside reversed.",
-        _inside(lambda x, r, lo, hi, step: (r < lo) | (r > hi)),
-    )
+    @faults.says("It is inside and outside reversed.")
+    @_inside
+    def _(x, r, lo, hi, step):
+        return (r < lo) | (r > hi)
 
     # The first difference from the right results is what the message tells.
     return compare(
@@ -130,24 +136,29 @@ def gradient_step(answer) -> Verdict:
     faults = Faults()
 
     # Mistakes inside the range.
-    faults.add(
-        "That is the true derivative inside, r: straight-through adds what rounding would move, -x / step.",
-        middle(lambda r, u, step: r),
+    @faults.says(
+        "That is the true derivative inside, r: straight-through adds what rounding would move, -x / step."
     )
+    @middle
+    def _(r, u, step):
+        return r
 
-    faults.add(
-        "Inside, the sign is reversed: it is r - x / step.",
-        middle(lambda r, u, step: u - r),
-    )
+    @faults.says("Inside, the sign is reversed: it is r - x / step.")
+    @middle
+    def _(r, u, step):
+        return u - r
 
-    faults.add(
-        "Inside that is the error Q(x) - x: the derivative is the error by the step, r - x / step.",
-        middle(lambda r, u, step: (r - u) * step),
+    @faults.says(
+        "Inside that is the error Q(x) - x: the derivative is the error by the step, r - x / step."
     )
+    @middle
+    def _(r, u, step):
+        return (r - u) * step
 
     # Mistakes above the last level.
     faults.add(
-        "Above the last level it is -1: that level is threshold - step, which falls as the step grows.",
+        "Above the last level it is -1: that level is threshold - step, which falls as the step "
+        "grows.",
         middle(lambda r, u, step: r - u, above=0.0),
     )
 
@@ -174,9 +185,10 @@ def gradient_step(answer) -> Verdict:
             right(x, step, threshold, signed),
         )
 
-    faults.add(
-        "Inside it is 0 in your answer: there it is r - x / step.", middle(lambda r, u, step: 0 * r)
-    )
+    @faults.says("Inside it is 0 in your answer: there it is r - x / step.")
+    @middle
+    def _(r, u, step):
+        return 0 * r
 
     @faults.says("Your lower bound is -threshold / step for unsigned numbers too: there it is 0.")
     def _(x, step, threshold, signed):
@@ -238,33 +250,36 @@ def gradient_tied(answer) -> Verdict:
     faults = Faults()
 
     # A term or a factor is missing.
-    faults.add(
-        "The step moves with the threshold: add dQ/dstep times dstep/dthreshold.",
-        mixed(lambda t, s, k: t),
-    )
+    @faults.says("The step moves with the threshold: add dQ/dstep times dstep/dthreshold.")
+    @mixed
+    def _(t, s, k):
+        return t
 
-    faults.add(
-        "Where it clips, Q changes with the threshold itself too: add dQ/dthreshold.",
-        mixed(lambda t, s, k: s * k),
-    )
+    @faults.says("Where it clips, Q changes with the threshold itself too: add dQ/dthreshold.")
+    @mixed
+    def _(t, s, k):
+        return s * k
 
-    faults.add(
-        "dQ/dstep has to be multiplied by dstep/dthreshold = step / threshold.",
-        mixed(lambda t, s, k: t + s),
-    )
+    @faults.says("dQ/dstep has to be multiplied by dstep/dthreshold = step / threshold.")
+    @mixed
+    def _(t, s, k):
+        return t + s
 
     # The terms are there, but combined in another way.
-    faults.add(
-        "dstep/dthreshold is inverted: it is step / threshold.", mixed(lambda t, s, k: t + s / k)
-    )
+    @faults.says("dstep/dthreshold is inverted: it is step / threshold.")
+    @mixed
+    def _(t, s, k):
+        return t + s / k
 
-    faults.add(
-        "The two terms add up; you subtract one from the other.", mixed(lambda t, s, k: t - s * k)
-    )
+    @faults.says("The two terms add up; you subtract one from the other.")
+    @mixed
+    def _(t, s, k):
+        return t - s * k
 
     # Another derivative, or another sign of the numbers.
     faults.add(
-        "That is the true derivative, Q(x) / threshold, with slope 0 for rounding; straight-through takes 1.",
+        "That is the true derivative, Q(x) / threshold, with slope 0 for rounding; "
+        "straight-through takes 1.",
         true,
     )
 
@@ -308,7 +323,8 @@ def composition(x: Tensor, step: Tensor, threshold: Tensor, signed: bool) -> Ten
         The quantized values, ready for a gradient.
     """
     reach = threshold / step
-    lo, hi = (-reach if signed else 0 * reach), reach - 1
+    lo = -reach if signed else 0 * reach
+    hi = reach - 1
     u = x / step
     r = u + (u.round() - u).detach()
     return torch.where(r > hi, hi, torch.where(r < lo, lo, r)) * step

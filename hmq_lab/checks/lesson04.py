@@ -50,43 +50,49 @@ def gumbel_max(answer) -> Verdict:
     faults = Faults()
 
     # No noise, or noise of another kind.
-    faults.add(
-        "There is no noise in your answer: add Gumbel noise, -log(-log(u)), to log p.",
-        picks(lambda p, u: p.expand_as(u)),
-    )
+    @faults.says("There is no noise in your answer: add Gumbel noise, -log(-log(u)), to log p.")
+    @picks
+    def _(p, u):
+        return p.expand_as(u)
 
-    faults.add(
-        "You add the noise to p: it is added to log p.", picks(lambda p, u: p - (-u.log()).log())
-    )
+    @faults.says("You add the noise to p: it is added to log p.")
+    @picks
+    def _(p, u):
+        return p - (-u.log()).log()
 
-    faults.add(
-        "Your noise is -log(u), which is exponential: Gumbel noise takes the logarithm twice, -log(-log(u)).",
-        picks(lambda p, u: p.log() - u.log()),
+    @faults.says(
+        "Your noise is -log(u), which is exponential: Gumbel noise takes the logarithm twice, -log(-log(u))."
     )
+    @picks
+    def _(p, u):
+        return p.log() - u.log()
 
-    faults.add(
-        "The sign of your noise is reversed: it is -log(-log(u)).",
-        picks(lambda p, u: p.log() + (-u.log()).log()),
-    )
+    @faults.says("The sign of your noise is reversed: it is -log(-log(u)).")
+    @picks
+    def _(p, u):
+        return p.log() + (-u.log()).log()
 
-    faults.add(
-        "You add the uniform numbers themselves: make Gumbel noise of them first, -log(-log(u)).",
-        picks(lambda p, u: p.log() + u),
+    @faults.says(
+        "You add the uniform numbers themselves: make Gumbel noise of them first, -log(-log(u))."
     )
+    @picks
+    def _(p, u):
+        return p.log() + u
 
     # The right noise, used in another way.
-    faults.add(
-        "You multiply noise and log p: they are added.",
-        picks(lambda p, u: -p.log() * (-u.log()).log()),
-    )
+    @faults.says("You multiply noise and log p: they are added.")
+    @picks
+    def _(p, u):
+        return -p.log() * (-u.log()).log()
 
     @faults.says("You take the smallest entry: it is the arg max.")
     def _(probabilities, uniform):
         return (probabilities.log() - (-uniform.log()).log()).argmin(1)
 
-    faults.add(
-        "p is left out of your answer: every category wins equally often.", picks(lambda p, u: u)
-    )
+    @faults.says("p is left out of your answer: every category wins equally often.")
+    @picks
+    def _(p, u):
+        return u
 
     # The same uniform numbers for every reader.
     generator = torch.Generator().manual_seed(4)
@@ -136,35 +142,38 @@ def relaxed_sample(answer) -> Verdict:
     faults = Faults()
 
     # The temperature is in the wrong place.
-    faults.add(
-        "Your temperature is inverted: divide by it, so that a low one pushes a sample into a corner.",
-        softmax(lambda l, g, tau: (l + g) * tau),
+    @faults.says(
+        "Your temperature is inverted: divide by it, so that a low one pushes a sample into a corner."
     )
+    @softmax
+    def _(l, g, tau):
+        return (l + g) * tau
 
-    faults.add(
-        "The noise is not divided by the temperature: divide the sum of both.",
-        softmax(lambda l, g, tau: l / tau + g),
-    )
+    @faults.says("The noise is not divided by the temperature: divide the sum of both.")
+    @softmax
+    def _(l, g, tau):
+        return l / tau + g
 
-    faults.add(
-        "The logits are not divided by the temperature: divide the sum of both.",
-        softmax(lambda l, g, tau: l + g / tau),
-    )
+    @faults.says("The logits are not divided by the temperature: divide the sum of both.")
+    @softmax
+    def _(l, g, tau):
+        return l + g / tau
 
-    faults.add(
-        "The temperature does nothing in your answer: divide logits plus noise by it.",
-        softmax(lambda l, g, tau: l + g),
-    )
+    @faults.says("The temperature does nothing in your answer: divide logits plus noise by it.")
+    @softmax
+    def _(l, g, tau):
+        return l + g
 
     # The noise is missing or has the wrong sign.
-    faults.add(
-        "There is no noise in your answer.", softmax(lambda l, g, tau: (l / tau).expand_as(g))
-    )
+    @faults.says("There is no noise in your answer.")
+    @softmax
+    def _(l, g, tau):
+        return (l / tau).expand_as(g)
 
-    faults.add(
-        "You subtract the noise: it is added to the logits.",
-        softmax(lambda l, g, tau: (l - g) / tau),
-    )
+    @faults.says("You subtract the noise: it is added to the logits.")
+    @softmax
+    def _(l, g, tau):
+        return (l - g) / tau
 
     # The softmax is in the wrong place, or runs along the wrong axis.
     @faults.says("You divide after the softmax: divide before it, or the rows do not sum to one.")
@@ -180,10 +189,12 @@ def relaxed_sample(answer) -> Verdict:
     def _(logits, noise, temperature):
         return torch.nn.functional.one_hot((logits + noise).argmax(1), len(logits))
 
-    faults.add(
-        "You take e to the power of the logits before the noise is added: the softmax does that.",
-        softmax(lambda l, g, tau: (l.exp() + g) / tau),
+    @faults.says(
+        "You take e to the power of the logits before the noise is added: the softmax does that."
     )
+    @softmax
+    def _(l, g, tau):
+        return (l.exp() + g) / tau
 
     # The same noise for every reader.
     generator = torch.Generator().manual_seed(5)
@@ -238,35 +249,47 @@ def expected_gradient(answer) -> Verdict:
     faults = Faults()
 
     # A part of the formula is missing or turned round.
-    faults.add(
-        "The expectation is missing: a logit gets p_k (loss_k - expected loss), and these sum to zero.",
-        of(lambda p, L: p * L),
+    @faults.says(
+        "The expectation is missing: a logit gets p_k (loss_k - expected loss), and these sum to zero."
     )
+    @of
+    def _(p, L):
+        return p * L
 
-    faults.add(
-        "The sign is reversed: the gradient points uphill, and descent subtracts it.",
-        of(lambda p, L: p * ((p * L).sum() - L)),
-    )
+    @faults.says("The sign is reversed: the gradient points uphill, and descent subtracts it.")
+    @of
+    def _(p, L):
+        return p * ((p * L).sum() - L)
 
-    faults.add("p_k is missing as a factor.", of(lambda p, L: L - (p * L).sum()))
+    @faults.says("p_k is missing as a factor.")
+    @of
+    def _(p, L):
+        return L - (p * L).sum()
 
-    faults.add(
-        "You subtract the plain mean of the losses: it is the mean under p.",
-        of(lambda p, L: p * (L - L.mean())),
-    )
+    @faults.says("You subtract the plain mean of the losses: it is the mean under p.")
+    @of
+    def _(p, L):
+        return p * (L - L.mean())
 
     # Another derivative than the one asked for.
-    faults.add(
-        "That is the diagonal alone, p_k (1 - p_k) loss_k: raising a logit also lowers all other probabilities.",
-        of(lambda p, L: p * (1 - p) * L),
+    @faults.says(
+        "That is the diagonal alone, p_k (1 - p_k) loss_k: raising a logit also lowers all other probabilities."
     )
+    @of
+    def _(p, L):
+        return p * (1 - p) * L
 
-    faults.add(
-        "That is the derivative by the probabilities: go on, through the softmax, to the logits.",
-        of(lambda p, L: L),
+    @faults.says(
+        "That is the derivative by the probabilities: go on, through the softmax, to the logits."
     )
+    @of
+    def _(p, L):
+        return L
 
-    faults.add("The losses are left out.", of(lambda p, L: p))
+    @faults.says("The losses are left out.")
+    @of
+    def _(p, L):
+        return p
 
     # The cases, the simplest first: a message names the first that is wrong.
     cases = [
@@ -320,52 +343,58 @@ def cycle_temperature(answer) -> Verdict:
     faults = Faults()
 
     # Floor and restart.
-    faults.add(
-        "There is no floor in your answer: the temperature stays at 0.5 or above.",
-        of(lambda i, n: math.exp(-RATE * count(i % (EPOCHS * n), n))),
-    )
+    @faults.says("There is no floor in your answer: the temperature stays at 0.5 or above.")
+    @of
+    def _(i, n):
+        return math.exp(-RATE * count(i % (EPOCHS * n), n))
 
-    faults.add(
-        "There is no restart: after five epochs the cycle begins again.",
-        of(lambda i, n: max(FLOOR, math.exp(-RATE * count(i, n)))),
-    )
+    @faults.says("There is no restart: after five epochs the cycle begins again.")
+    @of
+    def _(i, n):
+        return max(FLOOR, math.exp(-RATE * count(i, n)))
 
-    faults.add(
-        "You take the smaller of floor and decay: a floor is what it does not fall below, so take the larger.",
-        of(lambda i, n: min(FLOOR, math.exp(-RATE * count(i % (EPOCHS * n), n)))),
+    @faults.says(
+        "You take the smaller of floor and decay: a floor is what it does not fall below, so take the larger."
     )
+    @of
+    def _(i, n):
+        return min(FLOOR, math.exp(-RATE * count(i % (EPOCHS * n), n)))
 
-    faults.add(
-        "Your cycle is one epoch long: it is five.",
-        of(lambda i, n: max(FLOOR, math.exp(-RATE * count(i % n, n)))),
-    )
+    @faults.says("Your cycle is one epoch long: it is five.")
+    @of
+    def _(i, n):
+        return max(FLOOR, math.exp(-RATE * count(i % n, n)))
 
     # The count of updates.
-    faults.add(
-        "You decay at every step: there are 25 updates an epoch, so it is round(i / n) that counts.",
-        of(lambda i, n: max(FLOOR, math.exp(-RATE * (i % (EPOCHS * n))))),
+    @faults.says(
+        "You decay at every step: there are 25 updates an epoch, so it is round(i / n) that counts."
     )
+    @of
+    def _(i, n):
+        return max(FLOOR, math.exp(-RATE * (i % (EPOCHS * n))))
 
-    faults.add(
-        "You drop a part of n: with 391 steps an epoch, n is 391 / 25 = 15.64 and not 15. Divide with /, not with //.",
-        of(lambda i, n: max(FLOOR, math.exp(-RATE * round(i % (EPOCHS * n) / (n // UPDATES))))),
+    @faults.says(
+        "You drop a part of n: with 391 steps an epoch, n is 391 / 25 = 15.64 and not 15. Divide with /, not with //."
     )
+    @of
+    def _(i, n):
+        return max(FLOOR, math.exp(-RATE * round(i % (EPOCHS * n) / (n // UPDATES))))
 
-    faults.add(
-        "You round down: it is round(i / n).",
-        of(lambda i, n: max(FLOOR, math.exp(-RATE * (UPDATES * (i % (EPOCHS * n)) // n)))),
-    )
+    @faults.says("You round down: it is round(i / n).")
+    @of
+    def _(i, n):
+        return max(FLOOR, math.exp(-RATE * (UPDATES * (i % (EPOCHS * n)) // n)))
 
-    faults.add(
-        "You do not round: the temperature changes 25 times an epoch, not at every step.",
-        of(lambda i, n: max(FLOOR, math.exp(-RATE * UPDATES * (i % (EPOCHS * n)) / n))),
-    )
+    @faults.says("You do not round: the temperature changes 25 times an epoch, not at every step.")
+    @of
+    def _(i, n):
+        return max(FLOOR, math.exp(-RATE * UPDATES * (i % (EPOCHS * n)) / n))
 
     # The sign of the exponent.
-    faults.add(
-        "The exponent has no minus sign: the temperature falls.",
-        of(lambda i, n: max(FLOOR, math.exp(RATE * count(i % (EPOCHS * n), n)))),
-    )
+    @faults.says("The exponent has no minus sign: the temperature falls.")
+    @of
+    def _(i, n):
+        return max(FLOOR, math.exp(RATE * count(i % (EPOCHS * n), n)))
 
     # Steps to check by hand, then steps where an update is no whole number.
     small = [(0, 25), (1, 25), (10, 25), (100, 25), (125, 25), (2, 75), (75, 75), (80, 75)]

@@ -39,8 +39,10 @@ def expected_parameters(answer) -> Verdict:
         step = threshold = 0.0
         for row, b in enumerate(bits.tolist()):
             for column, exponent in enumerate(exponents.tolist()):
-                scheme, p = Scheme(int(b), int(exponent), signed), probabilities[row, column].item()
-                step, threshold = step + p * scheme.step, threshold + p * scheme.threshold
+                scheme = Scheme(int(b), int(exponent), signed)
+                p = probabilities[row, column].item()
+                step = step + p * scheme.step
+                threshold = threshold + p * scheme.threshold
         return step, threshold
 
     # A wrong answer from a formula of the parameters of all schemes.
@@ -48,7 +50,8 @@ def expected_parameters(answer) -> Verdict:
         """A pair from p (B, T), bits (B, 1), thresholds (T,), steps (B, T) and the sign, 1 or 0."""
 
         def pair(probabilities, bits, exponents, signed):
-            b, t = bits.double()[:, None], 2.0 ** exponents.double()
+            b = bits.double()[:, None]
+            t = 2.0 ** exponents.double()
             return formula(probabilities, b, t, t / 2.0 ** (b - int(signed)), int(signed))
 
         return pair
@@ -57,54 +60,60 @@ def expected_parameters(answer) -> Verdict:
     faults = Faults()
 
     # The means are taken of the wrong things.
-    faults.add(
-        "You mix the bits and make a step of the mean: mix the steps themselves.",
-        of(lambda p, b, t, s, sign: ((p * t).sum() / 2 ** ((p * b).sum() - sign), (p * t).sum())),
-    )
+    @faults.says("You mix the bits and make a step of the mean: mix the steps themselves.")
+    @of
+    def _(p, b, t, s, sign):
+        return (p * t).sum() / 2 ** ((p * b).sum() - sign), (p * t).sum()
 
-    faults.add(
-        "You multiply two means: bits and threshold are drawn together, so average the step of each pair.",
-        of(lambda p, b, t, s, sign: ((p * t).sum() * (p / 2 ** (b - sign)).sum(), (p * t).sum())),
+    @faults.says(
+        "You multiply two means: bits and threshold are drawn together, so average the step of each pair."
     )
+    @of
+    def _(p, b, t, s, sign):
+        return (p * t).sum() * (p / 2 ** (b - sign)).sum(), (p * t).sum()
 
     # The step has the wrong sign or the wrong number of levels.
-    faults.add(
-        "You do not look at `signed`: a signed step is t / 2^(b-1), for the sign takes one bit.",
-        of(lambda p, b, t, s, sign: ((p * t / 2**b).sum(), (p * t).sum())),
+    @faults.says(
+        "You do not look at `signed`: a signed step is t / 2^(b-1), for the sign takes one bit."
     )
+    @of
+    def _(p, b, t, s, sign):
+        return (p * t / 2**b).sum(), (p * t).sum()
 
-    faults.add(
-        "You do not look at `signed`: an unsigned step is t / 2^b.",
-        of(lambda p, b, t, s, sign: ((p * t / 2 ** (b - 1)).sum(), (p * t).sum())),
-    )
+    @faults.says("You do not look at `signed`: an unsigned step is t / 2^b.")
+    @of
+    def _(p, b, t, s, sign):
+        return (p * t / 2 ** (b - 1)).sum(), (p * t).sum()
 
-    faults.add(
-        "Signed and unsigned are mixed up: the step is t / 2^(b-1) signed, t / 2^b unsigned.",
-        of(lambda p, b, t, s, sign: ((p * t / 2 ** (b - 1 + sign)).sum(), (p * t).sum())),
+    @faults.says(
+        "Signed and unsigned are mixed up: the step is t / 2^(b-1) signed, t / 2^b unsigned."
     )
+    @of
+    def _(p, b, t, s, sign):
+        return (p * t / 2 ** (b - 1 + sign)).sum(), (p * t).sum()
 
-    faults.add(
-        "You divide by the number of gaps, 2^b - 1: with two's complement the range 2t, or t, has 2^b steps.",
-        of(lambda p, b, t, s, sign: ((p * t * (1 + sign) / (2**b - 1)).sum(), (p * t).sum())),
+    @faults.says(
+        "You divide by the number of gaps, 2^b - 1: with two's complement the range 2t, or t, has 2^b steps."
     )
+    @of
+    def _(p, b, t, s, sign):
+        return (p * t * (1 + sign) / (2**b - 1)).sum(), (p * t).sum()
 
     # Means of exponents, the wrong order, or no mean at all.
-    faults.add(
-        "You mix the exponents: mix steps and thresholds themselves.",
-        of(lambda p, b, t, s, sign: (2 ** (p * s.log2()).sum(), 2 ** (p * t.log2()).sum())),
-    )
+    @faults.says("You mix the exponents: mix steps and thresholds themselves.")
+    @of
+    def _(p, b, t, s, sign):
+        return 2 ** (p * s.log2()).sum(), 2 ** (p * t.log2()).sum()
 
-    faults.add(
-        "The order is step, then threshold.",
-        of(lambda p, b, t, s, sign: ((p * t).sum(), (p * s).sum())),
-    )
+    @faults.says("The order is step, then threshold.")
+    @of
+    def _(p, b, t, s, sign):
+        return (p * t).sum(), (p * s).sum()
 
-    faults.add(
-        "That is the most probable pair: every pair counts, with its probability.",
-        of(
-            lambda p, b, t, s, sign: (s.flatten()[p.argmax()], t.expand_as(p).flatten()[p.argmax()])
-        ),
-    )
+    @faults.says("That is the most probable pair: every pair counts, with its probability.")
+    @of
+    def _(p, b, t, s, sign):
+        return s.flatten()[p.argmax()], t.expand_as(p).flatten()[p.argmax()]
 
     # Tables from one cell to a whole space of 24.
     tables = [
@@ -161,7 +170,8 @@ def first_logit(answer) -> Verdict:
 
     # What is right, computed in another way than an answer would.
     def oracle(others, probability):
-        low, high = -50.0, 50.0
+        low = -50.0
+        high = 50.0
         for _ in range(80):
             middle = (low + high) / 2
             p = torch.softmax(torch.cat((torch.tensor([middle], dtype=torch.float64), others)), 0)[
@@ -178,46 +188,50 @@ def first_logit(answer) -> Verdict:
     faults = Faults()
 
     # The sum of the others' exponentials is missing or misplaced.
-    faults.add(
-        "You take the other logits to be 0, as the released code does: their exponentials have to be summed.",
-        of(lambda o, p: math.log(p * len(o) / (1 - p))),
+    @faults.says(
+        "You take the other logits to be 0, as the released code does: their exponentials have to be summed."
     )
+    @of
+    def _(o, p):
+        return math.log(p * len(o) / (1 - p))
 
-    faults.add(
-        "The fraction is inverted: p / (1 - p).",
-        of(lambda o, p: math.log((1 - p) / p * o.exp().sum().item())),
-    )
+    @faults.says("The fraction is inverted: p / (1 - p).")
+    @of
+    def _(o, p):
+        return math.log((1 - p) / p * o.exp().sum().item())
 
-    faults.add(
-        "The others' sum is missing: this is right beside one other logit of 0 alone.",
-        of(lambda o, p: math.log(p / (1 - p))),
-    )
+    @faults.says("The others' sum is missing: this is right beside one other logit of 0 alone.")
+    @of
+    def _(o, p):
+        return math.log(p / (1 - p))
 
-    faults.add(
-        "The others' sum is in the denominator: it is a factor.",
-        of(lambda o, p: math.log(p / (1 - p) / o.exp().sum().item())),
-    )
+    @faults.says("The others' sum is in the denominator: it is a factor.")
+    @of
+    def _(o, p):
+        return math.log(p / (1 - p) / o.exp().sum().item())
 
     # Another part of the formula is missing.
-    faults.add(
-        "1 - p is missing: what the others have is 1 - p, not 1.",
-        of(lambda o, p: math.log(p * o.exp().sum().item())),
-    )
+    @faults.says("1 - p is missing: what the others have is 1 - p, not 1.")
+    @of
+    def _(o, p):
+        return math.log(p * o.exp().sum().item())
 
-    faults.add(
-        "The logarithm is missing: that is e to the power of the logit.",
-        of(lambda o, p: p * o.exp().sum().item() / (1 - p)),
-    )
+    @faults.says("The logarithm is missing: that is e to the power of the logit.")
+    @of
+    def _(o, p):
+        return p * o.exp().sum().item() / (1 - p)
 
-    faults.add(
-        "You add the others' logits themselves: their exponentials are what the softmax sums.",
-        of(lambda o, p: math.log(p / (1 - p)) + o.sum().item()),
+    @faults.says(
+        "You add the others' logits themselves: their exponentials are what the softmax sums."
     )
+    @of
+    def _(o, p):
+        return math.log(p / (1 - p)) + o.sum().item()
 
-    faults.add(
-        "That is log p: the others' logits are given, and need not sum to 1 - p.",
-        of(lambda o, p: math.log(p)),
-    )
+    @faults.says("That is log p: the others' logits are given, and need not sum to 1 - p.")
+    @of
+    def _(o, p):
+        return math.log(p)
 
     # The cases, the simplest first: a message names the first that is wrong.
     cases = [
@@ -279,7 +293,8 @@ def selection(answer) -> Verdict:
 
     # The order of the two choices is another one.
     faults.add(
-        "That is the most probable pair: first add up each row, and take the row with the largest sum.",
+        "That is the most probable pair: first add up each row, and take the row with the "
+        "largest sum.",
         joint,
     )
 
@@ -379,35 +394,40 @@ def logit_gradient(answer) -> Verdict:
     faults = Faults()
 
     # A part of the formula is missing.
-    faults.add(
-        "The means are missing: what counts is how far a scheme's step and threshold are from the expected ones.",
-        of(lambda p, v, m, tau: p * v / tau),
+    @faults.says(
+        "The means are missing: what counts is how far a scheme's step and threshold are from the expected ones."
     )
+    @of
+    def _(p, v, m, tau):
+        return p * v / tau
 
-    faults.add(
-        "The temperature is missing: the softmax is one of logits / temperature.",
-        of(lambda p, v, m, tau: p * (v - m)),
-    )
+    @faults.says("The temperature is missing: the softmax is one of logits / temperature.")
+    @of
+    def _(p, v, m, tau):
+        return p * (v - m)
 
     # A part of the formula is turned round or replaced.
-    faults.add(
-        "The temperature is inverted: divide by it.", of(lambda p, v, m, tau: p * (v - m) * tau)
-    )
+    @faults.says("The temperature is inverted: divide by it.")
+    @of
+    def _(p, v, m, tau):
+        return p * (v - m) * tau
 
-    faults.add(
-        "The sample is missing as a factor: a scheme that has no weight in it gets no gradient.",
-        of(lambda p, v, m, tau: (v - m) / tau),
+    @faults.says(
+        "The sample is missing as a factor: a scheme that has no weight in it gets no gradient."
     )
+    @of
+    def _(p, v, m, tau):
+        return (v - m) / tau
 
-    faults.add(
-        "You subtract the plain mean over the schemes: it is the mean under the sample.",
-        of(lambda p, v, m, tau: p * (v - v.mean()) / tau),
-    )
+    @faults.says("You subtract the plain mean over the schemes: it is the mean under the sample.")
+    @of
+    def _(p, v, m, tau):
+        return p * (v - v.mean()) / tau
 
-    faults.add(
-        "The sign is reversed: the gradient points uphill.",
-        of(lambda p, v, m, tau: p * (m - v) / tau),
-    )
+    @faults.says("The sign is reversed: the gradient points uphill.")
+    @of
+    def _(p, v, m, tau):
+        return p * (m - v) / tau
 
     # One parameter is left out, or all other schemes are.
     faults.add(
@@ -419,10 +439,12 @@ def logit_gradient(answer) -> Verdict:
         "The step is left out: the loss depends on the expected step too.", without("d_step")
     )
 
-    faults.add(
-        "That is the diagonal alone, p (1 - p): raising one logit lowers the weight of all other schemes.",
-        of(lambda p, v, m, tau: p * (1 - p) * v / tau),
+    @faults.says(
+        "That is the diagonal alone, p (1 - p): raising one logit lowers the weight of all other schemes."
     )
+    @of
+    def _(p, v, m, tau):
+        return p * (1 - p) * v / tau
 
     # The same samples for every reader.
     generator = torch.Generator().manual_seed(7)
@@ -493,7 +515,8 @@ def _table(cases, wanted, given) -> plots.Drawing:
 def _heat(cases, wanted, given) -> plots.Drawing:
     """The right gradient of the last case and the answer's, one beside the other."""
     # Both tables have the same colours for the same numbers.
-    right, yours = _plain(wanted[-1]), _plain(given[-1])
+    right = _plain(wanted[-1])
+    yours = _plain(given[-1])
     drawing, axes = plots.canvas(1, 2, height=3.2)
     reach = np.abs(right).max()
     # One heat map each.

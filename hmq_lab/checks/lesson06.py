@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from hmq_lab import plots
-from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
+from hmq_lab.checks.frame import Cases, Faults, Verdict, check, compare, points
 
 TARGET = 8.0
 RATES = np.array([6.0, 8.0, 2.0, 4.0, 7.5, 8.5, 12.0, 16.0, 32.0])
@@ -49,13 +49,15 @@ def hinge(answer) -> Verdict:
 
     # What the shortfall is relative to.
     @faults.says(
-        "The shortfall is relative to the target: divide by it, so that the term means the same for every target."
+        "The shortfall is relative to the target: divide by it, so that the term means the same "
+        "for every target."
     )
     def _(rate, target):
         return max(target - rate, 0) ** 2
 
     @faults.says(
-        "That is relative to the compression. Divide by the target: near a compression of 0 the term must not explode."
+        "That is relative to the compression. Divide by the target: near a compression of 0 the "
+        "term must not explode."
     )
     def _(rate, target):
         return max((target - rate) / rate, 0) ** 2
@@ -97,23 +99,13 @@ def _hinges(cases, wanted, given) -> plots.Drawing:
     return drawing
 
 
-CHOICES = [  # losses and compressions of a few choices, which of them was taken, and the target
-    {"losses": [0.2, 0.5, 0.9], "rates": [4.0, 8.0, 16.0], "chosen": 2, "target": 8.0},
-    {"losses": [0.2, 0.5, 0.9], "rates": [4.0, 8.0, 16.0], "chosen": 1, "target": 8.0},
-    {"losses": [0.9, 0.3, 0.7, 0.1], "rates": [9.0, 8.1, 8.0, 7.9], "chosen": 0, "target": 8.0},
-    {
-        "losses": [0.4, 0.3, 0.25, 2.0],
-        "rates": [16.0, 10.0, 12.0, 16.0],
-        "chosen": 3,
-        "target": 12.0,
-    },
-    {
-        "losses": [1.5, 0.6, 0.8, 0.7, 0.65],
-        "rates": [20.0, 5.0, 6.0, 9.0, 7.0],
-        "chosen": 2,
-        "target": 6.0,
-    },
-]
+# losses and compressions of a few choices, which of them was taken, and the target
+CHOICES = Cases("losses", "rates", "chosen", "target")
+CHOICES.add([0.2, 0.5, 0.9], [4.0, 8.0, 16.0], 2, 8.0)
+CHOICES.add([0.2, 0.5, 0.9], [4.0, 8.0, 16.0], 1, 8.0)
+CHOICES.add([0.9, 0.3, 0.7, 0.1], [9.0, 8.1, 8.0, 7.9], 0, 8.0)
+CHOICES.add([0.4, 0.3, 0.25, 2.0], [16.0, 10.0, 12.0, 16.0], 3, 12.0)
+CHOICES.add([1.5, 0.6, 0.8, 0.7, 0.65], [20.0, 5.0, 6.0, 9.0, 7.0], 2, 6.0)
 
 
 @check
@@ -140,7 +132,8 @@ def regret(answer) -> Verdict:
 
     # The choice is compared with another one than the best within the budget.
     @faults.says(
-        "The best of all choices is not the one to compare with: take the best that reaches the target."
+        "The best of all choices is not the one to compare with: take the best that reaches the "
+        "target."
     )
     def _(losses, rates, chosen, target):
         return losses[chosen] - min(losses)
@@ -154,7 +147,8 @@ def regret(answer) -> Verdict:
         return losses[chosen] - min(fit(losses, rates, np.nextafter(target, 99)))
 
     @faults.says(
-        "That compares with the choices below the target. A higher compression is a smaller network: rates >= target."
+        "That compares with the choices below the target. A higher compression is a smaller "
+        "network: rates >= target."
     )
     def _(losses, rates, chosen, target):
         return losses[chosen] - min(fit(losses, -np.array(rates), -target))
@@ -197,28 +191,17 @@ def _problem(seed: int, tensors: int, target: float) -> dict:
     return {"costs": costs, "sizes": sizes, "target": target}
 
 
-PROBLEMS = [
-    {"costs": [{2: 0.3, 4: 0.1, 8: 0.0}], "sizes": [100], "target": 8.0},
-    {
-        "costs": [{2: 0.5, 4: 0.2, 8: 0.0}, {2: 0.2, 4: 0.3, 8: 0.1}],
-        "sizes": [100, 900],
-        "target": 8.0,
-    },  # fewer can be better
-    {
-        "costs": [{2: 0.9, 8: 0.0}, {2: 0.8, 8: 0.0}],
-        "sizes": [10, 10],
-        "target": 6.4,
-    },  # exactly what 2 and 8 reach
-    # the cheapest change per bit, twice, leads past the best: little is missing after the first one
-    {
-        "costs": [{2: 0.8, 4: 0.5, 8: 0.0}, {2: 1.0, 4: 0.1, 8: 0.0}],
-        "sizes": [10, 100],
-        "target": 7.5,
-    },
-    *[
-        _problem(seed, tensors, target)
-        for seed, tensors, target in ((1, 3, 6.0), (2, 4, 8.0), (3, 5, 10.0))
-    ],
+PROBLEMS = Cases("costs", "sizes", "target")
+PROBLEMS.add([{2: 0.3, 4: 0.1, 8: 0.0}], [100], 8.0)
+# fewer can be better
+PROBLEMS.add([{2: 0.5, 4: 0.2, 8: 0.0}, {2: 0.2, 4: 0.3, 8: 0.1}], [100, 900], 8.0)
+# exactly what 2 and 8 reach
+PROBLEMS.add([{2: 0.9, 8: 0.0}, {2: 0.8, 8: 0.0}], [10, 10], 6.4)
+# the cheapest change per bit, twice, leads past the best: little is missing after the first one
+PROBLEMS.add([{2: 0.8, 4: 0.5, 8: 0.0}, {2: 1.0, 4: 0.1, 8: 0.0}], [10, 100], 7.5)
+PROBLEMS += [
+    _problem(seed, tensors, target)
+    for seed, tensors, target in ((1, 3, 6.0), (2, 4, 8.0), (3, 5, 10.0))
 ]
 
 
@@ -239,10 +222,10 @@ def best_bits(answer) -> Verdict:
     faults = Faults()
 
     # The target is left out or counted in another way.
-    faults.add(
-        "That has the least cost of all but does not reach the target.",
-        _fault(lambda rate, target: True),
-    )
+    @faults.says("That has the least cost of all but does not reach the target.")
+    @_fault
+    def _(rate, target):
+        return True
 
     faults.add(
         "That reaches the target counted over tensors: a compression of the weights counts "
@@ -252,15 +235,15 @@ def best_bits(answer) -> Verdict:
     )
 
     # The comparison with the target is another one.
-    faults.add(
-        "The sign of the target is reversed: rate >= target.",
-        _fault(lambda rate, target: rate <= target),
-    )
+    @faults.says("The sign of the target is reversed: rate >= target.")
+    @_fault
+    def _(rate, target):
+        return rate <= target
 
-    faults.add(
-        "A compression equal to the target reaches it: >=, not >.",
-        _fault(lambda rate, target: rate > target),
-    )
+    @faults.says("A compression equal to the target reaches it: >=, not >.")
+    @_fault
+    def _(rate, target):
+        return rate > target
 
     faults.add(
         "That is the dearest choice that reaches the target; look for the cheapest.",

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
+from hmq_lab.checks.frame import Cases, Faults, Verdict, check, compare, points
 
 
 def _tables(seed: int, tensors: int, bits: tuple[int, ...], thresholds: int = 3) -> dict:
@@ -26,15 +26,14 @@ def _tables(seed: int, tensors: int, bits: tuple[int, ...], thresholds: int = 3)
     }
 
 
-RATES = [
-    {"tables": np.array([[[0.25], [0.75]]]), "bits": [2, 8], "sizes": [100]},
-    {"tables": np.array([[[0.1], [0.9]], [[1.0], [0.0]]]), "bits": [2, 4], "sizes": [100, 900]},
-    # the most probable cell has 8 bits, the most probable bits are 4
-    {"tables": np.array([[[0.2, 0.2, 0.2], [0.3, 0.05, 0.05]]]), "bits": [4, 8], "sizes": [10]},
-    *[
-        _tables(seed, n, bits)
-        for seed, n, bits in ((1, 2, (2, 4, 8)), (2, 5, (1, 2, 3, 4)), (3, 8, tuple(range(1, 9))))
-    ],
+RATES = Cases("tables", "bits", "sizes")
+RATES.add(np.array([[[0.25], [0.75]]]), [2, 8], [100])
+RATES.add(np.array([[[0.1], [0.9]], [[1.0], [0.0]]]), [2, 4], [100, 900])
+# the most probable cell has 8 bits, the most probable bits are 4
+RATES.add(np.array([[[0.2, 0.2, 0.2], [0.3, 0.05, 0.05]]]), [4, 8], [10])
+RATES += [
+    _tables(seed, n, bits)
+    for seed, n, bits in ((1, 2, (2, 4, 8)), (2, 5, (1, 2, 3, 4)), (3, 8, tuple(range(1, 9))))
 ]
 
 
@@ -79,7 +78,8 @@ def both_rates(answer) -> Verdict:
 
     # The expected compression from another mean.
     faults.add(
-        "The expected compression is 32 over the mean bits. You averaged 32 / bits, which is larger.",
+        "The expected compression is 32 over the mean bits. You averaged 32 / bits, which is "
+        "larger.",
         _two(expect=lambda tables, bits, n: tables.sum(2) @ (32 / bits) @ n / n.sum()),
     )
 
@@ -89,7 +89,8 @@ def both_rates(answer) -> Verdict:
     faults.add("Those are mean bits; the compression is 32 over them.", _two(scale=None))
 
     faults.add(
-        "Both are the expected compression: the actual one takes for each tensor its most probable bits alone.",
+        "Both are the expected compression: the actual one takes for each tensor its most "
+        "probable bits alone.",
         _two(choose=lambda table, bits: table.sum(1) @ bits),
     )
 
@@ -120,7 +121,8 @@ def _two(
 ):
     # The right answer, with one of its parts replaced.
     def answer(tables, bits, sizes):
-        b, n = np.array(bits, float), counted(np.array(sizes, float))
+        b = np.array(bits, float)
+        n = counted(np.array(sizes, float))
         with np.errstate(divide="ignore"):  # of the fault that finds 0 bits
             actual = 32 * n.sum() / (np.array([choose(table, b) for table in tables]) @ n)
         found = np.array([expect(tables, b, n), actual])
@@ -160,7 +162,8 @@ def one_bit_share(answer) -> Verdict:
 
     # Other means of the two parts.
     @faults.says(
-        "The *bits* of the two parts average, not their compressions: the mean must come down to 32 / target."
+        "The *bits* of the two parts average, not their compressions: the mean must come down to "
+        "32 / target."
     )
     def _(target):
         return max(0.0, target / 16 - 1)
@@ -243,14 +246,16 @@ def standard_error(answer) -> Verdict:
         return math.sqrt(accuracy * (100 - accuracy))
 
     @faults.says(
-        "The spread falls with the square root of the number of images: the division belongs under the root."
+        "The spread falls with the square root of the number of images: the division belongs "
+        "under the root."
     )
     def _(accuracy, images):
         return math.sqrt(accuracy * (100 - accuracy)) / images
 
     # Another number than one standard error.
     @faults.says(
-        "That estimates the spread from the images, over n - 1. Here it is known: accuracy x (100 - accuracy), over n."
+        "That estimates the spread from the images, over n - 1. Here it is known: accuracy x "
+        "(100 - accuracy), over n."
     )
     def _(accuracy, images):
         return math.sqrt(_variance(accuracy, images - 1))

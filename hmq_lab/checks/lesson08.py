@@ -12,16 +12,15 @@ import numpy as np
 from torch import nn
 
 from hmq_lab import plots
-from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
+from hmq_lab.checks.frame import Cases, Faults, Verdict, check, compare, points
 
-BLOCKS = [
-    {"inputs": 2, "outputs": 3, "expansion": 2, "kernel": 1},
-    {"inputs": 8, "outputs": 4, "expansion": 1, "kernel": 3},
-    {"inputs": 16, "outputs": 24, "expansion": 6, "kernel": 3},
-    {"inputs": 32, "outputs": 16, "expansion": 1, "kernel": 3},
-    {"inputs": 40, "outputs": 80, "expansion": 6, "kernel": 5},
-    {"inputs": 160, "outputs": 320, "expansion": 6, "kernel": 3},
-]
+BLOCKS = Cases("inputs", "outputs", "expansion", "kernel")
+BLOCKS.add(2, 3, 2, 1)
+BLOCKS.add(8, 4, 1, 3)
+BLOCKS.add(16, 24, 6, 3)
+BLOCKS.add(32, 16, 1, 3)
+BLOCKS.add(40, 80, 6, 5)
+BLOCKS.add(160, 320, 6, 3)
 
 
 @check
@@ -72,7 +71,8 @@ def inverted(answer) -> Verdict:
     faults.add("With an expansion of 1 there is no first layer: 0 weights.", always)
 
     faults.add(
-        "That is a full convolution in the middle. A depthwise one has a single filter for each channel.",
+        "That is a full convolution in the middle. A depthwise one has a single filter for each "
+        "channel.",
         block(depthwise=lambda h, k: h * h * k * k),
     )
 
@@ -126,16 +126,15 @@ def _inverted(inputs, outputs, expansion, kernel) -> tuple[int, int, int]:
     return first if expansion > 1 else 0, depthwise, project
 
 
-KEPT = [
-    {"rate": 8.0, "elements": 1000, "kept": 0, "bits": 8},
-    {"rate": 8.0, "elements": 1000, "kept": 100, "bits": 8},
-    {"rate": 8.0, "elements": 1000, "kept": 500, "bits": 4},
-    {"rate": 8.0, "elements": 1000, "kept": 500, "bits": 8},
-    {"rate": 14.5, "elements": 3_469_760, "kept": 64_416, "bits": 8},
-    {"rate": 8.0, "elements": 25_502_912, "kept": 2_048_000, "bits": 32},
-    {"rate": 16.0, "elements": 25_502_912, "kept": 2_048_000, "bits": 32},
-    {"rate": 4.0, "elements": 5_236_192, "kept": 1_280_000, "bits": 2},
-]
+KEPT = Cases("rate", "elements", "kept", "bits")
+KEPT.add(8.0, 1000, 0, 8)
+KEPT.add(8.0, 1000, 100, 8)
+KEPT.add(8.0, 1000, 500, 4)
+KEPT.add(8.0, 1000, 500, 8)
+KEPT.add(14.5, 3_469_760, 64_416, 8)
+KEPT.add(8.0, 25_502_912, 2_048_000, 32)
+KEPT.add(16.0, 25_502_912, 2_048_000, 32)
+KEPT.add(4.0, 5_236_192, 1_280_000, 2)
 
 
 @check
@@ -171,7 +170,8 @@ def rest_rate(answer) -> Verdict:
         return rate
 
     @faults.says(
-        "Where the weights that are kept take all the room, or more, no compression will do: return infinity."
+        "Where the weights that are kept take all the room, or more, no compression will do: "
+        "return infinity."
     )
     def _(rate, elements, kept, bits):
         return (
@@ -181,17 +181,20 @@ def rest_rate(answer) -> Verdict:
         )
 
     # The other weights are counted in another way.
-    faults.add(
-        "The room is what is left, but it is for the other weights alone: above, too, take the kept ones away.",
-        guarded(lambda **case: 32 * case["elements"] / left(**case)),
+    @faults.says(
+        "The room is what is left, but it is for the other weights alone: above, too, take the kept ones away."
     )
+    @guarded
+    def _(**case):
+        return 32 * case["elements"] / left(**case)
 
     @faults.says("Those are the mean bits of the other weights; the compression is 32 over them.")
     def _(rate, elements, kept, bits):
         return max(0, left(rate, elements, kept, bits)) / (elements - kept)
 
     @faults.says(
-        "Rates do not average like that. Count the bits that all weights may take, then those of the kept ones."
+        "Rates do not average like that. Count the bits that all weights may take, then those of "
+        "the kept ones."
     )
     def _(rate, elements, kept, bits):
         return (rate * elements - kept * 32 / bits) / (elements - kept)
@@ -240,17 +243,16 @@ def _tensors(seed: int, count: int, rate: float) -> dict:
     return {"sizes": (49 * random.integers(4, 200, count)).tolist(), "rate": rate}
 
 
-SIZES = [
-    {"sizes": [100], "rate": 8.0},
-    {"sizes": [100, 50], "rate": 8.0},
-    {"sizes": [100], "rate": 2.0},
-    {"sizes": [100], "rate": 5.0},
-    {"sizes": [100], "rate": 32.0},
-    {"sizes": [50, 70, 100, 64], "rate": 8.0},
-    {"sizes": [401_408, 802_816, 200_704, 401_408], "rate": 16.0},
-    {"sizes": [16_384, 16_384, 8192, 4096], "rate": 32.0},
-    *[_tensors(seed, 8, rate) for seed, rate in ((1, 8.0), (2, 6.0), (3, 20.0))],
-]
+SIZES = Cases("sizes", "rate")
+SIZES.add([100], 8.0)
+SIZES.add([100, 50], 8.0)
+SIZES.add([100], 2.0)
+SIZES.add([100], 5.0)
+SIZES.add([100], 32.0)
+SIZES.add([50, 70, 100, 64], 8.0)
+SIZES.add([401_408, 802_816, 200_704, 401_408], 16.0)
+SIZES.add([16_384, 16_384, 8192, 4096], 32.0)
+SIZES += [_tensors(seed, 8, rate) for seed, rate in ((1, 8.0), (2, 6.0), (3, 20.0))]
 
 
 @check
@@ -341,15 +343,14 @@ def _activation_bits(sizes, rate) -> list[int]:
     return [max([b for b in range(4, 9) if b * size <= room], default=4) for size in sizes]
 
 
-CHAINS = [
-    {"sizes": [8, 8], "bits": [8, 8]},
-    {"sizes": [100, 200, 100], "bits": [8, 4, 8]},
-    {"sizes": [100, 400, 50, 300, 300], "bits": [8, 4, 8, 4, 4]},
-    {"sizes": [400, 500, 10, 300, 300], "bits": [4, 4, 8, 8, 8]},
-    {"sizes": [1000, 10, 800, 800, 20], "bits": [8, 8, 4, 8, 8]},
-    {"sizes": [64, 512, 512, 64, 900, 16], "bits": [8, 4, 6, 8, 4, 8]},
-    {"sizes": [150_528, 401_408, 401_408, 802_816, 200_704], "bits": [8, 8, 8, 4, 8]},
-]
+CHAINS = Cases("sizes", "bits")
+CHAINS.add([8, 8], [8, 8])
+CHAINS.add([100, 200, 100], [8, 4, 8])
+CHAINS.add([100, 400, 50, 300, 300], [8, 4, 8, 4, 4])
+CHAINS.add([400, 500, 10, 300, 300], [4, 4, 8, 8, 8])
+CHAINS.add([1000, 10, 800, 800, 20], [8, 8, 4, 8, 8])
+CHAINS.add([64, 512, 512, 64, 900, 16], [8, 4, 6, 8, 4, 8])
+CHAINS.add([150_528, 401_408, 401_408, 802_816, 200_704], [8, 8, 8, 4, 8])
 
 
 @check
@@ -384,25 +385,29 @@ def peak_bytes(answer) -> Verdict:
 
     # Other tensors are taken to be there at the same time.
     faults.add(
-        "That is the largest tensor alone. While a layer runs, its input and output are both there.",
+        "That is the largest tensor alone. While a layer runs, its input and output are both "
+        "there.",
         spans(1),
     )
 
     faults.add("Those are bits; a byte has 8 of them.", spans(2, unit=1))
 
     faults.add(
-        "That keeps three tensors at a time. In a chain, what came before a layer's input is needed no more.",
+        "That keeps three tensors at a time. In a chain, what came before a layer's input is "
+        "needed no more.",
         spans(3),
     )
 
     @faults.says(
-        "That keeps every tensor to the end. Only the input and the output of the layer that runs are needed."
+        "That keeps every tensor to the end. Only the input and the output of the layer that "
+        "runs are needed."
     )
     def _(sizes, bits):
         return np.dot(sizes, bits) / 8
 
     faults.add(
-        "The two largest tensors need not be there at the same time: take neighbours, output k is input k + 1.",
+        "The two largest tensors need not be there at the same time: take neighbours, output k "
+        "is input k + 1.",
         two_largest,
     )
 
@@ -412,7 +417,8 @@ def peak_bytes(answer) -> Verdict:
     faults.add("That takes every tensor for a float one.", spans(2, width=32))
 
     @faults.says(
-        "First bytes, then the largest: the pair with the most elements need not be that with the most bytes."
+        "First bytes, then the largest: the pair with the most elements need not be that with "
+        "the most bytes."
     )
     def _(sizes, bits):
         return (lambda k: (sizes[k] * bits[k] + sizes[k + 1] * bits[k + 1]) / 8)(
@@ -426,7 +432,8 @@ def peak_bytes(answer) -> Verdict:
 
 def _peak_bytes(sizes, bits) -> float:
     """Run the chain: write an output, look how much is there, free the input."""
-    there, peak = 0, 0
+    there = 0
+    peak = 0
     for k, (size, width) in enumerate(zip(sizes, bits, strict=True)):
         there += size * width
         peak = max(peak, there) if k else 0

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
+from hmq_lab.checks.frame import Cases, Faults, Verdict, check, compare, points
 
 
 def _pair(seed: int, count: int) -> dict:
@@ -20,13 +20,12 @@ def _pair(seed: int, count: int) -> dict:
     }
 
 
-PAIRS = [
-    {"one": [8, 2], "two": [8, 3], "sizes": [100, 900]},
-    {"one": [8, 2, 2], "two": [8, 3, 2], "sizes": [100, 700, 200]},
-    {"one": [4, 4], "two": [4, 4], "sizes": [10, 30]},
-    {"one": [4, 4], "two": [8, 3], "sizes": [10, 30]},
-    *[_pair(seed, count) for seed, count in ((1, 4), (2, 8), (3, 20))],
-]
+PAIRS = Cases("one", "two", "sizes")
+PAIRS.add([8, 2], [8, 3], [100, 900])
+PAIRS.add([8, 2, 2], [8, 3, 2], [100, 700, 200])
+PAIRS.add([4, 4], [4, 4], [10, 30])
+PAIRS.add([4, 4], [8, 3], [10, 30])
+PAIRS += [_pair(seed, count) for seed, count in ((1, 4), (2, 8), (3, 20))]
 
 
 @check
@@ -87,20 +86,21 @@ def agreement(answer) -> Verdict:
 
 def _agreement(one, two, sizes) -> float:
     """Weight by weight."""
-    first, second = np.repeat(one, sizes), np.repeat(two, sizes)
+    first = np.repeat(one, sizes)
+    second = np.repeat(two, sizes)
     return float(np.count_nonzero(first == second) / first.size)
 
 
-ORDERS = [
-    {"one": [1, 2, 3], "two": [1, 2, 3]},
-    {"one": [1, 2, 3], "two": [8, 5, 2]},
-    {"one": [2, 3, 8], "two": [1, 2, 3]},  # the same order, not on a line
-    {"one": [2, 2, 8], "two": [2, 4, 8]},
-    {"one": [8, 3, 3, 2, 2, 1, 8], "two": [8, 4, 2, 2, 2, 2, 8]},
-    *[
-        {key: _pair(seed, count)[key] for key in ("one", "two")}
-        for seed, count in ((4, 6), (5, 9), (6, 20))
-    ],
+ORDERS = Cases("one", "two")
+ORDERS.add([1, 2, 3], [1, 2, 3])
+ORDERS.add([1, 2, 3], [8, 5, 2])
+# the same order, not on a line
+ORDERS.add([2, 3, 8], [1, 2, 3])
+ORDERS.add([2, 2, 8], [2, 4, 8])
+ORDERS.add([8, 3, 3, 2, 2, 1, 8], [8, 4, 2, 2, 2, 2, 8])
+ORDERS += [
+    {key: _pair(seed, count)[key] for key in ("one", "two")}
+    for seed, count in ((4, 6), (5, 9), (6, 20))
 ]
 
 
@@ -130,37 +130,44 @@ def rank_correlation(answer) -> Verdict:
         return _pearson(one, two)
 
     # Equal bits have other ranks.
-    faults.add(
+    @faults.says(
         "Equal bits have different ranks in your answer: the first comes before the second. Give "
-        "all of them the mean of their ranks.",
-        _of_ranks(lambda x: np.argsort(np.argsort(x, kind="stable"))),
+        "all of them the mean of their ranks."
     )
+    @_of_ranks
+    def _(x):
+        return np.argsort(np.argsort(x, kind="stable"))
 
     @faults.says(
-        "The formula with 6 * sum d^2 holds without ties only. The plain way always does: correlate the ranks."
+        "The formula with 6 * sum d^2 holds without ties only. The plain way always does: "
+        "correlate the ranks."
     )
     def _(one, two):
         return 1 - 6 * np.square(_ranks(one) - _ranks(two)).sum() / (len(one) ** 3 - len(one))
 
-    faults.add(
-        "All equal bits have the lowest of their ranks in your answer; take the mean of their ranks.",
-        _of_ranks(lambda x: [sum(b < a for b in x) for a in x]),
+    @faults.says(
+        "All equal bits have the lowest of their ranks in your answer; take the mean of their ranks."
     )
+    @_of_ranks
+    def _(x):
+        return [sum(b < a for b in x) for a in x]
 
-    faults.add(
-        "You numbered the different bit-widths. A rank says how many are below: equal bits share the mean rank.",
-        _of_ranks(lambda x: np.unique(x, return_inverse=True)[1]),
+    @faults.says(
+        "You numbered the different bit-widths. A rank says how many are below: equal bits share the mean rank."
     )
+    @_of_ranks
+    def _(x):
+        return np.unique(x, return_inverse=True)[1]
 
     # The sign, or the order in the place of the ranks.
     @faults.says("The sign is reversed: the same order is +1.")
     def _(one, two):
         return -_pearson(_ranks(one), _ranks(two))
 
-    faults.add(
-        "argsort once gives the order, not the ranks: the place of the smallest first.",
-        _of_ranks(lambda x: np.argsort(x, kind="stable")),
-    )
+    @faults.says("argsort once gives the order, not the ranks: the place of the smallest first.")
+    @_of_ranks
+    def _(x):
+        return np.argsort(x, kind="stable")
 
     # The drawing names each case by its number of tensors.
     draw = points("rank correlation", lambda case: f"{len(case['one'])} weights")
@@ -187,14 +194,13 @@ def _rank_correlation(one, two) -> float:
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
-SELECTIONS = [
-    {"selections": [[8, 2, 4]], "least": 4},
-    {"selections": [[8, 2, 8], [8, 2, 3]], "least": 8},
-    {"selections": [[2, 8, 8], [3, 8, 5]], "least": 8},
-    {"selections": [[8, 5, 3, 2], [8, 6, 2, 1], [7, 5, 4, 2]], "least": 5},
-    {"selections": [[8, 5, 3, 2], [8, 6, 2, 1], [7, 5, 4, 2]], "least": 6},
-    {"selections": np.random.default_rng(7).integers(3, 9, (3, 12)).tolist(), "least": 5},
-]
+SELECTIONS = Cases("selections", "least")
+SELECTIONS.add([[8, 2, 4]], 4)
+SELECTIONS.add([[8, 2, 8], [8, 2, 3]], 8)
+SELECTIONS.add([[2, 8, 8], [3, 8, 5]], 8)
+SELECTIONS.add([[8, 5, 3, 2], [8, 6, 2, 1], [7, 5, 4, 2]], 5)
+SELECTIONS.add([[8, 5, 3, 2], [8, 6, 2, 1], [7, 5, 4, 2]], 6)
+SELECTIONS.add(np.random.default_rng(7).integers(3, 9, (3, 12)).tolist(), 5)
 
 
 @check

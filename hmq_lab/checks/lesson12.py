@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
+from hmq_lab.checks.frame import Cases, Faults, Verdict, check, compare, points
 
 PAIRS = [  # (compression, accuracy) of one's own choice and of the other
     ((8.0, 90.0), (8.0, 90.0)),
@@ -49,7 +49,8 @@ def beats(answer) -> Verdict:
 
     # One of the two numbers alone.
     @faults.says(
-        "Better in one is not enough where the other number is worse: such choices are not comparable."
+        "Better in one is not enough where the other number is worse: such choices are not "
+        "comparable."
     )
     def _(mine, other):
         return mine[0] > other[0] or mine[1] > other[1]
@@ -90,15 +91,16 @@ def _beats(mine, other) -> bool:
     return bool(signs.min() >= 0 and signs.max() > 0)
 
 
-CHANGES = [
-    {"changes": [0.5, 0.2], "sizes": [100, 100]},
-    {"changes": [0.5, 0.2], "sizes": [1000, 100]},  # more in all, and less for each bit
-    {"changes": [0.06, 0.02, 0.05], "sizes": [200, 50, 400]},
-    {"changes": [0.05, 0.04, 0.2], "sizes": [10, 50, 1000]},
-    {"changes": [0.1, -0.01, 0.4], "sizes": [1000, 50, 100]},  # a change for the better
-    {"changes": [0.3, -0.02, -0.01], "sizes": [500, 100, 20]},
-    {"changes": [0.004, 0.11, 0.02, 0.3], "sizes": [216, 4608, 576, 9216]},
-]
+CHANGES = Cases("changes", "sizes")
+CHANGES.add([0.5, 0.2], [100, 100])
+# more in all, and less for each bit
+CHANGES.add([0.5, 0.2], [1000, 100])
+CHANGES.add([0.06, 0.02, 0.05], [200, 50, 400])
+CHANGES.add([0.05, 0.04, 0.2], [10, 50, 1000])
+# a change for the better
+CHANGES.add([0.1, -0.01, 0.4], [1000, 50, 100])
+CHANGES.add([0.3, -0.02, -0.01], [500, 100, 20])
+CHANGES.add([0.004, 0.11, 0.02, 0.3], [216, 4608, 576, 9216])
 
 
 @check
@@ -127,7 +129,8 @@ def cheapest_bit(answer) -> Verdict:
 
     # The size is left out or used in another way.
     @faults.says(
-        "That is the layer whose loss rises least; one bit less in a large layer saves more: divide by the size."
+        "That is the layer whose loss rises least; one bit less in a large layer saves more: "
+        "divide by the size."
     )
     def _(changes, sizes):
         return np.argmin(changes)
@@ -173,13 +176,12 @@ def _cheapest_bit(changes, sizes) -> int:
     return best
 
 
-LAYERS = [
-    {"macs": [1000], "weight_bits": [8], "input_bits": [8]},
-    {"macs": [1000], "weight_bits": [2], "input_bits": [8]},
-    {"macs": [1000, 500], "weight_bits": [8, 4], "input_bits": [32, 8]},
-    {"macs": [200, 3000, 50], "weight_bits": [8, 3, 1], "input_bits": [32, 8, 4]},
-    {"macs": [500, 1400, 64], "weight_bits": [8, 4, 6], "input_bits": [32, 8, 8]},
-]
+LAYERS = Cases("macs", "weight_bits", "input_bits")
+LAYERS.add([1000], [8], [8])
+LAYERS.add([1000], [2], [8])
+LAYERS.add([1000, 500], [8, 4], [32, 8])
+LAYERS.add([200, 3000, 50], [8, 3, 1], [32, 8, 4])
+LAYERS.add([500, 1400, 64], [8, 4, 6], [32, 8, 8])
 
 
 @check
@@ -201,7 +203,8 @@ def bit_operations(answer) -> Verdict:
 
     # Bits of one factor are left out.
     @faults.says(
-        "That leaves the inputs' bits out: a product of a w-bit and an i-bit number takes w times i bit products."
+        "That leaves the inputs' bits out: a product of a w-bit and an i-bit number takes w "
+        "times i bit products."
     )
     def _(macs, weight_bits, input_bits):
         return np.dot(macs, weight_bits)
@@ -216,7 +219,8 @@ def bit_operations(answer) -> Verdict:
         return np.dot(macs, np.add(weight_bits, input_bits))
 
     @faults.says(
-        "That multiplies sums or means over the layers; each layer has its own bits: sum the products."
+        "That multiplies sums or means over the layers; each layer has its own bits: sum the "
+        "products."
     )
     def _(macs, weight_bits, input_bits):
         return sum(macs) * np.mean(weight_bits) * np.mean(input_bits)
