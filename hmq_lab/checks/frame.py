@@ -585,6 +585,21 @@ def in_bits(count: int) -> str:
     return f"{count} bit{'s' * (count != 1)}"
 
 
+def in_sign(signed: bool) -> str:
+    """Return the word for a range with or without negative values.
+
+    >>> in_sign(True), in_sign(False)
+    ('signed', 'unsigned')
+
+    Args:
+        signed: whether the range has negative values.
+
+    Returns:
+        The word.
+    """
+    return "signed" if signed else "unsigned"
+
+
 def curve(x: str, y: str, pick: int | None = None) -> Callable:
     """Return a drawing for `compare`: results over the tensor `x` of a case.
 

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 
 from hmq_lab import plots
-from hmq_lab.checks.frame import Faults, Verdict, array, check, compare
+from hmq_lab.checks.frame import Cases, Faults, Verdict, array, check, compare
 
-EPOCHS, UPDATES, RATE, FLOOR = (
-    5,
-    25,
-    0.01,
-    0.5,
-)  # of a cycle; temperatures an epoch; the paper's decay and floor
+# The paper's cycle of temperatures.
+EPOCHS = 5  # of a cycle
+UPDATES = 25  # temperatures an epoch
+DECAY = 0.01
+FLOOR = 0.5
 
 
 @check
@@ -87,7 +86,8 @@ def gumbel_max(answer) -> Verdict:
 
     @faults.says("You take the smallest entry: it is the arg max.")
     def _(probabilities, uniform):
-        return (probabilities.log() - (-uniform.log()).log()).argmin(1)
+        noise = -(-uniform.log()).log()
+        return (probabilities.log() + noise).argmin(1)
 
     @faults.says("p is left out of your answer: every category wins equally often.")
     @picks
@@ -98,15 +98,16 @@ def gumbel_max(answer) -> Verdict:
     generator = torch.Generator().manual_seed(4)
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = []
-    for p, samples in (
-        ((0.7, 0.3), 1),
-        ((0.2, 0.8), 2),
-        ((0.6, 0.3, 0.1), 8),
-        ((0.45, 0.3, 0.2, 0.05), 2000),
-    ):
-        uniform = torch.rand(samples, len(p), generator=generator, dtype=torch.float64)
-        cases.append({"probabilities": torch.tensor(p, dtype=torch.float64), "uniform": uniform})
+    cases = Cases("probabilities", "uniform")
+
+    def draws(count, *p):
+        uniform = torch.rand(count, len(p), generator=generator, dtype=torch.float64)
+        cases.add(_double(p), uniform)
+
+    draws(1, 0.7, 0.3)
+    draws(2, 0.2, 0.8)
+    draws(8, 0.6, 0.3, 0.1)
+    draws(2000, 0.45, 0.3, 0.2, 0.05)
     return compare(answer, oracle, cases, faults, draw=_shares, right="Right, in all 2011 draws.")
 
 
@@ -129,14 +130,16 @@ def relaxed_sample(answer) -> Verdict:
 
     # What is right, computed in another way than an answer would.
     def oracle(logits, noise, temperature):
-        weight = (np.exp(logits.numpy()) * np.exp(noise.numpy())) ** (1 / temperature)
+        p = np.exp(logits.numpy())
+        weight = (p * np.exp(noise.numpy())) ** (1 / temperature)
         return weight / weight.sum(1, keepdims=True)
 
     # A wrong answer from another score below the softmax.
     def softmax(score, axis=1):
-        return lambda logits, noise, temperature: torch.softmax(
-            score(logits, noise, temperature), axis
-        )
+        def sample(logits, noise, temperature):
+            return torch.softmax(score(logits, noise, temperature), axis)
+
+        return sample
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
@@ -187,7 +190,8 @@ def relaxed_sample(answer) -> Verdict:
 
     @faults.says("That is the hard sample, one-hot: the relaxed one is a softmax.")
     def _(logits, noise, temperature):
-        return torch.nn.functional.one_hot((logits + noise).argmax(1), len(logits))
+        largest = (logits + noise).argmax(1)
+        return torch.nn.functional.one_hot(largest, len(logits))
 
     @faults.says(
         "You take e to the power of the logits before the noise is added: the softmax does that."
@@ -200,21 +204,18 @@ def relaxed_sample(answer) -> Verdict:
     generator = torch.Generator().manual_seed(5)
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = []
-    for logits, samples, temperature in (
-        ((0.0, 0.0), 1, 1.0),
-        ((1.0, -1.0), 1, 0.5),
-        ((0.0, 1.0, -2.0), 2, 1.0),
-        ((0.5, -0.5, 0.0), 3, 4.0),
-        ((2.0, 0.0, 1.0, -3.0), 60, 0.3),
-    ):
-        noise = (
-            -torch.empty(samples, len(logits), dtype=torch.float64)
-            .exponential_(generator=generator)
-            .log()
-        )
-        logits = torch.tensor(logits, dtype=torch.float64)
-        cases.append({"logits": logits, "noise": noise, "temperature": temperature})
+    cases = Cases("logits", "noise", "temperature")
+
+    def samples(count, temperature, *logits):
+        arrivals = torch.empty(count, len(logits), dtype=torch.float64)
+        arrivals.exponential_(generator=generator)
+        cases.add(_double(logits), -arrivals.log(), temperature)
+
+    samples(1, 1.0, 0.0, 0.0)
+    samples(1, 0.5, 1.0, -1.0)
+    samples(2, 1.0, 0.0, 1.0, -2.0)
+    samples(3, 4.0, 0.5, -0.5, 0.0)
+    samples(60, 0.3, 2.0, 0.0, 1.0, -3.0)
     return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=_largest)
 
 
@@ -238,7 +239,8 @@ def expected_gradient(answer) -> Verdict:
     # What is right, computed in another way than an answer would.
     def oracle(logits, losses):
         logits.requires_grad_()
-        (torch.softmax(logits, 0) * losses).sum().backward()
+        expected = (torch.softmax(logits, 0) * losses).sum()
+        expected.backward()
         return logits.grad
 
     # A wrong answer from a formula of probabilities and losses.
@@ -292,18 +294,11 @@ def expected_gradient(answer) -> Verdict:
         return p
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        {
-            "logits": torch.tensor(l, dtype=torch.float64),
-            "losses": torch.tensor(loss, dtype=torch.float64),
-        }
-        for l, loss in (
-            ((0.0, 0.0), (1.0, 0.0)),
-            ((0.0, 0.0), (3.0, 1.0)),
-            ((1.0, 0.0, -1.0), (0.2, 0.5, 0.9)),
-            ((2.0, -1.0, 0.5, 0.0, 0.0), (0.9, 0.1, 0.4, 0.6, 2.0)),
-        )
-    ]
+    cases = Cases("logits", "losses")
+    cases.add(_double([0.0, 0.0]), _double([1.0, 0.0]))
+    cases.add(_double([0.0, 0.0]), _double([3.0, 1.0]))
+    cases.add(_double([1.0, 0.0, -1.0]), _double([0.2, 0.5, 0.9]))
+    cases.add(_double([2.0, -1.0, 0.5, 0.0, 0.0]), _double([0.9, 0.1, 0.4, 0.6, 2.0]))
     return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=_bars)
 
 
@@ -325,19 +320,26 @@ def cycle_temperature(answer) -> Verdict:
         The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
-    # The number of updates so far.
-    def count(i, n):  # round(i / (n / UPDATES)), in integers
+    # The number of updates so far: round(i / (n / UPDATES)), in integers.
+    def count(i, n):
         return (2 * UPDATES * i + n) // (2 * n)
+
+    # The temperature after so many updates.
+    def decayed(updates):
+        return max(FLOOR, math.exp(-DECAY * updates))
 
     # What is right, computed in another way than an answer would.
     def oracle(step, steps_per_epoch):
-        return max(
-            FLOOR, math.exp(-RATE * count(step % (EPOCHS * steps_per_epoch), steps_per_epoch))
-        )
+        in_cycle = step % (EPOCHS * steps_per_epoch)
+        return decayed(count(in_cycle, steps_per_epoch))
 
-    # A wrong answer from a formula of the step and the steps an epoch.
+    # A wrong answer from the step, that within its cycle, and the steps an epoch.
     def of(formula):
-        return lambda step, steps_per_epoch: formula(step, steps_per_epoch)
+        def temperature(step, steps_per_epoch):
+            in_cycle = step % (EPOCHS * steps_per_epoch)
+            return formula(step, in_cycle, steps_per_epoch)
+
+        return temperature
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
@@ -345,68 +347,76 @@ def cycle_temperature(answer) -> Verdict:
     # Floor and restart.
     @faults.says("There is no floor in your answer: the temperature stays at 0.5 or above.")
     @of
-    def _(i, n):
-        return math.exp(-RATE * count(i % (EPOCHS * n), n))
+    def _(step, i, n):
+        return math.exp(-DECAY * count(i, n))
 
     @faults.says("There is no restart: after five epochs the cycle begins again.")
     @of
-    def _(i, n):
-        return max(FLOOR, math.exp(-RATE * count(i, n)))
+    def _(step, i, n):
+        return decayed(count(step, n))
 
     @faults.says(
         "You take the smaller of floor and decay: a floor is what it does not fall below, so take the larger."
     )
     @of
-    def _(i, n):
-        return min(FLOOR, math.exp(-RATE * count(i % (EPOCHS * n), n)))
+    def _(step, i, n):
+        return min(FLOOR, math.exp(-DECAY * count(i, n)))
 
     @faults.says("Your cycle is one epoch long: it is five.")
     @of
-    def _(i, n):
-        return max(FLOOR, math.exp(-RATE * count(i % n, n)))
+    def _(step, i, n):
+        return decayed(count(step % n, n))
 
     # The count of updates.
     @faults.says(
         "You decay at every step: there are 25 updates an epoch, so it is round(i / n) that counts."
     )
     @of
-    def _(i, n):
-        return max(FLOOR, math.exp(-RATE * (i % (EPOCHS * n))))
+    def _(step, i, n):
+        return decayed(i)
 
     @faults.says(
         "You drop a part of n: with 391 steps an epoch, n is 391 / 25 = 15.64 and not 15. Divide with /, not with //."
     )
     @of
-    def _(i, n):
-        return max(FLOOR, math.exp(-RATE * round(i % (EPOCHS * n) / (n // UPDATES))))
+    def _(step, i, n):
+        return decayed(round(i / (n // UPDATES)))
 
     @faults.says("You round down: it is round(i / n).")
     @of
-    def _(i, n):
-        return max(FLOOR, math.exp(-RATE * (UPDATES * (i % (EPOCHS * n)) // n)))
+    def _(step, i, n):
+        return decayed(UPDATES * i // n)
 
     @faults.says("You do not round: the temperature changes 25 times an epoch, not at every step.")
     @of
-    def _(i, n):
-        return max(FLOOR, math.exp(-RATE * UPDATES * (i % (EPOCHS * n)) / n))
+    def _(step, i, n):
+        return decayed(UPDATES * i / n)
 
     # The sign of the exponent.
     @faults.says("The exponent has no minus sign: the temperature falls.")
     @of
-    def _(i, n):
-        return max(FLOOR, math.exp(RATE * count(i % (EPOCHS * n), n)))
+    def _(step, i, n):
+        return decayed(-count(i, n))
 
-    # Steps to check by hand, then steps where an update is no whole number.
-    small = [(0, 25), (1, 25), (10, 25), (100, 25), (125, 25), (2, 75), (75, 75), (80, 75)]
+    cases = Cases("step", "steps_per_epoch")
+
+    def steps(steps_per_epoch, numbers):
+        for step in numbers:
+            cases.add(step, steps_per_epoch)
+
+    # Steps to check by hand.
+    steps(25, [0, 1, 10, 100, 125])
+    steps(75, [2, 75, 80])
     # Here a 25th of an epoch is no whole number of steps.
-    small += [(step, 40) for step in (1, 3, 10, 35, 50, 205)]
-    small += [(step, 391) for step in (15, 100, 391, 900, 2000)]
+    steps(40, [1, 3, 10, 35, 50, 205])
+    steps(391, [15, 100, 391, 900, 2000])
     # Two cycles and a bit, for the drawing.
-    long = [(step, 125) for step in range(0, 2 * EPOCHS * 125 + 126, 9)]
-
-    # The cases, the simplest first: a message names the first that is wrong.
-    cases = [{"step": step, "steps_per_epoch": n} for step, n in small + long]
+    steps(125, range(0, 2 * EPOCHS * 125 + 126, 9))
     return compare(answer, oracle, cases, faults, tolerance=1e-9, draw=_over_epochs)
+
+
+def _double(numbers) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def _shares(cases, wanted, given) -> plots.Drawing:
@@ -414,7 +424,8 @@ def _shares(cases, wanted, given) -> plots.Drawing:
     p = cases[-1]["probabilities"].numpy()
     drawn = array(given[-1]).ravel()
     share = np.array([(drawn == k).mean() for k in range(len(p))])
-    return _pairs(p, share, "probability", "share of your draws", "category", f"{len(drawn)} draws")
+    title = f"{len(drawn)} draws"
+    return _pairs(p, share, "probability", "share of your draws", "category", title)
 
 
 def _bars(cases, wanted, given) -> plots.Drawing:
@@ -434,8 +445,9 @@ def _pairs(right, yours, name: str, other: str, x: str, title: str) -> plots.Dra
     ax.grid(False, axis="x")
     ax.legend(frameon=False)
     # The sentence has every pair of numbers.
-    numbers = ", ".join(f"{a:.3g} and {b:.3g}" for a, b in zip(right, yours, strict=True))
-    drawing.sentence = f"{title}; {name} and {other} for each {x}: {numbers}."
+    numbers = [f"{a:.3g} and {b:.3g}" for a, b in zip(right, yours, strict=True)]
+    listed = ", ".join(numbers)
+    drawing.sentence = f"{title}; {name} and {other} for each {x}: {listed}."
     return drawing
 
 
@@ -448,12 +460,10 @@ def _largest(cases, wanted, given) -> plots.Drawing:
     drawing, ax = plots.canvas(height=3.2)
     ax.plot([0, 1], [0, 1], color=plots.PALE, lw=3)
     ax.plot(right, yours, "o", color=plots.BLUE, ms=6)
-    ax.set(
-        xlabel="largest entry of the right sample", ylabel="of yours", title="on the line: the same"
-    )
-    drawing.sentence = (
-        f"The largest entries of {len(right)} samples, the right ones from {right.min():.2f} on."
-    )
+    ax.set(xlabel="largest entry of the right sample", ylabel="of yours")
+    ax.set_title("on the line: the same")
+    drawing.sentence = f"The largest entries of {len(right)} samples, "
+    drawing.sentence += f"the right ones from {right.min():.2f} on."
     return drawing
 
 
@@ -464,8 +474,10 @@ def _over_epochs(cases, wanted, given) -> plots.Drawing:
     epochs = [cases[i]["step"] / longest for i in at]
     # The right curve is wide, so that the other one shows on top of it.
     drawing, ax = plots.canvas(height=3.2)
-    ax.plot(epochs, [wanted[i] for i in at], color=plots.PALE, lw=6, label="right")
-    ax.plot(epochs, [float(given[i]) for i in at], color=plots.BLUE, lw=1.6, label="yours")
+    right = [wanted[i] for i in at]
+    yours = [float(given[i]) for i in at]
+    ax.plot(epochs, right, color=plots.PALE, lw=6, label="right")
+    ax.plot(epochs, yours, color=plots.BLUE, lw=1.6, label="yours")
     ax.set(xlabel="epoch", ylabel="temperature τ", title=f"{longest} steps an epoch")
     ax.legend(frameon=False)
     drawing.sentence = (

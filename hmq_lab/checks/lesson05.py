@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from hmq_lab import plots
-from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
+from hmq_lab.checks.frame import Cases, Faults, Verdict, check, compare, in_sign, points
 from hmq_lab.quantizer import Scheme
 
 
@@ -41,8 +41,8 @@ def expected_parameters(answer) -> Verdict:
             for column, exponent in enumerate(exponents.tolist()):
                 scheme = Scheme(int(b), int(exponent), signed)
                 p = probabilities[row, column].item()
-                step = step + p * scheme.step
-                threshold = threshold + p * scheme.threshold
+                step += p * scheme.step
+                threshold += p * scheme.threshold
         return step, threshold
 
     # A wrong answer from a formula of the parameters of all schemes.
@@ -52,7 +52,18 @@ def expected_parameters(answer) -> Verdict:
         def pair(probabilities, bits, exponents, signed):
             b = bits.double()[:, None]
             t = 2.0 ** exponents.double()
-            return formula(probabilities, b, t, t / 2.0 ** (b - int(signed)), int(signed))
+            sign = int(signed)
+            steps = t / 2.0 ** (b - sign)
+            return formula(probabilities, b, t, steps, sign)
+
+        return pair
+
+    # The mean threshold beside the mean of another step.
+    def of_step(formula):
+        @of
+        def pair(p, b, t, s, sign):
+            step = formula(p, b, t, sign)
+            return step, (p * t).sum()
 
         return pair
 
@@ -61,49 +72,54 @@ def expected_parameters(answer) -> Verdict:
 
     # The means are taken of the wrong things.
     @faults.says("You mix the bits and make a step of the mean: mix the steps themselves.")
-    @of
-    def _(p, b, t, s, sign):
-        return (p * t).sum() / 2 ** ((p * b).sum() - sign), (p * t).sum()
+    @of_step
+    def _(p, b, t, sign):
+        bits = (p * b).sum()
+        return (p * t).sum() / 2 ** (bits - sign)
 
     @faults.says(
         "You multiply two means: bits and threshold are drawn together, so average the step of each pair."
     )
-    @of
-    def _(p, b, t, s, sign):
-        return (p * t).sum() * (p / 2 ** (b - sign)).sum(), (p * t).sum()
+    @of_step
+    def _(p, b, t, sign):
+        share = p / 2 ** (b - sign)
+        return (p * t).sum() * share.sum()
 
     # The step has the wrong sign or the wrong number of levels.
     @faults.says(
         "You do not look at `signed`: a signed step is t / 2^(b-1), for the sign takes one bit."
     )
-    @of
-    def _(p, b, t, s, sign):
-        return (p * t / 2**b).sum(), (p * t).sum()
+    @of_step
+    def _(p, b, t, sign):
+        return (p * t / 2**b).sum()
 
     @faults.says("You do not look at `signed`: an unsigned step is t / 2^b.")
-    @of
-    def _(p, b, t, s, sign):
-        return (p * t / 2 ** (b - 1)).sum(), (p * t).sum()
+    @of_step
+    def _(p, b, t, sign):
+        return (p * t / 2 ** (b - 1)).sum()
 
     @faults.says(
         "Signed and unsigned are mixed up: the step is t / 2^(b-1) signed, t / 2^b unsigned."
     )
-    @of
-    def _(p, b, t, s, sign):
-        return (p * t / 2 ** (b - 1 + sign)).sum(), (p * t).sum()
+    @of_step
+    def _(p, b, t, sign):
+        return (p * t / 2 ** (b - 1 + sign)).sum()
 
     @faults.says(
         "You divide by the number of gaps, 2^b - 1: with two's complement the range 2t, or t, has 2^b steps."
     )
-    @of
-    def _(p, b, t, s, sign):
-        return (p * t * (1 + sign) / (2**b - 1)).sum(), (p * t).sum()
+    @of_step
+    def _(p, b, t, sign):
+        ranges = t * (1 + sign)
+        return (p * ranges / (2**b - 1)).sum()
 
     # Means of exponents, the wrong order, or no mean at all.
     @faults.says("You mix the exponents: mix steps and thresholds themselves.")
     @of
     def _(p, b, t, s, sign):
-        return 2 ** (p * s.log2()).sum(), 2 ** (p * t.log2()).sum()
+        step = 2 ** (p * s.log2()).sum()
+        threshold = 2 ** (p * t.log2()).sum()
+        return step, threshold
 
     @faults.says("The order is step, then threshold.")
     @of
@@ -113,42 +129,34 @@ def expected_parameters(answer) -> Verdict:
     @faults.says("That is the most probable pair: every pair counts, with its probability.")
     @of
     def _(p, b, t, s, sign):
-        return s.flatten()[p.argmax()], t.expand_as(p).flatten()[p.argmax()]
-
-    # Tables from one cell to a whole space of 24.
-    tables = [
-        ([[1.0]], (3,), (0,)),
-        ([[0.5], [0.5]], (2, 3), (0,)),
-        ([[0.25, 0.75]], (2,), (1, 0)),
-        ([[0.1, 0.2], [0.3, 0.4]], (2, 4), (0, -1)),
-        (
-            torch.softmax(torch.arange(24.0).sin() * 2, 0).view(8, 3).tolist(),
-            tuple(range(1, 9)),
-            (-1, -2, -3),
-        ),
-    ]
+        best = p.argmax()
+        thresholds = t.expand_as(p)
+        return s.flatten()[best], thresholds.flatten()[best]
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        {
-            "probabilities": torch.tensor(p, dtype=torch.float64),
-            "bits": torch.tensor(b, dtype=torch.float64),
-            "exponents": torch.tensor(e, dtype=torch.float64),
-            "signed": signed,
-        }
-        for p, b, e in tables
-        for signed in (True, False)
-    ]
+    cases = Cases("probabilities", "bits", "exponents", "signed")
+
+    def table(probabilities, bits, exponents):
+        for signed in (True, False):
+            cases.add(_double(probabilities), _double(bits), _double(exponents), signed)
+
+    # Tables from one cell to a whole space of 24.
+    table([[1.0]], [3], [0])
+    table([[0.5], [0.5]], [2, 3], [0])
+    table([[0.25, 0.75]], [2], [1, 0])
+    table([[0.1, 0.2], [0.3, 0.4]], [2, 4], [0, -1])
+    logits = 2 * torch.arange(24.0).sin()
+    whole = torch.softmax(logits, 0).view(8, 3)
+    table(whole.tolist(), range(1, 9), [-1, -2, -3])
 
     # The drawing names each case by its size and sign.
     def label(case):
         rows, columns = case["probabilities"].shape
-        return f"{rows} x {columns}, {'signed' if case['signed'] else 'unsigned'}"
+        return f"{rows} x {columns}, {in_sign(case['signed'])}"
 
     # The first difference from the right results is what the message tells.
-    return compare(
-        answer, oracle, cases, faults, tolerance=1e-6, draw=points("step + threshold", label)
-    )
+    draw = points("step + threshold", label)
+    return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=draw)
 
 
 @check
@@ -174,15 +182,22 @@ def first_logit(answer) -> Verdict:
         high = 50.0
         for _ in range(80):
             middle = (low + high) / 2
-            p = torch.softmax(torch.cat((torch.tensor([middle], dtype=torch.float64), others)), 0)[
-                0
-            ]
-            low, high = (middle, high) if p < probability else (low, middle)
+            logits = torch.cat((_double([middle]), others))
+            p = torch.softmax(logits, 0)[0]
+            if p < probability:
+                low = middle
+            else:
+                high = middle
         return low
 
-    # A wrong answer from a formula of the other logits and the probability.
+    # A wrong answer from the other logits, the sum of their exponentials, and the odds p / (1 - p).
     def of(formula):
-        return lambda others, probability: formula(others, probability)
+        def logit(others, probability):
+            total = others.exp().sum().item()
+            odds = probability / (1 - probability)
+            return formula(others, total, probability, odds)
+
+        return logit
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
@@ -192,58 +207,55 @@ def first_logit(answer) -> Verdict:
         "You take the other logits to be 0, as the released code does: their exponentials have to be summed."
     )
     @of
-    def _(o, p):
-        return math.log(p * len(o) / (1 - p))
+    def _(others, total, p, odds):
+        return math.log(odds * len(others))
 
     @faults.says("The fraction is inverted: p / (1 - p).")
     @of
-    def _(o, p):
-        return math.log((1 - p) / p * o.exp().sum().item())
+    def _(others, total, p, odds):
+        return math.log(total / odds)
 
     @faults.says("The others' sum is missing: this is right beside one other logit of 0 alone.")
     @of
-    def _(o, p):
-        return math.log(p / (1 - p))
+    def _(others, total, p, odds):
+        return math.log(odds)
 
     @faults.says("The others' sum is in the denominator: it is a factor.")
     @of
-    def _(o, p):
-        return math.log(p / (1 - p) / o.exp().sum().item())
+    def _(others, total, p, odds):
+        return math.log(odds / total)
 
     # Another part of the formula is missing.
     @faults.says("1 - p is missing: what the others have is 1 - p, not 1.")
     @of
-    def _(o, p):
-        return math.log(p * o.exp().sum().item())
+    def _(others, total, p, odds):
+        return math.log(p * total)
 
     @faults.says("The logarithm is missing: that is e to the power of the logit.")
     @of
-    def _(o, p):
-        return p * o.exp().sum().item() / (1 - p)
+    def _(others, total, p, odds):
+        return odds * total
 
     @faults.says(
         "You add the others' logits themselves: their exponentials are what the softmax sums."
     )
     @of
-    def _(o, p):
-        return math.log(p / (1 - p)) + o.sum().item()
+    def _(others, total, p, odds):
+        return math.log(odds) + others.sum().item()
 
     @faults.says("That is log p: the others' logits are given, and need not sum to 1 - p.")
     @of
-    def _(o, p):
+    def _(others, total, p, odds):
         return math.log(p)
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        {"others": torch.tensor(others, dtype=torch.float64), "probability": p}
-        for others, p in (
-            ((0.0,), 0.5),
-            ((-0.5,), 0.95),
-            ((0.0, 0.0, 0.0), 0.25),
-            ((-0.2, -0.9, -0.4), 0.95),
-            (tuple(-((0.37 * k) % 1) for k in range(63)), 0.95),
-        )
-    ]
+    cases = Cases("others", "probability")
+    cases.add(_double([0.0]), 0.5)
+    cases.add(_double([-0.5]), 0.95)
+    cases.add(_double([0.0, 0.0, 0.0]), 0.25)
+    cases.add(_double([-0.2, -0.9, -0.4]), 0.95)
+    many = [-((0.37 * k) % 1) for k in range(63)]
+    cases.add(_double(many), 0.95)
 
     # The drawing names each case by the number of others.
     def label(case):
@@ -277,75 +289,64 @@ def selection(answer) -> Verdict:
         row = sums.index(max(sums))
         return row, table[row].index(max(table[row]))
 
-    # A wrong answer from a rule for the row and one for the column.
-    def both(row, column):
-        return lambda probabilities: (row(probabilities), column(probabilities))
-
-    # Two choices that look right: the best cell, and the mean row.
-    def joint(probabilities):
-        return divmod(int(probabilities.argmax()), probabilities.shape[1])
-
-    def mean_row(p):
-        return round(float((p.sum(1) * torch.arange(len(p))).sum()))
+    # The best column of one row.
+    def best_in(row, probabilities):
+        return row, int(probabilities[row].argmax())
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
     # The order of the two choices is another one.
-    faults.add(
+    @faults.says(
         "That is the most probable pair: first add up each row, and take the row with the "
-        "largest sum.",
-        joint,
+        "largest sum."
     )
+    def _(probabilities):
+        return divmod(int(probabilities.argmax()), probabilities.shape[1])
 
-    faults.add(
-        "You choose the threshold before the bits: it is the row first.",
-        both(lambda p: int(p[:, p.sum(0).argmax()].argmax()), lambda p: int(p.sum(0).argmax())),
-    )
+    @faults.says("You choose the threshold before the bits: it is the row first.")
+    def _(probabilities):
+        column = int(probabilities.sum(0).argmax())
+        return int(probabilities[:, column].argmax()), column
 
-    faults.add(
-        "Your column is the best over all rows: look at the chosen row alone.",
-        both(lambda p: int(p.sum(1).argmax()), lambda p: int(p.sum(0).argmax())),
-    )
+    @faults.says("Your column is the best over all rows: look at the chosen row alone.")
+    def _(probabilities):
+        row = int(probabilities.sum(1).argmax())
+        return row, int(probabilities.sum(0).argmax())
 
     # The right choice in another form, or another choice.
     @faults.says("The order is row (bits), then column (threshold).")
     def _(probabilities):
         return oracle(probabilities)[::-1]
 
-    faults.add(
-        "You round the mean row: the selection is the most probable one.",
-        both(mean_row, lambda p: int(p[mean_row(p)].argmax())),
-    )
+    @faults.says("You round the mean row: the selection is the most probable one.")
+    def _(probabilities):
+        sums = probabilities.sum(1)
+        mean = (sums * torch.arange(len(sums))).sum()
+        return best_in(round(float(mean)), probabilities)
 
-    faults.add(
-        "That is the least probable row: take the largest sum.",
-        both(lambda p: int(p.sum(1).argmin()), lambda p: int(p[p.sum(1).argmin()].argmax())),
-    )
+    @faults.says("That is the least probable row: take the largest sum.")
+    def _(probabilities):
+        return best_in(int(probabilities.sum(1).argmin()), probabilities)
 
-    faults.add(
-        "You give the position in the flat table: give row and column.",
-        both(lambda p: int(p.argmax()), lambda p: int(p.argmax())),
-    )
+    @faults.says("You give the position in the flat table: give row and column.")
+    def _(probabilities):
+        position = int(probabilities.argmax())
+        return position, position
 
     # Small tables first: each of them catches one mistake.
-    generator = torch.Generator().manual_seed(6)
-    tables = [
-        torch.tensor(t, dtype=torch.float64)
-        for t in (
-            [[0.9], [0.1]],
-            [[0.1, 0.9]],
-            [[0.4, 0.0], [0.29, 0.31]],
-            [[0.02, 0.35, 0.0], [0.3, 0.05, 0.28]],
-            [[0.0, 0.3, 0.08], [0.02, 0.0, 0.2], [0.19, 0.2, 0.01]],
-        )
-    ]
+    cases = Cases("probabilities")
+    cases.add(_double([[0.9], [0.1]]))
+    cases.add(_double([[0.1, 0.9]]))
+    cases.add(_double([[0.4, 0.0], [0.29, 0.31]]))
+    cases.add(_double([[0.02, 0.35, 0.0], [0.3, 0.05, 0.28]]))
+    cases.add(_double([[0.0, 0.3, 0.08], [0.02, 0.0, 0.2], [0.19, 0.2, 0.01]]))
     # Then random ones of full size.
-    tables += [
-        torch.softmax(2 * torch.randn(64, generator=generator, dtype=torch.float64), 0).view(8, 8)
-        for _ in range(8)
-    ]
-    return compare(answer, oracle, [{"probabilities": t} for t in tables], faults, draw=_table)
+    generator = torch.Generator().manual_seed(6)
+    for _ in range(8):
+        logits = 2 * torch.randn(64, generator=generator, dtype=torch.float64)
+        cases.add(torch.softmax(logits, 0).view(8, 8))
+    return compare(answer, oracle, cases, faults, draw=_table)
 
 
 @check
@@ -371,7 +372,9 @@ def logit_gradient(answer) -> Verdict:
     def oracle(sample, steps, thresholds, d_step, d_threshold, temperature):
         logits = (temperature * sample.log()).requires_grad_()
         p = torch.softmax(logits.flatten() / temperature, 0).view_as(logits)
-        (d_step * (p * steps).sum() + d_threshold * (p * thresholds).sum()).backward()
+        step = (p * steps).sum()
+        threshold = (p * thresholds).sum()
+        (d_step * step + d_threshold * threshold).backward()
         return logits.grad
 
     # A wrong answer from a formula of the sample and the slopes.
@@ -382,13 +385,15 @@ def logit_gradient(answer) -> Verdict:
 
         def gradient(sample, steps, thresholds, d_step, d_threshold, temperature):
             slope = d_step * steps + d_threshold * thresholds
-            return formula(sample, slope, (sample * slope).sum(), temperature)
+            mean = (sample * slope).sum()
+            return formula(sample, slope, mean, temperature)
 
         return gradient
 
-    # One of the two parameters is taken to have no gradient.
-    def without(name):
-        return lambda **case: of(lambda p, v, m, tau: p * (v - m) / tau)(**{**case, name: 0.0})
+    # The right gradient, for mistakes in what is put into it.
+    @of
+    def right(p, v, m, tau):
+        return p * (v - m) / tau
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
@@ -430,14 +435,13 @@ def logit_gradient(answer) -> Verdict:
         return p * (m - v) / tau
 
     # One parameter is left out, or all other schemes are.
-    faults.add(
-        "The threshold is left out: the loss depends on the expected threshold too.",
-        without("d_threshold"),
-    )
+    @faults.says("The threshold is left out: the loss depends on the expected threshold too.")
+    def _(**case):
+        return right(**{**case, "d_threshold": 0.0})
 
-    faults.add(
-        "The step is left out: the loss depends on the expected step too.", without("d_step")
-    )
+    @faults.says("The step is left out: the loss depends on the expected step too.")
+    def _(**case):
+        return right(**{**case, "d_step": 0.0})
 
     @faults.says(
         "That is the diagonal alone, p (1 - p): raising one logit lowers the weight of all other schemes."
@@ -450,33 +454,31 @@ def logit_gradient(answer) -> Verdict:
     generator = torch.Generator().manual_seed(7)
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = []
-    for bits, exponents, d_step, d_threshold, temperature in (
-        ((1, 2), (0,), 1.0, 0.0, 1.0),
-        ((2,), (0, -1), 0.0, 1.0, 1.0),
-        ((2, 4), (0, -1), 1.0, -0.5, 1.0),
-        ((2, 4), (1, 0), 0.3, 0.2, 0.5),
-        (tuple(range(1, 9)), tuple(range(0, -8, -1)), -0.7, 0.4, 0.7),
-    ):
-        thresholds = 2.0 ** torch.tensor(exponents, dtype=torch.float64)
-        steps = thresholds / 2.0 ** (torch.tensor(bits, dtype=torch.float64)[:, None] - 1)
-        score = torch.randn(len(bits) * len(exponents), generator=generator, dtype=torch.float64)
-        sample = torch.softmax(score, 0).view(len(bits), len(exponents))
-        cases.append(
-            {
-                "sample": sample,
-                "steps": steps,
-                "thresholds": thresholds,
-                "d_step": d_step,
-                "d_threshold": d_threshold,
-                "temperature": temperature,
-            }
-        )
+    cases = Cases("sample", "steps", "thresholds", "d_step", "d_threshold", "temperature")
+
+    def space(bits, exponents, *slopes_and_temperature):
+        thresholds = 2.0 ** _double(exponents)
+        steps = thresholds / 2.0 ** (_double(bits)[:, None] - 1)
+        score = torch.randn(steps.numel(), generator=generator, dtype=torch.float64)
+        sample = torch.softmax(score, 0).view_as(steps)
+        cases.add(sample, steps, thresholds, *slopes_and_temperature)
+
+    space([1, 2], [0], 1.0, 0.0, 1.0)
+    space([2], [0, -1], 0.0, 1.0, 1.0)
+    space([2, 4], [0, -1], 1.0, -0.5, 1.0)
+    space([2, 4], [1, 0], 0.3, 0.2, 0.5)
+    space(range(1, 9), range(0, -8, -1), -0.7, 0.4, 0.7)
     return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=_heat)
 
 
+def _double(numbers) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
 def _plain(value) -> np.ndarray:
-    return np.asarray(value.detach() if isinstance(value, Tensor) else value, dtype=float)
+    if isinstance(value, Tensor):
+        value = value.detach()
+    return np.asarray(value, dtype=float)
 
 
 def _table(cases, wanted, given) -> plots.Drawing:
@@ -484,26 +486,29 @@ def _table(cases, wanted, given) -> plots.Drawing:
     on the answer.
     """
     # The case to draw.
-    wrong = [i for i in range(len(cases)) if tuple(_plain(given[i])) != tuple(_plain(wanted[i]))]
+    pairs = zip(given, wanted, strict=True)
+    wrong = [i for i, (yours, right) in enumerate(pairs) if (_plain(yours) != right).any()]
     at = wrong[0] if wrong else 3
     table = cases[at]["probabilities"].numpy()
     drawing, ax = plots.canvas(height=3.2)
     # Numbers are written into small tables only.
-    style = {
-        "cmap": "cividis",
-        "annot": table.size <= 12,
-        "fmt": ".0f",
-        "cbar_kws": {"label": "probability (%)"},
-    }
-    sns.heatmap(100 * table, ax=ax, linewidths=0.5, **style)
-    # A frame is right, a cross is the answer's.
-    (row, column), (r, c) = wanted[at], _plain(given[at])
-    ax.add_patch(
-        Rectangle((column, row), 1, 1, fill=False, ec=plots.RED, lw=3, clip_on=False, label="right")
+    sns.heatmap(
+        100 * table,
+        ax=ax,
+        linewidths=0.5,
+        cmap="cividis",
+        annot=table.size <= 12,
+        fmt=".0f",
+        cbar_kws={"label": "probability (%)"},
     )
-    ax.plot(
-        c + 0.8, r + 0.25, "X", ms=13, color=plots.BLUE, mec="white", clip_on=False, label="yours"
-    )
+    # A frame is right.
+    row, column = wanted[at]
+    frame = {"fill": False, "ec": plots.RED, "lw": 3, "clip_on": False}
+    ax.add_patch(Rectangle((column, row), 1, 1, label="right", **frame))
+    # A cross is the answer's.
+    r, c = _plain(given[at])
+    cross = {"ms": 13, "color": plots.BLUE, "mec": "white", "clip_on": False}
+    ax.plot(c + 0.8, r + 0.25, "X", label="yours", **cross)
     ax.set(xlabel="column: threshold", ylabel="row: bits")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     # The sentence has both choices.
@@ -520,22 +525,13 @@ def _heat(cases, wanted, given) -> plots.Drawing:
     drawing, axes = plots.canvas(1, 2, height=3.2)
     reach = np.abs(right).max()
     # One heat map each.
-    for ax, table, title in zip(axes, (right, yours), ("right", "yours"), strict=True):
-        sns.heatmap(
-            table,
-            ax=ax,
-            cmap="vlag",
-            vmin=-reach,
-            vmax=reach,
-            linewidths=0.5,
-            yticklabels=range(1, 9),
-        )
+    colours = {"cmap": "vlag", "vmin": -reach, "vmax": reach}
+    tables = {"right": right, "yours": yours}
+    for ax, (title, table) in zip(axes, tables.items(), strict=True):
+        sns.heatmap(table, ax=ax, linewidths=0.5, yticklabels=range(1, 9), **colours)
         ax.invert_yaxis()
-        ax.set(
-            xlabel="octaves below the largest threshold",
-            ylabel="bits",
-            title=f"gradient of the logits: {title}",
-        )
+        ax.set(xlabel="octaves below the largest threshold", ylabel="bits")
+        ax.set_title(f"gradient of the logits: {title}")
     # The sentence compares the largest magnitudes.
     most = np.abs(yours).max()
     drawing.sentence = (
