@@ -12,12 +12,16 @@ from hmq_lab.checks.frame import Cases, Faults, Verdict, check, compare, points
 def _pair(seed: int, count: int) -> dict:
     random = np.random.default_rng(seed)
     one = random.integers(1, 9, count)
-    two = np.where(random.random(count) < 0.5, one, random.integers(1, 9, count))
-    return {
-        "one": one.tolist(),
-        "two": two.tolist(),
-        "sizes": (10 * random.integers(1, 90, count)).tolist(),
-    }
+    same = random.random(count) < 0.5
+    two = np.where(same, one, random.integers(1, 9, count))
+    sizes = 10 * random.integers(1, 90, count)
+    return {"one": one.tolist(), "two": two.tolist(), "sizes": sizes.tolist()}
+
+
+def _order(seed: int, count: int) -> dict:
+    pair = _pair(seed, count)
+    del pair["sizes"]
+    return pair
 
 
 PAIRS = Cases("one", "two", "sizes")
@@ -25,7 +29,9 @@ PAIRS.add([8, 2], [8, 3], [100, 900])
 PAIRS.add([8, 2, 2], [8, 3, 2], [100, 700, 200])
 PAIRS.add([4, 4], [4, 4], [10, 30])
 PAIRS.add([4, 4], [8, 3], [10, 30])
-PAIRS += [_pair(seed, count) for seed, count in ((1, 4), (2, 8), (3, 20))]
+PAIRS.append(_pair(1, 4))
+PAIRS.append(_pair(2, 8))
+PAIRS.append(_pair(3, 20))
 
 
 @check
@@ -41,9 +47,12 @@ def agreement(answer) -> Verdict:
         The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
-    # One truth value for each tensor.
+    # One truth value for each tensor, and the number of weights in those that agree.
     def same(one, two):
         return np.array(one) == np.array(two)
+
+    def agreeing(one, two, sizes):
+        return np.dot(same(one, two), sizes)
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
@@ -55,25 +64,25 @@ def agreement(answer) -> Verdict:
 
     @faults.says("That is the share they do not agree on.")
     def _(one, two, sizes):
-        return np.dot(~same(one, two), sizes) / sum(sizes)
+        return 1 - agreeing(one, two, sizes) / sum(sizes)
 
     # The right count in another unit.
     @faults.says("That is in percent; a share lies from 0 to 1.")
     def _(one, two, sizes):
-        return 100 * np.dot(same(one, two), sizes) / sum(sizes)
+        return 100 * agreeing(one, two, sizes) / sum(sizes)
 
-    @faults.says("That is a number of weights; divide by all of them.")
-    def _(one, two, sizes):
-        return np.dot(same(one, two), sizes)
+    faults.add("That is a number of weights; divide by all of them.", agreeing)
 
     # Another rule for what agrees, or for what a tensor counts.
     @faults.says("Bits that are one apart are not the same: ==.")
     def _(one, two, sizes):
-        return np.dot(np.abs(np.subtract(one, two)) <= 1, sizes) / sum(sizes)
+        close = np.abs(np.subtract(one, two)) <= 1
+        return np.dot(close, sizes) / sum(sizes)
 
     @faults.says("That weighs by bits and size; a weight counts once whatever bits it has.")
     def _(one, two, sizes):
-        return np.dot(same(one, two) * one, sizes) / np.dot(one, sizes)
+        total = np.multiply(one, sizes)
+        return total[same(one, two)].sum() / total.sum()
 
     @faults.says("That is the number of tensors that agree.")
     def _(one, two, sizes):
@@ -98,10 +107,9 @@ ORDERS.add([1, 2, 3], [8, 5, 2])
 ORDERS.add([2, 3, 8], [1, 2, 3])
 ORDERS.add([2, 2, 8], [2, 4, 8])
 ORDERS.add([8, 3, 3, 2, 2, 1, 8], [8, 4, 2, 2, 2, 2, 8])
-ORDERS += [
-    {key: _pair(seed, count)[key] for key in ("one", "two")}
-    for seed, count in ((4, 6), (5, 9), (6, 20))
-]
+ORDERS.append(_order(4, 6))
+ORDERS.append(_order(5, 9))
+ORDERS.append(_order(6, 20))
 
 
 @check
@@ -143,7 +151,9 @@ def rank_correlation(answer) -> Verdict:
         "correlate the ranks."
     )
     def _(one, two):
-        return 1 - 6 * np.square(_ranks(one) - _ranks(two)).sum() / (len(one) ** 3 - len(one))
+        n = len(one)
+        squares = (_ranks(one) - _ranks(two)) ** 2
+        return 1 - 6 * squares.sum() / (n**3 - n)
 
     @faults.says(
         "All equal bits have the lowest of their ranks in your answer; take the mean of their ranks."
@@ -157,7 +167,8 @@ def rank_correlation(answer) -> Verdict:
     )
     @_of_ranks
     def _(x):
-        return np.unique(x, return_inverse=True)[1]
+        _, numbers = np.unique(x, return_inverse=True)
+        return numbers
 
     # The sign, or the order in the place of the ranks.
     @faults.says("The sign is reversed: the same order is +1.")
@@ -175,7 +186,7 @@ def rank_correlation(answer) -> Verdict:
 
 
 def _pearson(a, b) -> float:
-    return float(np.corrcoef(np.asarray(a, float), np.asarray(b, float))[0, 1])
+    return float(np.corrcoef(a, b)[0, 1])
 
 
 def _of_ranks(ranks):
@@ -184,14 +195,22 @@ def _of_ranks(ranks):
 
 def _ranks(x) -> np.ndarray:
     """How many are smaller, and half of the others that are equal."""
-    x = np.asarray(x)
-    return np.array([(x < a).sum() + ((x == a).sum() - 1) / 2 for a in x])
+    differences = np.subtract.outer(x, x)
+    smaller = (differences > 0).sum(1)
+    equal = (differences == 0).sum(1)
+    return smaller + (equal - 1) / 2
 
 
 def _rank_correlation(one, two) -> float:
     """From pairs: with s = sign(a_i - a_j), a centred rank is the sum of s over j, halved."""
-    a, b = (np.sign(np.subtract.outer(x, x)).sum(1).astype(float) for x in (one, two))
+    a = _centred_ranks(one)
+    b = _centred_ranks(two)
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+
+
+def _centred_ranks(x) -> np.ndarray:
+    signs = np.sign(np.subtract.outer(x, x))
+    return signs.sum(1).astype(float)
 
 
 SELECTIONS = Cases("selections", "least")
@@ -219,42 +238,56 @@ def kept(answer) -> Verdict:
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
+    # A wrong answer from a rule for the bits that one tensor has in all selections.
+    def each(rule):
+        def answer(selections, least):
+            return [rule(bits, least) for bits in zip(*selections, strict=True)]
+
+        return answer
+
     # Another rule over the selections.
     @faults.says("In *every* selection, not in any: one search that gave the bits up is enough.")
-    def _(selections, least):
-        return [max(bits) >= least for bits in zip(*selections, strict=True)]
+    @each
+    def _(bits, least):
+        return max(bits) >= least
 
     @faults.says("At least: >=, so that exactly so many bits count.")
-    def _(selections, least):
-        return [min(bits) > least for bits in zip(*selections, strict=True)]
+    @each
+    def _(bits, least):
+        return min(bits) > least
 
     @faults.says("A mean hides the search that gave the bits up: ask of each one.")
-    def _(selections, least):
-        return [np.mean(bits) >= least for bits in zip(*selections, strict=True)]
+    @each
+    def _(bits, least):
+        return np.mean(bits) >= least
 
     # Only one of the selections is looked at.
     @faults.says("You looked at the first selection alone.")
-    def _(selections, least):
-        return [b >= least for b in selections[0]]
+    @each
+    def _(bits, least):
+        return bits[0] >= least
 
     @faults.says("You looked at the last selection alone.")
-    def _(selections, least):
-        return [b >= least for b in selections[-1]]
+    @each
+    def _(bits, least):
+        return bits[-1] >= least
 
     # The other tensors, or too few of them.
     @faults.says("Those are the tensors that some search gave up: the others are asked for.")
-    def _(selections, least):
-        return [min(bits) < least for bits in zip(*selections, strict=True)]
+    @each
+    def _(bits, least):
+        return min(bits) < least
 
     @faults.says("Exactly so many bits in every selection is too narrow: more are as good.")
-    def _(selections, least):
-        return [set(bits) == {least} for bits in zip(*selections, strict=True)]
+    @each
+    def _(bits, least):
+        return set(bits) == {least}
 
     # The drawing names each case by its searches and bits.
-    draw = points(
-        "tensors kept", lambda case: f"{len(case['selections'])} searches, {case['least']} bits"
-    )
-    return compare(answer, _kept, SELECTIONS, faults, draw=draw)
+    def label(case):
+        return f"{len(case['selections'])} searches, {case['least']} bits"
+
+    return compare(answer, _kept, SELECTIONS, faults, draw=points("tensors kept", label))
 
 
 def _kept(selections, least) -> list[bool]:

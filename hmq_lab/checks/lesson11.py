@@ -6,7 +6,6 @@ Pareto front.
 from __future__ import annotations
 
 from fractions import Fraction
-from functools import partial
 
 import numpy as np
 
@@ -79,8 +78,8 @@ def wcr(answer) -> Verdict:
 
 
 def _wcr(sizes, bits) -> float:
-    """In whole numbers: a weight written out bit by bit."""
-    written = sum(sum([b] * n) for n, b in zip(sizes, bits, strict=True))
+    """In whole numbers."""
+    written = sum(n * b for n, b in zip(sizes, bits, strict=True))
     return float(Fraction(32 * sum(sizes), written))
 
 
@@ -118,7 +117,7 @@ def recount(answer) -> Verdict:
     def _(rate, quantized, left_float):
         return rate
 
-    @faults.says("Rates do not average like that. Add up the sizes, then divide once.")
+    @faults.says("Compressions do not average like that. Add up the sizes, then divide once.")
     def _(rate, quantized, left_float):
         return (rate * quantized + left_float) / (quantized + left_float)
 
@@ -147,17 +146,19 @@ def recount(answer) -> Verdict:
         return (quantized / rate + left_float) / (quantized + left_float)
 
     # The drawing names each case by its compression and float weights.
-    draw = points(
-        "compression over all weights",
-        lambda case: f"{case['rate']:g}, {case['left_float']:,} float",
-    )
+    def label(case):
+        return f"{case['rate']:g}, {case['left_float']:,} float"
+
+    draw = points("compression over all weights", label)
     return compare(answer, _recount, COUNTS, faults, tolerance=1e-6, draw=draw)
 
 
 def _recount(rate, quantized, left_float) -> float:
     """As one more tensor of 32 bits beside those of 32 / compression."""
     bits = Fraction(32) / Fraction(rate)
-    return float(32 * (quantized + left_float) / (quantized * bits + left_float * 32))
+    before = 32 * (quantized + left_float)
+    after = bits * quantized + 32 * left_float
+    return float(before / after)
 
 
 # (compression, accuracy, accuracy of the own float network): quarters of a point, so that sums
@@ -207,14 +208,16 @@ def best_rate(answer) -> Verdict:
     )
     @fault
     def _(rate, accuracy, own, results, points):
-        return max((a for _, a, _ in results)) - accuracy <= points
+        highest = max(a for _, a, _ in results)
+        return highest - accuracy <= points
 
     @faults.says(
         "That compares with the best float network of the list: each result has one of its own."
     )
     @fault
     def _(rate, accuracy, own, results, points):
-        return max((f for *_, f in results)) - accuracy <= points
+        highest = max(f for _, _, f in results)
+        return highest - accuracy <= points
 
     # The comparison or the unit is another one.
     @faults.says("A loss of exactly so many points is still allowed: <=, not <.")
@@ -250,9 +253,10 @@ def best_rate(answer) -> Verdict:
         return True
 
     # The drawing names each case by its results and points.
-    draw = points(
-        "compression", lambda case: f"{len(case['results'])} results, {case['points']:g} points"
-    )
+    def label(case):
+        return f"{len(case['results'])} results, {case['points']:g} points"
+
+    draw = points("compression", label)
     return compare(answer, _best_rate, RESULTS, faults, tolerance=1e-9, draw=draw)
 
 
@@ -267,7 +271,11 @@ def _best_rate(results, points) -> float:
 def _scatter(seed: int, count: int) -> dict:
     random = np.random.default_rng(seed)
     rates = random.integers(8, 40, count) / 2
-    return {"points": [(float(r), float(93 - r / 16 - random.integers(0, 8) / 4)) for r in rates]}
+    points = []
+    for rate in rates:
+        lost = rate / 16 + random.integers(0, 8) / 4
+        points.append((float(rate), float(93 - lost)))
+    return {"points": points}
 
 
 CLOUDS = Cases("points")
@@ -295,9 +303,6 @@ def pareto(answer) -> Verdict:
     Returns:
         The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
-
-    # Lists that belong together have the same length.
-    pairs = partial(zip, strict=True)
 
     # A front from another rule for "beats".
     def fault(beats, keep=False):
@@ -348,28 +353,31 @@ def pareto(answer) -> Verdict:
         "the front, too."
     )
     def _(points):
-        return [a == max((b for _, b in points)) for _, a in points]
+        highest = max(accuracy for _, accuracy in points)
+        return [accuracy == highest for _, accuracy in points]
 
     # Each point is compared with too few others.
     @faults.says("Two equal points do not beat each other: both lie on the front, or neither.")
     def _(points):
-        return [
-            on and p not in points[:i] for i, (on, p) in enumerate(pairs(_pareto(points), points))
-        ]
+        front = _pareto(points)
+        first = [points.index(p) == i for i, p in enumerate(points)]
+        return front & first
 
     @faults.says(
         "That compares each point with the next one of the list alone; compare it with all."
     )
     def _(points):
-        return [
-            not (n[0] >= p[0] and n[1] >= p[1] and (n != p))
-            for p, n in pairs(points, [*points[1:], points[-1]])
-        ]
+        following = [*points[1:], points[-1]]
+        return [not _beats(n, p) for n, p in zip(following, points, strict=True)]
 
     # The first difference from the right results is what the message tells.
-    return compare(
-        answer, _pareto, CLOUDS, faults, draw=_cloud, right="Right, for all {count} sets of points."
-    )
+    right = "Right, for all {count} sets of points."
+    return compare(answer, _pareto, CLOUDS, faults, draw=_cloud, right=right)
+
+
+def _beats(other, point) -> bool:
+    """As good in both numbers, and another point."""
+    return other[0] >= point[0] and other[1] >= point[1] and other != point
 
 
 def _pareto(points) -> np.ndarray:
@@ -386,20 +394,27 @@ def _pareto(points) -> np.ndarray:
 
 def _cloud(cases, wanted, given) -> plots.Drawing:
     # The case to draw: the first wrong one, else the last.
-    differ = [i for i in range(len(cases)) if list(map(bool, given[i])) != wanted[i].tolist()]
-    at = differ[0] if differ else len(cases) - 1
-    rates, accuracies = np.array(cases[at]["points"]).T
+    at = len(cases) - 1
+    for i, (yours, right) in enumerate(zip(given, wanted, strict=True)):
+        if (_truths(yours) != right).any():
+            at = i
+            break
+    cloud = np.array(cases[at]["points"])
     drawing, ax = plots.canvas(height=3.2)
     # Rings are right, crosses are the answer's.
-    yours = np.array([bool(on) for on in given[at]])
-    ring = {"ls": "none", "marker": "o", "ms": 13, "mfc": "none", "mec": plots.INK, "mew": 1.6}
-    ax.plot(rates, accuracies, "o", color=plots.PALE, ms=7, label="points")
-    ax.plot(rates[wanted[at]], accuracies[wanted[at]], label="on the front", **ring)
-    ax.plot(rates[yours], accuracies[yours], "x", color=plots.BLUE, ms=7, mew=2, label="yours")
+    front = cloud[wanted[at]]
+    named = cloud[_truths(given[at])]
+    ring = {"marker": "o", "ms": 13, "mfc": "none", "mec": plots.INK, "mew": 1.6}
+    ax.plot(*cloud.T, "o", color=plots.PALE, ms=7, label="points")
+    ax.plot(*front.T, ls="none", label="on the front", **ring)
+    ax.plot(*named.T, "x", color=plots.BLUE, ms=7, mew=2, label="yours")
     ax.set(xlabel="compression", ylabel="accuracy (%)")
     ax.legend(frameon=False)
     # The sentence has both counts.
-    right = int(wanted[at].sum())
-    named = int(yours.sum())
-    drawing.sentence = f"{right} of {len(rates)} points lie on the front; you named {named}."
+    counts = f"{len(front)} of {len(cloud)} points lie on the front"
+    drawing.sentence = f"{counts}; you named {len(named)}."
     return drawing
+
+
+def _truths(answers) -> np.ndarray:
+    return np.array([bool(on) for on in answers])

@@ -6,17 +6,17 @@ import numpy as np
 
 from hmq_lab.checks.frame import Cases, Faults, Verdict, check, compare, points
 
-PAIRS = [  # (compression, accuracy) of one's own choice and of the other
-    ((8.0, 90.0), (8.0, 90.0)),
-    ((8.5, 90.0), (8.0, 90.0)),
-    ((8.0, 91.0), (8.0, 90.0)),
-    ((8.0, 89.0), (8.0, 90.0)),
-    ((7.9, 90.0), (8.0, 90.0)),
-    ((7.0, 95.0), (8.0, 90.0)),
-    ((9.0, 85.0), (8.0, 90.0)),
-    ((9.0, 95.0), (8.0, 90.0)),
-    ((6.0, 80.0), (8.0, 90.0)),
-]
+# (compression, accuracy) of one's own choice and of the other.
+PAIRS = Cases("mine", "other")
+PAIRS.add((8.0, 90.0), (8.0, 90.0))
+PAIRS.add((8.5, 90.0), (8.0, 90.0))
+PAIRS.add((8.0, 91.0), (8.0, 90.0))
+PAIRS.add((8.0, 89.0), (8.0, 90.0))
+PAIRS.add((7.9, 90.0), (8.0, 90.0))
+PAIRS.add((7.0, 95.0), (8.0, 90.0))
+PAIRS.add((9.0, 85.0), (8.0, 90.0))
+PAIRS.add((9.0, 95.0), (8.0, 90.0))
+PAIRS.add((6.0, 80.0), (8.0, 90.0))
 
 
 @check
@@ -68,21 +68,20 @@ def beats(answer) -> Verdict:
         "The compression is reversed: a higher compression is a smaller network, and better."
     )
     def _(mine, other):
-        return mine != other and mine[0] <= other[0] and (mine[1] >= other[1])
+        return mine != other and mine[0] <= other[0] and mine[1] >= other[1]
 
     @faults.says("That tells whether the other one beats yours.")
     def _(mine, other):
-        return mine != other and mine[0] <= other[0] and (mine[1] <= other[1])
+        return _beats(other, mine)
 
     # The two numbers are added up.
-    @faults.says("Rate and accuracy do not add up: compare each with its own.")
+    @faults.says("Compression and accuracy do not add up: compare each with its own.")
     def _(mine, other):
         return sum(mine) > sum(other)
 
-    # The cases, the simplest first: a message names the first that is wrong.
-    cases = [{"mine": mine, "other": other} for mine, other in PAIRS]
+    # The drawing names each case by one's own choice.
     draw = points("beats (1: yes)", lambda case: "{:g}, {:g} %".format(*case["mine"]))
-    return compare(answer, _beats, cases, faults, draw=draw)
+    return compare(answer, _beats, PAIRS, faults, draw=draw)
 
 
 def _beats(mine, other) -> bool:
@@ -117,6 +116,14 @@ def cheapest_bit(answer) -> Verdict:
     Returns:
         The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
+
+    # A wrong answer from another price of a bit: the layer with the least of it.
+    def least(price):
+        def answer(changes, sizes):
+            return np.argmin(price(np.array(changes), np.array(sizes)))
+
+        return answer
+
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
@@ -124,34 +131,40 @@ def cheapest_bit(answer) -> Verdict:
     @faults.says(
         "A change below zero is a gain, and a larger gain is cheaper: do not cut it off at 0."
     )
+    @least
     def _(changes, sizes):
-        return np.argmin(np.maximum(changes, 0) / sizes)
+        return np.maximum(changes, 0) / sizes
 
     # The size is left out or used in another way.
     @faults.says(
         "That is the layer whose loss rises least; one bit less in a large layer saves more: "
         "divide by the size."
     )
+    @least
     def _(changes, sizes):
-        return np.argmin(changes)
+        return changes
 
     @faults.says("That is the dearest one: look for the least.")
+    @least
     def _(changes, sizes):
-        return np.argmax(np.array(changes) / sizes)
+        return -changes / sizes
 
     @faults.says(
         "Multiplied by the size, small layers look cheap; the loss *per bit saved* is a quotient."
     )
+    @least
     def _(changes, sizes):
-        return np.argmin(np.array(changes) * sizes)
+        return changes * sizes
 
     @faults.says("That is the largest layer; what it costs counts as well.")
+    @least
     def _(changes, sizes):
-        return np.argmax(sizes)
+        return -sizes
 
     @faults.says("A change below zero is a gain and the cheapest of all: no absolute values.")
+    @least
     def _(changes, sizes):
-        return np.argmin(np.abs(changes) / sizes)
+        return np.abs(changes) / sizes
 
     # The right layer in another form.
     @faults.says("That is the price itself, not the number of the layer that has it.")
@@ -160,7 +173,7 @@ def cheapest_bit(answer) -> Verdict:
 
     @faults.says("Layers are counted from 0.")
     def _(changes, sizes):
-        return 1 + np.argmin(np.array(changes) / sizes)
+        return 1 + _cheapest_bit(changes, sizes)
 
     # The drawing names each case by its number of layers.
     draw = points("layer", lambda case: f"{len(case['sizes'])} layers")
@@ -232,11 +245,11 @@ def bit_operations(answer) -> Verdict:
 
     @faults.says("That is one number for each layer; add them up.")
     def _(macs, weight_bits, input_bits):
-        return (np.array(macs) * weight_bits * input_bits).tolist()
+        return np.array(macs) * weight_bits * input_bits
 
     @faults.says("That counts bytes: nothing is divided by 8 here.")
     def _(macs, weight_bits, input_bits):
-        return np.einsum("i,i,i", macs, weight_bits, input_bits) / 8
+        return _bit_operations(macs, weight_bits, input_bits) / 8
 
     # The drawing names each case by its layers.
     draw = points("bit operations", lambda case: " + ".join(map(str, case["macs"])))
