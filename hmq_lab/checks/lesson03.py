@@ -44,7 +44,8 @@ def gradient_x(answer) -> Verdict:
 
     # Other rules for which values are inside.
     @faults.says(
-        "You leave out what rounds onto an end level: the bounds are inclusive. (The released code leaves it out.)"
+        "You leave out what rounds onto an end level: the bounds are inclusive. (The released "
+        "code leaves it out.)"
     )
     @_inside
     def _(x, r, lo, hi, step):
@@ -58,7 +59,8 @@ def gradient_x(answer) -> Verdict:
         return (x / step >= lo) & (x / step <= hi)
 
     @faults.says(
-        "You compare x with the threshold: the last level stands one step below it, and rounding comes first."
+        "You compare x with the threshold: the last level stands one step below it, and rounding "
+        "comes first."
     )
     @_inside
     def _(x, r, lo, hi, step):
@@ -71,7 +73,8 @@ def gradient_x(answer) -> Verdict:
 
     # The slope at the ends, and the bounds themselves.
     @faults.says(
-        "You give half the slope at the end levels, as torch.clamp does at a tie: inclusive means all of it."
+        "You give half the slope at the end levels, as torch.clamp does at a tie: inclusive "
+        "means all of it."
     )
     @_inside
     def _(x, r, lo, hi, step):
@@ -141,7 +144,8 @@ def gradient_step(answer) -> Verdict:
 
     # Mistakes inside the range.
     @faults.says(
-        "That is the true derivative inside, r: straight-through adds what rounding would move, -x / step."
+        "That is the true derivative inside, r: straight-through adds what rounding would move, "
+        "-x / step."
     )
     @middle
     def _(r, u, step):

@@ -60,7 +60,8 @@ def gumbel_max(answer) -> Verdict:
         return p - (-u.log()).log()
 
     @faults.says(
-        "Your noise is -log(u), which is exponential: Gumbel noise takes the logarithm twice, -log(-log(u))."
+        "Your noise is -log(u), which is exponential: Gumbel noise takes the logarithm twice, "
+        "-log(-log(u))."
     )
     @picks
     def _(p, u):
@@ -146,7 +147,8 @@ def relaxed_sample(answer) -> Verdict:
 
     # The temperature is in the wrong place.
     @faults.says(
-        "Your temperature is inverted: divide by it, so that a low one pushes a sample into a corner."
+        "Your temperature is inverted: divide by it, so that a low one pushes a sample into a "
+        "corner."
     )
     @softmax
     def _(l, g, tau):
@@ -252,7 +254,8 @@ def expected_gradient(answer) -> Verdict:
 
     # A part of the formula is missing or turned round.
     @faults.says(
-        "The expectation is missing: a logit gets p_k (loss_k - expected loss), and these sum to zero."
+        "The expectation is missing: a logit gets p_k (loss_k - expected loss), and these sum to "
+        "zero."
     )
     @of
     def _(p, L):
@@ -275,7 +278,8 @@ def expected_gradient(answer) -> Verdict:
 
     # Another derivative than the one asked for.
     @faults.says(
-        "That is the diagonal alone, p_k (1 - p_k) loss_k: raising a logit also lowers all other probabilities."
+        "That is the diagonal alone, p_k (1 - p_k) loss_k: raising a logit also lowers all other "
+        "probabilities."
     )
     @of
     def _(p, L):
@@ -356,7 +360,8 @@ def cycle_temperature(answer) -> Verdict:
         return decayed(count(step, n))
 
     @faults.says(
-        "You take the smaller of floor and decay: a floor is what it does not fall below, so take the larger."
+        "You take the smaller of floor and decay: a floor is what it does not fall below, so "
+        "take the larger."
     )
     @of
     def _(step, i, n):
@@ -376,7 +381,8 @@ def cycle_temperature(answer) -> Verdict:
         return decayed(i)
 
     @faults.says(
-        "You drop a part of n: with 391 steps an epoch, n is 391 / 25 = 15.64 and not 15. Divide with /, not with //."
+        "You drop a part of n: with 391 steps an epoch, n is 391 / 25 = 15.64 and not 15. Divide "
+        "with /, not with //."
     )
     @of
     def _(step, i, n):

@@ -78,7 +78,8 @@ def expected_parameters(answer) -> Verdict:
         return (p * t).sum() / 2 ** (bits - sign)
 
     @faults.says(
-        "You multiply two means: bits and threshold are drawn together, so average the step of each pair."
+        "You multiply two means: bits and threshold are drawn together, so average the step of "
+        "each pair."
     )
     @of_step
     def _(p, b, t, sign):
@@ -106,7 +107,8 @@ def expected_parameters(answer) -> Verdict:
         return (p * t / 2 ** (b - 1 + sign)).sum()
 
     @faults.says(
-        "You divide by the number of gaps, 2^b - 1: with two's complement the range 2t, or t, has 2^b steps."
+        "You divide by the number of gaps, 2^b - 1: with two's complement the range 2t, or t, "
+        "has 2^b steps."
     )
     @of_step
     def _(p, b, t, sign):
@@ -204,7 +206,8 @@ def first_logit(answer) -> Verdict:
 
     # The sum of the others' exponentials is missing or misplaced.
     @faults.says(
-        "You take the other logits to be 0, as the released code does: their exponentials have to be summed."
+        "You take the other logits to be 0, as the released code does: their exponentials have "
+        "to be summed."
     )
     @of
     def _(others, total, p, odds):
@@ -400,7 +403,8 @@ def logit_gradient(answer) -> Verdict:
 
     # A part of the formula is missing.
     @faults.says(
-        "The means are missing: what counts is how far a scheme's step and threshold are from the expected ones."
+        "The means are missing: what counts is how far a scheme's step and threshold are from "
+        "the expected ones."
     )
     @of
     def _(p, v, m, tau):
@@ -444,7 +448,8 @@ def logit_gradient(answer) -> Verdict:
         return right(**{**case, "d_step": 0.0})
 
     @faults.says(
-        "That is the diagonal alone, p (1 - p): raising one logit lowers the weight of all other schemes."
+        "That is the diagonal alone, p (1 - p): raising one logit lowers the weight of all other "
+        "schemes."
     )
     @of
     def _(p, v, m, tau):

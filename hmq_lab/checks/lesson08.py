@@ -171,7 +171,8 @@ def rest_rate(answer) -> Verdict:
 
     # The other weights are counted in another way.
     @faults.says(
-        "The room is what is left, but it is for the other weights alone: above, too, take the kept ones away."
+        "The room is what is left, but it is for the other weights alone: above, too, take the "
+        "kept ones away."
     )
     @guarded
     def _(**case):

@@ -156,14 +156,16 @@ def rank_correlation(answer) -> Verdict:
         return 1 - 6 * squares.sum() / (n**3 - n)
 
     @faults.says(
-        "All equal bits have the lowest of their ranks in your answer; take the mean of their ranks."
+        "All equal bits have the lowest of their ranks in your answer; take the mean of their "
+        "ranks."
     )
     @_of_ranks
     def _(x):
         return [sum(b < a for b in x) for a in x]
 
     @faults.says(
-        "You numbered the different bit-widths. A rank says how many are below: equal bits share the mean rank."
+        "You numbered the different bit-widths. A rank says how many are below: equal bits share "
+        "the mean rank."
     )
     @_of_ranks
     def _(x):

@@ -163,7 +163,8 @@ def aligned_sum(answer) -> Verdict:
         return 0, 0
 
     @faults.says(
-        "You shift the wrong side: the one with the larger exponent has the larger unit, and more small units in it."
+        "You shift the wrong side: the one with the larger exponent has the larger unit, and "
+        "more small units in it."
     )
     @moved
     def _(p, q):
@@ -304,7 +305,8 @@ def accumulator_bits(answer) -> Verdict:
 
     # The bound is safe but too wide.
     @faults.says(
-        "That is the bits of a product and log2 of their number: safe, but it assumes the largest weight everywhere."
+        "That is the bits of a product and log2 of their number: safe, but it assumes the "
+        "largest weight everywhere."
     )
     @reach
     def _(w, b, x):

@@ -204,7 +204,8 @@ def best_rate(answer) -> Verdict:
 
     # The float accuracy of another network.
     @faults.says(
-        "That compares with the highest accuracy of the list: each result has a float network of its own."
+        "That compares with the highest accuracy of the list: each result has a float network of "
+        "its own."
     )
     @fault
     def _(rate, accuracy, own, results, points):
@@ -318,21 +319,24 @@ def pareto(answer) -> Verdict:
 
     # Another rule for "beats".
     @faults.says(
-        "To be beaten it is enough to be lower in one and equal in the other: >= in both, and not the same point."
+        "To be beaten it is enough to be lower in one and equal in the other: >= in both, and "
+        "not the same point."
     )
     @fault
     def _(o, p):
         return o[0] > p[0] and o[1] > p[1]
 
     @faults.says(
-        "Every point is at least as good as itself, and so beats itself there: leave out equal points."
+        "Every point is at least as good as itself, and so beats itself there: leave out equal "
+        "points."
     )
     @fault
     def _(o, p):
         return o[0] >= p[0] and o[1] >= p[1]
 
     @faults.says(
-        "A point is beaten by one that is as good in both and better in one; better in one of them alone does not."
+        "A point is beaten by one that is as good in both and better in one; better in one of "
+        "them alone does not."
     )
     @fault
     def _(o, p):

@@ -171,7 +171,8 @@ def tables(found: Sequence[Value]) -> dict[str, Table]:
             "Table 1: weights compressed, beside HAQ",
             plain,
             one,
-            "Which of these values the paper's table 1 holds is not known here, and the values of HAQ are not at hand.",
+            "Which of these values the paper's table 1 holds is not known here, and the values "
+            "of HAQ are not at hand.",
             [missing(network, "HAQ") for network in ("MobileNetV1", "MobileNetV2", "ResNet-50")],
         ),
         "table_2": _table(
@@ -191,7 +192,8 @@ def tables(found: Sequence[Value]) -> dict[str, Table]:
             "The numbers of figure 3: CIFAR10",
             select(data="cifar10"),
             cifar10,
-            "The published network is a narrow one of the class of ResNet-20; its float accuracy is not at hand.",
+            "The published network is a narrow one of the class of ResNet-20; its float accuracy "
+            "is not at hand.",
         ),
     }
 
