@@ -20,7 +20,9 @@ from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, RED
 
 REGISTERS = (32, 16, 14, 12)
 MULTIPLIERS = (0, 4, 8, 12)
-DIGITS, LINES = 24, 8  # of a sum in binary that are shown at least; of text
+# of a sum in binary that are shown at least; of text
+DIGITS = 24
+LINES = 8
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ from hmq_lab.explorers.controls import Control, Real
 from hmq_lab.plots import STYLE
 
 # 820 pixels: what a notebook has at 1280, so that the browser need not shrink the text.
-WIDTH, DPI = 8.2, 100
+WIDTH = 8.2
+DPI = 100
 
 
 class Picture:

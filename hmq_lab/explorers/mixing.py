@@ -18,7 +18,8 @@ from hmq_lab.plots import BLUE, INK, PALE
 from hmq_lab.quantizer import Scheme
 
 # Mass of the picked cell: with none, or all of it, the others would lose their proportions.
-LEAST, MOST = 0.001, 0.999
+LEAST = 0.001
+MOST = 0.999
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,9 @@ def compute(state: State, x: tensors.Sample, signed: bool, view: tuple[float, fl
     """
     bits = np.array(state.bit_widths)[:, None]
     exponents = np.array(state.exponents)[None]
-    steps, thresholds = 2.0 ** (exponents - bits + signed), 2.0**exponents  # (B, T), (1, T)
+    # (B, T), (1, T)
+    steps = 2.0 ** (exponents - bits + signed)
+    thresholds = 2.0**exponents
     # The logarithm of no probability.
     with np.errstate(divide="ignore"):
         score = (np.log(state.table) + noise(state.sample, steps.shape)) / state.temperature

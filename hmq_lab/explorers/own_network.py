@@ -29,7 +29,9 @@ FLOAT = 0  # bits of a tensor that is left as it is
 FLOAT_BITS = 32
 IMAGES = 32  # of the batch, on which the output is measured
 ROWS = 40  # so many bars of tensors are drawn beside each other with a number each
-FLOOR, WHOLE = 1e-4, 100.0  # ends of the axis of the changes, in percent
+# ends of the axis of the changes, in percent
+FLOOR = 1e-4
+WHOLE = 100.0
 FILE = "selection.json"  # what the button writes
 
 Pairs = Mapping[str, tuple[int, int]]  # bits and threshold exponent, by tensor

@@ -22,7 +22,9 @@ from hmq_lab.network import placements as listed
 from hmq_lab.placement import attach
 from hmq_lab.plots import BLUE, GREEN, INK, MARKERS, ORANGE, PALE, RED
 
-BINS, PICTURES = 60, 32  # of a histogram; of the sample that the values are looked at on
+# of a histogram; of the sample that the values are looked at on
+BINS = 60
+PICTURES = 32
 FILTERS = {
     "all": lambda p: True,
     "quantized": lambda p: p.quantized,
@@ -186,7 +188,8 @@ def _listing(attached: nn.Module, sample: Tensor) -> Listing:
 
     class Looking(fx.Interpreter):
         def run_node(self, node):
-            value, name = super().run_node(node), node.meta.get("name")
+            value = super().run_node(node)
+            name = node.meta.get("name")
             if (
                 isinstance(value, Tensor)
                 and name in places

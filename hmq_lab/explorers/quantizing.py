@@ -13,7 +13,8 @@ from hmq_lab.explorers.modules import Module
 from hmq_lab.plots import BLUE, INK, ORANGE, RED
 from hmq_lab.quantizer import Scheme
 
-OURS, AUTHORS = "two's complement", "the authors' range"
+OURS = "two's complement"
+AUTHORS = "the authors' range"
 FLOOR = 1e-4  # percent: where the axis of the errors begins
 
 

@@ -18,7 +18,9 @@ from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, PALE, RED
 
 MOST = 1000  # samples
 DECIDED = 0.95  # a sample with so large an entry is as good as one-hot
-SCHEDULE, EPOCHS = Cycles(steps_per_epoch=100), 10  # the paper's, two cycles of it
+# the paper's, two cycles of it
+SCHEDULE = Cycles(steps_per_epoch=100)
+EPOCHS = 10
 CORNERS = np.array([[0, 0], [1, 0], [0.5, math.sqrt(3) / 2]])  # of the simplex, in the plane
 EDGES = np.linspace(0, 1, 21)
 

@@ -329,7 +329,9 @@ def move(result: Result, artists: dict) -> None:
         )
     if "history" in artists:
         run = result.sides[0].search.run
-        space, found = run.tensors[result.layer]["space"], run.tables[result.layer].sum(2)  # (K, B)
+        # (K, B)
+        space = run.tensors[result.layer]["space"]
+        found = run.tables[result.layer].sum(2)
         artists["history"].set_data(run.steps, found @ np.array(space["bits"]))
         artists["selected"].set_data(run.steps, np.array(space["bits"])[found.argmax(1)])
         artists["cursor"].set_xdata([result.sides[0].step] * 2)

@@ -84,7 +84,8 @@ def derivatives(
     left.set(xlabel="x", ylabel="dQ/dstep", ylim=(-4.6, 5.6))
     left.legend(frameon=False, loc="upper left")
     # The largest values inside, for the sentence.
-    most, least = true[within].abs().max(), straight[within].abs().max()
+    most = true[within].abs().max()
+    least = straight[within].abs().max()
     # Derivatives by the threshold at the right.
     straight, true = by_threshold
     gaps = torch.where(calm, true, math.nan)
@@ -149,7 +150,8 @@ def ratios(steps: Tensor, true: np.ndarray, straight: np.ndarray) -> tuple[float
         The ratio for fine steps, and that for coarse ones.
     """
     ratio = straight / true
-    fine, coarse = (steps <= 2**-5).numpy(), (steps >= 2**-3).numpy()
+    fine = (steps <= 2**-5).numpy()
+    coarse = (steps >= 2**-3).numpy()
     return float(np.median(ratio[fine])), float(np.median(ratio[coarse]))
 
 
@@ -322,7 +324,8 @@ def loss_goes(losses: Sequence[float], part: int = 5) -> str:
     Returns:
         Text in plain English.
     """
-    first, last = np.mean(losses[:part]), np.mean(losses[-part:])
+    first = np.mean(losses[:part])
+    last = np.mean(losses[-part:])
     if last < 0.9 * first:
         return "it falls"
     return "it rises" if last > 1.1 * first else "it stays"

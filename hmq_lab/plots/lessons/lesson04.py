@@ -140,7 +140,8 @@ def bias_sentence(temperatures: Sequence[float], found: Mapping[str, Tensor]) ->
     # One part of the sentence for each loss.
     told = []
     for name, values in found.items():
-        bias, noise = values[:, 0], values[:, 1]
+        bias = values[:, 0]
+        noise = values[:, 1]
         # The temperature with the least bias.
         least = temperatures[int(bias.argmin())]
         told.append(
@@ -231,7 +232,8 @@ def restarts(landscape: Tensor, ends: Mapping[str, Tensor]) -> plots.Drawing:
     left.legend(frameon=False)
 
     # The mean error of each schedule at the right, with its noise.
-    told, labels = [], []
+    told = []
+    labels = []
     for at, (name, end) in enumerate(ends.items()):
         mean, spread = mean_error(landscape, end)
         hit = (end == best).float().mean().item()
@@ -305,7 +307,8 @@ def restart_sentences(landscape: Tensor, ends: Mapping[str, Tensor]) -> list[str
         )
     # One decay against two cycles, for each floor.
     for floor in ("0.1", "0.5"):
-        one, two = f"one decay to {floor}", f"two cycles to {floor}"
+        one = f"one decay to {floor}"
+        two = f"two cycles to {floor}"
         said.append(compared_sentence(one, two, landscape[ends[one]], landscape[ends[two]]))
     return said
 

@@ -89,13 +89,15 @@ def overview(found: Mapping[str, Record]) -> str:
     lines = [f"{'':40s}{'epochs':>8s}{head}"]
     # One line for each search.
     for record in found.values():
-        settings, results = record.header["settings"], record.results
+        settings = record.header["settings"]
+        results = record.results
         name = records.label(record)
         if kind(record) == "8-bit activations":
             name += ", 8-bit activations"
         # Epochs of both stages, then the numbers.
         epochs = f"{settings['search_epochs']} + {settings['final_epochs']}"
-        accuracy, minutes = results["accuracy"], record.timing["seconds"] / 60
+        accuracy = results["accuracy"]
+        minutes = record.timing["seconds"] / 60
         numbers = f"{results['rates']['weights']:8.2f}{accuracy['test']:8.2f}"
         numbers += f"{accuracy['float_test']:9.2f}{minutes:9.1f}"
         lines.append(f"{name:40s}{epochs:>8s}{numbers}")
@@ -216,7 +218,8 @@ def moves(record: Record) -> list[str]:
     # The repair's move needs the tensor's size.
     sizes = {t["name"]: t["size"] for t in tensors(record)}
     repair = record.of("repair")[0]
-    before, after = repair["rate_before"], repair["rate_after"]
+    before = repair["rate_before"]
+    after = repair["rate_after"]
     # One line for the search, one for each move.
     lines = [f"{records.label(record)}: {before:.2f} to {after:.2f}"]
     for move in repair["moves"]:
@@ -299,7 +302,8 @@ def given_back(found: Mapping[str, Record]) -> tuple[list[float], list[float]]:
         Points and shares, one for each search.
     """
     # Points gained, and their share of what was missing.
-    back, share = [], []
+    back = []
+    share = []
     for record in found.values():
         own = record.results["accuracy"]
         gained = own["validation"] - own["after_search"]
@@ -345,7 +349,8 @@ def accuracy_over_compression(
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     # The two ends of the plain searches.
     change = changes(plain)
-    low, high = min(change), max(change)
+    low = min(change)
+    high = max(change)
 
     # What the figure shows, with its numbers.
     drawing.sentence = (
@@ -387,10 +392,12 @@ def how_it_falls(change: Mapping[float, float]) -> str:
         Text in plain English.
     """
     # The change half way between the two ends.
-    x, y = np.array(list(change)), np.array(list(change.values()))
+    x = np.array(list(change))
+    y = np.array(list(change.values()))
     middle = np.interp((x[0] + x[-1]) / 2, x, y)
     # The falls before and after it are compared.
-    first, second = y[0] - middle, middle - y[-1]
+    first = y[0] - middle
+    second = middle - y[-1]
     if second > 2 * first:
         return "mostly at the end"
     return "mostly early" if first > 2 * second else "steadily"

@@ -243,7 +243,9 @@ def record_lines(found: Mapping[str, Record]) -> list[str]:
     # Four lines for each record.
     lines = []
     for name, record in found.items():
-        header, results, used = record.header, record.results, record.header["settings"]
+        header = record.header
+        results = record.results
+        used = record.header["settings"]
         pixels = header["picture"][-1]
         lines.append(f"{name}: {header['model']} on {header['data']}, {pixels} pixels")
         # How it was searched.
@@ -268,8 +270,10 @@ def accuracy_lines(record: Record) -> tuple[list[str], float]:
         The lines, and two standard errors (points).
     """
     # Both accuracies and their standard errors.
-    accuracy, tested = record.results["accuracy"], record.header["pictures"][2]
-    own, before = accuracy["test"], accuracy["float_test"]
+    accuracy = record.results["accuracy"]
+    tested = record.header["pictures"][2]
+    own = accuracy["test"]
+    before = accuracy["float_test"]
     error = [(a * (100 - a) / tested) ** 0.5 for a in (own, before)]
     # The difference as a number of images.
     changed = abs(own - before) / 100 * tested

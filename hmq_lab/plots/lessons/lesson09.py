@@ -161,7 +161,8 @@ def fewer_later(mean: np.ndarray, places: Sequence[int]) -> str:
         Text in plain English.
     """
     half = len(places) // 2
-    early, late = mean[places[:half]].mean(), mean[places[-half:]].mean()
+    early = mean[places[:half]].mean()
+    late = mean[places[-half:]].mean()
     if abs(early - late) < 0.25:
         return "equal"
     return "yes" if late < early else "no"

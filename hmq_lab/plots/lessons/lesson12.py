@@ -31,7 +31,8 @@ def references(arena: Arena, target: float, fine_tuned: float) -> plots.Drawing:
     draw_references(ax, arena.references, target)
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     # The two points that the sentence compares.
-    same, hmq = arena.references["uniform 4"], arena.hmq
+    same = arena.references["uniform 4"]
+    hmq = arena.hmq
     assert hmq is not None
 
     # What the figure shows, with its numbers.
