@@ -254,13 +254,11 @@ def noise(sample: int, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _sentence(state, gradient, step, threshold, levels, selected, mixed, hard) -> str:
-    text = (
-        f"With {tensors.percent(np.array(state.table)[state.cell], 1)} on "
-        f"{_name(state.bits, state.exponent)} the expected step is "
-        f"{step:.3g}, the expected threshold {threshold:.3g}: {levels} levels, which lose "
-        f"{100 * mixed.total:.3g} % of the sum of squares; the selection, "
-        f"{_name(selected.bits, selected.threshold_exponent)}, loses {100 * hard.total:.3g} %."
-    )
+    text = f"With {tensors.percent(np.array(state.table)[state.cell], 1)} on "
+    text += f"{_name(state.bits, state.exponent)} the expected step is "
+    text += f"{step:.3g}, the expected threshold {threshold:.3g}: {levels} levels, which lose "
+    text += f"{100 * mixed.total:.3g} % of the sum of squares; the selection, "
+    text += f"{_name(selected.bits, selected.threshold_exponent)}, loses {100 * hard.total:.3g} %."
     if not gradient.any():
         return text + " No gradient reaches the logits."
     # The cells whose logits the gradient moves most.

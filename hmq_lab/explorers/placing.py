@@ -244,11 +244,9 @@ def _counts(listing: Listing) -> str:
     }
     weights, activations, floats = groups.values()
     elements = sum(p.size for p in weights)
-    return (
-        f"{many(len(weights), 'weight')} ({elements:,} elements) and "
-        f"{many(len(activations), 'activation')} are "
-        f"quantized, {many(len(floats), 'tensor')} float."
-    )
+    text = f"{many(len(weights), 'weight')} ({elements:,} elements) and "
+    text += f"{many(len(activations), 'activation')} are "
+    return text + f"quantized, {many(len(floats), 'tensor')} float."
 
 
 def _about(

@@ -239,9 +239,9 @@ def compute(state: State, run: Run) -> Result:
         text += f": the expected compression of the weights is {expected:.2f}, that of the "
         text += f"selection {actual:.2f}"
         text += f", {_aim(now['target_rate'], run)}" if now is not None else ""
+    text += f". {state.layer} has {tensors.percent(marginal[row])} on "
+    text += f"{tensors.many(choice[0], 'bit')}, and given "
     text += (
-        f". {state.layer} has {tensors.percent(marginal[row])} on "
-        f"{tensors.many(choice[0], 'bit')}, and given "
         f"these {tensors.percent(table[row].max() / marginal[row])} on the threshold 2^{choice[1]}."
     )
     marginals = run.marginals[at]

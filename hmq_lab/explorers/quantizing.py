@@ -112,16 +112,14 @@ def _sentence(scheme: Scheme, ranges: dict[str, Range], x: tensors.Sample) -> st
     ours = ranges[OURS].loss
     text += (
         f"Of the sum of squares of {x.size:,} values {percent(ours.rounding)} is lost to rounding "
-        f"and "
-        f"{percent(ours.clipping)} to clipping, which meets {ours.clipped:,} of them"
     )
+    text += "and "
+    text += f"{percent(ours.clipping)} to clipping, which meets {ours.clipped:,} of them"
     if AUTHORS in ranges:
         other = ranges[AUTHORS]
-        text += (
-            f"; {AUTHORS} has {len(other.levels)} levels from {other.levels[0]:g} to "
-            f"{other.levels[-1]:g} and loses "
-            f"{percent(other.loss.rounding)} and {percent(other.loss.clipping)}"
-        )
+        text += f"; {AUTHORS} has {len(other.levels)} levels from {other.levels[0]:g} to "
+        text += f"{other.levels[-1]:g} and loses "
+        text += f"{percent(other.loss.rounding)} and {percent(other.loss.clipping)}"
     return text + "."
 
 

@@ -143,11 +143,9 @@ def compute(state: State) -> Result:
     # What they choose, and how many are as good as one-hot.
     chosen = np.bincount(drawn.argmax(1), minlength=len(p)) / len(drawn)
     decided = float((drawn.max(1) > DECIDED).mean())
-    text = (
-        f"At temperature {state.temperature:.3g}, {tensors.percent(decided)} of {len(drawn)} "
-        f"samples have an entry above {DECIDED}: "
-        f"as good as one-hot. "
-    )
+    text = f"At temperature {state.temperature:.3g}, {tensors.percent(decided)} of {len(drawn)} "
+    text += f"samples have an entry above {DECIDED}: "
+    text += "as good as one-hot. "
     if len(p) <= 4:
         text += (
             f"The largest entry is that of categories 1 to {len(p)} in {_shares(chosen)} of them; "
@@ -156,13 +154,11 @@ def compute(state: State) -> Result:
     else:
         # Of many categories only the most probable is told.
         top = int(p.argmax())
-        text += (
-            f"Category {top + 1}, the most probable of {len(p)} with "
-            f"{tensors.percent(p[top], 1)}, has the largest entry in "
-            f"{tensors.percent(chosen[top], 1)} of them, and "
-            f"{tensors.percent(drawn[:, top].mean(), 1)} of the mass on "
-            f"average."
-        )
+        text += f"Category {top + 1}, the most probable of {len(p)} with "
+        text += f"{tensors.percent(p[top], 1)}, has the largest entry in "
+        text += f"{tensors.percent(chosen[top], 1)} of them, and "
+        text += f"{tensors.percent(drawn[:, top].mean(), 1)} of the mass on "
+        text += "average."
     return Result(state, p, drawn, chosen, drawn.mean(0), decided, text)
 
 

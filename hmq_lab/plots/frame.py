@@ -76,6 +76,8 @@ class Plot:
         shared: columns of panels with one x axis.
     """
 
+    __name__: str
+
     def __init__(self, sentence: Callable, title: str, mosaic, height: float, ratios, shared):
         functools.update_wrapper(self, sentence)
         self.sentence = sentence
