@@ -54,9 +54,10 @@ class Selection:
         """What a search must reach to be as small as this selection; it begins anew, and trains the
         weights.
         """
-        activations = {
-            scheme.bits for name, scheme in self.schemes.items() if name not in self.sizes
-        }
+        activations = set()
+        for name, scheme in self.schemes.items():
+            if name not in self.sizes:
+                activations.add(scheme.bits)
         bits = activations.pop() if len(activations) == 1 else 8
         return Target(weights=min(32.0, self.compression), activation_bits=bits)
 
@@ -93,12 +94,8 @@ class Selection:
     def write(self, path: Path | str) -> None:
         """Write the selection as JSON."""
         schemes = {n: [s.bits, s.threshold_exponent, s.signed] for n, s in self.schemes.items()}
-        content = {
-            "format": FORMAT,
-            "hardware": self.hardware,
-            "sizes": dict(self.sizes),
-            "schemes": schemes,
-        }
+        content: dict = {"format": FORMAT, "hardware": self.hardware}
+        content |= {"sizes": dict(self.sizes), "schemes": schemes}
         with replacing(Path(path)) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -33,9 +33,8 @@ class Whole:
             or not isinstance(value, numbers.Integral)
             or not self.low <= value <= self.high
         ):
-            raise ValueError(
-                f"{name} must be an integer from {self.low} to {self.high}, got {value!r}"
-            )
+            allowed = f"an integer from {self.low} to {self.high}"
+            raise ValueError(f"{name} must be {allowed}, got {value!r}")
         return int(value)
 
     def described(self) -> dict:
@@ -62,9 +61,8 @@ class Real:
     def check(self, name: str, value) -> float:
         good = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not good or not self.low <= value <= self.high:
-            raise ValueError(
-                f"{name} must be a number from {self.low:g} to {self.high:g}, got {value!r}"
-            )
+            allowed = f"a number from {self.low:g} to {self.high:g}"
+            raise ValueError(f"{name} must be {allowed}, got {value!r}")
         return float(value)
 
     def near(self, value: float, other: float) -> bool:
@@ -120,14 +118,11 @@ class Choice:
             # What is allowed, as short as can be, and what is near.
             few = [repr(option) for option in self.options]
             few = few if len(few) <= 12 else [*few[:5], "...", *few[-5:]]
-            words = dict.fromkeys(
-                [*self.texts, *(option for option in self.options if isinstance(option, str))]
-            )
-            near = (
-                difflib.get_close_matches(value, words, n=3, cutoff=0.5)
-                if isinstance(value, str)
-                else []
-            )
+            strings = [option for option in self.options if isinstance(option, str)]
+            words = dict.fromkeys([*self.texts, *strings])
+            near = []
+            if isinstance(value, str):
+                near = difflib.get_close_matches(value, words, n=3, cutoff=0.5)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise ValueError(f"{name} must be one of {', '.join(few)}, got {value!r}{hint}")
         return self.options[self.options.index(value)]
@@ -174,9 +169,8 @@ class Player(Whole):
 
     def widget(self) -> widgets.Widget:
         looks = {"description": self.label, "layout": LAYOUT, "show_repeat": False, "style": STYLE}
-        return widgets.Play(
-            min=self.low, max=self.high, step=self.step, interval=self.milliseconds, **looks
-        )
+        ends = {"min": self.low, "max": self.high, "step": self.step}
+        return widgets.Play(interval=self.milliseconds, **ends, **looks)
 
 
 Control = Whole | Real | Choice | Switch

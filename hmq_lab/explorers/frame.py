@@ -24,7 +24,7 @@ import dataclasses
 import html
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import ipywidgets as widgets
 import matplotlib as mpl
@@ -177,7 +177,7 @@ class Explorer:
         compute: Callable,
         draw: Callable,
         move: Callable,
-        controls: dict[str, Control],
+        controls: Mapping[str, Control],
         initial: dict | None = None,
         height: float = 4.0,
         module: modules.Module | None = None,

@@ -21,10 +21,8 @@ def blank(ax: Axes, rows, columns, label: str = "", **style) -> QuadMesh:
     >>> mesh = blank(ax, rows=(1, 2, 4, 8), columns=(0, -1, -2), **PERCENT)
     >>> mesh.set_array(100 * table)
     """
-    bar = {
-        "cbar": bool(label),
-        "cbar_kws": {"label": label, "location": "bottom", "shrink": 0.9, "aspect": 25},
-    }
+    bar: dict = {"label": label, "location": "bottom", "shrink": 0.9, "aspect": 25}
+    bar = {"cbar": bool(label), "cbar_kws": bar}
     zeros = np.zeros((len(rows), len(columns)))
     ticks = {"xticklabels": list(columns), "yticklabels": list(rows)}
     sns.heatmap(zeros, ax=ax, linewidths=0.5, linecolor="#888888", **bar, **ticks, **style)
@@ -41,7 +39,8 @@ def frame(ax: Axes, columns: int = 1) -> Rectangle:
 
 def words(ax: Axes, count: int = 12) -> list[Text]:
     """Texts for `write`."""
-    return [ax.text(0, 0, "", ha="center", va="center", fontsize=9, zorder=4) for _ in range(count)]
+    style: dict = {"ha": "center", "va": "center", "fontsize": 9, "zorder": 4}
+    return [ax.text(0, 0, "", **style) for _ in range(count)]
 
 
 def write(texts: list[Text], percent: np.ndarray) -> None:
@@ -53,8 +52,5 @@ def write(texts: list[Text], percent: np.ndarray) -> None:
     for text, at in zip(texts, order, strict=False):
         row, column = divmod(int(at), percent.shape[1])
         if (value := percent[row, column]) >= 1:
-            text.set(
-                text=f"{value:.0f}",
-                position=(column + 0.5, row + 0.5),
-                color="black" if value > 45 else "white",
-            )
+            colour = "black" if value > 45 else "white"
+            text.set(text=f"{value:.0f}", position=(column + 0.5, row + 0.5), color=colour)

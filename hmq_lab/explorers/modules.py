@@ -133,12 +133,11 @@ def fragment(module: Module, controls: dict, state: object, linked: bool = False
     text = json.dumps(shown, default=_text, separators=(",", ":"), ensure_ascii=False)
     place = f"hmq-{module.name}-{next(COUNTER)}"
     options = json.dumps(linked)
-    return FRAGMENT.format(
-        place=place,
-        data=text.replace("<", "\\u003c"),
-        source=source(module.name).replace("</", "<\\/"),
-        mount=f'mount(view, document.getElementById("{place}"), shown, {options});',
-    )
+    # Nothing in data or source may end the script that holds them.
+    data = text.replace("<", "\\u003c")
+    code = source(module.name).replace("</", "<\\/")
+    mount = f'mount(view, document.getElementById("{place}"), shown, {options});'
+    return FRAGMENT.format(place=place, data=data, source=code, mount=mount)
 
 
 def page(title: str, about: str, body: str) -> str:

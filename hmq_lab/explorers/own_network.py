@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hmq_lab.explorers import tensors
 from hmq_lab.explorers.choice import Selection, original
-from hmq_lab.explorers.controls import Choice, powers
+from hmq_lab.explorers.controls import Choice, Control, powers
 from hmq_lab.explorers.error_surface import surface
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.quantizing import quantizer
@@ -69,12 +69,13 @@ class Bench:
             attach(self.model, sample=batch, hardware=hardware)
         self.model.eval()
         self.blocks = blocks(self.model)
-        self.places = {
-            place.name: place for place in placements(self.model) if place.name in self.blocks
-        }
-        self.weights = {
-            name: place.size for name, place in self.places.items() if place.kind == "weight"
-        }
+        self.places = {}
+        self.weights = {}
+        for place in placements(self.model):
+            if place.name in self.blocks:
+                self.places[place.name] = place
+                if place.kind == "weight":
+                    self.weights[place.name] = place.size
         self._values: dict[str, tensors.Sample] = {}
         self._effects: dict[tuple, Effect] = {}
         with torch.no_grad(), switched_off(self.model):
@@ -231,9 +232,8 @@ class State:
         if exponent is None:
             exponent = choice[name][1] if name in choice else self.bench.best(name, bits)
         if exponent not in self.bench.exponents(name):
-            raise ValueError(
-                f"exponent of {name} must be among {self.bench.exponents(name)}, got {exponent}"
-            )
+            allowed = self.bench.exponents(name)
+            raise ValueError(f"exponent of {name} must be among {allowed}, got {exponent}")
         return replace(state, choice=choice | {name: (bits, exponent)}, last=exponent)
 
 
@@ -266,17 +266,13 @@ class Choosing(Explorer):
     def __init__(self, bench: Bench, initial: dict):
         self.bench = bench
         names = tuple(bench.blocks)
-        largest = max(
-            bench.weights or dict.fromkeys(names, 0), key=lambda name: bench.places[name].size
-        )
+        largest = max(bench.weights or names, key=lambda name: bench.places[name].size)
         exponents = sorted({e for name in names for e in bench.exponents(name)})
         most = sorted({b for name in names for b in bench.bits(name)})
         texts = tuple(f"{name.removesuffix('.weight')}{_kind(bench, name)}" for name in names)
-        controls = {
-            "tensor": Choice("tensor", names, texts, rows=6),
-            "bits": Choice("bits", (FLOAT, *most), ("float", *map(str, most))),
-            "exponent": powers("threshold", exponents),
-        }
+        controls: dict[str, Control] = {"tensor": Choice("tensor", names, texts, rows=6)}
+        controls["bits"] = Choice("bits", (FLOAT, *most), ("float", *map(str, most)))
+        controls["exponent"] = powers("threshold", exponents)
         state = State(bench, largest, {}, bench.exponents(largest)[0])
         self.parts: dict[str, Explorer] = {}
         self._moving = False
@@ -286,15 +282,11 @@ class Choosing(Explorer):
             self.controls[name].continuous_update = False
 
         # Buttons, and the two explorers of the chosen tensor, below the controls and the figure.
-        does = {
-            "best threshold": self.best,
-            "all tensors: 8 bits": lambda: self.everything(8),
-            "all float": self.clear,
-            "export": lambda: self.export(FILE),
-        }
-        self.buttons = {
-            text: widgets.Button(description=text, layout={"width": "auto"}) for text in does
-        }
+        does = {"best threshold": self.best, "all tensors: 8 bits": lambda: self.everything(8)}
+        does |= {"all float": self.clear, "export": lambda: self.export(FILE)}
+        self.buttons = {}
+        for text in does:
+            self.buttons[text] = widgets.Button(description=text, layout={"width": "auto"})
         for text, button in self.buttons.items():
             button.on_click(lambda _, do=does[text]: self._pressed(do))
         row = widgets.Box(list(self.buttons.values()), layout={"flex_flow": "row wrap"})
@@ -306,9 +298,9 @@ class Choosing(Explorer):
     @property
     def selection(self) -> Selection:
         """What was chosen so far, as plain data."""
-        found = {
-            n: Scheme(b, e, self.bench.blocks[n].signed) for n, (b, e) in self.state.choice.items()
-        }
+        found = {}
+        for name, (bits, exponent) in self.state.choice.items():
+            found[name] = Scheme(bits, exponent, self.bench.blocks[name].signed)
         return Selection(found, dict(self.bench.weights), self.bench.hardware)
 
     def best(self) -> None:
@@ -325,9 +317,9 @@ class Choosing(Explorer):
         """
         choice = {}
         for name in self.bench.blocks:
-            own = max(
-                b for b in self.bench.bits(name) if b <= max(bits, min(self.bench.bits(name)))
-            )
+            allowed = self.bench.bits(name)
+            most = max(bits, min(allowed))
+            own = max(b for b in allowed if b <= most)
             choice[name] = own, self.bench.best(name, own)
         self._show(replace(self.state, choice=choice, last=choice[self.state.tensor][1]))
 
@@ -339,9 +331,8 @@ class Choosing(Explorer):
         """Write the selection as JSON, for `Selection.read`; returns it."""
         self.selection.write(path)
         left = len(self.bench.blocks) - len(self.state.choice)
-        self.view.say(
-            f"The selection is in {path}; {tensors.many(left, 'tensor')} not chosen: 8 bits."
-        )
+        count = tensors.many(left, "tensor")
+        self.view.say(f"The selection is in {path}; {count} not chosen: 8 bits.")
         return self.selection
 
     def _pressed(self, do) -> None:
@@ -478,11 +469,8 @@ def compute(state: State) -> Result:
     else:
         text += "is float. "
     count = len(state.choice)
-    text += (
-        f"All {tensors.many(count, 'choice')} together: {_said(bench, together)} "
-        if count > 1
-        else ""
-    )
+    if count > 1:
+        text += f"All {tensors.many(count, 'choice')} together: {_said(bench, together)} "
     text += f"The weights take {size:,.0f} bytes, {compression:.2f} times fewer than in float."
     return Result(state, alone, together, bench.float_effect, compression, size, text)
 
@@ -522,11 +510,11 @@ def draw(result: Result, figure) -> dict:
     bars.legend(ncols=2, **place)
 
     # What the choices change, on a logarithmic axis.
-    artists["changes"] = list(effects.barh([0, 1], [1, 1], 0.5, left=FLOOR, color=[BLUE, INK]))
+    drawn = effects.barh([0, 1], [1, 1], 0.5, left=FLOOR, color=[BLUE, INK])
+    artists["changes"] = list(drawn)
     artists["numbers"] = [effects.text(1, y, "", va="center", fontsize=9) for y in (0, 1)]
-    effects.set(
-        xscale="log", xlim=(FLOOR, 1e5), ylim=(1.6, -0.6), xlabel="change of the output (%)"
-    )
+    effects.set(xscale="log", xlim=(FLOOR, 1e5), ylim=(1.6, -0.6))
+    effects.set_xlabel("change of the output (%)")
     effects.set_yticks([0, 1], ["this tensor", "all choices"])
     effects.set_xticks([1e-4, 1e-2, 1, 100])
     effects.minorticks_off()

@@ -10,10 +10,11 @@ from torch import nn
 
 from hmq_lab import budget
 from hmq_lab.explorers import heat, tensors
-from hmq_lab.explorers.controls import Choice, Player
+from hmq_lab.explorers.controls import Choice, Control, Player
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.modules import Module, packed
 from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, RED
+from hmq_lab.plots.frame import Look
 from hmq_lab.runs.records import Record
 
 ROWS = 24  # so many names of layers fit beside the map
@@ -45,9 +46,10 @@ class Run:
     @property
     def rows(self) -> tuple[int, ...]:
         """Every bit-width that some tensor chose from."""
-        return tuple(
-            sorted({b for name in self.tables for b in self.tensors[name]["space"]["bits"]})
-        )
+        found: set[int] = set()
+        for name in self.tables:
+            found |= set(self.tensors[name]["space"]["bits"])
+        return tuple(sorted(found))
 
     def text(self, name: str) -> str:
         """A tensor as a list names it: a weight by its layer, any other with its kind."""
@@ -63,19 +65,14 @@ class Run:
             # What the module needs of each tensor.
             tensor = self.tensors[name]
             space = self.tensors[name]["space"]
-            told = {
-                "name": name,
-                "kind": tensor["kind"],
-                "size": tensor["size"],
-                "tables": packed(self.raw[name]),
-            }
-            found.append(
-                told | {"bits": list(space["bits"]), "exponents": list(space["exponents"])}
-            )
-        events = {
-            key: [None if math.isnan(v) else v for v in values.tolist()]
-            for key, values in self.events.items()
-        }
+            told = {"name": name, "kind": tensor["kind"], "size": tensor["size"]}
+            told["tables"] = packed(self.raw[name])
+            told["bits"] = list(space["bits"])
+            told["exponents"] = list(space["exponents"])
+            found.append(told)
+        events = {}
+        for key, values in self.events.items():
+            events[key] = [None if math.isnan(v) else v for v in values.tolist()]
         # JSON has no NaN: what is not known is null.
         target = None if math.isnan(self.target) else self.target
         run = {"steps": list(self.steps), "tensors": found, "events": events}
@@ -95,20 +92,25 @@ class Run:
                 "the record holds no tables of probabilities: there is nothing to replay"
             )
         described = {t["name"]: t for t in record.tensors}
-        raw = {name: np.array([e["tables"][name] for e in found], dtype=float) for name in names}
+        raw = {}
+        for name in names:
+            raw[name] = np.array([e["tables"][name] for e in found], dtype=float)
         # They are rounded.
         tables = {name: t / t.sum((1, 2), keepdims=True) for name, t in raw.items()}
         raw = {name: _thousandths(t) for name, t in raw.items()}
         # Marginals over bits for the weights, as the map shows them.
         weights = tuple(name for name in names if described[name]["kind"] == "weight")
-        bits = tuple(sorted({b for name in weights for b in described[name]["space"]["bits"]}))
+        widths: set[int] = set()
+        for name in weights:
+            widths |= set(described[name]["space"]["bits"])
+        bits = tuple(sorted(widths))
         marginals = np.zeros((len(found), len(weights), len(bits)))
         for i, name in enumerate(weights):
             columns = [bits.index(b) for b in described[name]["space"]["bits"]]
             marginals[:, i, columns] = tables[name].sum(2).round(DIGITS)
-        selected = (
-            np.array(bits)[marginals.argmax(2)] if weights else np.zeros((len(found), 0), int)
-        )
+        selected = np.zeros((len(found), 0), int)
+        if weights:
+            selected = np.array(bits)[marginals.argmax(2)]
         # Compression at each step: of the mean bits, and of the selection.
         sizes = {name: described[name]["size"] for name in weights}
         mean = marginals @ np.array(bits)
@@ -116,9 +118,9 @@ class Run:
         # The steps of stage 1, as arrays; what a step does not say is NaN.
         searching = [e for e in record.of("step") if e["stage"] == 1]
         keys = ("step", "epoch", "temperature", "target_rate", "task_loss")
-        events = {
-            key: np.array([e.get(key, math.nan) for e in searching], dtype=float) for key in keys
-        }
+        events = {}
+        for key in keys:
+            events[key] = np.array([e.get(key, math.nan) for e in searching], dtype=float)
         steps = tuple(e["step"] for e in found)
         target = record.header.get("target", {}).get("weights", math.nan)
         margin = record.header.get("settings", {}).get("margin", 0.0)
@@ -154,7 +156,9 @@ def short(name: str) -> str:
 
 
 def _rate(bits, sizes: dict[str, int]) -> float:
-    return budget.compression(dict(zip(sizes, bits, strict=True)), sizes) if sizes else math.nan
+    if not sizes:
+        return math.nan
+    return budget.compression(dict(zip(sizes, bits, strict=True)), sizes)
 
 
 @dataclass(frozen=True)
@@ -206,18 +210,19 @@ def replay(record: Record, **initial) -> Explorer:
     run = Run.of(record)
     names = tuple(run.tables)
     texts = tuple(run.text(name) for name in names)
-    controls = {
-        "step": Choice("step", run.steps, tuple(map(str, run.steps))),
-        "layer": Choice("layer", names, texts, rows=4),
-        "play": Player("play", 0, len(run.steps) - 1),
-    }
+    controls: dict[str, Control] = {}
+    controls["step"] = Choice("step", run.steps, tuple(map(str, run.steps)))
+    controls["layer"] = Choice("layer", names, texts, rows=4)
+    controls["play"] = Player("play", 0, len(run.steps) - 1)
     # It opens with the largest weight.
     first = max(run.weights or names, key=lambda name: run.tensors[name]["size"])
     state = State(run.steps, first, run.steps[0])
     module = Module("replay", "recorded search", {"run": run.data()}, ("layer", "step"))
-    return Explorer(
-        state, lambda state: compute(state, run), draw, move, controls, initial, 4.6, module
-    )
+
+    def computed(state: State) -> Result:
+        return compute(state, run)
+
+    return Explorer(state, computed, draw, move, controls, initial, 4.6, module)
 
 
 def compute(state: State, run: Run) -> Result:
@@ -241,9 +246,8 @@ def compute(state: State, run: Run) -> Result:
         text += f", {_aim(now['target_rate'], run)}" if now is not None else ""
     text += f". {state.layer} has {tensors.percent(marginal[row])} on "
     text += f"{tensors.many(choice[0], 'bit')}, and given "
-    text += (
-        f"these {tensors.percent(table[row].max() / marginal[row])} on the threshold 2^{choice[1]}."
-    )
+    given = table[row].max() / marginal[row]
+    text += f"these {tensors.percent(given)} on the threshold 2^{choice[1]}."
     marginals = run.marginals[at]
     selected = run.selected[at]
     return Result(
@@ -262,7 +266,9 @@ def chosen(table: np.ndarray, space: dict) -> tuple[int, int]:
 def moment(run: Run, step: int) -> dict[str, float] | None:
     """The last step that the record describes, up to this one."""
     at = int(np.searchsorted(run.events["step"], step, side="right")) - 1
-    return {key: values[at] for key, values in run.events.items()} if at >= 0 else None
+    if at < 0:
+        return None
+    return {key: values[at] for key, values in run.events.items()}
 
 
 def _aim(rate: float, run: Run) -> str:
@@ -273,9 +279,9 @@ def _aim(rate: float, run: Run) -> str:
     """
     if math.isnan(run.target):
         return f"the aim {rate:.2f}"
-    target = f"the target {run.target:g}" + (
-        f" and a margin of {100 * run.margin:g} %" if run.margin else ""
-    )
+    target = f"the target {run.target:g}"
+    if run.margin:
+        target += f" and a margin of {100 * run.margin:g} %"
     if math.isclose(rate, run.target * (1 + run.margin), rel_tol=1e-6):
         return f"the aim {rate:.2f} ({target})" if run.margin else target
     return f"the aim {rate:.2f} (on its way to {target})"
@@ -288,9 +294,8 @@ def draw(result: Result, figure) -> dict:
     artists = {}
     # Three columns; the third one has three curves below each other.
     mosaic = [["map", "table", "rate"], ["map", "table", "temperature"], ["map", "table", "loss"]]
-    axes = figure.subplot_mosaic(
-        mosaic, width_ratios=(0.9, 1, 1.1), height_ratios=(1.6, 1.15, 1.15)
-    )
+    heights = (1.6, 1.15, 1.15)
+    axes = figure.subplot_mosaic(mosaic, width_ratios=(0.9, 1, 1.1), height_ratios=heights)
     chart = axes["map"]
     table = axes["table"]
     curves = [axes[name] for name in ("rate", "temperature", "loss")]
@@ -298,10 +303,8 @@ def draw(result: Result, figure) -> dict:
     if run.weights:
         # The map of all weights: a row for each, named as far as names fit.
         every = math.ceil(len(run.weights) / ROWS)
-        names = [
-            name.removesuffix(".weight") if i % every == 0 else ""
-            for i, name in enumerate(run.weights)
-        ]
+        names = [name.removesuffix(".weight") for name in run.weights]
+        names = [name if i % every == 0 else "" for i, name in enumerate(names)]
         artists["map"] = heat.blank(chart, names, run.bits, **heat.PERCENT)
         artists["layer"] = heat.frame(chart, len(run.bits))
         # The first layer on top.
@@ -309,7 +312,8 @@ def draw(result: Result, figure) -> dict:
         chart.set_xlabel("bits")
         chart.set_title("every weight's bits;\ndots: the selection", loc="left")
         style = {"ls": "none", "mfc": "white", "mec": INK, "zorder": 6}
-        artists["selected"] = chart.plot([], [], "o", ms=5 if every == 1 else 3, **style)[0]
+        size = 5 if every == 1 else 3
+        (artists["selected"],) = chart.plot([], [], "o", ms=size, **style)
 
     # The table of the chosen tensor; its numbers, frame and axis move.
     columns = max(t.shape[2] for t in run.tables.values())
@@ -326,32 +330,20 @@ def draw(result: Result, figure) -> dict:
     # The curves stand still: only a cursor moves over them.
     rate, temperature, loss = curves
     rate.plot(run.steps, run.expected_rate, color=BLUE, label="expected")
-    rate.plot(
-        run.steps, run.actual_rate, color=ORANGE, marker="o", ms=3, lw=1, label="of the selection"
-    )
-    rate.plot(
-        events["step"],
-        events["target_rate"],
-        color=INK,
-        ls="--",
-        drawstyle="steps-post",
-        label="aim",
-    )
-    rate.legend(
-        loc="lower left",
-        bbox_to_anchor=(-0.02, 1),
-        ncols=2,
-        frameon=False,
-        borderaxespad=0,
-        columnspacing=1,
-    )
+    dots: Look = {"color": ORANGE, "marker": "o", "ms": 3, "lw": 1}
+    rate.plot(run.steps, run.actual_rate, label="of the selection", **dots)
+    aim: Look = {"color": INK, "ls": "--", "drawstyle": "steps-post"}
+    rate.plot(events["step"], events["target_rate"], label="aim", **aim)
+    place: Look = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0}
+    rate.legend(ncols=2, frameon=False, columnspacing=1, **place)
     temperature.plot(events["step"], events["temperature"], color=GREEN)
     temperature.set_ylim(bottom=0)
     loss.plot(events["step"], events["task_loss"], color=BLUE, lw=1)
     loss.set(xlabel="training step")
     # All three have one axis of steps, written below the lowest.
     for ax, label in zip(curves, ("compression", "temperature", "task loss"), strict=True):
-        ax.set(ylabel=label, xlim=(run.steps[0], max(run.steps[-1], run.steps[0] + 1)))
+        last = max(run.steps[-1], run.steps[0] + 1)
+        ax.set(ylabel=label, xlim=(run.steps[0], last))
         ax.tick_params(labelbottom=ax is loss)
     artists["cursor"] = [ax.axvline(0, color=RED, lw=2) for ax in curves]
     figure.align_ylabels(curves)
@@ -376,15 +368,15 @@ def move(result: Result, artists: dict) -> None:
         shown[run.rows.index(b), : len(row)] = 100 * row
     artists["table"].set_array(np.ma.masked_invalid(shown))
     heat.write(artists["words"], shown)
-    artists["choice"].set_xy(
-        (space["exponents"].index(result.choice[1]), run.rows.index(result.choice[0]))
-    )
+    bits, exponent = result.choice
+    corner = space["exponents"].index(exponent), run.rows.index(bits)
+    artists["choice"].set_xy(corner)
     for i, text in enumerate(artists["exponents"]):
         text.set_text(f"{space['exponents'][i]}" if i < len(space["exponents"]) else "")
     # A long name keeps its end.
     name = result.layer.removesuffix(".weight")
-    artists["title"].set_text(
-        f"{name if len(name) < 28 else '…' + name[-26:]};\nframe: the selection"
-    )
+    if len(name) >= 28:
+        name = f"…{name[-26:]}"
+    artists["title"].set_text(f"{name};\nframe: the selection")
     for cursor in artists["cursor"]:
         cursor.set_xdata([result.step] * 2)

@@ -25,11 +25,11 @@ def sample(tensor) -> Sample:
     """The values of a tensor in groups; a sample stays as it is, None is a layer that comes with
     the package.
     """
-    return (
-        tensor
-        if isinstance(tensor, Sample)
-        else Sample.of(values(layer() if tensor is None else tensor))
-    )
+    if isinstance(tensor, Sample):
+        return tensor
+    if tensor is None:
+        tensor = layer()
+    return Sample.of(values(tensor))
 
 
 def values(tensor) -> np.ndarray:
@@ -44,9 +44,8 @@ def values(tensor) -> np.ndarray:
         raise ValueError(f"a tensor is needed, got the network {type(tensor).__name__}: {NETWORK}")
     # Real numbers in float64, from torch or from whatever NumPy takes.
     if isinstance(tensor, torch.Tensor):
-        real = not (
-            tensor.is_complex() or tensor.dtype == torch.bool or tensor.is_sparse or tensor.is_meta
-        )
+        unreadable = tensor.is_sparse or tensor.is_meta
+        real = not (tensor.is_complex() or tensor.dtype == torch.bool or unreadable)
         x = tensor.detach().to("cpu", torch.float64).numpy() if real else None
     else:
         x = np.asarray(tensor)
@@ -62,9 +61,8 @@ def values(tensor) -> np.ndarray:
     if x.size == 0:
         raise ValueError(f"the tensor of shape {x.shape} is empty: there is nothing to quantize")
     if not np.isfinite(x).all():
-        raise ValueError(
-            f"the tensor holds NaN or infinities in {(~np.isfinite(x)).sum()} of {x.size} places"
-        )
+        count = (~np.isfinite(x)).sum()
+        raise ValueError(f"the tensor holds NaN or infinities in {count} of {x.size} places")
     return x.ravel()
 
 
@@ -118,7 +116,8 @@ class Sample:
         """
         if isinstance(x, Sample):
             return x
-        v, n = np.unique(np.asarray(x, dtype=np.float64).ravel(), return_counts=True)
+        flat = np.asarray(x, dtype=np.float64).ravel()
+        v, n = np.unique(flat, return_counts=True)
         s = np.zeros(v.size)
         if v.size > MOST:
             # All borders between levels are multiples of this width; a value on one is a group of
@@ -129,12 +128,12 @@ class Sample:
             first = np.flatnonzero(np.r_[True, np.diff(key) > 0])
             counts = np.add.reduceat(n, first)
             means = np.add.reduceat(n * v, first) / counts
-            s = np.add.reduceat(
-                n * np.square(v - np.repeat(means, np.diff(np.r_[first, v.size]))), first
-            )
+            own_mean = np.repeat(means, np.diff(np.r_[first, v.size]))
+            s = np.add.reduceat(n * np.square(v - own_mean), first)
             v = means
             n = counts
-        return cls(v, n, s, int(n.sum()), float((n * v * v + s).sum()) or 1.0)
+        energy = float((n * v * v + s).sum())
+        return cls(v, n, s, int(n.sum()), energy or 1.0)
 
     @property
     def signed(self) -> bool:
@@ -143,8 +142,11 @@ class Sample:
     def packed(self) -> dict:
         """The sample as a module of JavaScript unpacks it."""
         found = {"v": packed(self.v), "size": self.size, "energy": self.energy}
-        found |= {"n": packed(self.n)} if self.n.max() > 1 else {}
-        return found | ({"s": packed(self.s)} if self.s.any() else {})
+        if self.n.max() > 1:
+            found["n"] = packed(self.n)
+        if self.s.any():
+            found["s"] = packed(self.s)
+        return found
 
 
 @dataclass(frozen=True)
@@ -175,9 +177,11 @@ def loss(x: np.ndarray | Sample, step: float, ends: tuple[float, float]) -> Loss
     # Rounding is half to even, as the quantizer rounds.
     codes = np.round(x.v / step)
     beyond = (codes < ends[0]) | (codes > ends[1])
-    square = x.n * np.square(np.clip(codes, *ends) * step - x.v) + x.s
-    parts = square[~beyond].sum() / x.energy, square[beyond].sum() / x.energy
-    return Loss(float(parts[0]), float(parts[1]), int(x.n[beyond].sum()))
+    error = np.clip(codes, *ends) * step - x.v
+    square = x.n * np.square(error) + x.s
+    rounding = float(square[~beyond].sum() / x.energy)
+    clipping = float(square[beyond].sum() / x.energy)
+    return Loss(rounding, clipping, int(x.n[beyond].sum()))
 
 
 def staircase(

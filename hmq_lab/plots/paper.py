@@ -91,9 +91,9 @@ def distances(found: Sequence[Value], ax: Axes, activation_bits: int = 8) -> Art
     # The published float network is not known: its best value stands for it.
     published = select(data="cifar10", activation_bits=activation_bits, method="HMQ")
     best = max(v.accuracy for v in published)
-    (line,) = _plot(ax, published, "wcr", "accuracy", **HMQ)
-    line.set_ydata([v.accuracy - best for v in published])
-    artists: Artists = [line]
+    compressions = np.array([v.wcr for v in published])
+    lost = [v.accuracy - best for v in published]
+    artists: Artists = ax.plot(compressions, lost, **HMQ)
     for _, values, look in _ours(found):
         here = [v for v in values if v.activation_bits == activation_bits]
         artists += _runs(ax, here, "distance", look)
