@@ -92,7 +92,11 @@ class Selection:
         return model.eval()
 
     def write(self, path: Path | str) -> None:
-        """Write the selection as JSON."""
+        """Write the selection as JSON.
+
+        Args:
+            path: of the file.
+        """
         schemes = {n: [s.bits, s.threshold_exponent, s.signed] for n, s in self.schemes.items()}
         content: dict = {"format": FORMAT, "hardware": self.hardware}
         content |= {"sizes": dict(self.sizes), "schemes": schemes}
@@ -105,6 +109,15 @@ class Selection:
 
         Raises:
             ValueError: naming the file, for one that is no selection.
+
+        Args:
+            path: of the file.
+
+        Returns:
+            The selection.
+
+        Raises:
+            ValueError: the file holds no selection.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -125,6 +138,14 @@ def default_scheme(model: nn.Module, name: str, kind: str) -> Scheme:
 
     For an activation, whose values differ from image to image, the largest threshold is the best
     one.
+
+    Args:
+        model: attached network.
+        name: of the tensor.
+        kind: "weight" or "activation".
+
+    Returns:
+        The scheme; None leaves the block's own choice.
     """
     block = blocks(model)[name]
     if kind != "weight":
@@ -134,6 +155,14 @@ def default_scheme(model: nn.Module, name: str, kind: str) -> Scheme:
 
 
 def original(model: nn.Module, name: str) -> Tensor:
-    """The float parameter that a weight's block reads."""
+    """The float parameter that a weight's block reads.
+
+    Args:
+        model: attached network.
+        name: of the weight.
+
+    Returns:
+        The parameter.
+    """
     path, _, attribute = name.rpartition(".")
     return model.get_submodule(path).parametrizations[attribute].original.detach()

@@ -68,6 +68,13 @@ class Real:
     def near(self, value: float, other: float) -> bool:
         """Whether the slider has one place for both: a browser rounds to the slider's steps, and
         sends that back.
+
+        Args:
+            value: one setting.
+            other: another one.
+
+        Returns:
+            True if both have the same place.
         """
         value, other = (math.log10(v) if self.logarithmic else v for v in (value, other))
         return abs(value - other) < 0.499 * self.step
@@ -181,6 +188,13 @@ def powers(label: str, exponents) -> Choice:
 
     >>> powers("threshold", [0, -1, -2]).texts
     ('2^-2', '2^-1', '2^0')
+
+    Args:
+        label: of the control.
+        exponents: of the powers, in any order.
+
+    Returns:
+        The control.
     """
     exponents = tuple(sorted(int(e) for e in exponents))
     return Choice(label, exponents, tuple(f"2^{e}" for e in exponents))

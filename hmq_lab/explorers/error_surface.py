@@ -93,7 +93,15 @@ def surface(tensor=None, *, exponents: tuple[int, ...] | None = None, **initial)
 
 
 def measured(x: np.ndarray | tensors.Sample, exponents: tuple[int, ...] | None = None) -> Surface:
-    """Quantize x with every bit-width and threshold; exponents: of the thresholds, descending."""
+    """Quantize x with every bit-width and threshold; exponents: of the thresholds, descending.
+
+    Args:
+        x: values of a tensor.
+        exponents: of the thresholds, descending; None takes those of a block for x.
+
+    Returns:
+        The losses for every bit-width and threshold.
+    """
     x = tensors.Sample.of(x)
     exponents = exponents or tensors.exponents(x.v)
     signed = x.signed
@@ -110,7 +118,15 @@ def measured(x: np.ndarray | tensors.Sample, exponents: tuple[int, ...] | None =
 
 
 def compute(state: State, surface: Surface) -> Result:
-    """The loss at the picked point beside the least that its bits allow."""
+    """The loss at the picked point beside the least that its bits allow.
+
+    Args:
+        state: what the controls are set to.
+        surface: of the tensor.
+
+    Returns:
+        What is shown.
+    """
     row = tensors.BITS.index(state.bits)
     column = surface.exponents.index(state.exponent)
     loss = surface.total[row, column]
@@ -140,6 +156,13 @@ def _percent(share: float) -> str:
 def draw(result: Result, figure) -> dict:
     """The map of the losses; beside it the row of the picked bits, split into rounding and
     clipping.
+
+    Args:
+        result: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
     """
     surface = result.surface
     chart, row = figure.subplots(1, 2, width_ratios=(1.25, 1))

@@ -204,7 +204,16 @@ class Followed:
     def of(
         cls, program: IntegerNetwork, name: str, values: Mapping[str, Tensor]
     ) -> Followed | None:
-        """None for layers that have no picture to draw."""
+        """None for layers that have no picture to draw.
+
+        Args:
+            program: an integer network.
+            name: of a layer.
+            values: codes of an image by the names of instructions.
+
+        Returns:
+            The layer with its inputs, or None.
+        """
         by_name = {i.name: i for i in program.instructions}
         own = by_name[name]
         out = values[name]
@@ -223,7 +232,15 @@ class Followed:
         return codes
 
     def window(self, weight: Tensor, state: State) -> tuple[np.ndarray, np.ndarray]:
-        """Codes of the inputs and weights of one sum, both (inputs, places of the kernel)."""
+        """Codes of the inputs and weights of one sum, both (inputs, places of the kernel).
+
+        Args:
+            weight: codes of the layer's weight.
+            state: channel, row and column of the sum.
+
+        Returns:
+            The input codes and the weight codes.
+        """
         own = weight[state.channel]
         if weight.dim() == 2:
             x = self.x[0]
@@ -246,6 +263,14 @@ def _options(own) -> dict:
 def compute(state: State, layer: Followed, odd) -> Result:
     """The sums, shifts and codes of a layer in integers, and the codes of the same layer in
     float64.
+
+    Args:
+        state: what the controls are set to.
+        layer: that is followed.
+        odd: makes the network with another threshold of a layer: (layer, factor, multiplier).
+
+    Returns:
+        What is shown.
     """
     own = layer.own
     chain = layer.chain
@@ -307,7 +332,15 @@ def compute(state: State, layer: Followed, odd) -> Result:
 
 
 def scaling(state: State, places: int) -> str:
-    """What is done to a sum, in words."""
+    """What is done to a sum, in words.
+
+    Args:
+        state: what the controls are set to.
+        places: of the shift.
+
+    Returns:
+        The words.
+    """
     if state.odd_threshold and state.multiplier:
         by = round(breaking.HALF_AN_OCTAVE * 2**state.multiplier)
         return f"times {by}, shifted right by {places + state.multiplier}"
@@ -333,6 +366,13 @@ def _sentence(r: Result) -> str:
 def draw(r: Result, figure) -> dict:
     """Above the codes that come in, the weights and the channel; below the running sum, and the sum
     in binary.
+
+    Args:
+        r: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
     """
     mosaic = [["x", "weight", "codes"], ["sum", "sum", "bits"]]
     widths = (1, 1, 1.45)
@@ -430,7 +470,14 @@ def move(r: Result, artists: dict) -> None:
 
 
 def words(r: Result) -> list[str]:
-    """The sum in binary, cut where it is shifted, and what becomes of it."""
+    """The sum in binary, cut where it is shifted, and what becomes of it.
+
+    Args:
+        r: what `compute` returned.
+
+    Returns:
+        Lines of text.
+    """
     s = r.state
     # A multiplier makes the number longer, and the shift with it.
     by = 1

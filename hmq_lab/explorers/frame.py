@@ -81,7 +81,14 @@ class Picture:
         return Image.fromarray(np.ascontiguousarray(pixels))
 
     def png(self, compression: int = 1) -> bytes:
-        """The same as a file. compression: 1, quick, to 9, small."""
+        """The same as a file. compression: 1, quick, to 9, small.
+
+        Args:
+            compression: 1, quick, to 9, small.
+
+        Returns:
+            The content of a PNG file.
+        """
         self.image().save(out := io.BytesIO(), "PNG", compress_level=compression)
         return out.getvalue()
 
@@ -91,7 +98,14 @@ STILL = "A still image: its controls come when you run this cell."
 
 
 def still(image: Image.Image) -> bytes:
-    """PNG for a notebook without a kernel: a line below it says where the controls are."""
+    """PNG for a notebook without a kernel: a line below it says where the controls are.
+
+    Args:
+        image: of an explorer.
+
+    Returns:
+        The content of a PNG file.
+    """
     page = Image.new("RGB", (image.width, image.height + STRIP), "white")
     page.paste(image, (0, 0))
     font = ImageFont.load_default(13)
@@ -122,7 +136,12 @@ class CoreView:
         self.say(self.explorer.sentence, self.explorer.live)
 
     def say(self, sentence: str, live: str = "polite") -> None:
-        """Show a sentence. live: whether a screen reader tells it at once."""
+        """Show a sentence. live: whether a screen reader tells it at once.
+
+        Args:
+            sentence: to show.
+            live: "polite" or "assertive": whether a screen reader tells it at once.
+        """
         style = f'role="status" aria-live="{live}" style="line-height:1.5"'
         self.text.value = f"<div {style}>{html.escape(sentence)}</div>"
 
@@ -142,7 +161,11 @@ class ModuleView:
         self.widget.state = self.module.state(self.explorer.state)
 
     def say(self, sentence: str) -> None:
-        """A module says what it shows by itself."""
+        """A module says what it shows by itself.
+
+        Args:
+            sentence: is not used.
+        """
 
 
 class Explorer:

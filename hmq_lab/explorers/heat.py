@@ -20,6 +20,16 @@ def blank(ax: Axes, rows, columns, label: str = "", **style) -> QuadMesh:
 
     >>> mesh = blank(ax, rows=(1, 2, 4, 8), columns=(0, -1, -2), **PERCENT)
     >>> mesh.set_array(100 * table)
+
+    Args:
+        ax: where to draw.
+        rows: names of the rows.
+        columns: exponents or names of the columns.
+        label: of a colour bar below; none without it.
+        style: options of seaborn's heatmap.
+
+    Returns:
+        The cells.
     """
     bar: dict = {"label": label, "location": "bottom", "shrink": 0.9, "aspect": 25}
     bar = {"cbar": bool(label), "cbar_kws": bar}
@@ -32,19 +42,40 @@ def blank(ax: Axes, rows, columns, label: str = "", **style) -> QuadMesh:
 
 
 def frame(ax: Axes, columns: int = 1) -> Rectangle:
-    """A frame around one row of so many columns, to be put at (column, row) with `set_xy`."""
+    """A frame around one row of so many columns, to be put at (column, row) with `set_xy`.
+
+    Args:
+        ax: where to draw.
+        columns: how many cells the frame is wide.
+
+    Returns:
+        The frame.
+    """
     style = {"fill": False, "edgecolor": RED, "lw": 3, "clip_on": False, "zorder": 5}
     return ax.add_patch(Rectangle((0, 0), columns, 1, **style))
 
 
 def words(ax: Axes, count: int = 12) -> list[Text]:
-    """Texts for `write`."""
+    """Texts for `write`.
+
+    Args:
+        ax: where to draw.
+        count: how many texts.
+
+    Returns:
+        Empty texts.
+    """
     style: dict = {"ha": "center", "va": "center", "fontsize": 9, "zorder": 4}
     return [ax.text(0, 0, "", **style) for _ in range(count)]
 
 
 def write(texts: list[Text], percent: np.ndarray) -> None:
-    """Write the largest entries of a table into their cells, from 1 % on."""
+    """Write the largest entries of a table into their cells, from 1 % on.
+
+    Args:
+        texts: from `words`.
+        percent: the table (rows, columns), in %.
+    """
     # The largest entries first, as many as there are texts.
     order = np.argsort(-percent, axis=None)[: len(texts)]
     for text in texts:

@@ -172,6 +172,15 @@ def compute(state: State, x: tensors.Sample, signed: bool, view: tuple[float, fl
     p = softmax((log table + g) / temperature); step = sum p s and threshold = sum p t, with s and t
     of each cell. By the chain rule the logit of a cell gets p ((s - step) dL/dstep + (t -
     threshold) dL/dthreshold) / temperature.
+
+    Args:
+        state: what the controls are set to.
+        x: values of a tensor.
+        signed: whether the schemes have a sign.
+        view: ends of the axis of x.
+
+    Returns:
+        What is shown.
     """
     bits = np.array(state.bit_widths)[:, None]
     exponents = np.array(state.exponents)[None]
@@ -246,7 +255,15 @@ def _slopes(x: tensors.Sample, step: float, threshold: float, signed: bool) -> t
 
 
 def noise(sample: int, shape: tuple[int, int]) -> np.ndarray:
-    """Gumbel noise, the same again for the same number; none for 0."""
+    """Gumbel noise, the same again for the same number; none for 0.
+
+    Args:
+        sample: number of the sample.
+        shape: of the table.
+
+    Returns:
+        The noise, in the shape of the table.
+    """
     if sample == 0:
         return np.zeros(shape)
     return tensors.noise(sample, shape[0] * shape[1]).reshape(shape)
@@ -277,7 +294,15 @@ def _name(bits: int, exponent: int) -> str:
 
 
 def draw(result: Result, figure) -> dict:
-    """The table of probabilities; the gradient of each logit; the staircase."""
+    """The table of probabilities; the gradient of each logit; the staircase.
+
+    Args:
+        result: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
+    """
     state = result.state
     # Two tables with frames, and a staircase.
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))

@@ -46,7 +46,14 @@ class Module:
     fields: tuple[str, ...]
 
     def state(self, state: object) -> dict[str, Any]:
-        """The explorer's state as the module takes it: tuples and tables become flat lists."""
+        """The explorer's state as the module takes it: tuples and tables become flat lists.
+
+        Args:
+            state: of an explorer.
+
+        Returns:
+            Its fields, ready for JSON.
+        """
         found = {name: getattr(state, name) for name in self.fields}
         return {n: np.ravel(v).tolist() if isinstance(v, tuple) else v for n, v in found.items()}
 
@@ -82,6 +89,12 @@ def source(name: str) -> str:
 
     >>> source("quantizer").count("import "), source("quantizer").count("export default")
     (0, 1)
+
+    Args:
+        name: of the module, without its suffix.
+
+    Returns:
+        JavaScript.
     """
     text = (FOLDER / f"{name}.js").read_text(encoding="utf-8")
     parts: dict[str, str] = {}
@@ -99,7 +112,15 @@ def _collect(text: str, parts: dict[str, str]) -> None:
 
 
 def data_of(module: Module, controls: dict) -> dict[str, Any]:
-    """The module's data with its title and its controls, by name and in order."""
+    """The module's data with its title and its controls, by name and in order.
+
+    Args:
+        module: of an explorer.
+        controls: of the same explorer, by name.
+
+    Returns:
+        What the module takes, ready for JSON.
+    """
     described = [{"name": name, **control.described()} for name, control in controls.items()]
     return {"title": module.title, "controls": described, **module.data}
 
@@ -107,6 +128,14 @@ def data_of(module: Module, controls: dict) -> dict[str, Any]:
 def view(module: Module, controls: dict, state: object):
     """The widget that shows a module; its trait `state` follows the reader, and the reader sees
     what it is set to.
+
+    Args:
+        module: of an explorer.
+        controls: of the same explorer, by name.
+        state: of the explorer.
+
+    Returns:
+        The widget; None without anywidget.
     """
     import anywidget
     import traitlets
@@ -141,7 +170,16 @@ def fragment(module: Module, controls: dict, state: object, linked: bool = False
 
 
 def page(title: str, about: str, body: str) -> str:
-    """A whole page around fragments: it opens from disk, in light and dark, on a phone."""
+    """A whole page around fragments: it opens from disk, in light and dark, on a phone.
+
+    Args:
+        title: of the page.
+        about: one sentence for search engines.
+        body: fragments of HTML.
+
+    Returns:
+        HTML.
+    """
     return PAGE.format(title=html.escape(title), about=html.escape(about), body=body)
 
 

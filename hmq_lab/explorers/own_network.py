@@ -89,16 +89,36 @@ class Bench:
     def bits(self, name: str) -> tuple[int, ...]:
         """What may be chosen for a tensor: an activation's block has one bit-width, which is set as
         one likes.
+
+        Args:
+            name: of the tensor.
+
+        Returns:
+            The bit-widths.
         """
         is_weight = name in self.weights
         return tuple(self.blocks[name].bits.tolist()) if is_weight else tensors.BITS
 
     def exponents(self, name: str) -> tuple[int, ...]:
-        """The thresholds of a tensor's block, descending."""
+        """The thresholds of a tensor's block, descending.
+
+        Args:
+            name: of the tensor.
+
+        Returns:
+            The exponents M of the thresholds 2^M.
+        """
         return tuple(self.blocks[name].exponents.tolist())
 
     def values(self, name: str) -> tensors.Sample:
-        """A weight's values; an activation's for the batch, from a pass of the float network."""
+        """A weight's values; an activation's for the batch, from a pass of the float network.
+
+        Args:
+            name: of the tensor.
+
+        Returns:
+            The values.
+        """
         # Looked at once for each tensor.
         if name not in self._values:
             if name in self.weights:
@@ -119,7 +139,15 @@ class Bench:
         return torch.cat([values.flatten() for values in seen])
 
     def best(self, name: str, bits: int) -> int:
-        """The exponent of the threshold that loses least of a tensor's values with so many bits."""
+        """The exponent of the threshold that loses least of a tensor's values with so many bits.
+
+        Args:
+            name: of the tensor.
+            bits: of its scheme.
+
+        Returns:
+            The exponent.
+        """
         sample = self.values(name)
         signed = self.blocks[name].signed
         schemes = [Scheme(bits, exponent, signed) for exponent in self.exponents(name)]
@@ -127,7 +155,14 @@ class Bench:
         return self.exponents(name)[int(np.argmin(losses))]
 
     def effect(self, pairs: Pairs) -> Effect:
-        """What these tensors do when they are quantized, all others float. It is measured once."""
+        """What these tensors do when they are quantized, all others float. It is measured once.
+
+        Args:
+            pairs: bits and exponent by tensor.
+
+        Returns:
+            The change of output, accuracy and loss.
+        """
         key = tuple(sorted(pairs.items()))
         if not key:
             return self.float_effect
@@ -160,6 +195,12 @@ class Bench:
     def compression(self, pairs: Pairs) -> float:
         """32 bits over the mean bits of an element of the weights; a tensor that is not chosen
         counts 32.
+
+        Args:
+            pairs: bits and exponent by tensor.
+
+        Returns:
+            The compression of the weights.
         """
         total = sum(self.weights.values())
         bits = {name: pairs[name][0] if name in pairs else FLOAT_BITS for name in self.weights}
@@ -314,6 +355,9 @@ class Choosing(Explorer):
     def everything(self, bits: int) -> None:
         """Give every tensor so many bits, or the most it can have below that, and its best
         threshold.
+
+        Args:
+            bits: for every tensor.
         """
         choice = {}
         for name in self.bench.blocks:
@@ -328,7 +372,14 @@ class Choosing(Explorer):
         self._show(replace(self.state, choice={}))
 
     def export(self, path: Path | str) -> Selection:
-        """Write the selection as JSON, for `Selection.read`; returns it."""
+        """Write the selection as JSON, for `Selection.read`; returns it.
+
+        Args:
+            path: of the file.
+
+        Returns:
+            The selection.
+        """
         self.selection.write(path)
         left = len(self.bench.blocks) - len(self.state.choice)
         count = tensors.many(left, "tensor")
@@ -451,7 +502,14 @@ def _example() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def compute(state: State) -> Result:
-    """Measure the chosen tensor alone, and all choices together."""
+    """Measure the chosen tensor alone, and all choices together.
+
+    Args:
+        state: what the controls are set to.
+
+    Returns:
+        What is shown.
+    """
     bench = state.bench
     name = state.tensor
     # Measured, if they were not before.
@@ -486,7 +544,15 @@ def _said(bench: Bench, effect: Effect) -> str:
 
 
 def draw(result: Result, figure) -> dict:
-    """Left the bits of every tensor, right what they do to the output."""
+    """Left the bits of every tensor, right what they do to the output.
+
+    Args:
+        result: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
+    """
     bench = result.state.bench
     bars, effects = figure.subplots(1, 2, width_ratios=(1.5, 1))
     names = list(bench.blocks)

@@ -230,7 +230,14 @@ def _values(name: str, tensor: Tensor, exponents: tuple[int, ...] | None) -> Val
 
 
 def compute(state: State) -> Result:
-    """The chosen tensor among those that the filter shows."""
+    """The chosen tensor among those that the filter shows.
+
+    Args:
+        state: what the controls are set to.
+
+    Returns:
+        What is shown.
+    """
     listing = state.listings[state.hardware]
     shown = listing.shown(state.show)
     place = shown[state.tensor]
@@ -282,6 +289,13 @@ def _about(
 def draw(result: Result, figure) -> dict:
     """Above the map, a mark for each tensor; below the values of the chosen one with its
     thresholds.
+
+    Args:
+        result: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
     """
     sizes, held = figure.subplots(2, 1, height_ratios=(1.5, 1))
     artists = {}

@@ -52,7 +52,14 @@ class Run:
         return tuple(sorted(found))
 
     def text(self, name: str) -> str:
-        """A tensor as a list names it: a weight by its layer, any other with its kind."""
+        """A tensor as a list names it: a weight by its layer, any other with its kind.
+
+        Args:
+            name: of the tensor.
+
+        Returns:
+            Its text.
+        """
         kind = self.tensors[name]["kind"]
         return short(name) + ("" if kind == "weight" else f" ({KINDS.get(kind, kind)})")
 
@@ -151,6 +158,12 @@ def short(name: str) -> str:
     """
     >>> short("layer1.0.conv1.weight")
     'layer1.0.conv1'
+
+    Args:
+        name: of a weight.
+
+    Returns:
+        The name of its layer.
     """
     return name.removesuffix(".weight")
 
@@ -226,7 +239,15 @@ def replay(record: Record, **initial) -> Explorer:
 
 
 def compute(state: State, run: Run) -> Result:
-    """What the record says at a step."""
+    """What the record says at a step.
+
+    Args:
+        state: what the controls are set to.
+        run: the recorded search.
+
+    Returns:
+        What is shown.
+    """
     at = run.steps.index(state.step)
     table = run.tables[state.layer][at]
     space = run.tensors[state.layer]["space"]
@@ -258,13 +279,28 @@ def compute(state: State, run: Run) -> Result:
 def chosen(table: np.ndarray, space: dict) -> tuple[int, int]:
     """The selection of a table (B, T): the most probable bits, then the most probable exponent
     given them.
+
+    Args:
+        table: probabilities (B, T).
+        space: bits and exponents of the table, by these names.
+
+    Returns:
+        Bits and exponent.
     """
     row = int(table.sum(1).round(DIGITS).argmax())
     return space["bits"][row], space["exponents"][int(table[row].argmax())]
 
 
 def moment(run: Run, step: int) -> dict[str, float] | None:
-    """The last step that the record describes, up to this one."""
+    """The last step that the record describes, up to this one.
+
+    Args:
+        run: the recorded search.
+        step: of the search.
+
+    Returns:
+        What the record says of it; None before the first step.
+    """
     at = int(np.searchsorted(run.events["step"], step, side="right")) - 1
     if at < 0:
         return None
@@ -288,7 +324,15 @@ def _aim(rate: float, run: Run) -> str:
 
 
 def draw(result: Result, figure) -> dict:
-    """The map of all weights; the layer's table; rate, temperature and loss with a cursor."""
+    """The map of all weights; the layer's table; rate, temperature and loss with a cursor.
+
+    Args:
+        result: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
+    """
     run = result.run
     events = result.run.events
     artists = {}

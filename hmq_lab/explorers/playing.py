@@ -136,7 +136,11 @@ class Playing(Explorer):
         self._do(self.game.redo)
 
     def start(self, what) -> None:
-        """Begin from another choice, as `Game.start`; a start is no move, and no score."""
+        """Begin from another choice, as `Game.start`; a start is no move, and no score.
+
+        Args:
+            what: as `Game.start` takes it.
+        """
         self._do(lambda: self.game.start(what), said="A start does not count: make a move. ")
 
     def hint(self) -> None:
@@ -227,7 +231,14 @@ def beat(game: Game | None = None, layer: str | None = None, **options) -> Playi
 
 
 def compute(state: State) -> Result:
-    """What the choice is worth: measured, if it was not before."""
+    """What the choice is worth: measured, if it was not before.
+
+    Args:
+        state: what the controls are set to.
+
+    Returns:
+        What is shown.
+    """
     game = state.game
     arena = state.game.arena
     outcome = arena.evaluate(state.choice)
@@ -260,7 +271,15 @@ def compute(state: State) -> Result:
 
 
 def draw(r: Result, figure) -> dict:
-    """Left every layer's bits beside HMQ's; right accuracy over rate, with all that was tried."""
+    """Left every layer's bits beside HMQ's; right accuracy over rate, with all that was tried.
+
+    Args:
+        r: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
+    """
     arena = r.state.game.arena
     bars, ax = figure.subplots(1, 2, width_ratios=(1, 1.25))
     # Left a bar for each layer, over a band that marks the one in view.

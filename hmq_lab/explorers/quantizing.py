@@ -89,6 +89,14 @@ def quantizer(tensor=None, *, exponents: tuple[int, ...] | None = None, **initia
 def compute(state: State, x: tensors.Sample, view: tuple[float, float]) -> Result:
     """Levels, staircase and errors in two's complement, and in the authors' range where the state
     asks for it.
+
+    Args:
+        state: what the controls are set to.
+        x: values of a tensor.
+        view: ends of the axis of x.
+
+    Returns:
+        What is shown.
     """
     scheme = Scheme(state.bits, state.exponent, state.signed)
     lo, hi = scheme.integers
@@ -130,7 +138,15 @@ def percent(share: float) -> str:
 
 
 def draw(result: Result, figure) -> dict:
-    """The staircase; the histogram of the values with the levels on it; the errors."""
+    """The staircase; the histogram of the values with the levels on it; the errors.
+
+    Args:
+        result: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
+    """
     mosaic = [["stairs", "values"], ["stairs", "errors"]]
     axes = figure.subplot_mosaic(mosaic, height_ratios=(3, 1.5))
     # Left the staircase of each range, over the line of no quantization.

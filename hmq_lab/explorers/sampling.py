@@ -126,7 +126,15 @@ def _schedule() -> dict[str, float]:
 
 
 def noise(seed: int, categories: int) -> torch.Tensor:
-    """All the noise there is for a seed: fewer samples are the first of more."""
+    """All the noise there is for a seed: fewer samples are the first of more.
+
+    Args:
+        seed: of the noise.
+        categories: how many there are.
+
+    Returns:
+        Gumbel noise (samples, categories).
+    """
     return torch.from_numpy(tensors.noise(seed, MOST * categories)).view(MOST, categories)
 
 
@@ -165,7 +173,15 @@ def _shares(values: np.ndarray) -> str:
 
 
 def draw(result: Result, figure) -> dict:
-    """The samples; how near to one-hot they are; the schedule of the temperature."""
+    """The samples; how near to one-hot they are; the schedule of the temperature.
+
+    Args:
+        result: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
+    """
     mosaic = [["samples", "largest"], ["samples", "schedule"]]
     axes = figure.subplot_mosaic(mosaic, width_ratios=(1.1, 1))
     # Three categories are the corners of a triangle, more are bars.

@@ -130,7 +130,16 @@ def selection(record: Record, other: Record | None = None, **initial) -> Explore
 
 
 def compute(state: State, searches: tuple[Search, ...], weights: tuple[str, ...]) -> Result:
-    """What the records say at a moment."""
+    """What the records say at a moment.
+
+    Args:
+        state: what the controls are set to.
+        searches: one or two.
+        weights: names of the weights that they share.
+
+    Returns:
+        What is shown.
+    """
     sides = tuple(_side(state, search, searches[0].run, weights) for search in searches)
     differ = sides[0].bits != sides[-1].bits
     result = Result(state.layer, weights, sides, differ, "")
@@ -205,6 +214,13 @@ def _sentence(result: Result, fixed: bool) -> str:
 def draw(result: Result, figure) -> dict:
     """A map of the network for each search; the layer's table in each; of a single search, the
     layer's bits by step.
+
+    Args:
+        result: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
     """
     two = len(result.sides) > 1
     artists = {}
@@ -359,6 +375,12 @@ def stages(names: tuple[str, ...]) -> list[tuple[int, int, str]]:
 
     By the first component of the names; by the second one within a component that has more than
     half of the tensors, as torchvision's `features` do.
+
+    Args:
+        names: of the weights, in the network's order.
+
+    Returns:
+        First place, number of tensors and name of each part.
     """
     paths = [short(name).split(".") for name in names]
     heads = [path[0] for path in paths]

@@ -24,6 +24,12 @@ SETTING = "a setting goes by its name, such as bits=3"
 def sample(tensor) -> Sample:
     """The values of a tensor in groups; a sample stays as it is, None is a layer that comes with
     the package.
+
+    Args:
+        tensor: tensor, array, list, `Sample` or None.
+
+    Returns:
+        The values in groups.
     """
     if isinstance(tensor, Sample):
         return tensor
@@ -39,6 +45,15 @@ def values(tensor) -> np.ndarray:
     array([ 1., -2.])
 
     Raises ValueError for what is empty, not finite, a single number or no array of real numbers.
+
+    Args:
+        tensor: tensor, parameter, array or list of real numbers.
+
+    Returns:
+        The values (n,).
+
+    Raises:
+        ValueError: there are no values, or some are no finite real numbers.
     """
     if isinstance(tensor, torch.nn.Module):
         raise ValueError(f"a tensor is needed, got the network {type(tensor).__name__}: {NETWORK}")
@@ -81,6 +96,13 @@ def layer() -> torch.Tensor:
 def exponents(x: np.ndarray, count: int = 8) -> tuple[int, ...]:
     """M of the thresholds 2^M that a block for x would choose from, descending from one octave
     above the tight one.
+
+    Args:
+        x: values of a tensor.
+        count: of thresholds.
+
+    Returns:
+        The exponents.
     """
     largest = float(np.abs(x).max())
     top = threshold_exponent(largest) + (largest > 0)
@@ -88,7 +110,14 @@ def exponents(x: np.ndarray, count: int = 8) -> tuple[int, ...]:
 
 
 def window(x: np.ndarray) -> tuple[float, float]:
-    """Ends of an axis that shows all of x and the tight threshold."""
+    """Ends of an axis that shows all of x and the tight threshold.
+
+    Args:
+        x: values of a tensor.
+
+    Returns:
+        The two ends.
+    """
     tight = 2.0 ** threshold_exponent(float(np.abs(x).max()))
     return (-1.3 if x.min() < 0 else -0.4) * tight, 1.3 * tight
 
@@ -113,6 +142,12 @@ class Sample:
         """
         >>> Sample.of(np.array([0.5, -1.0, 0.5])).n
         array([1, 2])
+
+        Args:
+            x: values, in any shape.
+
+        Returns:
+            The values in groups.
         """
         if isinstance(x, Sample):
             return x
@@ -172,6 +207,14 @@ def loss(x: np.ndarray | Sample, step: float, ends: tuple[float, float]) -> Loss
     Loss(rounding=0.047..., clipping=0.188..., clipped=1)
 
     A tensor of zeros loses nothing.
+
+    Args:
+        x: values of a tensor.
+        step: of the quantizer.
+        ends: the smallest and largest code.
+
+    Returns:
+        Shares of the sum of squares of x.
     """
     x = Sample.of(x)
     # Rounding is half to even, as the quantizer rounds.
@@ -192,6 +235,14 @@ def staircase(
 
     >>> staircase(0.5, (-1, 0), (-1, 1))
     (array([-1.  , -0.75, -0.75, -0.25, -0.25,  1.  ]), ...)
+
+    Args:
+        step: of the quantizer.
+        ends: the smallest and largest code.
+        view: ends of the axis of x.
+
+    Returns:
+        x and Q(x) of the corners.
     """
     # What rounding gives, and one more at either end.
     r = np.arange(np.ceil(ends[0]) - 1, np.floor(ends[1]) + 2)
@@ -204,12 +255,25 @@ def many(count: int, word: str) -> str:
     """
     >>> many(1, "bit"), many(8, "bit")
     ('1 bit', '8 bits')
+
+    Args:
+        count: how many.
+        word: in the singular.
+
+    Returns:
+        The number with its noun.
     """
     return f"{count:,} {word}" + ("" if count == 1 else "s")
 
 
 def histogram(x: Sample, ax, view: tuple[float, float]) -> None:
-    """The distribution of the values."""
+    """The distribution of the values.
+
+    Args:
+        x: values of a tensor.
+        ax: where to draw.
+        view: ends of the axis.
+    """
     style = {"color": PALE, "edgecolor": "white", "lw": 0.3}
     sns.histplot(x=x.v, weights=x.n, bins=60, binrange=view, stat="percent", ax=ax, **style)
 
@@ -219,6 +283,13 @@ def percent(share: float, decimals: int = 0) -> str:
 
     >>> percent(0.125), percent(0.1254, 1)
     ('12%', '12.5%')
+
+    Args:
+        share: 0 to 1.
+        decimals: digits behind the point.
+
+    Returns:
+        The text.
     """
     return f"{100 * round(share, 9):.{decimals}f}%"
 
@@ -230,6 +301,13 @@ def noise(seed: int, count: int) -> np.ndarray:
 
     >>> noise(3, 2).shape, bool((noise(3, 2) == noise(3, 3)[:2]).all())
     ((2,), True)
+
+    Args:
+        seed: of the noise.
+        count: of numbers.
+
+    Returns:
+        The noise (count,).
     """
     uniform = np.random.RandomState(seed).random_sample(count)
     return -np.log(-np.log(np.where(uniform == 0, 2.0**-54, uniform)))

@@ -196,6 +196,9 @@ class Live:
 
         patient: leave new steps for later while the last picture is not paid off; a new state is
         shown at once.
+
+        Args:
+            patient: whether to wait for a record that is just written.
         """
         status = self.run.status() if self.run else None
         wish = self.run.wish if self.run else ""
@@ -411,7 +414,11 @@ class Growing(Explorer):
         )
 
     def grow(self, now: Now) -> None:
-        """The layer stays; the map is that of the newest step that has one."""
+        """The layer stays; the map is that of the newest step that has one.
+
+        Args:
+            now: the events so far.
+        """
         room = limits(self.now)
         self.now = now
         # Axes stand still, so that little is painted again: now and then they must give.
@@ -429,7 +436,15 @@ class Growing(Explorer):
 
 
 def compute(state: playback.State, now: Now) -> Result:
-    """What the events so far say, as `playback.compute` of a whole record."""
+    """What the events so far say, as `playback.compute` of a whole record.
+
+    Args:
+        state: what the controls are set to.
+        now: the events so far.
+
+    Returns:
+        What is shown.
+    """
     found = vars(playback.compute(state, now.run))
     # After the step and what goes with it.
     _, _, said = found["sentence"].partition(": ")
@@ -437,7 +452,14 @@ def compute(state: playback.State, now: Now) -> Result:
 
 
 def limits(now: Now) -> tuple[float, float, float]:
-    """Ends of the axes of compression (low, high) and loss (high), with room to grow."""
+    """Ends of the axes of compression (low, high) and loss (high), with room to grow.
+
+    Args:
+        now: the events so far.
+
+    Returns:
+        The three ends.
+    """
     run = now.run
     rates = np.r_[
         run.expected_rate, run.actual_rate, run.events["target_rate"], run.target * (1 + run.margin)
@@ -451,7 +473,15 @@ def limits(now: Now) -> tuple[float, float, float]:
 
 
 def draw(result: Result, figure) -> dict:
-    """The replay's figure with axes for the whole search, on which the curves grow."""
+    """The replay's figure with axes for the whole search, on which the curves grow.
+
+    Args:
+        result: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
+    """
     now = result.now
     artists = playback.draw(result, figure)
     rate, temperature, loss = (cursor.axes for cursor in artists["cursor"])
@@ -468,7 +498,12 @@ def draw(result: Result, figure) -> dict:
 
 
 def fit(now: Now, artists: dict) -> None:
-    """Give the axes of rate and loss room for what there is."""
+    """Give the axes of rate and loss room for what there is.
+
+    Args:
+        now: the events so far.
+        artists: from `draw`.
+    """
     low, high, most = limits(now)
     # Axes give only now and then, so that little is painted again.
     rate, _, loss = (cursor.axes for cursor in artists["cursor"])

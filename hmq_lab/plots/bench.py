@@ -14,7 +14,15 @@ from hmq_lab.plots.frame import BLUE, ORANGE, Artists, Look, figure
 
 
 def step_time(found: dict, ax: Axes) -> Artists:
-    """The median time of a search step over the schemes per tensor, with its quartiles."""
+    """The median time of a search step over the schemes per tensor, with its quartiles.
+
+    Args:
+        found: what `hmq-lab bench --json` writes.
+        ax: where to draw.
+
+    Returns:
+        The artists.
+    """
     rows = found["spaces"]
     # Milliseconds, from quartile to quartile.
     low = 1e3 * np.array([row["low"] for row in rows])
@@ -26,7 +34,15 @@ def step_time(found: dict, ax: Axes) -> Artists:
 
 
 def step_memory(found: dict, ax: Axes) -> Artists:
-    """The peak memory of a search step over the schemes per tensor."""
+    """The peak memory of a search step over the schemes per tensor.
+
+    Args:
+        found: what `hmq-lab bench --json` writes.
+        ax: where to draw.
+
+    Returns:
+        The artists.
+    """
     mebibytes = [row["bytes"] / 2**20 for row in found["spaces"]]
     drawn = ax.plot(_schemes(found), mebibytes, color=ORANGE, marker="s", ls="--")
     return _finished(found, ax, drawn, "MiB at the peak of a step", max(mebibytes))

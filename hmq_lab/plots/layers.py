@@ -15,6 +15,13 @@ from hmq_lab.runs.records import Record
 def parts(record: Record, ax: Axes) -> Artists:
     """Mean bits of the weight tensors in the first, middle and last third of the network, by kind
     of layer.
+
+    Args:
+        record: of a search.
+        ax: where to draw.
+
+    Returns:
+        The artists.
     """
     weights = of_kind(record, "weight")
     # The first, middle and last third of the tensors.
@@ -48,6 +55,12 @@ def bits_per_layer(record: Record) -> str:
     late.
 
     >>> bits_per_layer(records.recorded("cifar10-resnet20-w16-a8"))
+
+    Args:
+        record: of a search.
+
+    Returns:
+        The drawing.
     """
     weights = of_kind(record, "weight")
     found = np.array([t["bits"] for t in weights])

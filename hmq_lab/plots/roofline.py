@@ -31,6 +31,13 @@ def layers(source: Costs, ax: Axes) -> Artists:
     """Each layer's multiply-accumulates per cycle over those per byte, under the roofs of its bits.
 
     >>> layers(Costs(count(network), Accelerator()), ax)
+
+    Args:
+        source: layers on an accelerator.
+        ax: where to draw.
+
+    Returns:
+        The artists.
     """
     machine = source.accelerator
     artists: Artists = []
@@ -74,6 +81,12 @@ def roofline(source: Costs) -> str:
     multipliers do.
 
     >>> roofline(Costs(count(network), Accelerator()))
+
+    Args:
+        source: layers on an accelerator.
+
+    Returns:
+        The drawing.
     """
     machine = source.accelerator
     bound = 0
