@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,7 +146,7 @@ def default_scheme(model: nn.Module, name: str, kind: str) -> Scheme:
         kind: "weight" or "activation".
 
     Returns:
-        The scheme; None leaves the block's own choice.
+        The scheme.
     """
     block = blocks(model)[name]
     if kind != "weight":
@@ -165,4 +166,5 @@ def original(model: nn.Module, name: str) -> Tensor:
         The parameter.
     """
     path, _, attribute = name.rpartition(".")
-    return model.get_submodule(path).parametrizations[attribute].original.detach()
+    layer: Any = model.get_submodule(path)
+    return layer.parametrizations[attribute].original.detach()

@@ -8,6 +8,7 @@ import numbers
 from dataclasses import dataclass
 
 import ipywidgets as widgets
+import numpy as np
 
 LAYOUT = {"width": "395px"}  # two in a row beside each other, as wide as the picture
 STYLE = {"description_width": "130px"}
@@ -28,11 +29,8 @@ class Whole:
     step: int = 1
 
     def check(self, name: str, value) -> int:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, numbers.Integral)
-            or not self.low <= value <= self.high
-        ):
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not (whole and self.low <= value <= self.high):
             allowed = f"an integer from {self.low} to {self.high}"
             raise ValueError(f"{name} must be {allowed}, got {value!r}")
         return int(value)

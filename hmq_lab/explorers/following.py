@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -163,6 +164,7 @@ def example() -> nn.Module:
     search chose.
     """
     from hmq_lab import SearchSpace, attach, data, models
+    from hmq_lab.explorers.choice import original
     from hmq_lab.models.weights import SHIPPED, load_weights
     from hmq_lab.placement import blocks
     from hmq_lab.rivals.landscape import best_schemes
@@ -177,12 +179,10 @@ def example() -> nn.Module:
     record = records.recorded("builtin-tiny_resnet8-w8-a8")
     bits = {t["name"]: t["bits"] for t in record.tensors}
     for name, block in blocks(network).items():
-        layer = (
-            network.get_submodule(name.rpartition(".")[0])
-            if name in blocks(network, "weight")
-            else None
-        )
-        block.fix(layer and best_schemes(block, layer.parametrizations.weight.original)[bits[name]])
+        best = None
+        if name in blocks(network, "weight"):
+            best = best_schemes(block, original(network, name))[bits[name]]
+        block.fix(best)
     return network
 
 
@@ -196,7 +196,7 @@ class Followed:
     x: Tensor  # (1, channels, rows, columns) or (1, features)
     x_exponent: int
     exponent: int  # of the sums
-    own: object  # the instruction
+    own: Any  # the instruction
     chain: tuple
     size: tuple[int, int, int]
 
@@ -214,7 +214,7 @@ class Followed:
         Returns:
             The layer with its inputs, or None.
         """
-        by_name = {i.name: i for i in program.instructions}
+        by_name: dict[str, Any] = {i.name: i for i in program.instructions}
         own = by_name[name]
         out = values[name]
         source = by_name[own.inputs[0]]
@@ -279,8 +279,10 @@ def compute(state: State, layer: Followed, odd) -> Result:
     if state.odd_threshold:
         changed = {i.name: i for i in odd(state.layer, factor, state.multiplier).instructions}
         own = changed[own.name]
-        chain = [changed[i.name] for i in chain]
-    weight, bias, convolve = (own.parameters[key] for key in ("weight", "bias", "convolve"))
+        chain = tuple(changed[i.name] for i in chain)
+    weight = own.parameters["weight"]
+    bias = own.parameters["bias"]
+    convolve = own.parameters["convolve"]
     # In integers: sums, what the register holds of them, codes.
     exact = own.compute(layer.x)
     codes = sums = breaking.wrap(exact, state.register)

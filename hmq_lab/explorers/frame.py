@@ -136,11 +136,11 @@ class CoreView:
         self.say(self.explorer.sentence, self.explorer.live)
 
     def say(self, sentence: str, live: str = "polite") -> None:
-        """Show a sentence. live: whether a screen reader tells it at once.
+        """Show a sentence.
 
         Args:
             sentence: to show.
-            live: "polite" or "assertive": whether a screen reader tells it at once.
+            live: "polite" or "off": whether a screen reader tells it at once.
         """
         style = f'role="status" aria-live="{live}" style="line-height:1.5"'
         self.text.value = f"<div {style}>{html.escape(sentence)}</div>"
@@ -160,11 +160,12 @@ class ModuleView:
     def show(self) -> None:
         self.widget.state = self.module.state(self.explorer.state)
 
-    def say(self, sentence: str) -> None:
+    def say(self, sentence: str, live: str = "polite") -> None:
         """A module says what it shows by itself.
 
         Args:
             sentence: is not used.
+            live: is not used.
         """
 
 
@@ -221,9 +222,12 @@ class Explorer:
         self._drawn = None
         self.controls = {name: control.widget() for name, control in controls.items()}
         self._follow()
-        uses_module = module is not None and modules.are_used()
-        self.view = ModuleView(self, module) if uses_module else CoreView(self)
-        if not uses_module:
+        self.view: ModuleView | CoreView
+        if module is not None and modules.are_used():
+            self.view = ModuleView(self, module)
+        else:
+            self.view = CoreView(self)
+        if not isinstance(self.view, ModuleView):
             self.view.show()
         for name, widget in self.controls.items():
             widget.observe(lambda change, name=name: self._changed(name, change["new"]), "value")
@@ -233,7 +237,10 @@ class Explorer:
         """What is shown: an ipywidget, to be placed beside others or linked with them."""
         return self.view.widget
 
-    live = "polite"  # whether a screen reader tells each new sentence at once
+    @property
+    def live(self) -> str:
+        """Whether a screen reader tells each new sentence at once: "polite" or "off"."""
+        return "polite"
 
     @property
     def result(self):
@@ -370,7 +377,7 @@ class Explorer:
         return data, {"image/png": {"alt": self.sentence}}
 
 
-def changed(state, allowed: dict[str, Control], values: dict, derive: bool = True):
+def changed(state, allowed: Mapping[str, Control], values: dict, derive: bool = True):
     """The state with some of its values changed, each checked.
 
     Args:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
+from matplotlib.collections import Collection
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from hmq_lab.plots import RED
+from hmq_lab.plots.frame import Look
 
-PERCENT = {"vmin": 0, "vmax": 100, "cmap": "cividis"}
+PERCENT: Look = {"vmin": 0, "vmax": 100, "cmap": "cividis"}
 
 
-def blank(ax: Axes, rows, columns, label: str = "", **style) -> QuadMesh:
-    """An empty table with its names, the first row at the bottom; `label`: of a colour bar below
-    it.
+def blank(ax: Axes, rows, columns, label: str = "", **style) -> Collection:
+    """An empty table with its names, the first row at the bottom.
 
     >>> mesh = blank(ax, rows=(1, 2, 4, 8), columns=(0, -1, -2), **PERCENT)
     >>> mesh.set_array(100 * table)
@@ -31,7 +31,7 @@ def blank(ax: Axes, rows, columns, label: str = "", **style) -> QuadMesh:
     Returns:
         The cells.
     """
-    bar: dict = {"label": label, "location": "bottom", "shrink": 0.9, "aspect": 25}
+    bar: Look = {"label": label, "location": "bottom", "shrink": 0.9, "aspect": 25}
     bar = {"cbar": bool(label), "cbar_kws": bar}
     zeros = np.zeros((len(rows), len(columns)))
     ticks = {"xticklabels": list(columns), "yticklabels": list(rows)}
@@ -51,8 +51,10 @@ def frame(ax: Axes, columns: int = 1) -> Rectangle:
     Returns:
         The frame.
     """
-    style = {"fill": False, "edgecolor": RED, "lw": 3, "clip_on": False, "zorder": 5}
-    return ax.add_patch(Rectangle((0, 0), columns, 1, **style))
+    style: Look = {"fill": False, "edgecolor": RED, "lw": 3, "clip_on": False, "zorder": 5}
+    box = Rectangle((0, 0), columns, 1, **style)
+    ax.add_patch(box)
+    return box
 
 
 def words(ax: Axes, count: int = 12) -> list[Text]:
@@ -65,7 +67,7 @@ def words(ax: Axes, count: int = 12) -> list[Text]:
     Returns:
         Empty texts.
     """
-    style: dict = {"ha": "center", "va": "center", "fontsize": 9, "zorder": 4}
+    style: Look = {"ha": "center", "va": "center", "fontsize": 9, "zorder": 4}
     return [ax.text(0, 0, "", **style) for _ in range(count)]
 
 

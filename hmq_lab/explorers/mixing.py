@@ -71,7 +71,7 @@ class State:
         state = replace(self, **values)
         if mass is None:
             return state
-        table = np.array(state.table)
+        table: Any = np.array(state.table)
         others = 1 - table[state.cell]
         if others > 1e-12:
             table = table * (1 - mass) / others
@@ -277,16 +277,16 @@ def _sentence(state, gradient, step, threshold, levels, selected, mixed, hard) -
     text += f"{_name(selected.bits, selected.threshold_exponent)}, loses {100 * hard.total:.3g} %."
     if not gradient.any():
         return text + " No gradient reaches the logits."
+
     # The cells whose logits the gradient moves most.
-    up, down = (
-        np.unravel_index(at, gradient.shape) for at in (gradient.argmin(), gradient.argmax())
-    )
-    up, down = (_name(state.bit_widths[row], state.exponents[column]) for row, column in (up, down))
-    return (
-        text
-        + f" To lose less, the gradient raises the logit of {up} most "
-        + f"and lowers that of {down} most."
-    )
+    def named(at) -> str:
+        row, column = np.unravel_index(at, gradient.shape)
+        return _name(state.bit_widths[row], state.exponents[column])
+
+    raised = named(gradient.argmin())
+    lowered = named(gradient.argmax())
+    text += f" To lose less, the gradient raises the logit of {raised} most "
+    return text + f"and lowers that of {lowered} most."
 
 
 def _name(bits: int, exponent: int) -> str:

@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ def _collect(text: str, parts: dict[str, str]) -> None:
             parts[name] = re.sub(r"^export ", "", IMPORT.sub("", needed), flags=re.MULTILINE)
 
 
-def data_of(module: Module, controls: dict) -> dict[str, Any]:
+def data_of(module: Module, controls: Mapping) -> dict[str, Any]:
     """The module's data with its title and its controls, by name and in order.
 
     Args:
@@ -125,7 +126,7 @@ def data_of(module: Module, controls: dict) -> dict[str, Any]:
     return {"title": module.title, "controls": described, **module.data}
 
 
-def view(module: Module, controls: dict, state: object):
+def view(module: Module, controls: Mapping, state: object):
     """The widget that shows a module; its trait `state` follows the reader, and the reader sees
     what it is set to.
 
@@ -135,7 +136,7 @@ def view(module: Module, controls: dict, state: object):
         state: of the explorer.
 
     Returns:
-        The widget; None without anywidget.
+        The widget.
     """
     import anywidget
     import traitlets
@@ -148,7 +149,7 @@ def view(module: Module, controls: dict, state: object):
     return ModuleView(_esm=source(module.name), data=data, state=module.state(state))
 
 
-def fragment(module: Module, controls: dict, state: object, linked: bool = False) -> str:
+def fragment(module: Module, controls: Mapping, state: object, linked: bool = False) -> str:
     """An element with its script, to be put into a page; it takes the page's colours.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -323,8 +323,10 @@ class Choosing(Explorer):
             self.controls[name].continuous_update = False
 
         # Buttons, and the two explorers of the chosen tensor, below the controls and the figure.
-        does = {"best threshold": self.best, "all tensors: 8 bits": lambda: self.everything(8)}
-        does |= {"all float": self.clear, "export": lambda: self.export(FILE)}
+        does: dict[str, Callable] = {"best threshold": self.best}
+        does["all tensors: 8 bits"] = lambda: self.everything(8)
+        does["all float"] = self.clear
+        does["export"] = lambda: self.export(FILE)
         self.buttons = {}
         for text in does:
             self.buttons[text] = widgets.Button(description=text, layout={"width": "auto"})

@@ -7,13 +7,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from hmq_lab.block import SearchSpace
-from hmq_lab.explorers.controls import Choice, Switch
+from hmq_lab.explorers.controls import Choice, Control, Switch
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.tensors import many
 from hmq_lab.graph.tracing import in_mode
@@ -132,7 +133,7 @@ def placements(model: nn.Module | None = None, sample: Tensor | None = None, **i
     names: list[str] = []
     for listing in listings.values():
         names += [name for name in listing.places if name not in names]
-    controls = {"show": Choice("show", tuple(FILTERS), tuple(FILTERS))}
+    controls: dict[str, Control] = {"show": Choice("show", tuple(FILTERS), tuple(FILTERS))}
     if len(listings) > 1:
         controls["hardware"] = Switch("hardware mode")
     elif initial.get("hardware") and problem:
@@ -154,8 +155,9 @@ def _example(sample: Tensor | None) -> tuple[nn.Module, Tensor]:
     load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")
     # Some of the built-in ones, without drawing them all.
     if sample is None:
-        drawn = map(torch.from_numpy, glyphs.make(PICTURES, stream="test"))
-        sample = next(Images(*drawn, *STATISTICS["builtin"]).batches(PICTURES))[0]
+        images, labels = map(torch.from_numpy, glyphs.make(PICTURES, stream="test"))
+        drawn = Images(images, labels, *STATISTICS["builtin"])
+        sample, _ = next(drawn.batches(PICTURES))
     return network, sample
 
 
@@ -170,7 +172,10 @@ def _listings(
         if not isinstance(sample, Tensor):
             raise ValueError(f"sample must be a batch of input images, got {type(sample).__name__}")
         return {False: _listing(copy.deepcopy(model), sample)}, None
-    some = sample[:PICTURES] if isinstance(sample, Tensor) and sample.dim() else sample
+    # `attach` refuses what is no sample.
+    some: Any = sample
+    if isinstance(sample, Tensor) and sample.dim():
+        some = sample[:PICTURES]
     found = {False: _listing(attach(copy.deepcopy(model), SearchSpace(), some), some)}
     try:
         in_hardware = attach(copy.deepcopy(model), SearchSpace(), some, hardware=True)
@@ -187,7 +192,8 @@ def _listing(attached: nn.Module, sample: Tensor) -> Listing:
     exponents = {}
     for name, block in blocks(attached).items():
         exponents[name] = tuple(block.exponents.tolist())
-    graph = attached.hmq.graph
+    hmq: Any = attached.hmq
+    graph = hmq.graph
 
     class Looking(fx.Interpreter):
         def run_node(self, node):

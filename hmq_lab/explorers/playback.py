@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -39,7 +40,7 @@ class Run:
     actual_rate: np.ndarray  # (K,): of the most probable bits
     # Step, epoch, temperature, target_rate, task_loss of the steps of the search.
     events: dict[str, np.ndarray]
-    target: float  # the rate asked for; NaN where the record's header does not say
+    target: float  # the compression asked for; NaN where the record's header does not say
     margin: float  # the search aims at target * (1 + margin)
     raw: dict[str, np.ndarray]  # the tables as the record has them, for `data`
 
@@ -121,7 +122,8 @@ class Run:
         # Compression at each step: of the mean bits, and of the selection.
         sizes = {name: described[name]["size"] for name in weights}
         mean = marginals @ np.array(bits)
-        rates = [[_rate(row, sizes) for row in rows] for rows in (mean, selected)]
+        expected_rate = np.array([_compression(row, sizes) for row in mean])
+        actual_rate = np.array([_compression(row, sizes) for row in selected])
         # The steps of stage 1, as arrays; what a step does not say is NaN.
         searching = [e for e in record.of("step") if e["stage"] == 1]
         keys = ("step", "epoch", "temperature", "target_rate", "task_loss")
@@ -131,7 +133,7 @@ class Run:
         steps = tuple(e["step"] for e in found)
         target = record.header.get("target", {}).get("weights", math.nan)
         margin = record.header.get("settings", {}).get("margin", 0.0)
-        rates = map(np.array, rates)
+
         return cls(
             steps,
             tables,
@@ -140,7 +142,8 @@ class Run:
             bits,
             marginals,
             selected,
-            *rates,
+            expected_rate,
+            actual_rate,
             events,
             target,
             margin,
@@ -168,7 +171,7 @@ def short(name: str) -> str:
     return name.removesuffix(".weight")
 
 
-def _rate(bits, sizes: dict[str, int]) -> float:
+def _compression(bits, sizes: dict[str, int]) -> float:
     if not sizes:
         return math.nan
     return budget.compression(dict(zip(sizes, bits, strict=True)), sizes)
@@ -307,24 +310,24 @@ def moment(run: Run, step: int) -> dict[str, float] | None:
     return {key: values[at] for key, values in run.events.items()}
 
 
-def _aim(rate: float, run: Run) -> str:
-    """What the loss pulls the expected rate to, and how that follows from the target.
+def _aim(compression: float, run: Run) -> str:
+    """What the loss pulls the expected compression to, and how that follows from the target.
 
     >>> _aim(16.48, run)
     'the aim 16.48 (the target 16 and a margin of 3 %)'
     """
     if math.isnan(run.target):
-        return f"the aim {rate:.2f}"
+        return f"the aim {compression:.2f}"
     target = f"the target {run.target:g}"
     if run.margin:
         target += f" and a margin of {100 * run.margin:g} %"
-    if math.isclose(rate, run.target * (1 + run.margin), rel_tol=1e-6):
-        return f"the aim {rate:.2f} ({target})" if run.margin else target
-    return f"the aim {rate:.2f} (on its way to {target})"
+    if math.isclose(compression, run.target * (1 + run.margin), rel_tol=1e-6):
+        return f"the aim {compression:.2f} ({target})" if run.margin else target
+    return f"the aim {compression:.2f} (on its way to {target})"
 
 
 def draw(result: Result, figure) -> dict:
-    """The map of all weights; the layer's table; rate, temperature and loss with a cursor.
+    """The map of all weights; the layer's table; compression, temperature, loss with a cursor.
 
     Args:
         result: what `compute` returned.
@@ -335,7 +338,7 @@ def draw(result: Result, figure) -> dict:
     """
     run = result.run
     events = result.run.events
-    artists = {}
+    artists: dict[str, Any] = {}
     # Three columns; the third one has three curves below each other.
     mosaic = [["map", "table", "rate"], ["map", "table", "temperature"], ["map", "table", "loss"]]
     heights = (1.6, 1.15, 1.15)
@@ -372,14 +375,14 @@ def draw(result: Result, figure) -> dict:
     table.set_ylabel("bits")
 
     # The curves stand still: only a cursor moves over them.
-    rate, temperature, loss = curves
-    rate.plot(run.steps, run.expected_rate, color=BLUE, label="expected")
+    compression, temperature, loss = curves
+    compression.plot(run.steps, run.expected_rate, color=BLUE, label="expected")
     dots: Look = {"color": ORANGE, "marker": "o", "ms": 3, "lw": 1}
-    rate.plot(run.steps, run.actual_rate, label="of the selection", **dots)
+    compression.plot(run.steps, run.actual_rate, label="of the selection", **dots)
     aim: Look = {"color": INK, "ls": "--", "drawstyle": "steps-post"}
-    rate.plot(events["step"], events["target_rate"], label="aim", **aim)
+    compression.plot(events["step"], events["target_rate"], label="aim", **aim)
     place: Look = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0}
-    rate.legend(ncols=2, frameon=False, columnspacing=1, **place)
+    compression.legend(ncols=2, frameon=False, columnspacing=1, **place)
     temperature.plot(events["step"], events["temperature"], color=GREEN)
     temperature.set_ylim(bottom=0)
     loss.plot(events["step"], events["task_loss"], color=BLUE, lw=1)

@@ -75,7 +75,7 @@ class Result:
     outcome: Outcome
     hmq: Outcome | None
     scores: tuple[Outcome, ...]
-    tried: tuple[tuple[float, float], ...]  # (rate, accuracy)
+    tried: tuple[tuple[float, float], ...]  # (compression, accuracy)
     sentence: str
 
 
@@ -271,7 +271,7 @@ def compute(state: State) -> Result:
 
 
 def draw(r: Result, figure) -> dict:
-    """Left every layer's bits beside HMQ's; right accuracy over rate, with all that was tried.
+    """Left every layer's bits beside HMQ's; right accuracy over compression, with all tries.
 
     Args:
         r: what `compute` returned.
@@ -281,6 +281,7 @@ def draw(r: Result, figure) -> dict:
         The artists that `move` changes, by name.
     """
     arena = r.state.game.arena
+    place: Look
     bars, ax = figure.subplots(1, 2, width_ratios=(1, 1.25))
     # Left a bar for each layer, over a band that marks the one in view.
     every = -(-len(arena.layers) // ROWS)
@@ -296,7 +297,7 @@ def draw(r: Result, figure) -> dict:
         hmq = bars.plot(widths, at, label="HMQ's bits", zorder=4, **style)
         # Painted again at each move, over the bars.
         artists["hmq"] = hmq
-        place: Look = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0}
+        place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0}
         bars.legend(frameon=False, handletextpad=0.3, **place)
     # Thresholds in words, at the right of the bars.
     top = max(arena.space.bits)
@@ -321,7 +322,7 @@ def draw(r: Result, figure) -> dict:
     dot: Look = {"color": RED, "ms": 10, "mec": "white", "zorder": 7}
     (artists["now"],) = ax.plot([], [], "o", label="now", **dot)
     handles = [*still, artists["tried"], artists["scores"], artists["now"]]
-    place: Look = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0.2}
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0.2}
     spaces: Look = {"columnspacing": 1, "handlelength": 1.4, "handletextpad": 0.5}
     ax.legend(handles=handles, ncols=3, frameon=False, **place, **spaces)
     move(r, artists)

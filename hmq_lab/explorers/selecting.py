@@ -309,7 +309,8 @@ def _table(ax: Axes, side: Side) -> dict:
     artists: dict[str, Any] = {}
     artists["table"] = heat.blank(ax, run.rows, [""] * columns, **heat.PERCENT)
     artists |= {"choice": heat.frame(ax), "words": heat.words(ax)}
-    below = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "top", "fontsize": 9}
+    below: Look = {"ha": "center", "va": "top", "fontsize": 9}
+    below["transform"] = ax.get_xaxis_transform()
     artists["exponents"] = [ax.text(i + 0.5, -0.03, "-0", **below) for i in range(columns)]
     artists["title"] = ax.set_title("name", loc="left")
     ax.set_xlabel("\nM of the threshold $2^M$")
@@ -329,7 +330,7 @@ def move(result: Result, artists: dict) -> None:
         frame.set_visible(result.layer in result.weights)
         if result.layer in result.weights:
             frame.set_x(result.weights.index(result.layer) - 0.5)
-        places = np.flatnonzero(result.differ) if number else []
+        places = np.flatnonzero(result.differ).tolist() if number else []
         artists[f"differ {number}"].set_data(places, [0.92] * len(places))
         parts = {part: artists[f"{part} {number}"] for part in TABLE}
         _move_table(result.layer, side, parts, len(result.sides) > 1)

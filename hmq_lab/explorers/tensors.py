@@ -90,7 +90,7 @@ def layer() -> torch.Tensor:
 
     network = models.build("tiny_resnet8")
     load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")
-    return network.layer3[0].conv2.weight.detach()
+    return network.get_parameter("layer3.0.conv2.weight").detach()
 
 
 def exponents(x: np.ndarray, count: int = 8) -> tuple[int, ...]:

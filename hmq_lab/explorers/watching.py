@@ -68,22 +68,24 @@ def live(
         FileNotFoundError: where there is no run and no argument.
         ValueError: where the run there was started with others, and what `start` raises.
     """
+    folder = Path(out).resolve()
     try:
         # A run that is there already must be the one that is asked for.
         run = Run.attach(out, trust)
     except FileNotFoundError:
         if not arguments:
             raise
-        plain(
-            **{key: value for key, value in arguments.items() if key not in ("resume", "overwrite")}
-        )
-        run = start(out, **arguments) if begin else None
-    else:
-        if arguments.pop("overwrite", False) and begin and not run.is_alive():
-            run = start(out, **arguments, overwrite=True)
-        arguments.pop("resume", None)
-        _check_same(run, arguments)
-    return Live(Path(out).resolve(), run, arguments, layer)
+        # The arguments are checked, also where the button will start the search.
+        given = dict(arguments)
+        given.pop("resume", None)
+        given.pop("overwrite", None)
+        plain(**given)
+        return Live(folder, start(out, **arguments) if begin else None, arguments, layer)
+    if arguments.pop("overwrite", False) and begin and not run.is_alive():
+        run = start(out, **arguments, overwrite=True)
+    arguments.pop("resume", None)
+    _check_same(run, arguments)
+    return Live(folder, run, arguments, layer)
 
 
 def _check_same(run: Run, given: dict) -> None:
@@ -136,21 +138,18 @@ class Live:
         self.explorer: Explorer | None = None
         self.events: list[dict] = []
         self._layer = layer
-        self._shown = None
+        # State and number of events that are shown.
+        self._shown: tuple | None = None
         self._due = 0.0
-        self._task = None
+        self._task: asyncio.Task | None = None
         # The state that was last said to who listens.
         self._told: str | None = None
         self._words = widgets.HTML(layout={"max_width": f"{WIDTH * DPI:.0f}px"})
-        self.buttons = {
-            "go": _button("Start", "start the search, or go on with it", self._go),
-            "pause": _button("Pause", "finish the step, save, and wait", lambda: self.run.pause()),
-            "interrupt": _button(
-                "Interrupt",
-                "finish the step, save, and end the process",
-                lambda: self.run.interrupt(),
-            ),
-        }
+        go = _button("Start", "start the search, or go on with it", self._go)
+        pause = _button("Pause", "finish the step, save, and wait", self._pause)
+        end = "finish the step, save, and end the process"
+        interrupt = _button("Interrupt", end, self._interrupt)
+        self.buttons = {"go": go, "pause": pause, "interrupt": interrupt}
         for button in self.buttons.values():
             button.on_click(self._pressed)
         self._body = widgets.VBox([self._words])
@@ -194,11 +193,9 @@ class Live:
     def update(self, patient: bool = False) -> None:
         """Look at the folder, and show what is new.
 
-        patient: leave new steps for later while the last picture is not paid off; a new state is
-        shown at once.
-
         Args:
-            patient: whether to wait for a record that is just written.
+            patient: whether to leave new steps for later while the last drawing is not paid off;
+                a new state is shown at once.
         """
         status = self.run.status() if self.run else None
         wish = self.run.wish if self.run else ""
@@ -207,7 +204,7 @@ class Live:
         if patient and self._shown and state == self._shown[0] and time.monotonic() < self._due:
             return
         begun = time.thread_time()
-        if status:
+        if self.run is not None and status:
             self.events += self.run.follow(len(self.events))
         if (state, len(self.events)) != self._shown:
             self._shown = state, len(self.events)
@@ -227,8 +224,10 @@ class Live:
 
     def _show(self, status: Status | None, wish: str) -> None:
         # Before the first table there are only words.
-        record = self.run.record(self.events) if status else None
-        if record is None or not record.of("tables"):
+        record = None
+        if self.run is not None and status is not None:
+            record = self.run.record(self.events)
+        if status is None or record is None or not record.of("tables"):
             self._say(html.escape(_waiting(status, wish)))
             self._said = _waiting(status, wish)
             return
@@ -265,6 +264,14 @@ class Live:
         else:
             self.run.resume()
 
+    def _pause(self) -> None:
+        if self.run is not None:
+            self.run.pause()
+
+    def _interrupt(self) -> None:
+        if self.run is not None:
+            self.run.interrupt()
+
     def _pressed(self, button: widgets.Button) -> None:
         try:
             button.does()
@@ -283,8 +290,13 @@ class Live:
             with suppress(RuntimeError):
                 self._task = asyncio.get_running_loop().create_task(self._look())
 
+    def _is_alive(self) -> bool:
+        """Whether the state that is shown is one of a search that runs."""
+        state = self._shown[0] if self._shown else None
+        return bool(state) and state[0] in ALIVE
+
     async def _look(self) -> None:
-        while self._box.comm is not None and self._shown[0] and self._shown[0][0] in ALIVE:
+        while self._box.comm is not None and self._is_alive():
             await asyncio.sleep(LOOK)
             try:
                 self.update(patient=True)
@@ -369,7 +381,7 @@ def _stage(record: Record, step: dict) -> str:
         return f"{epoch}, temperature {step['temperature']:.2f}"
     text = f"fine-tuning, epoch {step['epoch'] + 1} of {settings['final_epochs']}"
     if repairs := record.of("repair"):
-        text += f", rate {repairs[-1]['rate_after']:.2f}"
+        text += f", compression {repairs[-1]['rate_after']:.2f}"
     return text + (
         f", validation accuracy {epochs[-1]['validation_accuracy']:.1f} %" if epochs else ""
     )
@@ -498,7 +510,7 @@ def draw(result: Result, figure) -> dict:
 
 
 def fit(now: Now, artists: dict) -> None:
-    """Give the axes of rate and loss room for what there is.
+    """Give the axes of compression and loss room for what there is.
 
     Args:
         now: the events so far.

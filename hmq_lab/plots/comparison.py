@@ -160,7 +160,7 @@ class Table:
         return text.getvalue()
 
 
-COLUMNS = ("network", "data", "method", "WCR", "activations", "top-1 %")
+COLUMNS: tuple[str, ...] = ("network", "data", "method", "WCR", "activations", "top-1 %")
 COLUMNS += ("to its float network", "from")
 
 

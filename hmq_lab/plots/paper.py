@@ -255,8 +255,8 @@ def accuracy_over_size(found: Sequence[Value], ax: Axes) -> Artists:
             artists += _plot(ax, mine, "size", "accuracy", **style)
     ax.set(xscale="log", xlabel="size of the counted weights (MB)", ylabel="ImageNet top-1 (%)")
     # Sizes as numbers a reader expects.
-    at = [1, 2, 5, 10, 20, 50, 100]
-    ax.set_xticks(at, [str(m) for m in at])
+    megabytes = [1, 2, 5, 10, 20, 50, 100]
+    ax.set_xticks(megabytes, [str(m) for m in megabytes])
     ax.minorticks_off()
     return _above(ax, artists, 2)
 

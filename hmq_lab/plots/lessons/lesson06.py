@@ -271,9 +271,9 @@ def schedules(
     # One part of the sentence for each schedule.
     said = []
     for name, own in accuracies.items():
-        accuracies = f"{np.mean(own):.1f} % ({min(own):.1f} to {max(own):.1f})"
+        right_share = f"{np.mean(own):.1f} % ({min(own):.1f} to {max(own):.1f})"
         loss = np.mean(lost[name])
-        said.append(f"{name} {loss:.3f} and {accuracies}")
+        said.append(f"{name} {loss:.3f} and {right_share}")
     seeds = counted(len(next(iter(lost.values()))), "seed")
 
     # What the figure shows, with its numbers.
