@@ -64,9 +64,10 @@ class Result:
 def surface(tensor=None, *, exponents: tuple[int, ...] | None = None, **initial) -> Explorer:
     """Pick a bit-width and a threshold by hand on the map of what all of them lose.
 
-    >>> explorers.surface(weight, bits=2)
-    >>> explorers.surface(weight).result.surface.best
-    {1: -4, 2: -3, 3: -3, ...}
+    >>> weight = torch.randn(100)
+    >>> explorer = explorers.surface(weight, bits=2)
+    >>> list(explorer.result.surface.best)
+    [1, 2, 3, 4, 5, 6, 7, 8]
 
     Args:
         tensor: as for `quantizer`; signed if one of its values is negative.

@@ -306,7 +306,7 @@ def draw(result: Result, figure) -> dict:
     state = result.state
     # Two tables with frames, and a staircase.
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
-    style = {"label": "of the largest", "vmin": -1, "vmax": 1, "cmap": "vlag"}
+    style: dict[str, Any] = {"label": "of the largest", "vmin": -1, "vmax": 1, "cmap": "vlag"}
     rows = state.bit_widths, state.exponents
     artists: dict[str, Any] = {}
     artists["weights"] = heat.blank(left, *rows, label="p (%)", **heat.PERCENT)

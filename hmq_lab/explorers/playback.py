@@ -209,7 +209,7 @@ class Result:
 
 
 def replay(record: Record, **initial) -> Explorer:
-    """Play a recorded search: every layer's probabilities, the rates, temperature and loss; any
+    """Play a recorded search: every layer's probabilities, compression, temperature and loss; any
     layer's table.
 
     >>> explorers.replay(records.recorded("cifar10-resnet20-w16-a8"))
@@ -313,8 +313,10 @@ def moment(run: Run, step: int) -> dict[str, float] | None:
 def _aim(compression: float, run: Run) -> str:
     """What the loss pulls the expected compression to, and how that follows from the target.
 
-    >>> _aim(16.48, run)
-    'the aim 16.48 (the target 16 and a margin of 3 %)'
+    >>> from hmq_lab.runs import records
+    >>> run = Run.of(records.recorded("cifar10-resnet20-w16-a8"))
+    >>> _aim(12.0, run)
+    'the aim 12.00 (on its way to the target 16...)'
     """
     if math.isnan(run.target):
         return f"the aim {compression:.2f}"

@@ -49,8 +49,9 @@ def quantizer(tensor=None, *, exponents: tuple[int, ...] | None = None, **initia
     """Move bits and threshold of a quantizer on a tensor's values; see its levels, and what it
     rounds and clips.
 
-    >>> explorers.quantizer(model.conv1.weight, bits=2)
-    >>> explorers.quantizer(weight).result.ranges["two's complement"].loss
+    >>> weight = torch.randn(100)
+    >>> explorer = explorers.quantizer(weight, bits=2)
+    >>> explorer.result.ranges["two's complement"].loss
     Loss(rounding=..., clipping=..., clipped=...)
 
     Args:

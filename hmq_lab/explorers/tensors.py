@@ -230,15 +230,17 @@ def loss(x: np.ndarray | Sample, step: float, ends: tuple[float, float]) -> Loss
 def staircase(
     step: float, ends: tuple[float, float], view: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The corners of x -> Q(x) from view[0] to view[1]. ends: in steps; not integers in general, as
-    HMQ mixes them.
+    """The corners of x -> Q(x) from view[0] to view[1].
 
-    >>> staircase(0.5, (-1, 0), (-1, 1))
-    (array([-1.  , -0.75, -0.75, -0.25, -0.25,  1.  ]), ...)
+    >>> x, y = staircase(0.5, (-1, 0), (-1, 1))
+    >>> x.tolist()
+    [-1.0, -0.75, -0.75, -0.25, -0.25, 0.25, 0.25, 1.0]
+    >>> y.tolist()
+    [-0.5, -0.5, -0.5, -0.5, 0.0, 0.0, 0.0, 0.0]
 
     Args:
         step: of the quantizer.
-        ends: the smallest and largest code.
+        ends: the smallest and largest code; no integers in general, as HMQ mixes them.
         view: ends of the axis of x.
 
     Returns:

@@ -292,8 +292,9 @@ class Live:
 
     def _is_alive(self) -> bool:
         """Whether the state that is shown is one of a search that runs."""
-        state = self._shown[0] if self._shown else None
-        return bool(state) and state[0] in ALIVE
+        if self._shown is None or not self._shown[0]:
+            return False
+        return self._shown[0][0] in ALIVE
 
     async def _look(self) -> None:
         while self._box.comm is not None and self._is_alive():

@@ -295,8 +295,8 @@ def measures_sentence(correlation: Mapping[str, float], strong: float = 0.7) -> 
     verb = "goes" if len(good) == 1 else "go"
     end = "."
     if rest:
-        verb = "says" if len(rest) == 1 else "say"
-        end = f"; {listed(rest)} {verb} less."
+        says = "says" if len(rest) == 1 else "say"
+        end = f"; {listed(rest)} {says} less."
     told = f"{verb} with the selected bits (at least {strong:g} in magnitude)"
     return f"{listed(good)} {told}{end}"
 
