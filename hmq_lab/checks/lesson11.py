@@ -174,8 +174,8 @@ RESULTS.add([(4.0, 93.0, 93.0), (8.0, 49.5, 50.0), (12.0, 49.25, 50.0)], 0.75)
 
 @check
 def best_rate(answer) -> Verdict:
-    """Exercise 2: the highest compression at which a result loses at most so many points to its own float
-    network.
+    """Exercise 2: the highest compression at which a result loses at most so many points to its own
+    float network.
 
     >>> checks.best_rate(lambda results, points: max(r for r, a, f in results)).passed
     False

@@ -21,8 +21,8 @@ PAIRS.add((6.0, 80.0), (8.0, 90.0))
 
 @check
 def beats(answer) -> Verdict:
-    """Exercise 1: whether a choice is nowhere worse than another, in compression and accuracy, and better
-    in one of them.
+    """Exercise 1: whether a choice is nowhere worse than another, in compression and accuracy, and
+    better in one of them.
 
     >>> checks.beats(lambda mine, other: mine > other).passed
     False

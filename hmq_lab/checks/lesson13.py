@@ -245,7 +245,8 @@ def share(answer) -> Verdict:
         return _ratio(places, kinds=("weight", "parameter", "activation"))
 
     @faults.says(
-        'That counts a "shared" tensor below the line once more: it is another name for one that is counted.'
+        'That counts a "shared" tensor below the line once more: it is another name for one '
+        "that is counted."
     )
     def _(places):
         return _ratio(places, kinds=("weight", "parameter", "shared"))

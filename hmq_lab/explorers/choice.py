@@ -81,7 +81,8 @@ class Selection:
         found = blocks(model)
         if unknown := sorted(self.schemes.keys() - found.keys()):
             raise ValueError(
-                f"this network has no quantized tensor {unknown[0]}: the selection is another network's"
+                f"this network has no quantized tensor {unknown[0]}: "
+                "the selection is another network's"
             )
         # What nobody chose gets the most bits and its best threshold.
         kinds = {place.name: place.kind for place in placements(model)}

@@ -29,6 +29,18 @@ class Whole:
     step: int = 1
 
     def check(self, name: str, value) -> int:
+        """Return a setting as the state keeps it.
+
+        Args:
+            name: of the setting.
+            value: what was set.
+
+        Returns:
+            The value.
+
+        Raises:
+            ValueError: the value is not allowed; the message says what is.
+        """
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
         if not (whole and self.low <= value <= self.high):
             allowed = f"an integer from {self.low} to {self.high}"
@@ -41,6 +53,7 @@ class Whole:
         return {"kind": "slider", "label": self.label, **ends}
 
     def widget(self) -> widgets.Widget:
+        """Return the widget of the control."""
         return widgets.IntSlider(min=self.low, max=self.high, step=self.step, **_looks(self.label))
 
 
@@ -57,6 +70,18 @@ class Real:
     logarithmic: bool = False
 
     def check(self, name: str, value) -> float:
+        """Return a setting as the state keeps it.
+
+        Args:
+            name: of the setting.
+            value: what was set.
+
+        Returns:
+            The value.
+
+        Raises:
+            ValueError: the value is not allowed; the message says what is.
+        """
         good = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not good or not self.low <= value <= self.high:
             allowed = f"a number from {self.low:g} to {self.high:g}"
@@ -90,11 +115,13 @@ class Real:
         return low, high
 
     def described(self) -> dict:
+        """Return the control as a module of JavaScript needs it."""
         low, high = self.ends
         ends = {"low": low, "high": high, "step": self.step, "logarithmic": self.logarithmic}
         return {"kind": "slider", "label": self.label, **ends}
 
     def widget(self) -> widgets.Widget:
+        """Return the widget of the control."""
         low, high = self.ends
         looks = _looks(self.label) | {"readout_format": ".3g", "min": low, "max": high}
         if self.logarithmic:
@@ -117,6 +144,18 @@ class Choice:
     rows: int = 0
 
     def check(self, name: str, value):
+        """Return a setting as the state keeps it.
+
+        Args:
+            name: of the setting.
+            value: what was set.
+
+        Returns:
+            The value.
+
+        Raises:
+            ValueError: the value is not allowed; the message says what is.
+        """
         if isinstance(value, str) and value not in self.options and value in self.texts:
             return self.options[self.texts.index(value)]
         if value not in self.options:
@@ -133,11 +172,13 @@ class Choice:
         return self.options[self.options.index(value)]
 
     def described(self) -> dict:
+        """Return the control as a module of JavaScript needs it."""
         kind = "list" if self.rows else "choice"
         options = {"options": list(self.options), "texts": list(self.texts), "rows": self.rows}
         return {"kind": kind, "label": self.label, **options}
 
     def widget(self) -> widgets.Widget:
+        """Return the widget of the control."""
         options = list(zip(self.texts, self.options, strict=True))
         if self.rows:
             looks = {"layout": LAYOUT, "style": STYLE}
@@ -152,14 +193,28 @@ class Switch:
     label: str
 
     def check(self, name: str, value) -> bool:
+        """Return a setting as the state keeps it.
+
+        Args:
+            name: of the setting.
+            value: what was set.
+
+        Returns:
+            The value.
+
+        Raises:
+            ValueError: the value is not allowed; the message says what is.
+        """
         if not isinstance(value, bool):
             raise ValueError(f"{name} must be True or False, got {value!r}")
         return value
 
     def described(self) -> dict:
+        """Return the control as a module of JavaScript needs it."""
         return {"kind": "switch", "label": self.label}
 
     def widget(self) -> widgets.Widget:
+        """Return the widget of the control."""
         return widgets.Checkbox(description=self.label, layout=LAYOUT, style=STYLE)
 
 
@@ -170,9 +225,11 @@ class Player(Whole):
     milliseconds: int = 400
 
     def described(self) -> dict:
+        """Return the control as a module of JavaScript needs it."""
         return super().described() | {"kind": "play", "milliseconds": self.milliseconds}
 
     def widget(self) -> widgets.Widget:
+        """Return the widget of the control."""
         looks = {"description": self.label, "layout": LAYOUT, "show_repeat": False, "style": STYLE}
         ends = {"min": self.low, "max": self.high, "step": self.step}
         return widgets.Play(interval=self.milliseconds, **ends, **looks)

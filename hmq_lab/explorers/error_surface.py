@@ -39,6 +39,7 @@ class Surface:
 
     @property
     def total(self) -> np.ndarray:
+        """Rounding and clipping together."""
         return self.rounding + self.clipping
 
     @property
@@ -213,6 +214,12 @@ def draw(result: Result, figure) -> dict:
 
 
 def move(result: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        result: what `compute` returned.
+        artists: from `draw`.
+    """
     surface, (bits, exponent) = result.surface, result.picked
     at = tensors.BITS.index(bits)
     column = surface.exponents.index(exponent)

@@ -226,6 +226,7 @@ class Followed:
         return cls(name, x, source.exponent, own.exponent, own, chain, size)
 
     def codes(self) -> Tensor:
+        """Return the codes that go out, from the inputs on."""
         codes = self.own.compute(self.x)
         for i in self.chain:
             codes = i.compute(codes)
@@ -427,6 +428,12 @@ def draw(r: Result, figure) -> dict:
 
 
 def move(r: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        r: what `compute` returned.
+        artists: from `draw`.
+    """
     s = r.state
     low, high = r.ends
     largest = {"x": abs(r.x).max(), "weight": abs(r.weight).max(), "codes": r.codes.max()}

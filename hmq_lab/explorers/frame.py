@@ -132,6 +132,7 @@ class CoreView:
         self.widget = widgets.VBox([widgets.Box(placed, layout=flow), self.image, self.text])
 
     def show(self) -> None:
+        """Draw the state of the explorer, and say it."""
         self.image.value = self.explorer.picture.png()
         self.say(self.explorer.sentence, self.explorer.live)
 
@@ -158,6 +159,7 @@ class ModuleView:
         self.widget.observe(lambda change: explorer._heard(change["new"]), "state")
 
     def show(self) -> None:
+        """Hand the state of the explorer to the module."""
         self.widget.state = self.module.state(self.explorer.state)
 
     def say(self, sentence: str, live: str = "polite") -> None:

@@ -60,14 +60,25 @@ class State:
 
     @property
     def cell(self) -> tuple[int, int]:
+        """Row and column of the picked cell."""
         return self.bit_widths.index(self.bits), self.exponents.index(self.exponent)
 
     @property
     def mass(self) -> float:
+        """The probability of the picked cell, within the ends of its slider."""
         row, column = self.cell
         return min(max(self.table[row][column], LEAST), MOST)
 
     def change(self, mass: float | None = None, **values) -> State:
+        """Return the state with other values.
+
+        Args:
+            mass: probability of the picked cell; the others keep their proportions.
+            values: other fields.
+
+        Returns:
+            The new state.
+        """
         state = replace(self, **values)
         if mass is None:
             return state
@@ -332,6 +343,12 @@ def draw(result: Result, figure) -> dict:
 
 
 def move(result: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        result: what `compute` returned.
+        artists: from `draw`.
+    """
     state = result.state
     percent = 100 * result.weights
     largest = np.abs(result.gradient).max()

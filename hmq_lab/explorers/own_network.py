@@ -225,7 +225,8 @@ def _checked_labels(labels: Any, batch: Tensor) -> Tensor:
     found = torch.as_tensor(labels)
     if found.dim() != 1 or len(found) != len(batch) or found.is_floating_point():
         raise ValueError(
-            f"labels must be {len(batch)} class numbers, one for each image, got {tuple(found.shape)}"
+            f"labels must be {len(batch)} class numbers, one for each image, "
+            f"got {tuple(found.shape)}"
         )
     return found.long()
 
@@ -243,10 +244,12 @@ class State:
 
     @property
     def bits(self) -> int:
+        """Bits of the chosen tensor; FLOAT where it is not quantized."""
         return self.choice[self.tensor][0] if self.tensor in self.choice else FLOAT
 
     @property
     def exponent(self) -> int:
+        """Exponent of the chosen tensor's threshold, or the last one that was set."""
         return self.choice[self.tensor][1] if self.tensor in self.choice else self.last
 
     def change(
@@ -256,6 +259,20 @@ class State:
         exponent: int | None = None,
         **others,
     ):
+        """Return the state after a move.
+
+        Args:
+            tensor: to be chosen.
+            bits: of the chosen tensor; FLOAT leaves it float.
+            exponent: of its threshold; None takes the best one.
+            others: other fields.
+
+        Returns:
+            The new state.
+
+        Raises:
+            ValueError: the tensor's block has no such bits or exponent.
+        """
         state = replace(self, **others)
         if tensor is not None and tensor != self.tensor:
             state = replace(state, tensor=tensor, last=self.bench.exponents(tensor)[0])
@@ -593,6 +610,12 @@ def draw(result: Result, figure) -> dict:
 
 
 def move(result: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        result: what `compute` returned.
+        artists: from `draw`.
+    """
     state = result.state
     names = list(state.bench.blocks)
     bits = {name: state.choice[name][0] if name in state.choice else FLOAT for name in names}

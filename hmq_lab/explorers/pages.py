@@ -310,6 +310,11 @@ def _port(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: of the command; None takes those of the process.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m hmq_lab.explorers.pages", description="The explorers as web pages."
     )

@@ -62,6 +62,14 @@ class Listing:
     values: dict[str, Values]
 
     def shown(self, which: str) -> dict[str, Placement]:
+        """Return the placements that a filter shows.
+
+        Args:
+            which: a key of FILTERS.
+
+        Returns:
+            The placements by name.
+        """
         return {name: place for name, place in self.places.items() if FILTERS[which](place)}
 
 
@@ -346,6 +354,12 @@ def draw(result: Result, figure) -> dict:
 
 
 def move(result: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        result: what `compute` returned.
+        artists: from `draw`.
+    """
     count = max(len(result.shown) - 1, 1)
     for name, test in GROUPS.items():
         # Each group has its marks, at its places among what is shown.

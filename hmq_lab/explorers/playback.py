@@ -88,6 +88,17 @@ class Run:
 
     @classmethod
     def of(cls, record: Record) -> Run:
+        """Return what the replay needs of a record.
+
+        Args:
+            record: of a search, with tables.
+
+        Returns:
+            The run.
+
+        Raises:
+            ValueError: it is no record, or has no tables.
+        """
         if not isinstance(record, Record):
             hint = f": {tensors.NETWORK}" if isinstance(record, nn.Module) else ""
             what = type(record).__name__
@@ -187,9 +198,19 @@ class State:
 
     @property
     def play(self) -> int:
+        """Number of the step, for the player."""
         return self.steps.index(self.step)
 
     def change(self, play: int | None = None, **values) -> State:
+        """Return the state with other values.
+
+        Args:
+            play: number of the step.
+            values: other fields.
+
+        Returns:
+            The new state.
+        """
         state = replace(self, **values)
         return state if play is None else replace(state, step=self.steps[play])
 
@@ -401,6 +422,12 @@ def draw(result: Result, figure) -> dict:
 
 
 def move(result: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        result: what `compute` returned.
+        artists: from `draw`.
+    """
     run = result.run
     if run.weights:
         artists["map"].set_array(100 * result.marginals)

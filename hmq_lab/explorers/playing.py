@@ -37,21 +37,49 @@ class State:
 
     @classmethod
     def of(cls, game: Game, layer: str, note: str = "") -> State:
+        """Return the state of a game.
+
+        Args:
+            game: that is played.
+            layer: in view.
+            note: a sentence to begin with.
+
+        Returns:
+            The state.
+        """
         return cls(game, layer, game.choice, game.locked, note)
 
     @property
     def bits(self) -> int:
+        """Bits of the layer in view."""
         return self.choice[self.layer][0]
 
     @property
     def exponent(self) -> int:
+        """Exponent of the threshold of the layer in view."""
         return self.choice[self.layer][1]
 
     @property
     def locked(self) -> bool:
+        """Whether the layer in view is locked."""
         return self.layer in self.kept
 
     def change(self, layer=None, bits=None, exponent=None, locked=None, **others) -> State:
+        """Return the state after a move.
+
+        Args:
+            layer: to be in view.
+            bits: of that layer.
+            exponent: of its threshold.
+            locked: whether hints leave it alone.
+            others: must be empty.
+
+        Returns:
+            The new state.
+
+        Raises:
+            ValueError: another field is set, or the layer is locked.
+        """
         if others:
             raise ValueError(
                 f"a move sets layer, bits, exponent or locked, got {', '.join(others)}"
@@ -133,6 +161,7 @@ class Playing(Explorer):
         self._do(self.game.undo)
 
     def redo(self) -> None:
+        """Take the last undo back."""
         self._do(self.game.redo)
 
     def start(self, what) -> None:
@@ -330,6 +359,12 @@ def draw(r: Result, figure) -> dict:
 
 
 def move(r: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        r: what `compute` returned.
+        artists: from `draw`.
+    """
     s = r.state
     layers = s.game.arena.layers
     every = -(-len(layers) // ROWS)

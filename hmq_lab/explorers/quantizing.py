@@ -135,6 +135,14 @@ def _sentence(scheme: Scheme, ranges: dict[str, Range], x: tensors.Sample) -> st
 
 
 def percent(share: float) -> str:
+    """Return a share as percent.
+
+    Args:
+        share: 0 to 1.
+
+    Returns:
+        The text, of three digits.
+    """
     return f"{100 * share:.3g} %"
 
 
@@ -187,6 +195,12 @@ def draw(result: Result, figure) -> dict:
 
 
 def move(result: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        result: what `compute` returned.
+        artists: from `draw`.
+    """
     scheme = result.scheme
     artists["title"].set_text(f"{scheme.levels} levels, step {scheme.step:g}")
     levels = result.ranges[OURS].levels

@@ -48,9 +48,22 @@ class State:
 
     @property
     def logit(self) -> float:
+        """The logit of the chosen category."""
         return self.logits[self.category]
 
     def change(self, logit: float | None = None, **values) -> State:
+        """Return the state with other values; an epoch sets the temperature of the schedule.
+
+        Args:
+            logit: of the chosen category.
+            values: other fields.
+
+        Returns:
+            The new state.
+
+        Raises:
+            ValueError: the number of logits is another one.
+        """
         if "epoch" in values and "temperature" not in values:
             values["temperature"] = SCHEDULE(round(values["epoch"] * SCHEDULE.steps_per_epoch))
         state = replace(self, **values)
@@ -140,6 +153,14 @@ def noise(seed: int, categories: int) -> torch.Tensor:
 
 def compute(state: State) -> Result:
     # Samples from the library's own function, with the explorer's noise.
+    """Draw the samples of a state.
+
+    Args:
+        state: what the controls are set to.
+
+    Returns:
+        What is shown.
+    """
     logits = torch.tensor(state.logits, dtype=torch.float64)
     gumbel = noise(state.seed, len(logits))[: state.samples]
     drawn = relaxed_categorical(logits, state.temperature, gumbel).numpy()
@@ -258,6 +279,12 @@ def _bars(result: Result, ax) -> dict:
 
 def move(result: Result, artists: dict) -> None:
     # Points of the simplex are mixtures of its corners.
+    """Put a result on the artists of `draw`.
+
+    Args:
+        result: what `compute` returned.
+        artists: from `draw`.
+    """
     if "samples" in artists:
         for name in ("samples", "mean", "probabilities"):
             points = np.atleast_2d(getattr(result, name)) @ CORNERS

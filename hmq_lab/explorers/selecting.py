@@ -47,6 +47,14 @@ class Search:
 
     @classmethod
     def of(cls, record: Record) -> Search:
+        """Return what the map needs of a record.
+
+        Args:
+            record: of a search, with tables.
+
+        Returns:
+            The search.
+        """
         run = Run.of(record)
         if not run.weights:
             raise ValueError("the record holds no tables of weights: there is no network to draw")
@@ -321,6 +329,12 @@ def _table(ax: Axes, side: Side) -> dict:
 
 
 def move(result: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        result: what `compute` returned.
+        artists: from `draw`.
+    """
     for number, side in enumerate(result.sides):
         artists[f"bars {number}"].set_array(side.bits)
         for text, bits in zip(artists[f"bits {number}"], side.bits, strict=True):

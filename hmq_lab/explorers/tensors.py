@@ -172,6 +172,7 @@ class Sample:
 
     @property
     def signed(self) -> bool:
+        """Whether a value is negative."""
         return bool(self.v[0] < 0)
 
     def packed(self) -> dict:
@@ -196,6 +197,7 @@ class Loss:
 
     @property
     def total(self) -> float:
+        """Rounding and clipping together."""
         return self.rounding + self.clipping
 
 

@@ -162,18 +162,22 @@ class Live:
 
     @property
     def sentence(self) -> str:
+        """What the view says."""
         return self.explorer.sentence if self.explorer else self._said
 
     @property
     def controls(self) -> dict:
+        """The controls of the explorer; none before there is one."""
         return self.explorer.controls if self.explorer else {}
 
     @property
     def figure(self):
+        """The figure of the explorer; None before there is one."""
         return self.explorer and self.explorer.figure
 
     @property
     def result(self):
+        """The result of the explorer; None before there is one."""
         return self.explorer and self.explorer.result
 
     def set(self, **values) -> None:
@@ -343,6 +347,17 @@ class Now:
     @classmethod
     def of(cls, record: Record, status: Status, wish: str, out: Path) -> Now:
         # The curve of the loss, and the words about state and time.
+        """Return what is known of a search that runs.
+
+        Args:
+            record: of the events so far.
+            status: of its process.
+            wish: what its process was asked for.
+            out: its folder.
+
+        Returns:
+            The moment.
+        """
         steps = record.of("step")
         settings = record.header["settings"]
         loss = np.array([e["step"] for e in steps]), np.array([e["task_loss"] for e in steps])
@@ -525,6 +540,12 @@ def fit(now: Now, artists: dict) -> None:
 
 
 def move(result: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        result: what `compute` returned.
+        artists: from `draw`.
+    """
     playback.move(result, artists)
     run = result.run
     events = result.run.events
