@@ -542,7 +542,7 @@ def test_the_view_grows_with_the_search(tmp_path):
     assert fresh.sentence == view.sentence and fresh.result.step == view.result.step
     assert [ax.get_ylim() for ax in fresh.figure.axes] == [ax.get_ylim() for ax in view.figure.axes]
     assert (
-        "fine-tuning, epoch 8 of 8, rate" in view.sentence
+        "fine-tuning, epoch 8 of 8, compression" in view.sentence
         and "validation accuracy" in view.sentence
     )
 

@@ -344,7 +344,7 @@ def move(result: Result, artists: dict) -> None:
         frame.set_visible(result.layer in result.weights)
         if result.layer in result.weights:
             frame.set_x(result.weights.index(result.layer) - 0.5)
-        places = np.flatnonzero(result.differ).tolist() if number else []
+        places = np.flatnonzero(result.differ) if number else np.array([], int)
         artists[f"differ {number}"].set_data(places, [0.92] * len(places))
         parts = {part: artists[f"{part} {number}"] for part in TABLE}
         _move_table(result.layer, side, parts, len(result.sides) > 1)
