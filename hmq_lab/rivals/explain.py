@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from hmq_lab import budget, data, runs
 from hmq_lab.data.tables import columns
-from hmq_lab.quantizer import Scheme, quantize
+from hmq_lab.quantizer import Scheme
 from hmq_lab.rivals.game import held_images
 from hmq_lab.rivals.landscape import FLOAT, Choice, Landscape, original
+from hmq_lab.rivals.sensitivity import change, gradients
 from hmq_lab.runs.records import Record
 
 # What is measured of a choice.
@@ -278,21 +279,10 @@ def _gradients(landscape: Landscape, schemes: Mapping[str, Scheme]) -> dict[str,
 
     It is the sum over elements of dL/dw * (Q(w) - w), as in a Taylor expansion of first order.
     """
-    # The loss of float weights, with quantized activations.
-    model = landscape.model
-    for block in landscape.blocks.values():
-        block.enabled = False
-    weights = {name: original(model, name) for name in schemes}
-    with torch.enable_grad():
-        loss = F.cross_entropy(model(landscape.x.clone()), landscape.y)
-        gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-
-    # A weight that the loss does not depend on has no gradient.
     found = {}
-    for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
-        scheme, weight = schemes[name], weight.detach()
-        change = quantize(weight, scheme.step, scheme.threshold, scheme.signed) - weight
-        found[name] = 0.0 if gradient is None else (gradient * change).sum().item()
+    for name, slope in gradients(landscape).items():
+        weight = original(landscape.model, name).detach()
+        found[name] = (slope * change(weight, schemes[name])).sum().item()
     return found
 
 
