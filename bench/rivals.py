@@ -48,7 +48,7 @@ from hmq_lab.stages import Search, renew_statistics
 # selection: the selections are compared and nothing else.
 SETTINGS = preset(
     "quick/builtin",
-    final_epochs=5,
+    final_epochs=3,
     final_weights="float",
     renew_statistics=True,
     compile="off",
