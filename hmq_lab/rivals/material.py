@@ -41,7 +41,7 @@ class Material:
         model: the network with its selection, in evaluation; None where it is missing.
         x: held images (N, C, H, W).
         y: their classes (N,).
-        training: training images, without augmentation.
+        training: training images, augmented where the run's were: batch norm knows no others.
         is_trained: whether the weights are those after the fine-tuning, not the float ones that
             the search began with.
         missing: why nothing can be measured, in words; empty where it can.
@@ -156,7 +156,8 @@ def _with_images(found: Material, count: int, root: str | os.PathLike | None) ->
         return replace(found, missing=f"the images are missing: {error}")
     x, y = held_images(images, min(count, len(images.validation)))
     few = min(TRAINING, len(images.train))
-    training, _ = next(iter(images.train.batches(few)))
+    augment = header["settings"]["augment"]
+    training, _ = next(iter(images.train.batches(few, seed=0, augment=augment)))
     return replace(found, x=x, y=y, training=training)
 
 
