@@ -112,8 +112,9 @@ def test_logits_that_never_moved_and_a_target_that_the_repair_reached(still, goo
     record = records.read(still)
     assert repair.measured == pytest.approx(4.0 / 16.0) == record.rates_before_repair.weights / 16
     moves = len(record.of("repair")[0]["moves"])
-    assert f"a compression of 4.00, the target is 16: the repair took the rest in {moves} moves" in (
-        repair.sentence
+    assert (
+        f"a compression of 4.00, the target is 16: the repair took the rest in {moves} moves"
+        in (repair.sentence)
     )
     # The distance of the tables, from the record itself.
     tables = [event["tables"] for event in records.read(good).of("tables")]
@@ -212,7 +213,8 @@ def test_thresholds_at_the_end_of_their_range(good, tmp_path):
     smallest = {
         t["name"]
         for t in records.read(tmp_path).tensors
-        if t["threshold_exponent"] == t["space"]["exponents"][-1] and len(t["space"]["exponents"]) > 1
+        if t["threshold_exponent"] == t["space"]["exponents"][-1]
+        and len(t["space"]["exponents"]) > 1
     }
     assert smallest and {finding.tensor for finding in found} == smallest
     assert "Search with more thresholds than 2" in found[0].sentence

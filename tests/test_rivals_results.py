@@ -18,7 +18,9 @@ THERE = [kind for kind in results.KINDS if (results.RECORDED / f"{kind}.json").i
 
 def result(method, target, seed, test, **changes):
     """A result with round numbers."""
-    plain = Result(method, target, seed, (4, 2), (0, -1), target, 2.0, 2.0**20, 50.0, test, 0.5, test, 1.0)
+    plain = Result(
+        method, target, seed, (4, 2), (0, -1), target, 2.0, 2.0**20, 50.0, test, 0.5, test, 1.0
+    )
     return dataclasses.replace(plain, **changes)
 
 
@@ -29,7 +31,12 @@ def invented():
     rows += [result("alone on", 8.0, 0, 94.0), result("alone on", 8.0, 1, 94.5)]
     rows += [result("alone on", 14.0, 0, 80.0), result("alone on", 14.0, 1, 82.0)]
     rows += [result("random", 8.0, 0, 70.0, choosing_bytes=None)]
-    header = {"schema": 1, "sizes": {"a": 100, "b": 300}, "float_validation": 95.0, "float_test": 95.0}
+    header = {
+        "schema": 1,
+        "sizes": {"a": 100, "b": 300},
+        "float_validation": 95.0,
+        "float_test": 95.0,
+    }
     return Results(header, rows)
 
 
@@ -49,9 +56,9 @@ def test_each_shipped_result_has_the_compression_of_its_bits(kind):
         assert max(one.validation, one.test) <= 100 and one.tuning_seconds > 0
         keys.add((one.method, one.target, one.seed, one.bits if kind == "enumeration" else None))
     assert len(keys) == len(found.results)
-    assert budget.compression(dict(zip(found.header["sizes"], one.bits)), found.header["sizes"]) == (
-        pytest.approx(one.compression)
-    )
+    assert budget.compression(
+        dict(zip(found.header["sizes"], one.bits, strict=True)), found.header["sizes"]
+    ) == (pytest.approx(one.compression))
 
 
 @pytest.mark.parametrize("kind", THERE)
@@ -113,7 +120,9 @@ def test_the_figure_has_a_line_for_each_method(invented):
     line = next(c for c in ax.containers if c.get_label() == "HMQ")
     assert line[0].get_ydata() == pytest.approx([93.5, 90.5])
     # The scale of the axis goes there and back.
-    assert drawn._to_loss(drawn._from_loss(np.array([10.0, 90.0, 94.0]))) == pytest.approx([10, 90, 94])
+    assert drawn._to_loss(drawn._from_loss(np.array([10.0, 90.0, 94.0]))) == pytest.approx(
+        [10, 90, 94]
+    )
 
 
 def test_the_place_of_hmq_among_all_choices():
@@ -153,7 +162,11 @@ def test_explain_and_diagnose_of_shipped_records(capsys):
     assert "cannot be measured: the weights are missing" in printed
     assert main(["diagnose", "cifar10-resnet20-w16-a8", "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
-    assert content["findings"] == [] and set(content["unchecked"]) == {"one bit", "clipped", "statistics"}
+    assert content["findings"] == [] and set(content["unchecked"]) == {
+        "one bit",
+        "clipped",
+        "statistics",
+    }
     arguments = ["explain", "builtin-tiny_resnet8-w8-a8", "--images", "50", "--json"]
     assert main(arguments) == 0
     content = json.loads(capsys.readouterr().out)

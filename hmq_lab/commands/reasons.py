@@ -45,9 +45,7 @@ def explain(options: argparse.Namespace) -> int:
     """The command: prints a table, and a sentence for each weight."""
     from hmq_lab.rivals.explain import of_run
 
-    found = of_run(
-        options.run, weights=options.weights, count=options.images, root=options.root
-    )
+    found = of_run(options.run, weights=options.weights, count=options.images, root=options.root)
     print(json.dumps(asdict(found), indent=1) if options.json else found.table())
     return 0
 
@@ -56,8 +54,6 @@ def diagnose(options: argparse.Namespace) -> int:
     """The command: prints a line for each finding, and what could not be checked."""
     from hmq_lab.rivals.diagnose import of_run
 
-    found = of_run(
-        options.run, weights=options.weights, count=options.images, root=options.root
-    )
+    found = of_run(options.run, weights=options.weights, count=options.images, root=options.root)
     print(json.dumps(asdict(found), indent=1) if options.json else found.text())
     return 0

@@ -27,7 +27,9 @@ from hmq_lab.runs.records import Record
 from hmq_lab.settings import complete
 
 CHECKPOINT = "checkpoint.safetensors"
-NO_WEIGHTS = "the weights are missing: give the folder of the run, or the float weights that it began with"
+NO_WEIGHTS = (
+    "the weights are missing: give the folder of the run, or the float weights that it began with"
+)
 # Training images from which statistics of batch norm are measured.
 TRAINING = 512
 
