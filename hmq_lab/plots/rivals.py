@@ -210,13 +210,13 @@ def ranks(found: Results) -> dict[int, int]:
 def every_choice(found: Results, ax: Axes) -> list[Artist]:
     """Loss over compression of every choice after fine-tuning, HMQ's among them."""
     rows = found.of(ALL)
-    grey = {"color": PALE, "label": "every choice", "s": 12}
-    dots = ax.scatter([r.compression for r in rows], [r.loss for r in rows], **grey)
+    x, y = [r.compression for r in rows], [r.loss for r in rows]
+    dots = ax.scatter(x, y, color=PALE, label="every choice", s=12)
     losses = {result.bits: result.loss for result in rows}
     ours = found.of(HMQ)
-    at = [r.compression for r in ours], [losses[r.bits] for r in ours]
-    star = {"marker": "*", "s": 130, "color": INK, "zorder": 3}
-    stars = ax.scatter(*at, label=f"HMQ, {len(ours)} seeds", **star)
+    x, y = [r.compression for r in ours], [losses[r.bits] for r in ours]
+    label = f"HMQ, {len(ours)} seeds"
+    stars = ax.scatter(x, y, label=label, marker="*", s=130, color=INK, zorder=3)
     ax.set(xlabel="compression of the weights", ylabel="validation loss after fine-tuning")
     ax.legend(frameon=False)
     return [dots, stars]

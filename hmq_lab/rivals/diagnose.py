@@ -85,8 +85,8 @@ class Diagnosis:
         lines = [f"{finding.rule}: {finding.sentence}" for finding in self.findings]
         if not lines:
             count = len(self.checked)
-            rules = f"{count} rule" + ("s" if count != 1 else "")
-            lines.append(f"Nothing was found by {rules}: {', '.join(self.checked)}")
+            rules_there = f"{count} rule" + ("s" if count != 1 else "")
+            lines.append(f"Nothing was found by {rules_there}: {', '.join(self.checked)}")
         # Several rules may need the same.
         for why in dict.fromkeys(self.unchecked.values()):
             rules = [rule for rule, reason in self.unchecked.items() if reason == why]

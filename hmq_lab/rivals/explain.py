@@ -136,7 +136,7 @@ class Explanation:
         """Return the measurements, a line for each weight, and below them the sentences."""
         # The measurements, all of them changes of the loss.
         titles = ("weight", "bits", "share %", "alone on", "gradient", "alone off")
-        rows = [(*titles, "a bit less", "a bit more", "probability")]
+        rows: list[tuple[str, ...]] = [(*titles, "a bit less", "a bit more", "probability")]
         for r in self.reasons.values():
             less = None if r.less is None else r.less.loss
             more = None if r.more is None else r.more.loss
