@@ -53,7 +53,8 @@ def accuracies(found: Results, ax: Axes) -> list[Artist]:
         low = [m - min(r.test for r in row) for m, row in zip(middle, rows, strict=True)]
         high = [max(r.test for r in row) - m for m, row in zip(middle, rows, strict=True)]
         style = _style(method, place)
-        artists.append(ax.errorbar(x, middle, [low, high], capsize=3, label=method, **style))
+        drawn: Any = ax.errorbar(x, middle, [low, high], capsize=3, label=method, **style)
+        artists.append(drawn)
     top = found.header["float_test"]
     artists.append(ax.axhline(top, color=INK, ls=":", lw=1, label="float"))
     # Losses are small at the top and large at the bottom.
@@ -108,7 +109,8 @@ def rivals(found: Results) -> str:
     """
     # Where HMQ is behind is said first.
     ours = means(found, HMQ)
-    behind, ahead = [], []
+    behind: list[str] = []
+    ahead: list[str] = []
     for target in ours:
         method, best = best_rival(found, target)
         spread = _spread(found.of(HMQ, target)) + _spread(found.of(method, target))
