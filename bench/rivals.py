@@ -284,24 +284,26 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 class Cost:
-    """CPU seconds, and what the process takes at its peak beyond what it held.
-
-    >>> cost = Cost()
-    >>> cost.stop()
-    (0.0, 0.0)
-    """
+    """CPU seconds, and what the process takes at its peak beyond what it held (Linux only)."""
 
     def __init__(self) -> None:
-        # Give back what the C library keeps: it would be used and not be seen.
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)
-        self.held = _status("VmRSS:")
-        Path("/proc/self/clear_refs").write_text("5")
+        self.held: float | None = None
+        if PEAK.exists():
+            # Give back what the C library keeps: it would be used and not be seen.
+            gc.collect()
+            ctypes.CDLL(None).malloc_trim(0)
+            self.held = _status("VmRSS:")
+            PEAK.write_text("5")
         self.began = time.process_time()
 
-    def stop(self) -> tuple[float, float]:
-        """Return seconds and bytes since the beginning."""
-        return time.process_time() - self.began, _status("VmHWM:") - self.held
+    def stop(self) -> tuple[float, float | None]:
+        """Return seconds and bytes since the beginning; None for bytes where Linux is not."""
+        seconds = time.process_time() - self.began
+        return seconds, None if self.held is None else _status("VmHWM:") - self.held
+
+
+# Writing here begins the measurement of a peak anew.
+PEAK = Path("/proc/self/clear_refs")
 
 
 def _status(entry: str) -> float:
