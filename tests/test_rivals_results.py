@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -78,9 +79,15 @@ def test_results_are_read_as_they_were_written(invented, tmp_path):
 def test_a_table_has_means_spreads_and_costs(invented):
     lines = [line.split("  ") for line in invented.table().splitlines()]
     cells = [[cell.strip() for cell in line if cell.strip()] for line in lines]
-    assert cells[0] == ["method", "8 times", "14 times", "seconds", "MiB"]
+    assert cells[0] == ["method", "8 times", "14 times", "CPU seconds", "MiB"]
     assert cells[1] == ["HMQ", "93.50 (93.00 to 94.00)", "90.50 (90.00 to 91.00)", "2.0", "1"]
     assert cells[3] == ["random", "70.00 (70.00 to 70.00)", "-", "2.0", "-"]
+
+
+@pytest.mark.parametrize("kind", ["rivals", "ablations"])
+def test_the_page_has_the_tables_of_the_results(kind):
+    page = (Path(__file__).parents[1] / "docs" / "rivals.md").read_text(encoding="utf-8")
+    assert kind not in THERE or results.read(kind).markdown() in page
 
 
 @pytest.mark.parametrize(

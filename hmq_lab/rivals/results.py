@@ -116,13 +116,34 @@ class Results:
         return tuple(sorted({result.target for result in self.results}))
 
     def table(self) -> str:
+        """Return the `rows` as lines of text."""
+        return columns(self.rows())
+
+    def markdown(self) -> str:
+        """Return the `rows` as a table in Markdown.
+
+        >>> print(Results({}).markdown())
+        | method | CPU seconds | MiB |
+        |---|---|---|
+        """
+        titles, *rows = self.rows()
+        lines = [titles, *rows]
+        text = ["| " + " | ".join(line) + " |" for line in lines]
+        text.insert(1, "|" + "---|" * len(titles))
+        return "\n".join(text)
+
+    def rows(self) -> list[tuple[str, ...]]:
         """Return the mean test accuracy of each method at each target, with its spread.
 
         The spread is from the least to the most accurate seed. Behind them: CPU seconds and memory
         of the choice, as medians.
+
+        Returns:
+            Cells, the titles first.
         """
         targets = self.targets
-        rows = [("method", *(f"{target:g} times" for target in targets), "seconds", "MiB")]
+        titles = ("method", *(f"{target:g} times" for target in targets), "CPU seconds", "MiB")
+        rows = [titles]
         for method in self.methods:
             cells = [_accuracy(self.of(method, target)) for target in targets]
             of_method = self.of(method)
@@ -130,7 +151,7 @@ class Results:
             taken = [r.choosing_bytes for r in of_method if r.choosing_bytes is not None]
             memory = f"{statistics.median(taken) / 2**20:.0f}" if taken else "-"
             rows.append((method, *cells, f"{seconds:.1f}", memory))
-        return columns(rows)
+        return rows
 
 
 def _accuracy(results: list[Result]) -> str:
