@@ -56,7 +56,8 @@ def test_every_rival_keeps_the_budget(bench, seen):
         for weight, scheme in choice.items():
             assert scheme.threshold_exponent in seen.landscape.blocks[weight].exponents.tolist()
     same = [
-        {s.bits for s in chosen[f"uniform, thresholds by {by}"].values()} for by in ("loss", "error")
+        {s.bits for s in chosen[f"uniform, thresholds by {by}"].values()}
+        for by in ("loss", "error")
     ]
     assert same == [{3}, {3}]
     # Thresholds by the loss lose no more than those by the error, on the same images.
