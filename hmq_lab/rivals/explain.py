@@ -248,7 +248,7 @@ def of_record(record: Record, missing: str = "the weights are missing") -> Expla
     >>> found = of_record(records.recorded("cifar10-resnet20-w16-a8"))
     >>> print(found["conv1.weight"].sentence)
     conv1.weight has 8 bits: it has 0.2 % of the weights, and 7 bits would bring 16.03 instead of \
-16.01 times smaller. The search chose 8 with a probability of 0.97, the most probable since step 0.
+16.01 times smaller. The search chose 8 with a probability of 1.00, the most probable since step 0.
 
     Args:
         record: of a run that has a selection.
