@@ -62,6 +62,7 @@ def accuracies(found: Results, ax: Axes) -> list[Artist]:
     ax.set_yscale("function", functions=(_from_loss, _to_loss))
     ticks = [t for t in (10, 30, 50, 70, 80, 85, 90, 92, 94) if t >= lowest - 10]
     ax.set_yticks(ticks, [str(tick) for tick in ticks])
+    ax.set_ylim(lowest - 5, top + 0.6)
     # The names of the bars below would push a label of the axis far to the left.
     ax.set_xlabel("compression of the weights")
     ax.set_title("test accuracy (%), a bar from seed to seed", loc="left")
