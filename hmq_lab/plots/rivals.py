@@ -18,10 +18,10 @@ from matplotlib.axes import Axes
 
 from hmq_lab.plots.frame import BLUE, COLOURS, INK, MARKERS, ORANGE, PALE, figure, save
 from hmq_lab.rivals import results
-from hmq_lab.rivals.results import Result, Results
+from hmq_lab.rivals.results import AT_ONCE, HMQ, Result, Results
 
-HMQ = "HMQ"
 ALL = "every choice"
+OURS = (HMQ, AT_ONCE)
 
 
 def means(found: Results, method: str) -> dict[float, float]:
@@ -45,8 +45,9 @@ def means(found: Results, method: str) -> dict[float, float]:
 def accuracies(found: Results, ax: Axes) -> list[Artist]:
     """Test accuracy over compression, a line for each method, its seeds as a bar."""
     artists: list[Artist] = []
-    others = [method for method in found.methods if method != HMQ]
-    for place, method in enumerate([*others, HMQ]):
+    others = [method for method in found.methods if method not in OURS]
+    ours = [method for method in found.methods if method in OURS]
+    for place, method in enumerate([*others, *ours]):
         rows = [found.of(method, target) for target in means(found, method)]
         x = [statistics.mean(r.compression for r in row) for row in rows]
         middle = [statistics.mean(r.test for r in row) for row in rows]
@@ -80,8 +81,9 @@ def _to_loss(height: Any) -> Any:
 
 def _style(method: str, place: int) -> dict[str, Any]:
     """Return how a method's line looks: HMQ stands out, colour and marker repeat apart."""
-    if method == HMQ:
-        return {"color": INK, "marker": "*", "ms": 11, "lw": 2, "zorder": 5}
+    if method in OURS:
+        line = "-" if method == HMQ else "--"
+        return {"color": INK, "marker": "*", "ms": 11, "lw": 2, "zorder": 5, "ls": line}
     dashes = ("-", "--")[place // len(COLOURS) % 2]
     marker = MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
     return {"color": COLOURS[place % len(COLOURS)], "marker": marker, "ms": 5, "ls": dashes}
@@ -93,7 +95,7 @@ def costs(found: Results, ax: Axes) -> list[Artist]:
     seconds = []
     for method in methods:
         seconds.append(statistics.median(r.choosing_seconds for r in found.of(method)))
-    colours = [INK if method == HMQ else ORANGE for method in methods]
+    colours = [INK if method in OURS else ORANGE for method in methods]
     bars = ax.barh(methods, seconds, color=colours)
     labels = ax.bar_label(bars, [f" {value:.1f} s" for value in seconds])
     ax.set(xscale="log", xlabel="CPU seconds of one choice (median)", xlim=(0.1, 4 * max(seconds)))
@@ -127,7 +129,7 @@ def rivals(found: Results) -> str:
 
 
 def best_rival(found: Results, target: float) -> tuple[str, float]:
-    """Return the method other than HMQ with the best mean accuracy at a target, and that mean.
+    """Return the method that is not HMQ with the best mean accuracy at a target, and that mean.
 
     Args:
         found: the results of the bench.
@@ -136,7 +138,7 @@ def best_rival(found: Results, target: float) -> tuple[str, float]:
     others = {}
     for method in found.methods:
         mean = means(found, method)
-        if method != HMQ and target in mean:
+        if method not in OURS and target in mean:
             others[method] = mean[target]
     method = max(others, key=lambda name: others[name])
     return method, others[method]

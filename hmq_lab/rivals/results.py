@@ -23,6 +23,8 @@ RECORDED = Path(__file__).parent / "recorded"
 # Other ways to choose; one setting of HMQ changed; every choice of a small network.
 KINDS = ("rivals", "ablations", "enumeration")
 SCHEMA = 1
+# The search itself: as its preset has it, and with the whole target from the first step on.
+HMQ, AT_ONCE = "HMQ", "HMQ, target at once"
 
 RESULT = {
     "method": str,
