@@ -95,9 +95,9 @@ def why(
 
 def _changes(reason: Reason) -> list[float]:
     """Return the changes of the loss of a weight, in the order of MEASURES."""
-    less, more = reason.less, reason.more
-    found = [reason.alone_on, reason.gradient, reason.alone_off]
-    found += [less and less.loss, more and more.loss]
+    less = None if reason.less is None else reason.less.loss
+    more = None if reason.more is None else reason.more.loss
+    found = [reason.alone_on, reason.gradient, reason.alone_off, less, more]
     return [np.nan if value is None else float(value) for value in found]
 
 
@@ -157,11 +157,12 @@ def move(result: Result, artists: dict[str, Any]) -> None:
     best = int(result.probabilities[-1].argmax()) if len(result.steps) else -1
     for place, (line, text) in enumerate(zip(artists["lines"], artists["names"], strict=True)):
         shown = place < len(result.widths)
-        column = result.probabilities[:, place] if shown else []
+        column = result.probabilities[:, place] if shown else np.zeros(0)
         line.set_data(result.steps if shown else [], column)
         line.set(color=BLUE if place == best else PALE, zorder=3 if place == best else 1)
         # Only lines that end above the others have a name.
         if shown and column[-1] > 0.05:
-            text.set(text=f" {result.widths[place]} bits", position=(result.steps[-1], column[-1]))
+            text.set_text(f" {result.widths[place]} bits")
+            text.set_position((result.steps[-1], column[-1]))
         else:
             text.set_text("")
