@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -31,17 +32,32 @@ def add(commands: Any, formatter: type) -> None:
         help="the paper's figures and tables, beside what it published",
     )
     command.add_argument(
-        "--out", type=Path, help="where to (default: DIR/figures; with --all docs/figures/paper)"
+        "--rivals",
+        action="store_true",
+        help="ways to choose bits side by side, from the results that come with the package",
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        help="where to (default: DIR/figures; with --all docs/figures/paper, with --rivals "
+        "docs/figures/rivals)",
     )
     add_overwrite(command, "figures")
 
 
 def figures(options: argparse.Namespace) -> int:
     """The command: prints the files that it writes."""
-    # One of the two has to be said.
-    if options.run is None and not options.all:
-        raise BadInput("figures of what? Name the folder of a run, or say --all for the paper's")
-    paths = _paper(options) if options.all else draw(options.run, options.out, options.overwrite)
+    # One of the three has to be said.
+    if options.run is None and not (options.all or options.rivals):
+        raise BadInput(
+            "figures of what? Name the folder of a run, say --all for the paper's, or --rivals"
+        )
+    if options.rivals:
+        paths = _rivals(options)
+    elif options.all:
+        paths = _paper(options)
+    else:
+        paths = draw(options.run, options.out, options.overwrite)
     for path in paths:
         print(path)
     return 0
@@ -88,6 +104,20 @@ def _paper(options: argparse.Namespace) -> list[Path]:
             if path.name.startswith(("figure_", "table_", "paper.md"))
         )
     return paper.write_paper(found, folder)
+
+
+def _rivals(options: argparse.Namespace) -> list[Path]:
+    """The figures of the bench of rivals."""
+    # Neither a run nor the paper has them.
+    if options.run is not None or options.all:
+        raise BadInput("--rivals draws results of the package: name no run, and not --all")
+    folder = options.out or Path("docs/figures/rivals")
+    with needs("lab", "figures"):
+        from hmq_lab.plots import rivals
+    if not options.overwrite:
+        kinds = itertools.product(rivals.FIGURES, ("png", "svg"))
+        _check_free(folder / f"{name}.{kind}" for name, kind in kinds)
+    return rivals.write_rivals(folder)
 
 
 def _check_free(paths: Iterable[Path]) -> None:

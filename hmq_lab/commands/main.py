@@ -15,6 +15,7 @@ from hmq_lab.commands import (
     lessons,
     measure,
     placements,
+    reasons,
     search,
     sweep,
     train,
@@ -23,7 +24,7 @@ from hmq_lab.commands.frame import BadInput, Help, Parser
 from hmq_lab.runs.processes import ProcessLost, is_main
 
 # Each adds its command, in this order; `sweep` takes the options of `search`.
-GROUPS = (figures, placements, train, measure, hardware, lessons, lab, grade)
+GROUPS = (figures, placements, train, measure, reasons, hardware, lessons, lab, grade)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -21,6 +21,7 @@ from hmq_lab.explorers.placing import placements
 from hmq_lab.explorers.playback import replay
 from hmq_lab.explorers.playing import beat
 from hmq_lab.explorers.quantizing import quantizer
+from hmq_lab.explorers.reasoning import why
 from hmq_lab.explorers.sampling import gumbel
 from hmq_lab.explorers.selecting import selection
 from hmq_lab.explorers.watching import live
@@ -39,4 +40,5 @@ __all__ = [
     "replay",
     "selection",
     "surface",
+    "why",
 ]

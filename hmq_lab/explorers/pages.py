@@ -90,6 +90,11 @@ PAGES = {
         "Bits and threshold of any tensor of a network, and what they do to its output.",
         "explorers.network()",
     ),
+    "why": Page(
+        "Why this layer",
+        "What the bits of a weight cost and bring, and how the search came to them.",
+        "explorers.why()",
+    ),
     "placements": Page(
         "Placements",
         "Every tensor of a network: quantized or float, and why.",

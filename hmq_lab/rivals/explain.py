@@ -6,25 +6,27 @@
 'conv1.weight keeps 8 bits: it has 1.1 % of the weights, and 7 bits would cost 0.2 points ...'
 
 Everything is measured on held images; no weight is trained. So a change of bits shows its cost
-before any fine-tuning.
+before any fine-tuning. A record alone, without weights, still says how much of the network a weight
+is, what a bit changes in the compression, and how the search came to it.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hmq_lab import budget, data, runs
+from hmq_lab import budget
 from hmq_lab.data.tables import columns
-from hmq_lab.quantizer import Scheme, quantize
-from hmq_lab.rivals.game import held_images
+from hmq_lab.quantizer import Scheme
 from hmq_lab.rivals.landscape import FLOAT, Choice, Landscape, original
+from hmq_lab.rivals.material import Material, gather
+from hmq_lab.rivals.sensitivity import change, gradients
 from hmq_lab.runs.records import Record
 
 # What is measured of a choice.
@@ -37,14 +39,14 @@ class Change:
 
     Args:
         bits: the other bit-width, with the threshold that fits it best.
-        loss: the change of the loss.
-        points: the change of the accuracy, in percentage points.
+        loss: the change of the loss; None where it is not measured.
+        points: the change of the accuracy, in percentage points; None where it is not measured.
         compression: of all quantized weights, after the change.
     """
 
     bits: int
-    loss: float
-    points: float
+    loss: float | None
+    points: float | None
     compression: float
 
 
@@ -67,6 +69,8 @@ class Formed:
 class Reason:
     """What is known of the bits of one weight. Losses are means over the images.
 
+    What needs weights and images is None where they are missing.
+
     Args:
         name: of the weight.
         bits: that it has.
@@ -86,9 +90,9 @@ class Reason:
     bits: int
     size: int
     share: float
-    alone_on: float
-    alone_off: float
-    gradient: float
+    alone_on: float | None
+    alone_off: float | None
+    gradient: float | None
     less: Change | None
     more: Change | None
     formed: Formed | None
@@ -101,21 +105,25 @@ class Explanation:
 
     Args:
         reasons: {weight: reason}.
-        count: how many images were measured.
+        count: how many images were measured; 0 where nothing could be.
         loss: of the selection.
         accuracy: of the selection, in percent.
         float_loss: of the network with float weights and quantized activations.
         float_accuracy: of that network, in percent.
         compression: of all quantized weights.
+        missing: why nothing could be measured; empty where it was.
+        is_trained: whether the weights are those after the fine-tuning.
     """
 
     reasons: Mapping[str, Reason]
     count: int
-    loss: float
-    accuracy: float
-    float_loss: float
-    float_accuracy: float
+    loss: float | None
+    accuracy: float | None
+    float_loss: float | None
+    float_accuracy: float | None
     compression: float
+    missing: str = ""
+    is_trained: bool = True
 
     def __getitem__(self, name: str) -> Reason:
         """Return the reason of a weight."""
@@ -128,30 +136,48 @@ class Explanation:
         """Return the measurements, a line for each weight, and below them the sentences."""
         # The measurements, all of them changes of the loss.
         titles = ("weight", "bits", "share %", "alone on", "gradient", "alone off")
-        rows = [(*titles, "a bit less", "a bit more", "probability")]
+        rows: list[tuple[str, ...]] = [(*titles, "a bit less", "a bit more", "probability")]
         for r in self.reasons.values():
-            numbers = (f"{r.alone_on:+.4f}", f"{r.gradient:+.4f}", f"{r.alone_off:+.4f}")
-            less = "-" if r.less is None else f"{r.less.loss:+.4f}"
-            more = "-" if r.more is None else f"{r.more.loss:+.4f}"
+            less = None if r.less is None else r.less.loss
+            more = None if r.more is None else r.more.loss
+            changes = (r.alone_on, r.gradient, r.alone_off, less, more)
             chance = "-" if r.formed is None else f"{r.formed.probability:.2f}"
-            rows.append((r.name, str(r.bits), f"{100 * r.share:.1f}", *numbers, less, more, chance))
-        # What they are compared with.
-        about = (
-            f"On {self.count:,} images, {self.compression:.2f} times smaller: "
+            share = f"{100 * r.share:.1f}"
+            rows.append((r.name, str(r.bits), share, *map(_signed, changes), chance))
+        sentences = [r.sentence for r in self.reasons.values()]
+        return "\n".join([columns(rows), "", self.about(), *sentences])
+
+    def about(self) -> str:
+        """Return what was measured, or why nothing was, in one line."""
+        smaller = f"{self.compression:.2f} times smaller"
+        if self.missing:
+            return (
+                f"{smaller}. What fewer or more bits would do to the loss, alone on, alone off and "
+                f"the gradient cannot be measured: {self.missing}."
+            )
+        which = "" if self.is_trained else " The weights are those before the search."
+        return (
+            f"On {self.count:,} images, {smaller}: "
             f"loss {self.loss:.4f}, accuracy {self.accuracy:.1f} %; with float weights "
             f"{self.float_loss:.4f}, {self.float_accuracy:.1f} %. The numbers are changes of the "
-            "loss."
+            f"loss.{which}"
         )
-        sentences = [r.sentence for r in self.reasons.values()]
-        return "\n".join([columns(rows), "", about, *sentences])
+
+
+def _signed(change: float | None) -> str:
+    """Return a change of the loss for the table.
+
+    >>> _signed(0.25), _signed(None)
+    ('+0.2500', '-')
+    """
+    return "-" if change is None else f"{change:+.4f}"
 
 
 def explain(model: nn.Module, x: Tensor, y: Tensor, record: Record | None = None) -> Explanation:
     """Return why each weight has the bits it has, measured on images.
 
-    >>> network, record = runs.load("runs/builtin")                       # doctest: +SKIP
-    >>> x, y = held_images(data.load("builtin"), 500)                     # doctest: +SKIP
-    >>> explain(network, x, y, record)["linear.weight"].bits              # doctest: +SKIP
+    >>> found = gather("builtin-tiny_resnet8-w8-a8", count=50)
+    >>> explain(found.model, found.x, found.y, found.record)["linear.weight"].bits
     8
 
     Args:
@@ -215,33 +241,95 @@ def explain(model: nn.Module, x: Tensor, y: Tensor, record: Record | None = None
     return Explanation(named, len(x), loss, accuracy, float_loss, float_accuracy, compression)
 
 
+def of_record(record: Record, missing: str = "the weights are missing") -> Explanation:
+    """Return what a record alone says of each weight; nothing is measured.
+
+    >>> from hmq_lab.runs import records
+    >>> found = of_record(records.recorded("cifar10-resnet20-w16-a8"))
+    >>> print(found["conv1.weight"].sentence)
+    conv1.weight has 8 bits: it has 0.2 % of the weights, and 7 bits would bring 16.03 instead of \
+16.01 times smaller. The search chose 8 with a probability of 1.00, the most probable since step 0.
+
+    Args:
+        record: of a run that has a selection.
+        missing: why nothing is measured, in words.
+
+    Raises:
+        ValueError: for a run without a selection.
+    """
+    # The bits and sizes of the weights.
+    weights = [t for t in record.tensors if t["kind"] == "weight"]
+    if not weights:
+        raise ValueError("the run has no selection yet: there is nothing to explain")
+    bits = {t["name"]: t["bits"] for t in weights}
+    sizes = {t["name"]: t["size"] for t in weights}
+    compression = budget.compression(bits, sizes)
+    formed = _formed(record)
+
+    reasons = {}
+    for t in weights:
+        # The next fewer and the next more bits.
+        name, widths = t["name"], sorted(t["space"]["bits"])
+        at = widths.index(t["bits"])
+        changes: list[Change | None] = [None, None]
+        for place, other in ((0, at - 1), (1, at + 1)):
+            if 0 <= other < len(widths):
+                after = budget.compression(bits | {name: widths[other]}, sizes)
+                changes[place] = Change(widths[other], None, None, after)
+        reason = Reason(
+            name=name,
+            bits=t["bits"],
+            size=t["size"],
+            share=t["size"] / sum(sizes.values()),
+            alone_on=None,
+            alone_off=None,
+            gradient=None,
+            less=changes[0],
+            more=changes[1],
+            formed=formed.get(name),
+        )
+        reasons[name] = _with_sentence(reason, 0.0, compression)
+    return Explanation(reasons, 0, None, None, None, None, compression, missing)
+
+
 def of_run(
     run: Path | str,
     network: nn.Module | None = None,
     *,
+    weights: Path | str | None = None,
     count: int = 500,
     root: str | os.PathLike | None = None,
 ) -> Explanation:
     """Return why each weight of a finished run has the bits it has.
 
     >>> print(of_run("runs/builtin").table())                             # doctest: +SKIP
+    >>> of_run("cifar10-resnet20-w16-a8").missing
+    'the weights are missing: give the folder of the run, or the float weights that it began with'
 
     Args:
-        run: the folder of the run.
-        network: as in `runs.load`.
+        run: the folder of a run, a record, or the name of a record that comes with the package.
+        network: for a run of your own module, that module, as in `runs.load`.
+        weights: of the float network, as the search had them, for a record without a network.
         count: how many images of the validation split.
         root: where data lie.
 
     Raises:
         FileNotFoundError: for files that are not there.
-        ValueError: for a run that is not complete, and what `runs.load` refuses.
+        ValueError: for a run without a selection, and what `runs.load` refuses.
     """
-    # The record says which data.
-    model, record = runs.load(run, network)
-    header = record.header
-    source = data.load(header["data"], root=root, normalize=header["normalize"])
-    x, y = held_images(source, count)
-    return explain(model, x, y, record)
+    return of_material(gather(run, network, weights=weights, count=count, root=root))
+
+
+def of_material(found: Material) -> Explanation:
+    """Return why each weight has the bits it has, measured as far as the material goes.
+
+    Args:
+        found: what `material.gather` gives.
+    """
+    if found.model is None or found.x is None or found.y is None:
+        return of_record(found.record, found.missing)
+    measured = explain(found.model, found.x, found.y, found.record)
+    return replace(measured, is_trained=found.is_trained)
 
 
 def _measure(landscape: Landscape, choice: Choice) -> Measured:
@@ -278,21 +366,10 @@ def _gradients(landscape: Landscape, schemes: Mapping[str, Scheme]) -> dict[str,
 
     It is the sum over elements of dL/dw * (Q(w) - w), as in a Taylor expansion of first order.
     """
-    # The loss of float weights, with quantized activations.
-    model = landscape.model
-    for block in landscape.blocks.values():
-        block.enabled = False
-    weights = {name: original(model, name) for name in schemes}
-    with torch.enable_grad():
-        loss = F.cross_entropy(model(landscape.x.clone()), landscape.y)
-        gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-
-    # A weight that the loss does not depend on has no gradient.
     found = {}
-    for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
-        scheme, weight = schemes[name], weight.detach()
-        change = quantize(weight, scheme.step, scheme.threshold, scheme.signed) - weight
-        found[name] = 0.0 if gradient is None else (gradient * change).sum().item()
+    for name, slope in gradients(landscape).items():
+        weight = original(landscape.model, name).detach()
+        found[name] = (slope * change(weight, schemes[name])).sum().item()
     return found
 
 
@@ -326,8 +403,8 @@ def _formed(record: Record) -> dict[str, Formed]:
 
 def _price(reason: Reason) -> float | None:
     """Return what a bit costs that this weight gives up: the rise of the loss for each bit."""
-    # Nothing can be given up.
-    if reason.less is None:
+    # Nothing can be given up, or nothing is measured.
+    if reason.less is None or reason.less.loss is None:
         return None
     return reason.less.loss / (reason.size * (reason.bits - reason.less.bits))
 
@@ -335,9 +412,12 @@ def _price(reason: Reason) -> float | None:
 def _usual_price(reasons: list[Reason]) -> float:
     """Return the price of a bit where every weight that can gives up bits, each measured alone."""
     # As if the changes added up.
-    saved = [(r, r.less) for r in reasons if r.less is not None]
-    bits = sum(r.size * (r.bits - less.bits) for r, less in saved)
-    return sum(less.loss for _, less in saved) / bits if bits else 0.0
+    bits, rise = 0, 0.0
+    for r in reasons:
+        if r.less is not None and r.less.loss is not None:
+            bits += r.size * (r.bits - r.less.bits)
+            rise += r.less.loss
+    return rise / bits if bits else 0.0
 
 
 def _with_sentence(reason: Reason, usual: float, compression: float) -> Reason:
@@ -353,9 +433,11 @@ def _with_sentence(reason: Reason, usual: float, compression: float) -> Reason:
     less, more, price = reason.less, reason.more, _price(reason)
 
     # Dear bits are kept, cheap bits are given up, and some cost nothing at all.
-    if less is None or price is None:
+    if less is None:
         text = f"{reason.name} has the fewest bits, {reason.bits}: {share}"
-    elif less.loss <= 0 and less.points >= 0:
+    elif price is None:
+        text = f"{reason.name} has {has}: {share}, and {_effect(less, compression)}"
+    elif price <= 0 and (less.points or 0.0) >= 0:
         text = (
             f"{reason.name} could have fewer than {has}: {share}, and {_effect(less, compression)}"
         )
@@ -379,9 +461,7 @@ def _with_sentence(reason: Reason, usual: float, compression: float) -> Reason:
             f"most probable since step {formed.since:,}"
         )
         text += "." if formed.bits == reason.bits else f"; the repair made it {reason.bits}."
-    # The dataclass is frozen: a new one has the sentence.
-    values = {**vars(reason), "sentence": text}
-    return Reason(**values)
+    return replace(reason, sentence=text)
 
 
 def _effect(change: Change, compression: float) -> str:
@@ -390,8 +470,13 @@ def _effect(change: Change, compression: float) -> str:
     >>> _effect(Change(7, 0.0123, -0.4, 8.1), 8.0)
     '7 bits would cost 0.4 points (loss +0.0123) and bring 8.10 instead of 8.00 times smaller'
     """
-    # An accuracy is shown with one decimal.
+    # A record alone knows the sizes.
     bits = f"{change.bits} bit" + ("s" if change.bits != 1 else "")
+    brings = f"bring {change.compression:.2f} instead of {compression:.2f} times smaller"
+    if change.loss is None or change.points is None:
+        return f"{bits} would {brings}"
+
+    # An accuracy is shown with one decimal.
     points = f"{abs(change.points):.1f} points"
     if change.loss == 0:
         does = "change nothing"
@@ -401,7 +486,4 @@ def _effect(change: Change, compression: float) -> str:
         does = f"cost {points}"
     else:
         does = f"gain {points}"
-    return (
-        f"{bits} would {does} (loss {change.loss:+.4f}) and bring {change.compression:.2f} instead "
-        f"of {compression:.2f} times smaller"
-    )
+    return f"{bits} would {does} (loss {change.loss:+.4f}) and {brings}"
