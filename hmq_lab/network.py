@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -107,11 +108,13 @@ class Blocks(nn.Module):
         )
 
     @property
-    def output(self) -> fx.Node | None:
-        """The node of the network's output; None where there are several."""
+    def output(self) -> fx.Node:
+        """The node of the network's output; ValueError for a network that has several."""
         # The output node reads a tuple of tensors.
-        values = next(node.args[0] for node in self.graph.nodes if node.op == "output")
-        return values[0] if len(values) == 1 else None
+        values: Any = next(node.args[0] for node in self.graph.nodes if node.op == "output")
+        if len(values) != 1:
+            raise ValueError("the network returns several tensors: this form has one output")
+        return values[0]
 
 
 class BiasRounding(nn.Module):
@@ -151,19 +154,24 @@ def is_attached(model: nn.Module) -> bool:
     return isinstance(getattr(model, "hmq", None), Blocks)
 
 
-def check_attached(model: nn.Module) -> None:
-    """Raise ValueError for a network without HMQ blocks.
+def check_attached(model: nn.Module) -> Blocks:
+    """The blocks of an attached network; a network without any is refused.
 
     Args:
         model: any module.
 
+    Returns:
+        `model.hmq`.
+
     Raises:
         ValueError: saying how to attach blocks.
     """
-    if not is_attached(model):
+    found = getattr(model, "hmq", None)
+    if not isinstance(found, Blocks):
         raise ValueError(
             f"this {type(model).__name__} has no HMQ blocks: attach(model, space, sample) first"
         )
+    return found
 
 
 def placements(model: nn.Module) -> tuple[Placement, ...]:
@@ -181,8 +189,7 @@ def placements(model: nn.Module) -> tuple[Placement, ...]:
     Raises:
         ValueError: for a network without blocks.
     """
-    check_attached(model)
-    return model.hmq.placements
+    return check_attached(model).placements
 
 
 def blocks(model: nn.Module, kind: str | None = None) -> dict[str, HMQ]:
@@ -209,6 +216,27 @@ def blocks(model: nn.Module, kind: str | None = None) -> dict[str, HMQ]:
             found[place.name] = model.get_submodule(module).parametrizations[attribute][0]
         else:
             found[place.name] = model.hmq.activations[slug(place.name)]
+    return found
+
+
+def fixed_blocks(model: nn.Module) -> dict[str, HMQ]:
+    """All blocks of an attached network by name, each with its selected scheme.
+
+    Args:
+        model: an attached network, after its search.
+
+    Returns:
+        {name: block}, in the order of `placements`.
+
+    Raises:
+        ValueError: for a network without blocks, or naming a block that has no selected scheme.
+    """
+    found = blocks(model)
+    for name, block in found.items():
+        if not block.is_fixed:
+            raise ValueError(
+                f"{name} has no selected scheme yet: end the search, or call its block's fix()"
+            )
     return found
 
 

@@ -383,15 +383,14 @@ def _weights(model, space, generator, readers: dict[str, str], rounded: dict[str
 
 def _parameter_reason(module: nn.Module, attribute: str, rounded: bool) -> tuple[str, str]:
     """Role and reason of a parameter that has no block."""
+    if rounded:
+        return "bias", "bias: rounded, hardware mode"
     # First norms: their biases have this role as well.
+    role = "bias" if attribute.endswith("bias") else "parameter"
     if "Norm" in type(module).__name__:
-        return "norm", "norm: float in the paper's method"
-    if not attribute.endswith("bias"):
-        return "parameter", "other parameter: float in the paper's method"
-    return (
-        "bias",
-        "bias: rounded, hardware mode" if rounded else "bias: float in the paper's method",
-    )
+        role = "norm"
+    what = "other parameter" if role == "parameter" else role
+    return role, f"{what}: float in the paper's method"
 
 
 def _weight_block(
@@ -426,7 +425,6 @@ def _round_biases(
     for bias, (weight, source) in rounded.items():
         if source in quantized and weight in found:
             path, _, attribute = bias.rpartition(".")
-            rounding = BiasRounding(found[weight], found[source])
-            parametrize.register_parametrization(
-                model.get_submodule(path), attribute, rounding, unsafe=True
-            )
+            module, rounding = model.get_submodule(path), BiasRounding(found[weight], found[source])
+            if attribute in module._parameters:
+                parametrize.register_parametrization(module, attribute, rounding, unsafe=True)

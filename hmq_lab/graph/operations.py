@@ -93,6 +93,12 @@ def _table() -> dict[str, Operation]:
     return table
 
 
+# Layers with a weight and a bias that integers can run.
+LAYERS = {"conv1d", "conv2d", "conv3d", "linear"}
+
+# They cut a tensor into several along an axis.
+SPLITS = {"split", "split_with_sizes", "chunk", "tensor_split"}
+
 # They drop numbers in training and do nothing in evaluation.
 DROPS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
 

@@ -14,7 +14,9 @@ from torch import fx, nn
 from hmq_lab.graph.functional import line
 from hmq_lab.graph.naming import label
 from hmq_lab.graph.operations import (
+    ADD,
     DROPS,
+    LAYERS,
     SUBTRACT,
     argument,
     aten,
@@ -235,17 +237,19 @@ def weight_readers(graph: fx.Graph) -> dict[str, str]:
             # A block can stand on a parameter that is read as it is.
             plain = _plain_source(source)
             if plain is not None:
-                found[plain.target] = aten(node)
+                found[str(plain.target)] = aten(node)
                 continue
             # Forward computes the weight: the parameter itself stays float.
             for parameter in _parameters_behind(source):
-                found.setdefault(parameter.target, "computed")
+                found.setdefault(str(parameter.target), "computed")
     return found
 
 
 def layer_inputs(graph: fx.Graph, names: Mapping[fx.Node, str]) -> dict[str, tuple[str, str]]:
     """{bias: (weight, name of the tensor that its layer reads)} of the layers that integers can
     run.
+
+    A parameter that is added to what a layer returns is a bias as well.
 
     Args:
         graph: of evaluation, without blocks.
@@ -254,18 +258,26 @@ def layer_inputs(graph: fx.Graph, names: Mapping[fx.Node, str]) -> dict[str, tup
     Returns:
         Names as in the model; the tensor's is "" where it has none.
     """
-    # Only layers with a bias matter: the bias is rounded later.
-    kind, found = kinds(graph), {}
+    kind = kinds(graph)
+    found: dict[str, tuple[str, str]] = {}
     for node in graph.nodes:
-        if aten(node) not in ("conv1d", "conv2d", "conv3d", "linear") or len(node.args) < 3:
+        # The layer has the bias as an argument, or it is added next.
+        layer, bias = node, None
+        if aten(node) in LAYERS:
+            bias = argument(node, "bias")
+        elif kind[node] == "scale" and aten(node) in ADD | SUBTRACT:
+            layer = data_inputs(node, kind)[0]
+            bias = next((n for n in node.all_input_nodes if kind[n] == "constant"), None)
+        if bias is None or aten(layer) not in LAYERS:
             continue
-        source, weight, bias = node.args[:3]
-        if not all(isinstance(n, fx.Node) and n.op == "get_attr" for n in (weight, bias)):
+        source, weight, *_ = layer.all_input_nodes
+        plain = _plain_source(bias)
+        if weight.op != "get_attr" or plain is None:
             continue
         # The tensor before it was moved is the one that has a block.
         while kind[source] == "pass":
             source = data_inputs(source, kind)[0]
-        found.setdefault(bias.target, (weight.target, names.get(source, "")))
+        found.setdefault(str(plain.target), (str(weight.target), names.get(source, "")))
     return found
 
 
