@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from hmq_lab.block import HMQ, SearchSpace, check_space
 from hmq_lab.graph.checks import check_model, check_same, check_sample, check_size, kept
-from hmq_lab.graph.folding import fold
+from hmq_lab.graph.folding import fold_with_graphs
 from hmq_lab.graph.naming import label, layer_of, matched, numbered
 from hmq_lab.graph.operations import drops, kinds
 from hmq_lab.graph.operations import shape as shape_of
@@ -112,19 +112,20 @@ def attach(
     check_model(model)
     check_sample(model, sample)
 
-    # Batch norms are folded first, and put back if attaching fails.
-    pairs = fold(model, sample) if hardware else []
+    # Read the network in both modes. Batch norms are put back if attaching fails.
+    readings = {training: trace(model, sample, training) for training in (False, True)}
+    graphs = [reading.graph for reading in readings.values()]
+    pairs = fold_with_graphs(model, graphs) if hardware else []
     try:
-        return _attach(model, space, sample, activation_bits, hardware, generator)
+        return _attach(model, readings, space, sample, activation_bits, hardware, generator)
     except Exception:
         for pair in pairs:
             pair.undo()
         raise
 
 
-def _attach(model, space, sample, activation_bits, hardware, generator) -> nn.Module:
-    # Read the network in both modes; the same tensor has the same name in both.
-    readings = {training: trace(model, sample, training) for training in (False, True)}
+def _attach(model, readings, space, sample, activation_bits, hardware, generator) -> nn.Module:
+    # The same tensor has the same name in both modes.
     check_same(model, readings, sample)
     evaluation, in_training = readings[False].graph, readings[True].graph
     names = {False: numbered(model, evaluation)}

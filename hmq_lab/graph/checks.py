@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -185,14 +186,15 @@ def check_size(model: nn.Module, images: Tensor, detach: Callable) -> None:
         ValueError: with the known sizes, where the graphs change with the size.
     """
     # The error, in case the graphs differ.
-    known = ", ".join("x".join(map(str, size)) for size in sorted(model.hmq.sizes))
+    attached: Any = model.hmq
+    known = ", ".join("x".join(map(str, size)) for size in sorted(attached.sizes))
     got = "x".join(map(str, images.shape[1:]))
     refusal = f"blocks were attached for images of {known}, got {got}: attach them on a sample of that size"
 
     # Read a copy without blocks on the known size, and on the new one.
     bare = copy.deepcopy(model)
     detach(bare)
-    sample = torch.zeros(2, *next(iter(model.hmq.sizes)), dtype=images.dtype, device=images.device)
+    sample = torch.zeros(2, *next(iter(attached.sizes)), dtype=images.dtype, device=images.device)
     for training in (False, True):
         try:
             codes = [
@@ -328,7 +330,8 @@ def _outcome(model: nn.Module, function: Callable, images: Tensor):
         if not sums:
             return outputs, [None] * len(parameters)
         try:
-            slopes = iter(torch.autograd.grad(sum(sums), wanted, allow_unused=True))
+            total = torch.stack(sums).sum()
+            slopes = iter(torch.autograd.grad(total, wanted, allow_unused=True))
         except RuntimeError:  # a change in place that autograd cannot take back
             return outputs, None
     return outputs, [next(slopes) if p.requires_grad else None for p in parameters]

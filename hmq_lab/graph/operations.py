@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -148,9 +149,8 @@ def aten(node: fx.Node) -> str:
         The name, in the spelling of OPERATIONS.
     """
     # Only operations of aten have a schema.
-    target = node.target
-    if node.op == "call_function" and isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.removeprefix("aten::")
+    if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+        return schema_of(node).name.removeprefix("aten::")
     return ""
 
 
@@ -163,7 +163,17 @@ def operation(node: fx.Node) -> Operation | None:
     return OPERATIONS.get(aten(node))
 
 
-def argument(node: fx.Node, name: str):
+def schema_of(node: fx.Node) -> torch.FunctionSchema:
+    """The names, types and aliases of the arguments that a call of an aten operation takes.
+
+    Args:
+        node: a call of an aten operation.
+    """
+    target: Any = node.target
+    return target._schema
+
+
+def argument(node: fx.Node, name: str) -> Any:
     """What a call gives for one of the operation's arguments, or else the default: its "stride".
 
     Args:
@@ -174,12 +184,10 @@ def argument(node: fx.Node, name: str):
         KeyError: for a name that the schema does not have.
     """
     # The schema has the names, the positions and the defaults.
-    for position, known in enumerate(node.target._schema.arguments):
-        if known.name != name:
-            continue
-        if position < len(node.args):
-            return node.args[position]
-        return node.kwargs.get(name, known.default_value)
+    for position, known in enumerate(schema_of(node).arguments):
+        if known.name == name:
+            given = node.args[position:] or [node.kwargs.get(name, known.default_value)]
+            return given[0]
     raise KeyError(f"{node.target} has no argument {name}")
 
 

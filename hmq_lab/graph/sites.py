@@ -17,6 +17,7 @@ from hmq_lab.graph.operations import (
     ADD,
     DROPS,
     LAYERS,
+    OPERATIONS,
     SUBTRACT,
     argument,
     aten,
@@ -227,9 +228,8 @@ def weight_readers(graph: fx.Graph) -> dict[str, str]:
     for node in graph.nodes:
         if kind[node] != "linear" or not aten(node):
             continue
-        known = operation(node)
-        # The table says which arguments are weights.
-        positions = known.weights or range(len(node.args))  # all of them for x @ self.weight
+        # The table says which arguments are weights; of x @ self.weight all may be.
+        positions = OPERATIONS[aten(node)].weights or range(len(node.args))
         sources = [node.args[i] for i in positions if i < len(node.args)]
         for source in sources:
             if not isinstance(source, fx.Node) or kind[source] != "constant":

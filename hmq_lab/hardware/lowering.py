@@ -346,7 +346,8 @@ def _linear(lowering: _Lowering, node: fx.Node) -> Instruction:
     if aten(node) != "linear":
         options = _convolution_options(node, weight.dim() - 2)
         bias = bias.view(-1, *[1] * (weight.dim() - 2))  # (out, 1, 1)
-    parameters = {"weight": weight, "bias": bias, "convolve": Convolution(node.target, options)}
+    target: Any = node.target
+    parameters = {"weight": weight, "bias": bias, "convolve": Convolution(target, options)}
     says = f"{node.meta['layer']}, {scheme.bits}-bit weights {tuple(weight.shape)}"
     return _make(node, "layer", says, [x], exponent, int(magnitudes.max()), **parameters)
 
@@ -474,7 +475,7 @@ def _mean(lowering: _Lowering, node: fx.Node) -> Instruction:
 def _keeps_batch(node: fx.Node) -> bool:
     # A mean over the batch would mix images.
     axes = argument(node, "dim") if len(node.args) > 1 else None
-    axes = [axes] if isinstance(axes, int) else axes
+    axes = [axes] if isinstance(axes, int) else axes or []
     dimensions = len(node.all_input_nodes[0].meta["shape"])
     return bool(axes) and 0 not in [axis % dimensions for axis in axes]
 

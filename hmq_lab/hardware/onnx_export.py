@@ -231,6 +231,8 @@ def _slice(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, fx.Node]) -> fx
     have unequal sizes.)
     """
     # The parts lie one behind the other along one axis.
+    split: Any
+    index: Any
     split, index = node.args
     axis = argument(split, "dim")
     sizes = [shape[axis] for shape in split.meta["shape"]]
