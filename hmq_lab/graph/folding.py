@@ -29,6 +29,7 @@ class Folded:
         self.before: Any = self.module.weight, self.module.bias, model.get_submodule(norm)
 
     def do(self) -> None:
+        """Put the batch norm into the layer, and an identity into its place."""
         # The identity keeps the mode of the norm whose place it takes.
         weight, bias, norm = self.before
         with torch.no_grad():
@@ -36,6 +37,7 @@ class Folded:
         self._set(weight, bias, nn.Identity().train(norm.training))
 
     def undo(self) -> None:
+        """Put back the layer's own parameters and the batch norm."""
         self._set(*self.before)
 
     def _set(self, weight, bias, norm) -> None:

@@ -67,6 +67,9 @@ def sites(
 ) -> list[Site]:
     """Every activation tensor of the graph that a block could stand on, in order.
 
+    >>> from hmq_lab.graph.naming import numbered
+    >>> from hmq_lab.graph.tracing import trace
+    >>> model, sample = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), torch.randn(2, 3, 8, 8)
     >>> graph = trace(model, sample, training=False).graph
     >>> [(site.name, site.quantized, site.reason) for site in sites(model, graph, numbered(model, graph))]
     [('input', False, ...), ('1', True, 'after a non-linearity'), ('2', False, 'output of the network')]

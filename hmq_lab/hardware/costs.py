@@ -208,9 +208,10 @@ class Accelerator:
 def count(model: nn.Module) -> list[Layer]:
     """The layers of an attached network with its present schemes, in the order they run in.
 
+    >>> from hmq_lab.placement import attach
     >>> network = attach(models.build("tiny_resnet8"), torch.randn(2, 3, 32, 32))
     >>> sum(layer.macs for layer in count(network))
-    1
+    792896
 
     Args:
         model: an attached network whose blocks have schemes.
@@ -330,7 +331,7 @@ def table(layers: list[Layer], accelerator: Accelerator) -> str:
         Text in columns, energy in nanojoules.
     """
     # The header, then a row for each layer.
-    rows = [COLUMNS]
+    rows: list[tuple[str, ...]] = [COLUMNS]
     for layer in layers:
         # The slower side is what bounds the layer.
         memory = accelerator.memory_cycles(layer) > accelerator.compute_cycles(layer)

@@ -1,8 +1,12 @@
 """An integer network with one thing made worse on purpose, to see where the bits part.
 
->>> program = IntegerNetwork.from_selected(network)
->>> parted(program, accumulators(program, 16), images)
-{'x': 0.0, 'conv1': 0.013, ..., 'linear': 0.31}
+>>> from hmq_lab.placement import attach
+>>> model, images = models.build("tiny_resnet8"), torch.randn(2, 3, 32, 32)
+>>> for block in blocks(attach(model, images, hardware=True)).values(): _ = block.fix()
+>>> program = IntegerNetwork.from_selected(model)
+>>> shares = parted(program, accumulators(program, 12), images)
+>>> shares["x"], shares["conv1"] > 0
+(0.0, True)
 
 A program is instructions, plain data: each function here gives another program and leaves its own
 as it is.
@@ -93,9 +97,8 @@ def threshold(
 ) -> IntegerNetwork:
     """The weights of one layer below `factor` times their threshold, which is no power of two then.
 
-    >>> wanted = threshold(program, network, "conv1")                    # scaled by the real number, rounded once
-    >>> shifted = threshold(program, network, "conv1", multiplier=0)     # by a shift, the nearest power of two
-    >>> scaled = threshold(program, network, "conv1", multiplier=8)      # times an integer of 8 bits, then a shift
+    By default the sums are scaled by the real number; with multiplier=0 by a shift, the nearest
+    power of two; with multiplier=8 by an integer of 8 bits, then a shift.
 
     Weights and bias are rounded to multiples of the new steps; each sum has to be multiplied by
     factor / 2^places before it is rounded to the next layer's codes.
@@ -163,8 +166,11 @@ def chain(program: IntegerNetwork, layer: str) -> list[Instruction]:
     """What stands between a layer's sums and the codes that the next one reads: clamps, and the
     shift at the end.
 
-    >>> [i.says for i in chain(program, "conv1")]
-    ['max with 0', 'shift right by 8, saturate to 0..255']
+    >>> from hmq_lab.placement import attach
+    >>> model, images = models.build("tiny_resnet8"), torch.randn(2, 3, 32, 32)
+    >>> for block in blocks(attach(model, images, hardware=True)).values(): _ = block.fix()
+    >>> [i.says for i in chain(IntegerNetwork.from_selected(model), "conv1")]
+    ['max with 0', 'shift right by ..., saturate to 0..255']
 
     Args:
         program: an integer network.

@@ -1,6 +1,8 @@
 """The selected network on integers and shifts alone, and how it compares with the simulation in
 floats.
 
+>>> from hmq_lab.network import blocks
+>>> from hmq_lab.placement import attach
 >>> model, images = models.build("tiny_resnet8"), torch.randn(2, 3, 32, 32)
 >>> for block in blocks(attach(model.eval(), images, hardware=True)).values(): _ = block.fix()
 >>> network = IntegerNetwork.from_selected(model)
@@ -9,7 +11,7 @@ floats.
 (torch.int64, True)
 >>> codes, exponent = network.trace(images)["relu"]         # codes and exponent of every tensor
 >>> print(network)                                          # what hardware would do
-tensor ... operation ... exponent  at most
+tensor ... exponent  at most
 x ... quantize to 8 bits ...
 """
 
@@ -85,14 +87,15 @@ class IntegerNetwork:
         *_, (_, codes, _) = self.run(images)
         return codes, self.exponent
 
-    def trace(self, images: Tensor) -> dict[str, tuple[Tensor, int]]:
+    def trace(self, images: Tensor) -> dict[str, tuple[Tensor, int | None]]:
         """Codes and exponent of every tensor, by name; see `Instruction`.
 
         Args:
             images: float images (N, C, H, W).
 
         Returns:
-            {tensor: (int64 codes, exponent)}, in the order they are computed.
+            {tensor: (int64 codes, exponent)}, in the order they are computed. What is computed from
+            the float image, before its block, is floats and None.
         """
         found = {}
         for i, codes, _ in self.run(images):
@@ -157,6 +160,8 @@ class IntegerNetwork:
 def compare(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
     """Count where the integer network and the simulation differ over batches of (images, classes).
 
+    >>> from hmq_lab.network import blocks
+    >>> from hmq_lab.placement import attach
     >>> model, images = models.build("tiny_resnet8"), torch.randn(2, 3, 32, 32)
     >>> for block in blocks(attach(model, images, hardware=True)).values(): _ = block.fix()
     >>> compare(model, [(images, torch.tensor([3, 7]))])

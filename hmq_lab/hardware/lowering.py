@@ -63,6 +63,7 @@ class NoRule(ValueError):
 def lower(model: nn.Module) -> list[Instruction]:
     """The instructions of an attached network whose schemes are fixed, the network's output last.
 
+    >>> from hmq_lab.placement import attach
     >>> model = attach(models.build("resnet8"), torch.randn(2, 3, 32, 32), hardware=True)
     >>> for block in blocks(model).values(): _ = block.fix()
     >>> [(i.name, i.kind) for i in lower(model)][:4]
@@ -102,6 +103,7 @@ def lower(model: nn.Module) -> list[Instruction]:
 def unlowered(model: nn.Module) -> str | None:
     """The first operation that no schemes would give instructions, in words.
 
+    >>> from hmq_lab.placement import attach
     >>> model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardswish()), torch.randn(2, 3, 8, 8)
     >>> unlowered(attach(model, x, hardware=True))
     '1: Hardswish has no rule on integers'
@@ -175,7 +177,7 @@ class _Lowering:
         # Constants get their integers where they are first read.
         if source not in self.of:
             is_node = isinstance(source, fx.Node)
-            value = self.constant(source) if is_node else torch.tensor(float(source)).double()
+            value = self.constant(source) if is_node else torch.tensor(source, dtype=torch.float64)
             name = source.meta["name"] if is_node else f"{source:g}"
             self.of[source] = _constant(name, value)
         # A float tensor has no exponent.
