@@ -293,7 +293,8 @@ def _restore(before: list[tuple]) -> tuple[nn.Module, str] | None:
     for module, name, value, copied in before:
         # The table of buffers may change: buffers are put back apart.
         now = vars(module).get(name)
-        if name != "_buffers" and not (_same(now, value) and _same(value, copied)):
+        same = _same(now, value) and (_same(value, copied) or _keeps_tensors(value, copied))
+        if name != "_buffers" and not same:
             changed = changed or (module, name)
         # Containers get their old elements, so that other holders see them too.
         vars(module)[name] = value
@@ -301,6 +302,14 @@ def _restore(before: list[tuple]) -> tuple[nn.Module, str] | None:
             value.clear()
             (value.extend if isinstance(value, list) else value.update)(copied)
     return changed
+
+
+def _keeps_tensors(table, before) -> bool:
+    """Whether a table has only got further tensors, which forward keeps to compute them once."""
+    return isinstance(table, dict) and all(
+        value is before[key] if key in before else isinstance(value, Tensor)
+        for key, value in table.items()
+    )
 
 
 def _same(a, b) -> bool:

@@ -15,6 +15,7 @@ from hmq_lab.graph.functional import line
 from hmq_lab.graph.naming import label
 from hmq_lab.graph.operations import (
     ADD,
+    DIVIDE,
     DROPS,
     LAYERS,
     OPERATIONS,
@@ -36,6 +37,7 @@ REASONS = {
     "mean": "pooled: float in the paper's method",
     "product": "product, as of squeeze and excite: float in the paper's method",
     "concatenation": "concatenation: its parts are quantized where they arise",
+    "divisor": "divisor: float, because a code of it may be zero",
     "output": "output of the network",
 }
 HARDWARE = {  # what else has a block in hardware mode
@@ -122,6 +124,10 @@ def sites(
             node = data_inputs(node, kind)[0]
         return node
 
+    def divides(user: fx.Node, node: fx.Node) -> bool:
+        divisor = user.args[1] if aten(user) in DIVIDE else None
+        return isinstance(divisor, fx.Node) and origin(divisor) is node
+
     @functools.cache
     def absorbed(node: fx.Node) -> bool:
         """Whether the tensor never stands by itself: it feeds non-linearities and norms, or one sum
@@ -177,6 +183,8 @@ def sites(
         # The image counts once, where the first layer reads it.
         if is_input(node):
             return None if all(is_input(user) for user in consumers(node)) else "input"
+        if all(divides(user, node) for user in consumers(node)):
+            return "divisor"
         # What leaves the network stays float.
         if all(user == "output" for user in users) and not (hardware and kind[node] in HARDWARE):
             return "output"
