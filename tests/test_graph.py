@@ -269,7 +269,7 @@ def test_buffers_that_forward_changes_are_changed_in_every_pass(change):
 
 
 class Keeping(nn.Module):
-    """Keeps what it computes from a parameter until the next training, as LeViT does."""
+    """Keeps what it computes from a parameter until its mode is set again, as LeViT does."""
 
     def __init__(self):
         super().__init__()
@@ -277,7 +277,7 @@ class Keeping(nn.Module):
         self.kept: dict = {}
 
     def train(self, mode=True):
-        if mode and self.kept:
+        if self.kept:
             self.kept = {}
         return super().train(mode)
 

@@ -115,7 +115,7 @@ def check_sample(model: nn.Module, sample: Tensor) -> None:
         raise ValueError("sample must be finite, got NaN or infinite pictures")
     # Run one image, and keep the network as it was.
     try:
-        with kept(model), in_mode(model, training=False), torch.no_grad():
+        with in_mode(model, training=False), kept(model), torch.no_grad():
             model(sample[:1].clone())
     except (RuntimeError, IndexError) as error:
         # Only the first line of torch's error: the rest is its own code.
@@ -145,9 +145,9 @@ def check_same(model: nn.Module, readings: dict[bool, Reading], sample: Tensor) 
         # Run the network and the graph from the same state.
         function = _function(reading)
         mode = "training" if training else "evaluation"
-        with kept(model), in_mode(model, training):
+        with in_mode(model, training), kept(model):
             theirs, their_slopes = _outcome(model, model, images.clone())
-        with kept(model), in_mode(model, training):
+        with in_mode(model, training), kept(model):
             ours, our_slopes = _outcome(model, lambda x, f=function: f(model, x), images.clone())
         # The outputs have to be the same, bit for bit.
         name = type(model).__name__
@@ -371,7 +371,7 @@ def _first_difference(model: nn.Module, reading: Reading, images: Tensor, traini
     ]
 
     # One run fills the record.
-    with kept(model), in_mode(model, training), torch.no_grad():
+    with in_mode(model, training), kept(model), torch.no_grad():
         model(images.clone())
     for hook in hooks:
         hook.remove()
@@ -381,7 +381,7 @@ def _first_difference(model: nn.Module, reading: Reading, images: Tensor, traini
     for path, value in seen.items():
         if path not in names or not isinstance(value, Tensor):
             continue
-        with kept(model), in_mode(model, training), torch.no_grad():
+        with in_mode(model, training), kept(model), torch.no_grad():
             ours = _value_of(reading, names[path], model, images)
         if ours is None or not _equal(ours, value):
             return f", first in {path}"
