@@ -5,6 +5,7 @@ the same.
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -212,15 +213,8 @@ def check_size(model: nn.Module, images: Tensor, detach: Callable) -> None:
 
 def _function(reading: Reading) -> Callable:
     """The graph as a function (model, x), its constants bound."""
-    # A graph without constants reads the model alone.
-    function = run(reading.graph)
-    if not reading.constants:
-        return function
-
-    def call(model, x):
-        return function(_WithConstants(model, reading.constants), x)
-
-    return call
+    function, constants = run(reading.graph), reading.constants
+    return lambda model, x: function(_WithConstants(model, constants), x)
 
 
 class _WithConstants:
@@ -360,17 +354,11 @@ def _first_difference(model: nn.Module, reading: Reading, images: Tensor, traini
     """ ", first in NAME": the first layer whose output differs, as far as layers tell."""
     # Record the first output of each layer in the network itself.
     seen: dict[str, Tensor] = {}
-    layers = {
-        path: module
-        for path, module in model.named_modules()
-        if path and not list(module.children())
-    }
     hooks = [
         module.register_forward_hook(lambda m, i, out, path=path: seen.setdefault(path, out))
-        for path, module in layers.items()
+        for path, module in model.named_modules()
+        if path and not list(module.children())
     ]
-
-    # One run fills the record.
     with in_mode(model, training), kept(model), torch.no_grad():
         model(images.clone())
     for hook in hooks:
@@ -378,29 +366,28 @@ def _first_difference(model: nn.Module, reading: Reading, images: Tensor, traini
 
     # The same layers in the graph.
     names = {name: node for node, name in numbered(model, reading.graph).items()}
-    for path, value in seen.items():
-        if path not in names or not isinstance(value, Tensor):
-            continue
-        with in_mode(model, training), kept(model), torch.no_grad():
-            ours = _value_of(reading, names[path], model, images)
-        if ours is None or not _equal(ours, value):
+    with in_mode(model, training), kept(model), torch.no_grad():
+        values = _values(reading, model, images)
+    for path, theirs in seen.items():
+        ours = values.get(names.get(path))
+        if isinstance(ours, Tensor) and isinstance(theirs, Tensor) and not _equal(ours, theirs):
             return f", first in {path}"
     return ""
 
 
-def _value_of(reading: Reading, wanted, model: nn.Module, images: Tensor):
-    """The value of one node of the graph."""
-    # Copy the graph up to the wanted node, and return that.
-    graph = fx.Graph()
-    values: dict = {}
+def _values(reading: Reading, model: nn.Module, images: Tensor) -> dict[fx.Node | None, Any]:
+    """The value of each node of the graph."""
+    holder = _WithConstants(model, reading.constants)
+    values: dict[fx.Node | None, Any] = {}
     for node in reading.graph.nodes:
-        if node.op == "output":
-            return None
-        values[node] = graph.node_copy(node, values.__getitem__)
-        if node is wanted:
-            break
-    graph.output(values[wanted])
-    return run(graph)(_WithConstants(model, reading.constants), images)
+        if node.op == "placeholder":
+            values[node] = images
+        elif node.op == "get_attr":
+            values[node] = operator.attrgetter(node.target)(holder)
+        elif node.op == "call_function":
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            values[node] = node.target(*args, **kwargs)
+    return values
 
 
 def _computes_weight(module: nn.Module) -> bool:

@@ -111,30 +111,11 @@ GLOBAL_MEAN, POOLED_MEAN = {"mean"}, {"avg_pool2d"}
 ADAPTIVE_MEAN = {"adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"}
 
 # Fresh random numbers; and new tensors that take a shape, and no number, from another one.
-RANDOM = {
-    "rand",
-    "randn",
-    "randint",
-    "bernoulli",
-    "rand_like",
-    "randn_like",
-    "normal",
-    "uniform",
-    "exponential",
-}
-FRESH = {
-    "new_empty",
-    "new_zeros",
-    "new_ones",
-    "new_full",
-    "empty_like",
-    "zeros_like",
-    "ones_like",
-    "full_like",
-    "rand_like",
-    "randn_like",
-    "randint_like",
-}
+RANDOM = set("rand randn randint bernoulli rand_like randn_like normal uniform exponential".split())
+FRESH = set(
+    "new_empty new_zeros new_ones new_full empty_like zeros_like ones_like full_like".split()
+)
+FRESH |= {"rand_like", "randn_like", "randint_like"}
 
 OPERATIONS = _table()
 

@@ -29,6 +29,7 @@ from hmq_lab.graph.operations import (
     argument,
     aten,
     limits,
+    schema_of,
 )
 from hmq_lab.hardware.arithmetic import (
     INT32,
@@ -46,14 +47,6 @@ IN_HARDWARE_MODE = "hardware mode (hardware=True of search and attach, --hardwar
 UNCHANGED = {*DROPS, "clone", "detach", "alias", "contiguous", "to", "_to_copy"} - {
     "native_dropout"
 }
-POOL_OPTIONS = (
-    "kernel_size",
-    "stride",
-    "padding",
-    "ceil_mode",
-    "count_include_pad",
-    "divisor_override",
-)
 
 
 class NoRule(ValueError):
@@ -344,10 +337,8 @@ def _linear(lowering: _Lowering, node: fx.Node) -> Instruction:
 
     # The sum, which int32 has to hold whatever the image is.
     magnitudes = weight.abs().flatten(1).sum(1) * x.bound + bias.abs()
-    options: dict[str, Any] = {}
-    if aten(node) != "linear":
-        options = _convolution_options(node, weight.dim() - 2)
-        bias = bias.view(-1, *[1] * (weight.dim() - 2))  # (out, 1, 1)
+    options = _options(node, 3)  # none of a fully connected layer
+    bias = bias.view(-1, *[1] * (weight.dim() - 2))  # (out, 1, 1)
     target: Any = node.target
     parameters = {"weight": weight, "bias": bias, "convolve": Convolution(target, options)}
     says = f"{node.meta['layer']}, {scheme.bits}-bit weights {tuple(weight.shape)}"
@@ -364,13 +355,10 @@ def _bias(lowering: _Lowering, node: fx.Node, exponent: int) -> Tensor:
     return scaled.long()
 
 
-def _convolution_options(node: fx.Node, dimensions: int) -> dict[str, Any]:
-    """Stride, padding, dilation and groups; one number stands for all dimensions."""
-    options = {name: argument(node, name) for name in ("stride", "padding", "dilation", "groups")}
-    for name, value in options.items():
-        if isinstance(value, list | tuple):
-            options[name] = tuple(value) * dimensions if len(value) == 1 else tuple(value)
-    return options
+def _options(node: fx.Node, first: int) -> dict[str, Any]:
+    """The arguments of a call from one position on, by name."""
+    names = [known.name for known in schema_of(node).arguments[first:]]
+    return {name: argument(node, name) for name in names}
 
 
 def _add(lowering: _Lowering, node: fx.Node) -> Instruction:
@@ -458,7 +446,7 @@ def _mean(lowering: _Lowering, node: fx.Node) -> Instruction:
     # Which numbers are averaged.
     name = aten(node)
     if name in POOLED_MEAN:
-        options = {name: argument(node, name) for name in POOL_OPTIONS}
+        options = _options(node, 1)
         options["stride"] = options["stride"] or None
         sums = partial(window_sums, **options)
     elif name in ADAPTIVE_MEAN:
