@@ -50,10 +50,10 @@ class Target:
 
     def __post_init__(self) -> None:
         # Compressions: from 1 (float) to 32 (one bit).
-        for name in ("weights", "activations"):
-            value = getattr(self, name)
-            if value is None and name == "activations":
-                continue
+        given = {"weights": self.weights}
+        if self.activations is not None:
+            given["activations"] = self.activations
+        for name, value in given.items():
             is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
             if not is_number or not 1 <= value <= FLOAT_BITS:
                 raise ValueError(f"a target lies between 1 and {FLOAT_BITS}, got {name}={value!r}")
@@ -62,7 +62,7 @@ class Target:
         # The activations have one or the other.
         if self.activations is not None and self.activation_bits is not None:
             raise ValueError(
-                "a target names activations (a rate) or activation_bits, not both: "
+                "a target names activations (a compression) or activation_bits, not both: "
                 f"got {self.activations!r} and {self.activation_bits!r}"
             )
         if self.activation_bits is not None:
@@ -75,8 +75,8 @@ class Target:
         largest = FLOAT_BITS / min(space.bits)
         if self.weights > largest:
             raise ValueError(
-                f"a compression of the weights of {self.weights:g} cannot be reached with bits {space.bits}: "
-                f"the largest is {largest:g}"
+                f"a compression of the weights of {self.weights:g} cannot be reached "
+                f"with bits {space.bits}: the largest is {largest:g}"
             )
 
     def reached(self, rates: Mapping[str, float]) -> bool:
@@ -89,7 +89,10 @@ class Target:
         return rates["weights"] >= self.weights
 
     def bits_of(self, activations: Mapping[str, int]) -> dict[str, int]:
-        """The bit-width of each activation tensor, given its elements for one image."""
+        """The bit-width of each activation tensor, given its elements for one image.
+
+        `runs.runner` calls it once, after `attach`, and hands the result to `set_activation_bits`.
+        """
         if self.activations is None:
             assert self.activation_bits is not None
             return dict.fromkeys(activations, self.activation_bits)
@@ -154,14 +157,18 @@ def expected_compression(model: nn.Module) -> Tensor:
     return compression(expected, weight_sizes(model))
 
 
-def hinge(rate: Tensor | float, target: float) -> Tensor | float:
-    """The price of missing the target: ((target - rate) / target)^2 below it, 0 above it.
+def hinge(compression: Tensor | float, target: float) -> Tensor | float:
+    """The price of missing the target: ((target - R) / target)^2 below it, 0 above it.
 
     >>> hinge(4.0, 8.0), hinge(9.0, 8.0)
     (0.25, 0.0)
+
+    Args:
+        compression: R, of the weights.
+        target: the compression to reach.
     """
     # Relative to the target, so that gamma serves for all targets.
-    short = (target - rate) / target
+    short = (target - compression) / target
     if isinstance(short, Tensor):
         return short.clamp(min=0) ** 2
     return max(short, 0.0) ** 2
@@ -180,7 +187,7 @@ def schemes(model: nn.Module) -> list[tuple[Placement, Scheme]]:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a selection saves. Say which one you mean: they differ.
+    """The compressions of a selection. Say which one you mean: they differ.
 
     Args:
         weights: of the quantized weights alone (the paper's WCR).
@@ -198,14 +205,22 @@ class Rates:
 def rates(model: nn.Module) -> Rates:
     """The compressions of an attached network's selection.
 
-    >>> rates(attach(model, SearchSpace(), sample)).weights       # before a search: all at 8 bits
+    >>> from hmq_lab import attach, models
+    >>> model = attach(models.build("tiny_resnet8"), torch.rand(8, 3, 32, 32))
+    >>> rates(model).weights  # before a search all weights have 8 bits
     4.0
+
+    Args:
+        model: an attached network.
+
+    Raises:
+        ValueError: for a network without a quantized weight.
     """
     # What is quantized.
     sizes, bits = weight_sizes(model), weight_bits(model)
     if not sizes:
         raise ValueError(
-            "the network has no quantized weight, of a convolution or fully connected layer: no rate"
+            "the network has no quantized weight, of a convolution or fully connected layer: no compression"
         )
     quantized = sum(sizes.values())
     packed = sum(bits[name] * size for name, size in sizes.items())
@@ -241,7 +256,7 @@ def rates(model: nn.Module) -> Rates:
 
 @dataclass(frozen=True)
 class Move:
-    """One step of `repair`: a weight goes from one bit-width to another.
+    """One change of `repair`: a weight gets fewer bits to reach the target, or more by a refill.
 
     Args:
         name: of the weight.
@@ -262,8 +277,8 @@ def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
     >>> moves = repair(model, target=14.0)
 
     The loss acts on expected bits, so the most probable bits can miss the target. While they do,
-    one weight goes down to one lower bit-width: the pair that gives up the least probability per
-    bit gained,
+    one weight goes to a lower bit-width. Of all choices of a weight and a lower bit-width, it is
+    the one that loses the least probability for each bit saved:
 
         (p(b) - p(b')) / min(size * (b - b'), bits still missing)
 
@@ -276,7 +291,7 @@ def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
         refill: give what is saved beyond the target back, see `refilled`.
 
     Returns:
-        The moves, in order.
+        The moves: those down in their order, then those up, weight by weight.
 
     Raises:
         ValueError: even the fewest bits miss the target; nothing is changed then.
@@ -320,7 +335,8 @@ def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
                 bits[name] = higher
             chosen[name] = scheme
 
-    # Every block is fixed, the activations' too.
+    # Every block is fixed, the activations' too. A weight that comes back to its selected bits keeps
+    # the selected threshold.
     for name, block in blocks(model).items():
         changed = name in chosen and chosen[name].bits != block.scheme.bits
         block.fix(chosen[name] if changed else block.scheme)
@@ -336,15 +352,20 @@ def _marginal(block: HMQ) -> dict[int, float]:
 def refilled(model: nn.Module, bits: Mapping[str, int], target: float) -> dict[str, Scheme]:
     """Schemes with more bits, for the weights that gain most by what a selection saves too much.
 
-    >>> refilled(model, weight_bits(model), target=14.0)
-    {'layer1.0.conv1.weight': Scheme(bits=3, threshold_exponent=-1, signed=True)}
+    >>> from hmq_lab import attach, models
+    >>> model = attach(models.build("tiny_resnet8"), torch.rand(8, 3, 32, 32))
+    >>> two = dict.fromkeys(weight_bits(model), 2)  # a compression of 16
+    >>> schemes = refilled(model, two, target=14.0)
+    >>> all(scheme.bits > 2 for scheme in schemes.values())
+    True
 
     As long as one fits within the target, the weight whose quantization error falls most per bit
     gets the next bit-width of its space:
 
         (e(b) - e(b')) / (size * (b' - b)),    e(b) = min over thresholds of |w - Q(w)|^2 / |w|^2
 
-    Its threshold is the one of the smallest error. The logits cannot choose it: the search has
+    Its threshold is the one of the smallest error; `repair` uses it where the bits differ from the
+    selection's. The logits cannot choose it: the search has
     long left these bit-widths. The rule is ours; the paper has none.
 
     Args:

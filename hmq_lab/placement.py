@@ -67,10 +67,13 @@ def attach(
     """Put an HMQ block on every weight and activation of a network that the method quantizes;
     changes it in place.
 
-    >>> model = attach(torchvision.models.resnet18(), torch.randn(8, 3, 224, 224))
-    >>> model(torch.randn(2, 3, 224, 224)).shape                     # in training mode: two samples of every scheme
-    torch.Size([2, 1000])
-    >>> for placement in placements(model): print(placement.name, placement.reason)
+    >>> from hmq_lab import models, placements
+    >>> model = attach(models.build("tiny_resnet8"), torch.rand(8, 3, 32, 32))
+    >>> model(torch.rand(2, 3, 32, 32)).shape  # in training each image has its own noise
+    torch.Size([2, 10])
+    >>> found = [placement.name for placement in placements(model) if placement.quantized]
+    >>> found[:2], found[-2:]
+    (['conv1.weight', 'layer1.0.conv1.weight'], ['layer3.0.relu1', 'layer3.0.relu2'])
 
     Blocks are on weights as parametrizations (`module.weight` goes on working and is the quantized
     weight) and on activations in the network's graph: `model.forward` is replaced until `detach`.
@@ -87,9 +90,10 @@ def attach(
             thresholds; `calibrate` does it over many batches.
         activation_bits: one number, or numbers by the names of `placements`, 8 where a name is left
             out. (The paper computes them from a target, see `budget.activation_bits`.)
-        hardware: also what `IntegerNetwork` needs: batch norm folded (which `detach` leaves so),
-            blocks of 8 bits on the image and on means, of the activations' bits on concatenations,
-            biases rounded to step_w * step_x.
+        hardware: prepare what `hardware.integer.IntegerNetwork` needs. Batch norm is folded, and
+            stays so after `detach`. The image and means (pooled tensors) get blocks of 8 bits.
+            Concatenations get blocks with the activations' bits. Biases are rounded to multiples of
+            step_w * step_x.
         generator: draws the initial logits.
 
     Returns:
@@ -110,7 +114,7 @@ def attach(
     if is_attached(model):
         raise ValueError(f"this {type(model).__name__} has HMQ blocks already: detach(model) first")
     check_model(model)
-    check_sample(model, sample)
+    sample = check_sample(model, sample)
 
     # Read the network in both modes. Batch norms are put back if attaching fails.
     readings = {training: trace(model, sample, training) for training in (False, True)}
@@ -200,7 +204,9 @@ def _forward(self, *args, **kwargs):
 def detach(model: nn.Module) -> nn.Module:
     """Take the blocks off: the network as it was, with its current float weights.
 
-    >>> detach(attach(model, sample)) is model
+    >>> from hmq_lab import models
+    >>> model = models.build("tiny_resnet8")
+    >>> detach(attach(model, torch.rand(8, 3, 32, 32))) is model
     True
 
     Args:
@@ -213,7 +219,7 @@ def detach(model: nn.Module) -> nn.Module:
         ValueError: for a network without blocks.
     """
     # Take off our own parametrizations; others stay.
-    check_attached(model)
+    attached = check_attached(model)
     for module in list(model.modules()):
         for attribute, chain in list(getattr(module, "parametrizations", {}).items()):
             if any(isinstance(p, HMQ | BiasRounding) for p in chain):
@@ -221,15 +227,14 @@ def detach(model: nn.Module) -> nn.Module:
                 parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
 
     # Parameters in their old order, and the forward pass that was there.
-    for path, attributes in model.hmq.order.items():
+    for path, attributes in attached.order.items():
         module = model.get_submodule(path)
         module._parameters = {name: module._parameters[name] for name in attributes}
 
     # A forward that the instance had comes back.
-    own_forward = model.hmq.own_forward
     del model.forward
-    if own_forward is not None:
-        model.forward = own_forward
+    if attached.own_forward is not None:
+        model.forward = attached.own_forward  # type: ignore[method-assign]
     del model.hmq
     return model
 
@@ -279,12 +284,15 @@ def _activation_block(place: Placement, space: SearchSpace, activation_bits, gen
         bits = 8
     elif isinstance(activation_bits, Mapping):
         bits = activation_bits.get(place.name, 8)
-    return HMQ(SearchSpace((bits,), space.thresholds), 0, place.signed, generator=generator)
+    block = HMQ(SearchSpace((bits,), space.thresholds), 0, place.signed, generator=generator)
+    # The network begins each pass with new noise, see `Blocks.run`.
+    block.keeps_noise = True
+    return block
 
 
 def _annotate(model: nn.Module, graph: fx.Graph, names: dict[fx.Node, str]) -> None:
-    """Keep of each node what others need: name, kind, shape for one image, layer, line of the
-    model's code.
+    """Keep of each node what others need: name, kind, shape for a batch of one image, layer, line
+    of the model's code.
     """
     # Everything else that the export wrote on a node is dropped.
     modules, kind = dict(model.named_modules()), kinds(graph)
@@ -326,9 +334,9 @@ def _insert(reading: Reading, found: list[Site], activations: dict[str, HMQ]) ->
             "path": None,
         }
         # All readers but the block itself read the block.
-        site.node.replace_all_uses_with(
-            block, delete_user_cb=lambda user, block=block: user is not block
-        )
+        readers = [user for user in site.node.users if user is not block]
+        for reader in readers:
+            reader.replace_input_with(site.node, block)
 
 
 # ------------------------------------------------------------------------------------------ weights

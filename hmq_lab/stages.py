@@ -229,7 +229,8 @@ class Search:
         progress.bits_before_repair = budget.weight_bits(self.model)
         yield self.tables()
 
-        # The repair chooses thresholds for the weights that stage 2 starts from.
+        # With final_weights "float" the weights go back to those of the float network; else this
+        # loads nothing. The refill compares errors on the weights that stage 2 starts from.
         self.model.load_state_dict(self.float_state, strict=False)
         moves = budget.repair(self.model, self.target.weights, settings.refill)
         event: Event = {"kind": "repair", "step": self.steps_done}
@@ -441,10 +442,13 @@ def renew_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     the selection. Batch norms that are frozen, or that these images do not reach, keep theirs.
     The network runs as in training: that is where batch norm measures.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    norms = [norm for norm in norms if norm.track_running_stats]
+    norms: list[Any] = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    ]
 
-    sums: dict[nn.Module, Tensor] = {}
+    sums: dict[Any, Tensor] = {}
     with in_mode(model, training=True), torch.no_grad():
         for images in batches:
             # From zero, one pass leaves a known part of the batch's own statistics.
@@ -479,7 +483,7 @@ def first_not_finite(model: nn.Module, images: Tensor) -> str:
         if not parameter.isfinite().all():
             return f"parameter {name}"
     if not images.isfinite().all():
-        return "the input pictures"
+        return "the input images"
 
     # Watch the activations of one forward pass.
     names: dict[nn.Module, str] = {}
