@@ -281,10 +281,12 @@ def check_blocks(model: nn.Module, found: dict[str, torch.Tensor], x: torch.Tens
         for name, block in blocks(model).items()
         if f"{name} quantized" in found
     ]
-    with torch.no_grad():
-        ours = model(x)
-    for hook in hooks:
-        hook.remove()
+    try:
+        with torch.no_grad():
+            ours = model(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
     error = float((ours - found["logits"]).abs().max() / ours.abs().max().clamp_min(1e-12))
     if error > FLOAT_ERROR:
         raise AssertionError(f"the logits differ by {error:.3g} of the largest, from equal codes")
