@@ -414,7 +414,7 @@ def recipe(name: str) -> Recipe:
 
     -w8: the weights 8 times smaller. -a4: activations of 4 bits; -acr8: the largest activation 8
     times smaller; 8 bits where neither stands. A preset with a network's name is for that network
-    on ImageNet, one with the name of a data set is for that.
+    on ImageNet; one that ends in /cifar10 is for that data set.
 
     Raises:
         ValueError: an unknown name (names the near ones), a bad compression, bad bits.
