@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from hmq_lab.graph.naming import module_path
 from hmq_lab.graph.operations import LAYERS, argument, aten
 from hmq_lab.graph.tracing import trace
 
@@ -29,12 +31,16 @@ class Folded:
         self.before: Any = self.module.weight, self.module.bias, model.get_submodule(norm)
 
     def do(self) -> None:
-        """Put the batch norm into the layer, and an identity into its place."""
-        # The identity keeps the mode of the norm whose place it takes.
+        """Put the batch norm into the layer, and an identity into its place.
+
+        Of a norm with layers inside, as timm's norms with an activation, these remain.
+        """
         weight, bias, norm = self.before
+        inside = OrderedDict(norm.named_children())
+        rest = nn.Sequential(inside) if inside else nn.Identity().train(norm.training)
         with torch.no_grad():
             weight, bias = folded(weight, bias, norm)
-        self._set(weight, bias, nn.Identity().train(norm.training))
+        self._set(weight, bias, rest)
 
     def undo(self) -> None:
         """Put back the layer's own parameters and the batch norm."""
@@ -165,11 +171,15 @@ def _pairs(model: nn.Module, graph: fx.Graph) -> list[tuple[str, str]]:
             layers.setdefault(path, set()).add(node)
 
     found = []
+    called = [node for node in graph.nodes if node.op == "call_function"]
     for norm, calls in _calls_of_norms(graph).items():
         # The layer whose calls are exactly the inputs of this norm's calls.
         sources = {call.all_input_nodes[0] for call in calls}
         layer = next((path for path, nodes in layers.items() if nodes == sources), None)
         if layer is None or not isinstance(modules.get(norm), NORMS):
+            continue
+        # A norm of one's own may do more than a batch norm does.
+        if any(module_path(n) == norm and n.users and n not in calls for n in called):
             continue
         # Nothing else may read the layer's output.
         if len(sources) == len(calls) and all(len(source.users) == 1 for source in sources):
