@@ -180,7 +180,7 @@ def deploy(name: str) -> Iterator[tuple[str, Callable[[], dict]]]:
     from hmq_lab.hardware.integer import IntegerNetwork
     from hmq_lab.hardware.onnx_export import export
     from hmq_lab.hardware.packing import pack, unpack
-    from hmq_lab.network import blocks
+    from hmq_lab.network import blocks, switched_off
 
     model, x = build(name)
     twin = copy.deepcopy(model)
@@ -188,7 +188,14 @@ def deploy(name: str) -> Iterator[tuple[str, Callable[[], dict]]]:
     folder = Path(tempfile.mkdtemp())
 
     def hardware_mode() -> dict:
-        attach(model.eval(), sample=x, hardware=True)
+        with torch.no_grad():
+            expected = model.eval()(x)
+        attach(model, sample=x, hardware=True)
+        # Folding a batch norm changes a network by rounding alone.
+        with torch.no_grad(), switched_off(model):
+            error = float((model(x) - expected).abs().max() / expected.abs().max())
+        if error > 1e-3:
+            raise AssertionError(f"folding changes the logits by {error:.3g} of the largest")
         for block in blocks(model).values():
             block.fix()
         weights.update(blocks(model, "weight"))
