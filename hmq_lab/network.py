@@ -108,11 +108,13 @@ class Blocks(nn.Module):
         )
 
     @property
-    def output(self) -> fx.Node | None:
-        """The node of the network's output; None where there are several."""
+    def output(self) -> fx.Node:
+        """The node of the network's output; ValueError for a network that has several."""
         # The output node reads a tuple of tensors.
-        values = next(node.args[0] for node in self.graph.nodes if node.op == "output")
-        return values[0] if len(values) == 1 else None
+        values: Any = next(node.args[0] for node in self.graph.nodes if node.op == "output")
+        if len(values) != 1:
+            raise ValueError("the network returns several tensors: this form has one output")
+        return values[0]
 
 
 class BiasRounding(nn.Module):
@@ -215,6 +217,27 @@ def blocks(model: nn.Module, kind: str | None = None) -> dict[str, HMQ]:
             found[place.name] = chains[attribute][0]
         else:
             found[place.name] = attached.activations[slug(place.name)]
+    return found
+
+
+def fixed_blocks(model: nn.Module) -> dict[str, HMQ]:
+    """All blocks of an attached network by name, each with its selected scheme.
+
+    Args:
+        model: an attached network, after its search.
+
+    Returns:
+        {name: block}, in the order of `placements`.
+
+    Raises:
+        ValueError: for a network without blocks, or naming a block that has no selected scheme.
+    """
+    found = blocks(model)
+    for name, block in found.items():
+        if not block.is_fixed:
+            raise ValueError(
+                f"{name} has no selected scheme yet: end the search, or call its block's fix()"
+            )
     return found
 
 

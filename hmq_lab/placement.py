@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from hmq_lab.block import HMQ, SearchSpace, check_space
 from hmq_lab.graph.checks import check_model, check_same, check_sample, check_size, kept
-from hmq_lab.graph.folding import fold
+from hmq_lab.graph.folding import fold_with_graphs
 from hmq_lab.graph.naming import label, layer_of, matched, numbered
 from hmq_lab.graph.operations import drops, kinds
 from hmq_lab.graph.operations import shape as shape_of
@@ -116,19 +116,20 @@ def attach(
     check_model(model)
     sample = check_sample(model, sample)
 
-    # Batch norms are folded first, and put back if attaching fails.
-    pairs = fold(model, sample) if hardware else []
+    # Read the network in both modes. Batch norms are put back if attaching fails.
+    readings = {training: trace(model, sample, training) for training in (False, True)}
+    graphs = [reading.graph for reading in readings.values()]
+    pairs = fold_with_graphs(model, graphs) if hardware else []
     try:
-        return _attach(model, space, sample, activation_bits, hardware, generator)
+        return _attach(model, readings, space, sample, activation_bits, hardware, generator)
     except Exception:
         for pair in pairs:
             pair.undo()
         raise
 
 
-def _attach(model, space, sample, activation_bits, hardware, generator) -> nn.Module:
-    # Read the network in both modes; the same tensor has the same name in both.
-    readings = {training: trace(model, sample, training) for training in (False, True)}
+def _attach(model, readings, space, sample, activation_bits, hardware, generator) -> nn.Module:
+    # The same tensor has the same name in both modes.
     check_same(model, readings, sample)
     evaluation, in_training = readings[False].graph, readings[True].graph
     names = {False: numbered(model, evaluation)}
@@ -391,15 +392,14 @@ def _weights(model, space, generator, readers: dict[str, str], rounded: dict[str
 
 def _parameter_reason(module: nn.Module, attribute: str, rounded: bool) -> tuple[str, str]:
     """Role and reason of a parameter that has no block."""
+    if rounded:
+        return "bias", "bias: rounded, hardware mode"
     # First norms: their biases have this role as well.
+    role = "bias" if attribute.endswith("bias") else "parameter"
     if "Norm" in type(module).__name__:
-        return "norm", "norm: float in the paper's method"
-    if not attribute.endswith("bias"):
-        return "parameter", "other parameter: float in the paper's method"
-    return (
-        "bias",
-        "bias: rounded, hardware mode" if rounded else "bias: float in the paper's method",
-    )
+        role = "norm"
+    what = "other parameter" if role == "parameter" else role
+    return role, f"{what}: float in the paper's method"
 
 
 def _weight_block(
@@ -434,7 +434,6 @@ def _round_biases(
     for bias, (weight, source) in rounded.items():
         if source in quantized and weight in found:
             path, _, attribute = bias.rpartition(".")
-            rounding = BiasRounding(found[weight], found[source])
-            parametrize.register_parametrization(
-                model.get_submodule(path), attribute, rounding, unsafe=True
-            )
+            module, rounding = model.get_submodule(path), BiasRounding(found[weight], found[source])
+            if attribute in module._parameters:
+                parametrize.register_parametrization(module, attribute, rounding, unsafe=True)

@@ -12,7 +12,7 @@ from torch import nn
 from hmq_lab.block import SearchSpace
 from hmq_lab.graph.naming import matched, numbered
 from hmq_lab.graph.tracing import trace
-from hmq_lab.placement import attach, blocks, is_attached, placements, switched_off
+from hmq_lab.placement import attach, blocks, detach, is_attached, placements, switched_off
 
 SPACE = SearchSpace((2, 4, 8), 3)
 X = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(7))
@@ -266,6 +266,63 @@ def test_buffers_that_forward_changes_are_changed_in_every_pass(change):
             model[1].mean, twin[1].mean
         )
     assert twin[1].seen.any() or twin[1].mean != 0
+
+
+class Keeping(nn.Module):
+    """Keeps what it computes from a parameter until its mode is set again, as LeViT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bias = nn.Conv2d(3, 4, 1), nn.Parameter(torch.randn(4))
+        self.kept: dict = {}
+
+    def train(self, mode=True):
+        if self.kept:
+            self.kept = {}
+        return super().train(mode)
+
+    def forward(self, x):
+        if self.training:
+            bias = self.bias[[1, 0, 3, 2]]
+        else:
+            if "bias" not in self.kept:
+                self.kept["bias"] = self.bias[[1, 0, 3, 2]]
+            bias = self.kept["bias"]
+        return F.relu(self.conv(x) + bias.view(4, 1, 1)).mean((2, 3))
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+def test_what_evaluation_keeps_follows_the_parameters(used_before):
+    model, x = Keeping().eval(), torch.randn(2, 3, 6, 6)
+    before = model(x).detach() if used_before else None
+    attach(model, x)
+    with torch.no_grad(), switched_off(model):
+        assert before is None or torch.equal(model.eval()(x), before)
+        model.bias.add_(1)
+        found = model(x)
+    kept = [*model.kept.values()]
+    assert not any(isinstance(value, torch._subclasses.FakeTensor) for value in kept)
+    wanted = detach(model).train()(x).detach()
+    assert torch.equal(found, wanted) and not (before is not None and torch.equal(found, before))
+
+
+class Normalizing(nn.Module):
+    """Divides by a sum that eps keeps from zero, as linear attention does."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 1)
+
+    def forward(self, x):
+        q, k = F.relu(self.conv(x)).flatten(2).chunk(2, 1)
+        return (q @ k.transpose(1, 2)).flatten(1) / (q.sum((1, 2)) * k.sum((1, 2)) + 1e-5)[:, None]
+
+
+def test_a_divisor_has_no_block():
+    model = attach(Normalizing(), X)
+    roles = {place.name: (place.role, place.quantized) for place in placements(model)}
+    assert ("divisor", False) in roles.values() and roles["relu"] == ("non-linearity", True)
+    assert torch.isfinite(model.eval()(X / 1000)).all()
 
 
 def test_what_is_made_in_forward_may_be_changed():

@@ -76,6 +76,35 @@ def test_what_cannot_be_folded_stays():
     assert torch.allclose(model(x), before, atol=1e-5) and len(norms(model)) == 4
 
 
+class NormAndLayer(nn.BatchNorm2d):
+    """A norm with an activation inside, as timm has them."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+class NormAndFunction(nn.BatchNorm2d):
+    def forward(self, x):
+        return F.relu(super().forward(x))
+
+
+@pytest.mark.parametrize(("norm", "count"), [(NormAndLayer, 1), (NormAndFunction, 0)])
+def test_an_activation_inside_a_norm_stays(norm, count):
+    x = torch.randn(4, 3, 8, 8)
+    model = trained(nn.Sequential(nn.Conv2d(3, 4, 3), norm(4), nn.Conv2d(4, 2, 1)), x)
+    before = model(x)
+    attach(model, SearchSpace(), x, hardware=True)
+    with switched_off(model):
+        assert torch.allclose(model(x), before, atol=1e-5)
+    assert [p.role for p in placements(model)].count("non-linearity") == 1
+    assert torch.allclose(detach(model)(x), before, atol=1e-5)
+    assert len(norms(model)) == 1 - count
+
+
 def test_what_hardware_mode_quantizes_and_detaching():
     x = torch.randn(4, 3, 32, 32)
     model = trained(models.build("tiny_resnet8"), x)

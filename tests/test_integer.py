@@ -16,6 +16,7 @@ from hmq_lab.hardware.arithmetic import (
     check_int32,
     divide,
     exponent_of,
+    integers_of,
     region_sums,
     requantize,
     shift_right,
@@ -276,6 +277,63 @@ def test_random_networks(parts, seed, activation_bits):
     judge(model, x)
 
 
+class Constants(nn.Module):
+    """A convolution, a sum with a constant, a convolution, a mean."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+        self.shift = nn.Parameter(torch.randn(4))
+        self.register_buffer("whole", torch.tensor([0.5, -1.0, 0.0, 3.0]).view(4, 1, 1))
+        self.function = function
+
+    def forward(self, x):
+        return self.out(self.function(self, self.conv(x))).mean((2, 3))
+
+
+CONSTANTS = {
+    "zero added": lambda m, x: F.relu(x + 0),
+    "a sum that starts at zero": lambda m, x: F.relu(sum([x, F.relu(x)])),
+    "a number": lambda m, x: F.relu(x + 1.0) - 0.25,
+    "from a number": lambda m, x: F.relu(2 - x),
+    "a buffer": lambda m, x: F.relu(x + m.whole),
+    "from a buffer": lambda m, x: F.relu(m.whole - x),
+    "computed from a buffer": lambda m, x: F.relu(x) + (m.whole * 2).clamp(max=4),
+    "one element": lambda m, x: F.relu(x) * (m.whole[:1] * 4),
+    "a bias by hand": lambda m, x: F.relu(x + m.shift.view(1, 4, 1, 1)),
+    "concatenated": lambda m, x: torch.cat([F.relu(x)[:, 1:], 0 * m.whole[None, :1] + x[:, :1]], 1),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_have_integers(name, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from hmq_lab.hardware.onnx_export import export, session
+
+    torch.manual_seed(2)
+    x = torch.randn(3, 3, 6, 6)
+    model = select(Constants(CONSTANTS[name]), x, bits=(6, 7, 8))
+    judge(model, x)
+    wanted = model(x).detach()
+    assert len(wanted.unique(dim=0)) == 3
+    export(model, tmp_path / "model.onnx")
+    (found,) = session(tmp_path / "model.onnx", optimized=False).run(["logits"], {"x": x.numpy()})
+    assert onnxruntime and torch.equal(torch.tensor(found), wanted)
+
+
+@pytest.mark.parametrize(
+    "values", [[0.5, -3.0], [0.0, 0.0], [1e-30, 2e-30], [0.1], [3 * 2.0**40, 2.0**41]]
+)
+def test_the_integers_of_a_constant(values):
+    integers, exponent = integers_of(torch.tensor(values, dtype=torch.float64))
+    exact = [Fraction(value) for value in values]
+    if max(abs(value) / Fraction(2) ** exponent for value in exact) < 2**62:
+        found = [Fraction(n) * Fraction(2) ** exponent for n in integers.tolist()]
+        assert found == exact
+    # A coarser step does not hold all of them.
+    assert not any(exact) or any(n % 2 for n in integers.tolist())
+
+
 # Refusals
 
 
@@ -314,7 +372,8 @@ class Apply(nn.Module):
             "a product of two tensors",
         ),
         (Apply(lambda m, x: F.relu(x) * 0.3), "a shift needs a power of two, got 0.3"),
-        (Apply(lambda m, x: F.relu(x) + 1.0), "has no rule on integers"),
+        (Apply(lambda m, x: F.relu(x) + 0.3), "its terms' exponents lie .* apart, beyond int32"),
+        (Apply(lambda m, x: F.relu(x) + torch.rand(4, 1, 1)), "at random, has no integers"),
         (Apply(lambda m, x: F.relu(x) * m.gain), "has no rule on integers"),
         (Apply(lambda m, x: F.pad(F.relu(x), (1, 1), value=0.5)), "padding with 0.5"),
         (Apply(lambda m, x: x.clamp(-0.3, 0.3)), "it cuts at -0.3, no multiple of"),

@@ -1,6 +1,8 @@
 """ONNX files against the float32 simulation, run by onnxruntime without optimizations; their types and refusals."""
 
 import random
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -214,3 +216,65 @@ def test_more_than_eight_bits_are_refused(tmp_path):
         ValueError, match=r"conv1.weight: bits must be from 1 to 8 in this ONNX form, got 12"
     ):
         export(model, tmp_path / "model.onnx")
+
+
+class Split(nn.Module):
+    """The way a tensor is cut into parts, which go different ways."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.conv, self.part, self.out = (nn.Conv2d(i, o, 1) for i, o in ((3, 8), (2, 2), (8, 4)))
+        self.way = way
+
+    def forward(self, x):
+        first, *others = self.way(F.relu(self.conv(x)))
+        return self.out(torch.cat([F.relu(self.part(first)), *others], 1)).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        lambda x: x.split([2, 6], 1),
+        lambda x: x.split(2, 1),
+        lambda x: x.chunk(4, 1),
+        lambda x: x.tensor_split((2, 3), 1),
+        lambda x: torch.split(x, (2, 3, 3), dim=-3),
+    ],
+    ids=["sizes", "one size", "chunk", "places", "an axis from the end"],
+)
+def test_parts_of_unequal_sizes(way, tmp_path):
+    """onnxruntime takes them for one buffer where they come out of a sequence."""
+    x = torch.randn(2, 3, 6, 6)
+    model = selected(Split(way), x, (4, 8))
+    export(model, tmp_path / "model.onnx")
+    with torch.no_grad():
+        expected = model(x)
+    assert torch.equal(run(tmp_path / "model.onnx", x), expected)
+    codes, exponent = IntegerNetwork.from_selected(model)(x)
+    assert torch.equal((codes * 2.0**exponent).float(), expected)
+
+
+# The comparison of bench/networks.py
+
+
+def test_each_block_is_judged_from_the_codes_before_it(tmp_path):
+    path = Path(__file__).parents[1] / "bench" / "networks.py"
+    networks = runpy.run_path(str(path))
+    x = torch.randn(2, 3, 8, 8)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Sigmoid(), nn.Conv2d(4, 2, 1)
+    )
+    model = selected(nn.Sequential(model, nn.Flatten()), x, (8,))
+    export(model, tmp_path / "model.onnx")
+    names = [name for name in blocks(model) if name not in blocks(model, "weight")]
+    wanted = [*(f"{name} quantized" for name in names), "logits"]
+    found = networks["onnx_values"](tmp_path / "model.onnx", wanted, x)
+    assert networks["check_blocks"](model, found, x) < 0.01
+
+    # A code that the layer does not give, and an output that the codes do not give.
+    step = blocks(model)["0.1"].scheme.step
+    wrong = found | {"0.1 quantized": found["0.1 quantized"] + step}
+    with pytest.raises(AssertionError, match=r"0\.1 differs by more than a rounding"):
+        networks["check_blocks"](model, wrong, x)
+    with pytest.raises(AssertionError, match="the logits differ by"):
+        networks["check_blocks"](model, found | {"logits": 1.01 * found["logits"]}, x)

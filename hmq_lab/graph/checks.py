@@ -5,6 +5,7 @@ the same.
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -118,7 +119,7 @@ def check_sample(model: nn.Module, sample: Any) -> Tensor:
         raise ValueError("sample must be finite, got NaN or infinite images")
     # Run one image, and keep the network as it was.
     try:
-        with kept(model), in_mode(model, training=False), torch.no_grad():
+        with in_mode(model, training=False), kept(model), torch.no_grad():
             model(sample[:1].clone())
     except (RuntimeError, IndexError) as error:
         # Only the first line of torch's error: the rest is its own code.
@@ -149,9 +150,9 @@ def check_same(model: nn.Module, readings: dict[bool, Reading], sample: Tensor) 
         # Run the network and the graph from the same state.
         function = _function(reading)
         mode = "training" if training else "evaluation"
-        with kept(model), in_mode(model, training):
+        with in_mode(model, training), kept(model):
             theirs, their_slopes = _outcome(model, model, images.clone())
-        with kept(model), in_mode(model, training):
+        with in_mode(model, training), kept(model):
             ours, our_slopes = _outcome(model, lambda x, f=function: f(model, x), images.clone())
         # The outputs have to be the same, bit for bit.
         name = type(model).__name__
@@ -190,14 +191,15 @@ def check_size(model: nn.Module, images: Tensor, detach: Callable) -> None:
         ValueError: with the known sizes, where the graphs change with the size.
     """
     # The error, in case the graphs differ.
-    known = ", ".join("x".join(map(str, size)) for size in sorted(model.hmq.sizes))
+    attached: Any = model.hmq
+    known = ", ".join("x".join(map(str, size)) for size in sorted(attached.sizes))
     got = "x".join(map(str, images.shape[1:]))
     refusal = f"blocks were attached for images of {known}, got {got}: attach them on a sample of that size"
 
     # Read a copy without blocks on the known size, and on the new one.
     bare = copy.deepcopy(model)
     detach(bare)
-    sample = torch.zeros(2, *next(iter(model.hmq.sizes)), dtype=images.dtype, device=images.device)
+    sample = torch.zeros(2, *next(iter(attached.sizes)), dtype=images.dtype, device=images.device)
     for training in (False, True):
         try:
             codes = [
@@ -215,15 +217,8 @@ def check_size(model: nn.Module, images: Tensor, detach: Callable) -> None:
 
 def _function(reading: Reading) -> Callable:
     """The graph as a function (model, x), its constants bound."""
-    # A graph without constants reads the model alone.
-    function = run(reading.graph)
-    if not reading.constants:
-        return function
-
-    def call(model, x):
-        return function(_WithConstants(model, reading.constants), x)
-
-    return call
+    function, constants = run(reading.graph), reading.constants
+    return lambda model, x: function(_WithConstants(model, constants), x)
 
 
 class _WithConstants:
@@ -296,7 +291,8 @@ def _restore(before: list[tuple]) -> tuple[nn.Module, str] | None:
     for module, name, value, copied in before:
         # The table of buffers may change: buffers are put back apart.
         now = vars(module).get(name)
-        if name != "_buffers" and not (_same(now, value) and _same(value, copied)):
+        same = _same(now, value) and (_same(value, copied) or _keeps_tensors(value, copied))
+        if name != "_buffers" and not same:
             changed = changed or (module, name)
         # Containers get their old elements, so that other holders see them too.
         vars(module)[name] = value
@@ -304,6 +300,14 @@ def _restore(before: list[tuple]) -> tuple[nn.Module, str] | None:
             value.clear()
             (value.extend if isinstance(value, list) else value.update)(copied)
     return changed
+
+
+def _keeps_tensors(table, before) -> bool:
+    """Whether a table has only got further tensors, which forward keeps to compute them once."""
+    return isinstance(table, dict) and all(
+        value is before[key] if key in before else isinstance(value, Tensor)
+        for key, value in table.items()
+    )
 
 
 def _same(a, b) -> bool:
@@ -333,7 +337,8 @@ def _outcome(model: nn.Module, function: Callable, images: Tensor):
         if not sums:
             return outputs, [None] * len(parameters)
         try:
-            slopes = iter(torch.autograd.grad(sum(sums), wanted, allow_unused=True))
+            total = torch.stack(sums).sum()
+            slopes = iter(torch.autograd.grad(total, wanted, allow_unused=True))
         except RuntimeError:  # a change in place that autograd cannot take back
             return outputs, None
     return outputs, [next(slopes) if p.requires_grad else None for p in parameters]
@@ -353,47 +358,40 @@ def _first_difference(model: nn.Module, reading: Reading, images: Tensor, traini
     """ ", first in NAME": the first layer whose output differs, as far as layers tell."""
     # Record the first output of each layer in the network itself.
     seen: dict[str, Tensor] = {}
-    layers = {
-        path: module
-        for path, module in model.named_modules()
-        if path and not list(module.children())
-    }
     hooks = [
         module.register_forward_hook(lambda m, i, out, path=path: seen.setdefault(path, out))
-        for path, module in layers.items()
+        for path, module in model.named_modules()
+        if path and not list(module.children())
     ]
-
-    # One run fills the record.
-    with kept(model), in_mode(model, training), torch.no_grad():
+    with in_mode(model, training), kept(model), torch.no_grad():
         model(images.clone())
     for hook in hooks:
         hook.remove()
 
     # The same layers in the graph.
     names = {name: node for node, name in numbered(model, reading.graph).items()}
-    for path, value in seen.items():
-        if path not in names or not isinstance(value, Tensor):
-            continue
-        with kept(model), in_mode(model, training), torch.no_grad():
-            ours = _value_of(reading, names[path], model, images)
-        if ours is None or not _equal(ours, value):
+    with in_mode(model, training), kept(model), torch.no_grad():
+        values = _values(reading, model, images)
+    for path, theirs in seen.items():
+        ours = values.get(names.get(path))
+        if isinstance(ours, Tensor) and isinstance(theirs, Tensor) and not _equal(ours, theirs):
             return f", first in {path}"
     return ""
 
 
-def _value_of(reading: Reading, wanted, model: nn.Module, images: Tensor):
-    """The value of one node of the graph."""
-    # Copy the graph up to the wanted node, and return that.
-    graph = fx.Graph()
-    values: dict = {}
+def _values(reading: Reading, model: nn.Module, images: Tensor) -> dict[fx.Node | None, Any]:
+    """The value of each node of the graph."""
+    holder = _WithConstants(model, reading.constants)
+    values: dict[fx.Node | None, Any] = {}
     for node in reading.graph.nodes:
-        if node.op == "output":
-            return None
-        values[node] = graph.node_copy(node, values.__getitem__)
-        if node is wanted:
-            break
-    graph.output(values[wanted])
-    return run(graph)(_WithConstants(model, reading.constants), images)
+        if node.op == "placeholder":
+            values[node] = images
+        elif node.op == "get_attr":
+            values[node] = operator.attrgetter(node.target)(holder)
+        elif node.op == "call_function":
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            values[node] = node.target(*args, **kwargs)
+    return values
 
 
 def _computes_weight(module: nn.Module) -> bool:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from hmq_lab.graph.operations import FRESH, aten, holds_tensors
+from hmq_lab.graph.operations import FRESH, argument, aten, holds_tensors, schema_of
 
 SET_GRADIENT, AUTOCAST = "wrap_with_set_grad_enabled", "wrap_with_autocast"
 _aten = torch.ops.aten
@@ -108,7 +109,8 @@ def _inline(graph: fx.Graph, node: fx.Node, module, inner: fx.Node, operands, en
             raise ValueError(
                 "a region of the network's graph returns something else than a tuple of tensors"
             )
-        user.replace_all_uses_with(results[user.args[1]])
+        index: Any = user.args[1]
+        user.replace_all_uses_with(results[index])
         graph.erase_node(user)
     # The call goes, and the inner graph with its last reader.
     graph.erase_node(node)
@@ -146,7 +148,7 @@ def make_functional(graph: fx.Graph, held: Mapping[str, Tensor], name: str) -> N
         # The memory behind the tensor decides: a buffer may change.
         root = _root(target)
         if root.op == "get_attr":
-            if isinstance(held.get(root.target), torch.nn.Parameter):
+            if isinstance(held.get(str(root.target)), torch.nn.Parameter):
                 raise ValueError(
                     f"{name} changes its parameter {root.target} in its forward pass{line(node)}"
                 )
@@ -200,12 +202,10 @@ def _written_to(node: fx.Node) -> fx.Node | None:
     if not isinstance(node.target, torch._ops.OpOverload):
         return None
     # The schema of the operation says which argument it writes to.
-    for position, known in enumerate(node.target._schema.arguments):
-        if known.alias_info is None or not known.alias_info.is_write:
-            continue
-        value = node.args[position] if position < len(node.args) else node.kwargs.get(known.name)
-        if isinstance(value, fx.Node):
-            return value
+    for known in schema_of(node).arguments:
+        writes = known.alias_info is not None and known.alias_info.is_write
+        if writes and isinstance(argument(node, known.name), fx.Node):
+            return argument(node, known.name)
     return None
 
 
@@ -217,7 +217,7 @@ def _is_view(node: fx.Node) -> bool:
     if not isinstance(node.target, torch._ops.OpOverload) or node.meta.get("ordinary"):
         return False
     # The schema tells, but for dropout, which may return its input.
-    schema = node.target._schema
+    schema = schema_of(node)
     shares = any(result.alias_info is not None for result in schema.returns)
     return bool(node.args) and (shares or schema.name in RETURNS_ITS_INPUT)
 
@@ -232,7 +232,7 @@ def _root(node: fx.Node) -> fx.Node:
 def _ordinary(graph: fx.Graph, node: fx.Node, order: dict[fx.Node, int]) -> fx.Node:
     """The node's operation without the change in place, in the node's stead."""
     # The ordinary operation has the same name without the underscore.
-    schema = node.target._schema
+    schema = schema_of(node)
     short = schema.name.removeprefix("aten::").removesuffix("_")
     packet = getattr(_aten, short, None)
     target = getattr(packet, schema.overload_name or "default", None)
@@ -282,17 +282,18 @@ def _put_back(graph: fx.Graph, target: fx.Node, new: fx.Node, order: dict[fx.Nod
     part, value = target, new
     while stale:
         # Only a slice or a selected index can be put back.
-        if part.target not in SCATTER:
+        operation: Any = part.target
+        if operation not in SCATTER:
             what = f"a tensor is changed in place{line(new)} while a view of it is read later"
             raise ValueError(
                 f"{what}: copy it first, or write the operation without the change in place"
             )
         # Put the new value into the whole, and read the part from there.
-        base = part.args[0]
+        base, where = part.all_input_nodes[0], part.args[1:]
         with graph.inserting_after(value):
-            whole = graph.call_function(SCATTER[part.target], (base, value, *part.args[1:]))
+            whole = graph.call_function(SCATTER[operation], (base, value, *where))
         with graph.inserting_after(whole):
-            again = graph.call_function(part.target, (whole, *part.args[1:]))
+            again = graph.call_function(operation, (whole, *where))
         # The new nodes have the shapes of the nodes that they stand for.
         for made, like in ((whole, base), (again, part)):
             made.meta = dict(new.meta, val=like.meta.get("val"), ordinary=made is whole)

@@ -126,7 +126,7 @@ def operations(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, str]:
             found[node] = layer
         else:
             # Everything else: the path that it runs in, and the function's name.
-            inside = layer or _module_path(node)
+            inside = layer or module_path(node)
             found[node] = ".".join(filter(None, (inside, function_name(node))))
     return found
 
@@ -188,7 +188,12 @@ def function_name(node: fx.Node) -> str:
     return called.strip("_")
 
 
-def _module_path(node: fx.Node) -> str:
+def module_path(node: fx.Node) -> str:
+    """The path of the innermost module that a node runs in, "" for the network itself.
+
+    Args:
+        node: of a graph that torch.export made.
+    """
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     return stack[-1][0] if stack else ""
 

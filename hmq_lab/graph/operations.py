@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -93,6 +94,12 @@ def _table() -> dict[str, Operation]:
     return table
 
 
+# Layers with a weight and a bias that integers can run.
+LAYERS = {"conv1d", "conv2d", "conv3d", "linear"}
+
+# They cut a tensor into several along an axis.
+SPLITS = {"split", "split_with_sizes", "chunk", "tensor_split"}
+
 # They drop numbers in training and do nothing in evaluation.
 DROPS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
 
@@ -104,30 +111,11 @@ GLOBAL_MEAN, POOLED_MEAN = {"mean"}, {"avg_pool2d"}
 ADAPTIVE_MEAN = {"adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"}
 
 # Fresh random numbers; and new tensors that take a shape, and no number, from another one.
-RANDOM = {
-    "rand",
-    "randn",
-    "randint",
-    "bernoulli",
-    "rand_like",
-    "randn_like",
-    "normal",
-    "uniform",
-    "exponential",
-}
-FRESH = {
-    "new_empty",
-    "new_zeros",
-    "new_ones",
-    "new_full",
-    "empty_like",
-    "zeros_like",
-    "ones_like",
-    "full_like",
-    "rand_like",
-    "randn_like",
-    "randint_like",
-}
+RANDOM = set("rand randn randint bernoulli rand_like randn_like normal uniform exponential".split())
+FRESH = set(
+    "new_empty new_zeros new_ones new_full empty_like zeros_like ones_like full_like".split()
+)
+FRESH |= {"rand_like", "randn_like", "randint_like"}
 
 OPERATIONS = _table()
 
@@ -142,9 +130,8 @@ def aten(node: fx.Node) -> str:
         The name, in the spelling of OPERATIONS.
     """
     # Only operations of aten have a schema.
-    target = node.target
-    if node.op == "call_function" and isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.removeprefix("aten::")
+    if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+        return schema_of(node).name.removeprefix("aten::")
     return ""
 
 
@@ -157,7 +144,17 @@ def operation(node: fx.Node) -> Operation | None:
     return OPERATIONS.get(aten(node))
 
 
-def argument(node: fx.Node, name: str):
+def schema_of(node: fx.Node) -> torch.FunctionSchema:
+    """The names, types and aliases of the arguments that a call of an aten operation takes.
+
+    Args:
+        node: a call of an aten operation.
+    """
+    target: Any = node.target
+    return target._schema
+
+
+def argument(node: fx.Node, name: str) -> Any:
     """What a call gives for one of the operation's arguments, or else the default: its "stride".
 
     Args:
@@ -168,12 +165,10 @@ def argument(node: fx.Node, name: str):
         KeyError: for a name that the schema does not have.
     """
     # The schema has the names, the positions and the defaults.
-    for position, known in enumerate(node.target._schema.arguments):
-        if known.name != name:
-            continue
-        if position < len(node.args):
-            return node.args[position]
-        return node.kwargs.get(name, known.default_value)
+    for position, known in enumerate(schema_of(node).arguments):
+        if known.name == name:
+            given = node.args[position:] or [node.kwargs.get(name, known.default_value)]
+            return given[0]
     raise KeyError(f"{node.target} has no argument {name}")
 
 

@@ -14,7 +14,11 @@ from torch import fx, nn
 from hmq_lab.graph.functional import line
 from hmq_lab.graph.naming import label
 from hmq_lab.graph.operations import (
+    ADD,
+    DIVIDE,
     DROPS,
+    LAYERS,
+    OPERATIONS,
     SUBTRACT,
     argument,
     aten,
@@ -33,6 +37,7 @@ REASONS = {
     "mean": "pooled: float in the paper's method",
     "product": "product, as of squeeze and excite: float in the paper's method",
     "concatenation": "concatenation: its parts are quantized where they arise",
+    "divisor": "divisor: float, because a code of it may be zero",
     "output": "output of the network",
 }
 HARDWARE = {  # what else has a block in hardware mode
@@ -64,6 +69,9 @@ def sites(
 ) -> list[Site]:
     """Every activation tensor of the graph that a block could stand on, in order.
 
+    >>> from hmq_lab.graph.naming import numbered
+    >>> from hmq_lab.graph.tracing import trace
+    >>> model, sample = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), torch.randn(2, 3, 8, 8)
     >>> graph = trace(model, sample, training=False).graph
     >>> [(site.name, site.quantized, site.reason) for site in sites(model, graph, numbered(model, graph))]
     [('input', False, ...), ('1', True, 'after a non-linearity'), ('2', False, 'output of the network')]
@@ -115,6 +123,10 @@ def sites(
         while kind[node] == "pass":
             node = data_inputs(node, kind)[0]
         return node
+
+    def divides(user: fx.Node, node: fx.Node) -> bool:
+        divisor = user.args[1] if aten(user) in DIVIDE else None
+        return isinstance(divisor, fx.Node) and origin(divisor) is node
 
     @functools.cache
     def absorbed(node: fx.Node) -> bool:
@@ -171,6 +183,8 @@ def sites(
         # The image counts once, where the first layer reads it.
         if is_input(node):
             return None if all(is_input(user) for user in consumers(node)) else "input"
+        if all(divides(user, node) for user in consumers(node)):
+            return "divisor"
         # What leaves the network stays float.
         if all(user == "output" for user in users) and not (hardware and kind[node] in HARDWARE):
             return "output"
@@ -225,9 +239,8 @@ def weight_readers(graph: fx.Graph) -> dict[str, str]:
     for node in graph.nodes:
         if kind[node] != "linear" or not aten(node):
             continue
-        known = operation(node)
-        # The table says which arguments are weights.
-        positions = known.weights or range(len(node.args))  # all of them for x @ self.weight
+        # The table says which arguments are weights; of x @ self.weight all may be.
+        positions = OPERATIONS[aten(node)].weights or range(len(node.args))
         sources = [node.args[i] for i in positions if i < len(node.args)]
         for source in sources:
             if not isinstance(source, fx.Node) or kind[source] != "constant":
@@ -235,17 +248,19 @@ def weight_readers(graph: fx.Graph) -> dict[str, str]:
             # A block can stand on a parameter that is read as it is.
             plain = _plain_source(source)
             if plain is not None:
-                found[plain.target] = aten(node)
+                found[str(plain.target)] = aten(node)
                 continue
             # Forward computes the weight: the parameter itself stays float.
             for parameter in _parameters_behind(source):
-                found.setdefault(parameter.target, "computed")
+                found.setdefault(str(parameter.target), "computed")
     return found
 
 
 def layer_inputs(graph: fx.Graph, names: Mapping[fx.Node, str]) -> dict[str, tuple[str, str]]:
     """{bias: (weight, name of the tensor that its layer reads)} of the layers that integers can
     run.
+
+    A parameter that is added to what a layer returns is a bias as well.
 
     Args:
         graph: of evaluation, without blocks.
@@ -254,18 +269,26 @@ def layer_inputs(graph: fx.Graph, names: Mapping[fx.Node, str]) -> dict[str, tup
     Returns:
         Names as in the model; the tensor's is "" where it has none.
     """
-    # Only layers with a bias matter: the bias is rounded later.
-    kind, found = kinds(graph), {}
+    kind = kinds(graph)
+    found: dict[str, tuple[str, str]] = {}
     for node in graph.nodes:
-        if aten(node) not in ("conv1d", "conv2d", "conv3d", "linear") or len(node.args) < 3:
+        # The layer has the bias as an argument, or it is added next.
+        layer, bias = node, None
+        if aten(node) in LAYERS:
+            bias = argument(node, "bias")
+        elif kind[node] == "scale" and aten(node) in ADD | SUBTRACT:
+            layer = data_inputs(node, kind)[0]
+            bias = next((n for n in node.all_input_nodes if kind[n] == "constant"), None)
+        if bias is None or aten(layer) not in LAYERS:
             continue
-        source, weight, bias = node.args[:3]
-        if not all(isinstance(n, fx.Node) and n.op == "get_attr" for n in (weight, bias)):
+        source, weight, *_ = layer.all_input_nodes
+        plain = _plain_source(bias)
+        if weight.op != "get_attr" or plain is None:
             continue
         # The tensor before it was moved is the one that has a block.
         while kind[source] == "pass":
             source = data_inputs(source, kind)[0]
-        found.setdefault(bias.target, (weight.target, names.get(source, "")))
+        found.setdefault(str(plain.target), (str(weight.target), names.get(source, "")))
     return found
 
 

@@ -99,9 +99,12 @@ def trace(model: nn.Module, sample: Tensor, training: bool) -> Reading:
     # The state of Python's and NumPy's random numbers before the export.
     name = type(model).__name__
     drawn = _random_state()
+    with in_mode(model, training=True):
+        pass  # a network that keeps tensors for evaluation forgets them
     # Gradients are on, so that no_grad in forward can be seen.
     with (
         in_mode(model, training),
+        _own_tables(model),
         torch.enable_grad(),
         _without_hooks(model),
         _quiet(),
@@ -224,6 +227,30 @@ def _without_hooks(model: nn.Module):
         yield
     finally:
         model._forward_hooks, model._forward_pre_hooks = kept
+
+
+class _Table(dict):
+    """A table of a module during the export, which looks only at tables of Python's own class."""
+
+
+@contextmanager
+def _own_tables(model: nn.Module):
+    """Tables of modules are copies: what forward keeps there, to compute it once, the graph
+    computes in every pass.
+    """
+    tables = [
+        (vars(module), name, value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if type(value) is dict and not name.startswith("_")
+    ]
+    try:
+        for attributes, name, value in tables:
+            attributes[name] = _Table(value)
+        yield
+    finally:
+        for attributes, name, value in tables:
+            attributes[name] = value
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -38,12 +37,35 @@ def exponent_of(step: float) -> int:
         ValueError: for any number that is no power of two.
     """
     # frexp gives a fraction from 0.5 on: exactly 0.5 for a power of two.
-    fraction, exponent = (
-        math.frexp(step) if isinstance(step, int | float) and math.isfinite(step) else (0, 0)
-    )
+    is_number = isinstance(step, int | float) and math.isfinite(step)
+    fraction, exponent = math.frexp(step) if is_number else (0.0, 0)
     if fraction != 0.5:
         raise ValueError(f"a shift needs a power of two, got {step!r}")
     return exponent - 1
+
+
+def integers_of(x: Tensor) -> tuple[Tensor, int]:
+    """The integers n and the largest exponent k with n * 2^k == x.
+
+    >>> integers_of(torch.tensor([0.5, -3.0]))
+    (tensor([ 1, -6]), -1)
+
+    Args:
+        x: numbers of any type and shape.
+
+    Returns:
+        int64 integers, cut at 2^62, and the exponent; it is 0 where all numbers are zero.
+    """
+    # A float64 is an integer of 53 bits times a power of two.
+    x = x.double()
+    fraction, exponents = torch.frexp(x)
+    mantissa = (fraction * 2**53).long()
+    # The lowest bit of that integer tells the coarsest step that holds it.
+    _, lowest = torch.frexp((mantissa & -mantissa).double())
+    steps = (exponents - 53 + lowest - 1)[x != 0]
+    exponent = int(steps.min()) if len(steps) else 0
+    scaled = torch.ldexp(x, torch.tensor(-exponent, dtype=torch.float64))
+    return scaled.clamp(-(2**62), 2**62).long(), exponent
 
 
 def shift_right(x: Tensor, places: int) -> Tensor:
@@ -65,8 +87,10 @@ def shift_right(x: Tensor, places: int) -> Tensor:
         return x
     places = min(places, 62)  # |x| < 2^61 is 0 by then, and an int64 can be shifted no further
     # The shift rounds down; add one above a half, and at a half if odd.
-    floor, rest, half = x >> places, x & ((1 << places) - 1), 1 << (places - 1)
-    return floor + ((rest > half) | ((rest == half) & (floor & 1 == 1))).long()
+    floor = x >> places
+    rest = x & ((1 << places) - 1)
+    half = 1 << (places - 1)
+    return floor + _rounds_up(floor, rest, half)
 
 
 def divide(x: Tensor, divisor: Tensor) -> Tensor:
@@ -85,7 +109,13 @@ def divide(x: Tensor, divisor: Tensor) -> Tensor:
     # Twice the remainder against the divisor tells which side of a half it is.
     floor = torch.div(x, divisor, rounding_mode="floor")
     twice = 2 * (x - floor * divisor)
-    return floor + ((twice > divisor) | ((twice == divisor) & (floor & 1 == 1))).long()
+    return floor + _rounds_up(floor, twice, divisor)
+
+
+def _rounds_up(floor: Tensor, rest: Tensor, half: Tensor | int) -> Tensor:
+    """1 where what is left over is above a half, or is a half and the floor is odd; else 0."""
+    is_odd = floor & 1 == 1
+    return ((rest > half) | ((rest == half) & is_odd)).long()
 
 
 def requantize(x: Tensor, places: int, smallest: int, largest: int) -> Tensor:
@@ -140,9 +170,9 @@ def add(*terms: Tensor, shifts: tuple[int, ...], signs: tuple[int, ...]) -> Tens
         signs: 1 or -1, one for each term.
     """
     # The shifts bring all terms to the smallest exponent.
-    return sum(
-        sign * (term << shift) for term, shift, sign in zip(terms, shifts, signs, strict=True)
-    )
+    shifted = (term << shift for term, shift in zip(terms, shifts, strict=True))
+    first, *others = (sign * term for term, sign in zip(shifted, signs, strict=True))
+    return sum(others, start=first)
 
 
 def mean(
@@ -216,11 +246,11 @@ def region_sums(x: Tensor, call: Callable) -> tuple[Tensor, Tensor]:
     means = call(x.double())
     count = torch.ones((), dtype=torch.int64)
     for size, out in zip(x.shape, means.shape, strict=True):
-        # Output i of this axis sees this many inputs.
+        # Output i of this axis sees the inputs from `first` to before `end`.
         i = torch.arange(out)
-        count = count.unsqueeze(-1) * ((i + 1) * size - 1).div(out, rounding_mode="floor").add(
-            1
-        ).sub(i * size // out)
+        first = i * size // out
+        end = ((i + 1) * size - 1) // out + 1
+        count = count.unsqueeze(-1) * (end - first)
     return (means * count).round().long(), count
 
 
@@ -237,6 +267,8 @@ def window_sums(x: Tensor, **options) -> tuple[Tensor, Tensor]:
     """
     # Pool a tensor of ones: its sums over its means are the counts.
     ones = torch.ones(1, 1, *x.shape[-2:], dtype=torch.float64)
-    sums = partial(F.avg_pool2d, **options | {"divisor_override": 1})
-    count = (sums(ones) / F.avg_pool2d(ones, **options)).round().long()
-    return sums(x.double()).round().long(), count
+    pool: Callable[..., Tensor] = F.avg_pool2d
+    undivided = options | {"divisor_override": 1}
+    count = pool(ones, **undivided) / pool(ones, **options)
+    sums = pool(x.double(), **undivided)
+    return sums.round().long(), count.round().long()

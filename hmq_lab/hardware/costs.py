@@ -13,13 +13,23 @@ from dataclasses import dataclass, field, replace
 
 from torch import fx, nn
 
-from hmq_lab.block import HMQ
 from hmq_lab.budget import FLOAT_BITS
 from hmq_lab.data.tables import columns
-from hmq_lab.graph.operations import aten
+from hmq_lab.graph.operations import LAYERS, aten
 from hmq_lab.network import attribute_of, blocks, check_attached
 
 WIDTHS = (2, 4, 8, 16)  # that Bit Fusion's units come in
+COLUMNS = (
+    "layer",
+    "bits w x a",
+    "MACs",
+    "bytes",
+    "bit operations",
+    "shifts",
+    "cycles",
+    "bound by",
+    "energy nJ",
+)
 
 
 @dataclass(frozen=True)
@@ -50,10 +60,12 @@ class Layer:
 
     @property
     def weight_bytes(self) -> float:
+        """Bytes of the layer's weights."""
         return self.weights * self.weight_bits / 8
 
     @property
     def activation_bytes(self) -> float:
+        """Bytes of the input and the output together."""
         # Inputs are read, outputs are written.
         return (self.inputs * self.input_bits + self.outputs * self.output_bits) / 8
 
@@ -119,9 +131,10 @@ class Accelerator:
         Returns:
             Bits.
         """
-        # The narrowest width that holds the bits.
-        fitting = [w for w in self.widths if w >= bits]
-        return min(fitting) if fitting else max(self.widths) * math.ceil(bits / max(self.widths))
+        # The narrowest width that holds the bits, or rounds of the widest.
+        fitting = [width for width in self.widths if width >= bits]
+        widest = max(self.widths)
+        return min(fitting, default=widest * math.ceil(bits / widest))
 
     def macs_per_cycle(self, weight_bits: int, input_bits: int) -> float:
         """At best, by all units together.
@@ -140,9 +153,19 @@ class Accelerator:
         return self.units * 64 / (self.width(weight_bits) * self.width(input_bits))
 
     def compute_cycles(self, layer: Layer) -> float:
+        """Cycles of the multiplications alone.
+
+        Args:
+            layer: one call of a layer, for one image.
+        """
         return layer.macs / self.macs_per_cycle(layer.weight_bits, layer.input_bits)
 
     def memory_cycles(self, layer: Layer) -> float:
+        """Cycles of moving the layer's bytes alone.
+
+        Args:
+            layer: one call of a layer, for one image.
+        """
         return layer.bytes / self.bandwidth
 
     def cycles(self, layer: Layer) -> float:
@@ -167,9 +190,8 @@ class Accelerator:
         if FLOAT_BITS in (layer.weight_bits, layer.input_bits):
             return layer.macs * self.float_mac
         # The multiplication goes with its bits; sums have 32 bits.
-        return layer.macs * (
-            self.multiply_8x8 * layer.weight_bits * layer.input_bits / 64 + self.add_32
-        )
+        multiply = self.multiply_8x8 * layer.weight_bits * layer.input_bits / 64
+        return layer.macs * (multiply + self.add_32)
 
     def energy(self, layer: Layer) -> float:
         """Picojoules of multiply-accumulates and memory.
@@ -178,16 +200,18 @@ class Accelerator:
             layer: one call of a layer, for one image.
         """
         # Bytes are 8 bits; weights and activations come from other memories.
-        memory = 8 * (
-            layer.weight_bytes * self.weight_bit + layer.activation_bytes * self.activation_bit
-        )
-        return self.mac_energy(layer) + memory
+        weights = 8 * layer.weight_bytes * self.weight_bit
+        activations = 8 * layer.activation_bytes * self.activation_bit
+        return self.mac_energy(layer) + weights + activations
 
 
 def count(model: nn.Module) -> list[Layer]:
     """The layers of an attached network with its present schemes, in the order they run in.
 
+    >>> from hmq_lab.placement import attach
+    >>> network = attach(models.build("tiny_resnet8"), torch.randn(2, 3, 32, 32))
     >>> sum(layer.macs for layer in count(network))
+    792896
 
     Args:
         model: an attached network whose blocks have schemes.
@@ -199,56 +223,53 @@ def count(model: nn.Module) -> list[Layer]:
         ValueError: for a network without blocks.
     """
     # Schemes are read from the blocks in the graph.
-    check_attached(model)
-    graph, weights = model.hmq.graph, blocks(model, "weight")
+    attached, weights = check_attached(model), blocks(model, "weight")
+    found = blocks(model)
 
-    def block(node: fx.Node) -> HMQ | None:
-        return model.get_submodule(node.target) if node.meta.get("kind") == "block" else None
-
-    def read(node: fx.Node) -> int:
-        """Bits of the stored tensor that a layer's input is, or comes from by moving it."""
-        # Moving a tensor changes no bits.
-        while node.meta["kind"] == "pass":
-            node = node.args[0]
-        return block(node).scheme.bits if block(node) else FLOAT_BITS
+    def bits_of(node: fx.Node) -> int:
+        """Bits of a tensor on which a block stands; of any other one 32."""
+        is_block = node.meta.get("kind") == "block"
+        return found[node.meta["name"]].scheme.bits if is_block else FLOAT_BITS
 
     def written(node: fx.Node) -> int:
         """Bits of the first block that the layer's output comes to."""
         # Go along all readers, the nearest ones first.
         seen = [node]
         for at in seen:
-            if block(at):
-                return block(at).scheme.bits
+            if at.meta.get("kind") == "block":
+                return bits_of(at)
             seen += [user for user in at.users if user not in seen]
         return FLOAT_BITS
 
     # One entry for each call, so a shared layer counts every time.
     layers = []
-    for node in graph.nodes:
-        if (
-            aten(node) not in ("conv1d", "conv2d", "conv3d", "linear")
-            or node.args[1].op != "get_attr"
-        ):
+    for node in attached.graph.nodes:
+        if aten(node) not in LAYERS:
+            continue
+        source, weight, *_ = node.all_input_nodes
+        if weight.op != "get_attr":
             continue
         # The weight's bits are those of its block, or 32.
-        name, source = node.args[1].target, node.args[0]
-        weight = attribute_of(model, name)
-        bits = weights[name].scheme.bits if name in weights else FLOAT_BITS
-        inputs, outputs = _elements(source), _elements(node)
+        name = str(weight.target)
+        values = attribute_of(model, name)
+        weight_bits = weights[name].scheme.bits if name in weights else FLOAT_BITS
+        # The input is stored as it was before it was moved.
+        stored = source
+        while stored.meta["kind"] == "pass":
+            stored = stored.all_input_nodes[0]
         # Each output is a sum over all inputs of one filter.
-        macs = outputs * weight[0].numel()
-        layers.append(
-            Layer(
-                node.meta["name"],
-                macs,
-                weight.numel(),
-                bits,
-                inputs,
-                read(source),
-                outputs,
-                written(node),
-            )
+        outputs = _elements(node)
+        layer = Layer(
+            name=node.meta["name"],
+            macs=outputs * values[0].numel(),
+            weights=values.numel(),
+            weight_bits=weight_bits,
+            inputs=_elements(source),
+            input_bits=bits_of(stored),
+            outputs=outputs,
+            output_bits=written(node),
         )
+        layers.append(layer)
     return layers
 
 
@@ -263,10 +284,7 @@ def in_float(layers: list[Layer]) -> list[Layer]:
     Args:
         layers: from `count`.
     """
-    return [
-        replace(i, weight_bits=FLOAT_BITS, input_bits=FLOAT_BITS, output_bits=FLOAT_BITS)
-        for i in layers
-    ]
+    return uniform(layers, FLOAT_BITS)
 
 
 def uniform(layers: list[Layer], bits: int) -> list[Layer]:
@@ -276,12 +294,12 @@ def uniform(layers: list[Layer], bits: int) -> list[Layer]:
         layers: from `count`.
         bits: of weights and activations.
     """
-    # A float output stays float: no block follows it.
-    outputs = [FLOAT_BITS if i.output_bits == FLOAT_BITS else bits for i in layers]
-    return [
-        replace(i, weight_bits=bits, input_bits=bits, output_bits=o)
-        for i, o in zip(layers, outputs, strict=True)
-    ]
+    changed = []
+    for layer in layers:
+        # A float output stays float: no block follows it.
+        output = FLOAT_BITS if layer.output_bits == FLOAT_BITS else bits
+        changed.append(replace(layer, weight_bits=bits, input_bits=bits, output_bits=output))
+    return changed
 
 
 def total(layers: list[Layer], accelerator: Accelerator) -> dict[str, float]:
@@ -313,65 +331,33 @@ def table(layers: list[Layer], accelerator: Accelerator) -> str:
         Text in columns, energy in nanojoules.
     """
     # The header, then a row for each layer.
-    rows = [
-        (
-            "layer",
-            "bits w x a",
-            "MACs",
-            "bytes",
-            "bit operations",
-            "shifts",
-            "cycles",
-            "bound by",
-            "energy nJ",
-        )
-    ]
+    rows: list[tuple[str, ...]] = [COLUMNS]
     for layer in layers:
         # The slower side is what bounds the layer.
         memory = accelerator.memory_cycles(layer) > accelerator.compute_cycles(layer)
-        rows.append(
-            (
-                layer.name,
-                f"{layer.weight_bits} x {layer.input_bits}",
-                f"{layer.macs:,}",
-                f"{layer.bytes:,.0f}",
-                f"{layer.bit_operations:,}",
-                f"{layer.shifts:,}",
-                f"{accelerator.cycles(layer):,.0f}",
-                "memory" if memory else "compute",
-                f"{accelerator.energy(layer) / 1e3:,.1f}",
-            )
-        )
+        bound = "memory" if memory else "compute"
+        sums = total([layer], accelerator)
+        rows.append(_row(layer.name, f"{layer.weight_bits} x {layer.input_bits}", sums, bound))
 
     # The sums, beside those of 8 bits and of float32.
-    sums = total(layers, accelerator)
-    for name, s in (("all", sums), ("8 bits", total(uniform(layers, 8), accelerator))):
-        rows.append(
-            (
-                name,
-                "",
-                f"{s['macs']:,}",
-                f"{s['bytes']:,.0f}",
-                f"{s['bit_operations']:,}",
-                f"{s['shifts']:,}",
-                f"{s['cycles']:,.0f}",
-                "",
-                f"{s['energy_uj'] * 1e3:,.1f}",
-            )
-        )
-    # Float32 needs no shifts.
-    plain = total(in_float(layers), accelerator)
-    rows.append(
-        (
-            "float32",
-            "32 x 32",
-            f"{plain['macs']:,}",
-            f"{plain['bytes']:,.0f}",
-            "",
-            "",
-            "",
-            "",
-            f"{plain['energy_uj'] * 1e3:,.1f}",
-        )
-    )
+    rows.append(_row("all", "", total(layers, accelerator)))
+    rows.append(_row("8 bits", "", total(uniform(layers, 8), accelerator)))
+    # Of float32 only what does not depend on the units.
+    plain = _row("float32", "32 x 32", total(in_float(layers), accelerator))
+    rows.append((*plain[:4], *[""] * 4, plain[-1]))
     return columns(rows)
+
+
+def _row(name: str, bits: str, sums: dict[str, float], bound: str = "") -> tuple[str, ...]:
+    """The cells of a line of the table, from what `total` gives."""
+    return (
+        name,
+        bits,
+        f"{sums['macs']:,}",
+        f"{sums['bytes']:,.0f}",
+        f"{sums['bit_operations']:,}",
+        f"{sums['shifts']:,}",
+        f"{sums['cycles']:,.0f}",
+        bound,
+        f"{sums['energy_uj'] * 1e3:,.1f}",
+    )

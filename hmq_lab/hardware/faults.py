@@ -1,8 +1,12 @@
 """An integer network with one thing made worse on purpose, to see where the bits part.
 
->>> program = IntegerNetwork.from_selected(network)
->>> parted(program, accumulators(program, 16), images)
-{'x': 0.0, 'conv1': 0.013, ..., 'linear': 0.31}
+>>> from hmq_lab.placement import attach
+>>> model, images = models.build("tiny_resnet8"), torch.randn(2, 3, 32, 32)
+>>> for block in blocks(attach(model, images, hardware=True)).values(): _ = block.fix()
+>>> program = IntegerNetwork.from_selected(model)
+>>> shares = parted(program, accumulators(program, 12), images)
+>>> shares["x"], shares["conv1"] > 0
+(0.0, True)
 
 A program is instructions, plain data: each function here gives another program and leaves its own
 as it is.
@@ -13,12 +17,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
+from hmq_lab.budget import original
 from hmq_lab.hardware.arithmetic import requantize
 from hmq_lab.hardware.integer import IntegerNetwork
 from hmq_lab.hardware.program import COMPUTE, Instruction
+from hmq_lab.network import blocks
 
 HALF_AN_OCTAVE = 0.5**0.5
 
@@ -54,11 +61,13 @@ def accumulators(program: IntegerNetwork, bits: int) -> IntegerNetwork:
     Returns:
         The changed program.
     """
+
     # Only accumulators change: codes have few bits anyway.
-    return _changed(
-        program,
-        lambda i: replace(i, kind="wrap", parameters={"first": i, "bits": bits}) if i.is_sum else i,
-    )
+    def wrapped(i: Instruction) -> Instruction:
+        parameters = {"first": i, "bits": bits}
+        return replace(i, kind="wrap", parameters=parameters) if i.is_sum else i
+
+    return _changed(program, wrapped)
 
 
 def truncation(program: IntegerNetwork) -> IntegerNetwork:
@@ -88,9 +97,8 @@ def threshold(
 ) -> IntegerNetwork:
     """The weights of one layer below `factor` times their threshold, which is no power of two then.
 
-    >>> wanted = threshold(program, network, "conv1")                    # scaled by the real number, rounded once
-    >>> shifted = threshold(program, network, "conv1", multiplier=0)     # by a shift, the nearest power of two
-    >>> scaled = threshold(program, network, "conv1", multiplier=8)      # times an integer of 8 bits, then a shift
+    By default the sums are scaled by the real number; with multiplier=0 by a shift, the nearest
+    power of two; with multiplier=8 by an integer of 8 bits, then a shift.
 
     Weights and bias are rounded to multiples of the new steps; each sum has to be multiplied by
     factor / 2^places before it is rounded to the next layer's codes.
@@ -111,51 +119,46 @@ def threshold(
     """
     # A factor of the exponent's own range; the layer's sums must allow it.
     if not 0.5 <= factor <= 1:
-        raise ValueError(
-            f"factor must be from 0.5 to 1, as larger and smaller ones move the exponent, got {factor!r}"
-        )
+        allowed = "from 0.5 to 1, as larger and smaller ones move the exponent"
+        raise ValueError(f"factor must be {allowed}, got {factor!r}")
     *clamps, block = chain(program, layer)
     if any(c.parameters["smallest"] or c.parameters["largest"] for c in clamps):
-        raise ValueError(
-            f"the sums of {layer} are clamped at another number than 0, which is no multiple of new steps"
-        )
+        why = "clamped at another number than 0, which is no multiple of new steps"
+        raise ValueError(f"the sums of {layer} are {why}")
 
     # The layer's instruction, and the float weight that it comes from.
     own = next(i for i in program.instructions if i.name == layer)
-    module = model.get_submodule(layer.partition(":")[0])
-    scheme = module.parametrizations.weight[0].scheme
-    original = module.parametrizations.weight.original.detach().cpu().double()
+    path = layer.partition(":")[0]
+    scheme = blocks(model, "weight")[f"{path}.weight"].scheme
     # Weights in the new steps.
-    weight = (original / (factor * scheme.step)).round().clamp(*scheme.integers).long()
+    scaled = original(model, f"{path}.weight").detach().cpu().double() / (factor * scheme.step)
+    weight = scaled.round().clamp(*scheme.integers).long()
     # The bias is in steps of the accumulator, which change alike.
     bias = own.parameters["bias"]
-    if module.bias is not None:
-        unit = factor * math.ldexp(1.0, own.exponent)
-        rounding = getattr(module.parametrizations, "bias", None)
-        real = module.bias if rounding is None else rounding.original
+    real = _float_bias(model.get_submodule(path))
+    if real is not None:
+        unit = math.ldexp(factor, own.exponent or 0)
         bias = (real.detach().cpu().double() / unit).round().long().view(bias.shape)
     changed = {layer: replace(own, parameters=own.parameters | {"weight": weight, "bias": bias})}
 
     # What turns the sums into codes.
     places = block.parameters["places"]
-    ends = {key: block.parameters[key] for key in ("smallest", "largest")}
-    # With a real factor: what the hardware should reach.
+    kind, parameters = block.kind, dict(block.parameters)
     if multiplier is None:
-        scaled = replace(
-            block, kind="real factor", parameters=ends | {"factor": factor * 2.0**-places}
-        )
+        # With a real factor: what the hardware should reach.
+        kind = "real factor"
+        parameters["factor"] = factor * 2.0**-places
+        del parameters["places"]
     elif multiplier == 0:
         # With a shift alone: the nearest power of two.
-        scaled = replace(block, parameters=ends | {"places": places - round(math.log2(factor))})
+        parameters["places"] = places - round(math.log2(factor))
     else:
         # With an integer factor, and the shift that takes it back.
-        by = round(factor * 2**multiplier)
-        scaled = replace(
-            block, kind="multiply", parameters=ends | {"places": places + multiplier, "by": by}
-        )
+        kind = "multiply"
+        parameters |= {"places": places + multiplier, "by": round(factor * 2**multiplier)}
 
     # The program with two instructions changed.
-    changed[block.name] = scaled
+    changed[block.name] = replace(block, kind=kind, parameters=parameters)
     return IntegerNetwork(changed.get(i.name, i) for i in program.instructions)
 
 
@@ -163,8 +166,11 @@ def chain(program: IntegerNetwork, layer: str) -> list[Instruction]:
     """What stands between a layer's sums and the codes that the next one reads: clamps, and the
     shift at the end.
 
-    >>> [i.says for i in chain(program, "conv1")]
-    ['max with 0', 'shift right by 8, saturate to 0..255']
+    >>> from hmq_lab.placement import attach
+    >>> model, images = models.build("tiny_resnet8"), torch.randn(2, 3, 32, 32)
+    >>> for block in blocks(attach(model, images, hardware=True)).values(): _ = block.fix()
+    >>> [i.says for i in chain(IntegerNetwork.from_selected(model), "conv1")]
+    ['max with 0', 'shift right by ..., saturate to 0..255']
 
     Args:
         program: an integer network.
@@ -177,23 +183,19 @@ def chain(program: IntegerNetwork, layer: str) -> list[Instruction]:
         ValueError: for an unknown layer, and for one whose sums meet others, or are the output.
     """
     # An unknown name gets the list of those that there are.
-    found, name = [], layer
-    if not any(i.name == layer and _is_layer(i) for i in program.instructions):
-        raise ValueError(
-            f"there is no layer {layer!r}; there are {', '.join(layers(program, shifted=False))}"
-        )
+    if layer not in (known := layers(program, shifted=False)):
+        raise ValueError(f"there is no layer {layer!r}; there are {', '.join(known)}")
     # Follow the one reader until it gives codes.
+    found: list[Instruction] = []
+    name = layer
     while not found or found[-1].scheme is None:
         readers = [i for i in program.instructions if name in i.inputs]
         # Two readers, or a reader of two tensors, need the unshifted sums.
         if len(readers) != 1 or len(readers[0].inputs) != 1 or readers[0].kind not in PASSED:
-            met = (
-                ", ".join(f"{i.name} ({i.says})" for i in readers) or "nothing: they are the output"
-            )
-            raise ValueError(
-                f"the sums of {layer} are not shifted to codes next, but read by {met}"
-            )
-        found.append(readers[0])
+            met = ", ".join(f"{i.name} ({i.says})" for i in readers)
+            what = f"read by {met or 'nothing: they are the output'}"
+            raise ValueError(f"the sums of {layer} are not shifted to codes next, but {what}")
+        found += readers
         name = readers[0].name
     return found
 
@@ -210,7 +212,7 @@ def layers(program: IntegerNetwork, shifted: bool = True) -> list[str]:
         Names.
     """
     # In the order they run in.
-    names = [i.name for i in program.instructions if _is_layer(i)]
+    names = [i.name for i in program.instructions if i.kind == "layer"]
     return [name for name in names if not shifted or _has_chain(program, name)]
 
 
@@ -237,8 +239,10 @@ def parted(program: IntegerNetwork, other: IntegerNetwork, images: Tensor) -> di
 PASSED = ("clamp", "shift")
 
 
-def _is_layer(i: Instruction) -> bool:
-    return i.kind == "layer"
+def _float_bias(module: Any) -> Tensor | None:
+    """A layer's bias before it is rounded, if it has one."""
+    rounding = getattr(getattr(module, "parametrizations", None), "bias", None)
+    return module.bias if rounding is None else rounding.original
 
 
 def _has_chain(program: IntegerNetwork, layer: str) -> bool:

@@ -1,10 +1,18 @@
 """The selected network on integers and shifts alone, and how it compares with the simulation in
 floats.
 
->>> network = IntegerNetwork.from_selected(model)           # after a search with hardware=True
->>> codes, exponent = network(images)                     # int64 logits; their value is codes * 2^exponent
->>> print(network)                                          # what hardware would do, a line for each tensor
->>> network.trace(images)["layer1.0.relu1"]               # codes and exponent of every tensor
+>>> from hmq_lab.network import blocks
+>>> from hmq_lab.placement import attach
+>>> model, images = models.build("tiny_resnet8"), torch.randn(2, 3, 32, 32)
+>>> for block in blocks(attach(model.eval(), images, hardware=True)).values(): _ = block.fix()
+>>> network = IntegerNetwork.from_selected(model)
+>>> codes, exponent = network(images)                       # their value is codes * 2^exponent
+>>> codes.dtype, torch.equal(codes * 2.0**exponent, model(images))
+(torch.int64, True)
+>>> codes, exponent = network.trace(images)["relu"]         # codes and exponent of every tensor
+>>> print(network)                                          # what hardware would do
+tensor ... exponent  at most
+x ... quantize to 8 bits ...
 """
 
 from __future__ import annotations
@@ -12,7 +20,8 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +35,6 @@ from hmq_lab.hardware.program import Instruction
 
 class IntegerNetwork:
     """A program of `Instruction`s that computes a quantized network's logits with integers.
-
-    >>> codes, exponent = IntegerNetwork.from_selected(model)(images)
-    >>> values = codes * 2.0**exponent                      # the simulation's logits, model(images)
 
     The value of a tensor is codes * 2**exponent: codes alone are not the logits. To compare with
     the simulation, `compare` counts over many images where the two differ.
@@ -65,7 +71,9 @@ class IntegerNetwork:
     @property
     def exponent(self) -> int:
         """The logits are their codes times 2^exponent."""
-        return self.instructions[-1].exponent
+        exponent = self.instructions[-1].exponent
+        assert exponent is not None  # `lower` ends in integers
+        return exponent
 
     def __call__(self, images: Tensor) -> tuple[Tensor, int]:
         """Logits of float images (N, C, H, W), as int64 codes (N, classes) and their exponent.
@@ -79,28 +87,33 @@ class IntegerNetwork:
         *_, (_, codes, _) = self.run(images)
         return codes, self.exponent
 
-    def trace(self, images: Tensor) -> dict[str, tuple[Tensor, int]]:
+    def trace(self, images: Tensor) -> dict[str, tuple[Tensor, int | None]]:
         """Codes and exponent of every tensor, by name; see `Instruction`.
 
         Args:
             images: float images (N, C, H, W).
 
         Returns:
-            {tensor: (int64 codes, exponent)}, in the order they are computed.
+            {tensor: (int64 codes, exponent)}, in the order they are computed. What is computed from
+            the float image, before its block, is floats and None.
         """
-        return {
-            i.name: (codes, i.exponent)
-            for i, codes, _ in self.run(images)
-            if isinstance(codes, Tensor)
-        }
+        found = {}
+        for i, codes, _ in self.run(images):
+            # Sizes are plain numbers.
+            if isinstance(codes, Tensor):
+                found[i.name] = codes, i.exponent
+        return found
 
-    def run(self, images: Tensor):
+    def run(self, images: Tensor) -> Iterator[tuple[Instruction, Any, list]]:
         """(instruction, its value, the values it read) one by one; what nothing reads any more is
         forgotten.
+
+        Args:
+            images: float images (N, C, H, W).
         """
         # How many readers each value still has.
         left = Counter(name for i in self.instructions for name in i.inputs)
-        values = {}
+        values: dict[str, Any] = {}
         for i in self.instructions:
             # The program starts with the float images, on the CPU.
             if i.kind == "image":
@@ -139,17 +152,20 @@ class IntegerNetwork:
         rows = [("tensor", "from", "operation", "exponent", "at most")]
         for i in self.instructions:
             if i.exponent is not None:
-                rows.append(
-                    (i.name, ", ".join(i.inputs), i.says, f"2^{i.exponent}", f"{i.bound:,}")
-                )
+                read = ", ".join(i.inputs)
+                rows.append((i.name, read, i.says, f"2^{i.exponent}", f"{i.bound:,}"))
         return columns(rows)
 
 
 def compare(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
     """Count where the integer network and the simulation differ over batches of (images, classes).
 
-    >>> compare(model, data.test.batches(100))
-    {'images': 2000, 'differ_float64': 0, 'largest_difference_float64': 0.0, 'sums_beyond_2_24': 0, ...}
+    >>> from hmq_lab.network import blocks
+    >>> from hmq_lab.placement import attach
+    >>> model, images = models.build("tiny_resnet8"), torch.randn(2, 3, 32, 32)
+    >>> for block in blocks(attach(model, images, hardware=True)).values(): _ = block.fix()
+    >>> compare(model, [(images, torch.tensor([3, 7]))])
+    {'images': 2, 'differ_float64': 0, 'differ_float32': 0, ...}
 
     differ_float64: images with a logit that differs from the simulation run in float64; must be 0.
     differ_float32: from the one in float32; `unexplained_float32` of these images have no sum
@@ -168,7 +184,9 @@ def compare(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
     """
     # Three versions of one network: integers, float32 and float64.
     network, single = IntegerNetwork.from_selected(model), copy.deepcopy(model).cpu().float()
-    double, found, largest = copy.deepcopy(single).double(), Counter(), 0.0
+    double = copy.deepcopy(single).double()
+    found: Counter[str] = Counter()
+    largest = 0.0
     with in_mode(single, training=False), in_mode(double, training=False), torch.no_grad():
         # All three see the same images, batch by batch.
         for x, y in batches:
@@ -176,44 +194,32 @@ def compare(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
             codes, exponent = network(x)
             logits = codes.double() * math.ldexp(1.0, exponent)
             in64, in32 = double(x.double()), single(x)
-            # An image differs if any of its logits does.
-            differ = (in32.double() != logits).any(1)
-            beyond = network.beyond_float32(x)
             largest = max(largest, float((in64 - logits).abs().max()))
+            # An image differs if any of its logits does.
+            differ64 = (in64 != logits).any(1)
+            differ32 = (in32.double() != logits).any(1)
+            beyond = network.beyond_float32(x)
+            classes, classes32 = codes.argmax(1), in32.argmax(1)
             # Counters add up over the batches.
-            found += Counter(
-                images=len(x),
-                differ_float64=int((in64 != logits).any(1).sum()),
-                differ_float32=int(differ.sum()),
-                unexplained_float32=int((differ & (beyond == 0)).sum()),
-                images_beyond_2_24=int((beyond > 0).sum()),
-                sums_beyond_2_24=int(beyond.sum()),
-                predictions_differ=int((in32.argmax(1) != codes.argmax(1)).sum()),
-                right_integer=int((codes.argmax(1) == y).sum()),
-                right_float32=int((in32.argmax(1) == y).sum()),
-            )
+            found["images"] += len(x)
+            found["differ_float64"] += int(differ64.sum())
+            found["differ_float32"] += int(differ32.sum())
+            found["unexplained_float32"] += int((differ32 & (beyond == 0)).sum())
+            found["images_beyond_2_24"] += int((beyond > 0).sum())
+            found["sums_beyond_2_24"] += int(beyond.sum())
+            found["predictions_differ"] += int((classes32 != classes).sum())
+            found["right_integer"] += int((classes == y).sum())
+            found["right_float32"] += int((classes32 == y).sum())
 
     # Shares of nothing would be no numbers.
-    if not found["images"]:
+    images = found["images"]
+    if not images:
         raise ValueError("there are no images to compare on")
     # Counts of right predictions become percent.
-    right = {
-        how: 100 * found.pop(f"right_{how}", 0) / found["images"] for how in ("integer", "float32")
-    }
-    # Zero counts are written as well.
-    keys = (
-        "images",
-        "differ_float64",
-        "differ_float32",
-        "unexplained_float32",
-        "images_beyond_2_24",
-        "sums_beyond_2_24",
-        "predictions_differ",
-    )
-    counts = {key: found[key] for key in keys}
-    return counts | {
+    accuracy = {how: 100 * found.pop(f"right_{how}") / images for how in ("integer", "float32")}
+    return dict(found) | {
         "largest_difference_float64": largest,
-        "accuracy_integer": right["integer"],
-        "accuracy_float32": right["float32"],
+        "accuracy_integer": accuracy["integer"],
+        "accuracy_float32": accuracy["float32"],
         "exponent": network.exponent,
     }

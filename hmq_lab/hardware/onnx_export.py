@@ -15,10 +15,13 @@ import contextlib
 import io
 import logging
 import math
+import operator
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,12 +29,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 
+from hmq_lab.budget import original
 from hmq_lab.data.files import replacing
-from hmq_lab.graph.operations import ADAPTIVE_MEAN, GLOBAL_MEAN, argument, aten
+from hmq_lab.graph.operations import ADAPTIVE_MEAN, GLOBAL_MEAN, SPLITS, argument, aten
 from hmq_lab.graph.tracing import in_mode
 from hmq_lab.hardware.integer import IntegerNetwork
 from hmq_lab.hardware.packing import pack_bits
-from hmq_lab.network import BiasRounding, attribute_of, blocks, check_attached
+from hmq_lab.network import BiasRounding, attribute_of, blocks, check_attached, fixed_blocks
 from hmq_lab.quantizer import Scheme, codes
 
 OPSET = 18  # of the int8 form
@@ -61,24 +65,16 @@ def export(model: nn.Module, path: Path | str, *, native: bool = False) -> onnx.
             operation without a rule.
     """
     # The form holds integers of up to 8 bits, from fixed schemes.
-    check_attached(model)
-    for name, block in blocks(model).items():
-        if not block.is_fixed:
-            raise ValueError(
-                f"{name} has no selected scheme yet: end the search, or call its block's fix()"
-            )
-        if block.scheme.bits > 8:
-            raise ValueError(
-                f"{name}: bits must be from 1 to 8 in this ONNX form, got {block.scheme.bits}"
-            )
-    if model.hmq.output is None:
-        raise ValueError("the network returns several tensors: the ONNX form has one output")
+    for name, block in fixed_blocks(model).items():
+        bits = block.scheme.bits
+        if bits > 8:
+            raise ValueError(f"{name}: bits must be from 1 to 8 in this ONNX form, got {bits}")
 
     # The graph of evaluation, first by torch and then with our own nodes.
     with in_mode(model, training=False), torch.no_grad():
-        module = _with_custom_operations(model)
-        found = _by_torch(module, model)
-    found = _Quantizers(found, module, native).run()
+        module, tensors = _with_custom_operations(model)
+        found = _by_torch(module, check_attached(model).image)
+    found = _Quantizers(found, tensors, native).run()
     # Check the whole, and write the file in one step.
     onnx.checker.check_model(found, full_check=True)
     found = onnx.shape_inference.infer_shapes(found, strict_mode=True, data_prop=True)
@@ -106,80 +102,99 @@ _quantize.register_fake(lambda x, index: torch.empty_like(x))
 _integers.register_fake(lambda x, index: torch.empty_like(x))
 
 
-def _with_custom_operations(model: nn.Module) -> nn.Module:
-    """The network's graph in evaluation as a module, with custom operations for what ONNX has other
-    ones for.
+@dataclass
+class _Tensor:
+    """What the index of a custom operation stands for.
 
-    Its `tensors` are what the index of a custom operation stands for: a name and a scheme, or a
-    name, integers, scheme and step.
+    codes: of a weight or bias; None for a block. scheme: None for a bias.
+    """
+
+    name: str
+    scheme: Scheme | None
+    codes: Tensor | None = None
+    step: float = 1.0
+
+
+def _with_custom_operations(model: nn.Module) -> tuple[fx.GraphModule, list[_Tensor]]:
+    """The network's graph in evaluation as a module, with custom operations for what ONNX has other
+    ones for; and what their indices stand for.
     """
     # A new graph, with a map from the old nodes to the new ones.
+    attached, found = check_attached(model), blocks(model)
     module, graph = nn.Module(), fx.Graph()
-    tensors: list[tuple] = []
+    tensors: list[_Tensor] = []
     values: dict[fx.Node, fx.Node] = {}
-    found, weights = blocks(model), blocks(model, "weight")
-    for node in model.hmq.graph.nodes:
+    for node in attached.graph.nodes:
+        sources = [values[source] for source in node.all_input_nodes if source in values]
         # The inputs and the output of the file.
         if node.op == "output":
-            graph.output(values[model.hmq.output])
+            graph.output(values[attached.output])
         elif node.op == "placeholder":
             values[node] = graph.placeholder("x")
         elif node.op == "get_attr":
             # Weights and biases become integers where they are quantized.
-            values[node] = _held(model, module, graph, node.target, weights, tensors)
+            values[node] = _held(model, module, graph, str(node.target), tensors)
         elif node.meta["kind"] == "block":
             # A block becomes one custom operation.
             name = node.meta["name"]
-            tensors.append((name, found[name].scheme))
-            values[node] = graph.call_function(
-                _quantize._opoverload, (values[node.args[0]], len(tensors) - 1)
-            )
+            values[node] = _indexed(graph, _quantize, sources[0], tensors)
+            tensors.append(_Tensor(name, found[name].scheme))
         elif _is_global_mean(node):
             # ONNX's means round in another way.
-            values[node] = _exact_mean(graph, node, values[node.args[0]])
+            values[node] = _exact_mean(graph, node, sources[0])
+        elif _is_part(node):
+            values[node] = _slice(graph, node, values)
         else:
             values[node] = graph.node_copy(node, values.__getitem__)
-
-    # The tensors travel with the module.
-    result = fx.GraphModule(module, graph)
-    result.tensors = tensors
-    return result
+    # A split whose parts are slices has no reader left.
+    graph.eliminate_dead_code()
+    return fx.GraphModule(module, graph), tensors
 
 
-def _held(model, module, graph: fx.Graph, name: str, weights, tensors: list[tuple]) -> fx.Node:
+def _indexed(graph: fx.Graph, operation, x: fx.Node, tensors: list[_Tensor]) -> fx.Node:
+    """A call of a custom operation on the tensor that comes next in `tensors`."""
+    return graph.call_function(operation._opoverload, (x, len(tensors)))
+
+
+def _held(
+    model: nn.Module, module: nn.Module, graph: fx.Graph, name: str, tensors: list[_Tensor]
+) -> fx.Node:
     """A parameter or buffer of the network: as integers where it is quantized, or else as it is."""
-    # The float value is held under a short name.
+    # The float value is held under a short name, which no tensor of the ONNX file has.
     value = attribute_of(model, name).detach().cpu()
-    # No tensor of the ONNX file has such a name.
     short = "held_" + name.replace(".", "_").replace("/", "_")
     module.register_buffer(short, value.float() if value.is_floating_point() else value)
     read = graph.get_attr(short)
 
-    # A quantized weight is given by its codes.
-    path, _, attribute = name.rpartition(".")
-    if name in weights:
-        chain = model.get_submodule(path).parametrizations[attribute]
-        scheme = weights[name].scheme
-        tensors.append((name, codes(chain.original.detach().cpu(), scheme), scheme, scheme.step))
+    # A quantized weight is given by its codes, a rounded bias by its own.
+    block = blocks(model, "weight").get(name)
+    if block is not None:
+        scheme = block.scheme
+        integers = codes(original(model, name).detach().cpu(), scheme)
+        tensor = _Tensor(name, scheme, integers, scheme.step)
     else:
-        # A bias is given by integers where hardware mode rounded it.
+        path, _, attribute = name.rpartition(".")
         rounded = _rounded_bias(model.get_submodule(path), attribute, value)
         if rounded is None:
             return read
-        tensors.append((name, *rounded))
-    return graph.call_function(_integers._opoverload, (read, len(tensors) - 1))
+        tensor = _Tensor(name, None, *rounded)
+    made = _indexed(graph, _integers, read, tensors)
+    tensors.append(tensor)
+    return made
 
 
 def _rounded_bias(module: nn.Module, attribute: str, value: Tensor) -> tuple | None:
-    """(integers, None, step) of a bias that hardware mode rounded, if int32 holds it."""
+    """(integers, step) of a bias that hardware mode rounded, if int32 holds it."""
     # Only a bias with a rounding on it is whole in these steps.
-    chain = getattr(module, "parametrizations", {})
-    if attribute not in chain or not isinstance(chain[attribute][0], BiasRounding):
+    chains: Any = getattr(module, "parametrizations", {})
+    if attribute not in chains or not isinstance(chains[attribute][0], BiasRounding):
         return None
-    exponent = sum(int(block.step_exponent()) for block in chain[attribute][0].blocks)
+    exponent = sum(int(block.step_exponent()) for block in chains[attribute][0].blocks)
     # A bias beyond int32 stays float.
     scaled = torch.ldexp(value.double(), torch.tensor(-exponent, dtype=torch.float64))
-    return None if scaled.abs().max() >= 2**31 else (scaled.long(), None, math.ldexp(1.0, exponent))
+    if scaled.abs().max() >= 2**31:
+        return None
+    return scaled.long(), math.ldexp(1.0, exponent)
 
 
 def _is_global_mean(node: fx.Node) -> bool:
@@ -194,36 +209,54 @@ def _exact_mean(graph: fx.Graph, node: fx.Node, x: fx.Node) -> fx.Node:
     means differ.)
     """
     # The axes are given, or they are all the spatial ones.
-    shape = node.args[0].meta["shape"]
+    shape = node.all_input_nodes[0].meta["shape"]
+    axes, keep = list(range(2, len(shape))), True
     if aten(node) in GLOBAL_MEAN:
-        axes, keep = argument(node, "dim"), argument(node, "keepdim")
-    else:
-        axes, keep = list(range(2, len(shape))), True
+        axes, keep = argument(node, "dim"), bool(argument(node, "keepdim"))
+        axes = [axes] if isinstance(axes, int) else list(axes)
 
     # The count is a plain number: the size of the image is fixed.
-    axes = [axes] if isinstance(axes, int) else list(axes)
-    total = graph.call_function(torch.ops.aten.sum.dim_IntList, (x, axes, bool(keep)))
-    return graph.call_function(
-        torch.ops.aten.div.Tensor, (total, math.prod(shape[axis] for axis in axes))
-    )
+    count = math.prod(shape[axis] for axis in axes)
+    total = graph.call_function(torch.ops.aten.sum.dim_IntList, (x, axes, keep))
+    return graph.call_function(torch.ops.aten.div.Tensor, (total, count))
+
+
+def _is_part(node: fx.Node) -> bool:
+    """Whether a node is one of the parts that an operation splits a tensor into."""
+    return node.target is operator.getitem and aten(node.all_input_nodes[0]) in SPLITS
+
+
+def _slice(graph: fx.Graph, node: fx.Node, values: dict[fx.Node, fx.Node]) -> fx.Node:
+    """A part as a slice. (torch writes a sequence of ONNX, which onnxruntime refuses where the parts
+    have unequal sizes.)
+    """
+    # The parts lie one behind the other along one axis.
+    split: Any
+    index: Any
+    split, index = node.args
+    axis = argument(split, "dim")
+    sizes = [shape[axis] for shape in split.meta["shape"]]
+    start = sum(sizes[:index])
+    where = (axis, start, start + sizes[index])
+    return graph.call_function(torch.ops.aten.slice.Tensor, (values[split.args[0]], *where))
 
 
 # ----------------------------------------------------------------------------------------- by torch
 
 
-def _by_torch(module: nn.Module, model: nn.Module) -> onnx.ModelProto:
-    """What torch.onnx.export makes of the module, with a node of our own domain for each custom
-    operation.
+def _by_torch(module: nn.Module, size: tuple[int, ...]) -> onnx.ModelProto:
+    """What torch.onnx.export makes of a module that takes images of a size, with a node of our own
+    domain for each custom operation.
     """
     # The exporter learns our two operations.
     quantize, integers = _onnx_operation("Quantize"), _onnx_operation("Integers")
-    table = {
+    table: dict[Callable, Callable] = {
         _quantize._opoverload: lambda x, index: quantize(x, index=index),
         _integers._opoverload: lambda x, index: integers(x, index=index),
     }
 
     # Two zero images give the shapes; the batch may have any size.
-    image = torch.zeros(2, *model.hmq.image)
+    image = torch.zeros(2, *size)
     dynamic = ({0: torch.export.Dim("N", min=1)},)
     with _silence():
         try:
@@ -240,13 +273,13 @@ def _by_torch(module: nn.Module, model: nn.Module) -> onnx.ModelProto:
             )
         except Exception as error:
             # The first cause says what is missing; the rest is the exporter's own story.
-            cause = error
+            cause: BaseException = error
             while cause.__cause__ is not None:
                 cause = cause.__cause__
             first = next(iter(str(cause).splitlines()), type(cause).__name__)
-            raise ValueError(
-                f"torch.onnx.export has no rule for an operation of this network: {first}"
-            ) from error
+            why = "torch.onnx.export has no rule for an operation of this network"
+            raise ValueError(f"{why}: {first}") from error
+    assert program is not None
     return program.model_proto
 
 
@@ -292,8 +325,8 @@ class _Quantizers:
     `placements`.
     """
 
-    def __init__(self, model: onnx.ModelProto, module: nn.Module, native: bool):
-        self.model, self.tensors, self.native = model, module.tensors, native
+    def __init__(self, model: onnx.ModelProto, tensors: list[_Tensor], native: bool):
+        self.model, self.tensors, self.native = model, tensors, native
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self.names: dict[str, str] = {}  # of tensors: as torch wrote them, and now
@@ -303,14 +336,13 @@ class _Quantizers:
         # Rewrite our own nodes one by one; all others stay.
         graph = self.model.graph
         for node in graph.node:
-            if node.domain == DOMAIN:
-                entry = self.tensors[node.attribute[0].i]
-                write = self.quantize if node.op_type == "Quantize" else self.weight
-                self.names[node.output[0]] = write(
-                    self.names.get(node.input[0], node.input[0]), *entry
-                )
-            else:
+            if node.domain != DOMAIN:
                 self.nodes.append(node)
+                continue
+            source = self.names.get(node.input[0], node.input[0])
+            tensor = self.tensors[node.attribute[0].i]
+            write = self.quantize if node.op_type == "Quantize" else self.weight
+            self.names[node.output[0]] = write(source, tensor)
         # An output keeps the name that it has in the file.
         for output in graph.output:
             if output.name in self.names:
@@ -323,63 +355,61 @@ class _Quantizers:
         # Put together again: without what only the replaced nodes read.
         read = {name for node in self.nodes for name in node.input}
         kept = [initializer for initializer in graph.initializer if initializer.name in read]
-        whole = helper.make_graph(
-            self.nodes,
-            type(self).__name__,
-            graph.input,
-            graph.output,
-            [*kept, *self.initializers.values()],
-        )
+        held = [*kept, *self.initializers.values()]
+        name = type(self).__name__
+        whole = helper.make_graph(self.nodes, name, graph.input, graph.output, held)
         opset = helper.make_opsetid("", self.opset)
         version = helper.find_min_ir_version_for([opset])
         return helper.make_model(
             whole, opset_imports=[opset], producer_name="hmq_lab", ir_version=version
         )
 
-    def quantize(self, x: str, name: str, scheme: Scheme) -> str:
+    def quantize(self, x: str, tensor: _Tensor) -> str:
         """Quantize, clip to b bits, dequantize. There is no Clip on 4 and 2 bits: floats are
         clipped before.
         """
         # The type that carries the codes, their range, and the step.
-        (kind, carried), (low, high), scale = (
-            self.carrier(scheme),
-            scheme.integers,
-            self.number(scheme.step),
-        )
+        name, scheme = tensor.name, tensor.scheme
+        assert scheme is not None
+        kind, carried = self.carrier(scheme)
+        scale = self.number(scheme.step)
         # Narrow types have no Clip of their own: cut before quantizing.
         if carried < 8 and scheme.bits < carried:
-            ends = [self.number(end * scheme.step) for end in (low, high)]
+            ends = [self.number(end * scheme.step) for end in scheme.integers]
             x = self.add("Clip", [x, *ends], f"{name} clipped")
         integers = self.add("QuantizeLinear", [x, scale, self.zero(kind)], f"{name} {kind}")
         # In int8 the codes are cut after quantizing.
         if carried == 8 and scheme.bits < 8:
-            ends = [self.integers(torch.tensor(end), kind, f"{end} {kind}") for end in (low, high)]
+            ends = [self.integer(end, kind) for end in scheme.integers]
             integers = self.add("Clip", [integers, *ends], f"{name} {scheme.bits} bits")
         return self.add("DequantizeLinear", [integers, scale, self.zero(kind)], f"{name} quantized")
 
-    def weight(self, x: str, name: str, values: Tensor, scheme: Scheme | None, step: float) -> str:
+    def weight(self, x: str, tensor: _Tensor) -> str:
         """An initializer of integers and its step; int32 for a bias."""
         # A bias has no scheme, and no zero point.
+        name, scheme, values = tensor.name, tensor.scheme, tensor.codes
+        assert values is not None
         kind = "INT32" if scheme is None else self.carrier(scheme)[0]
         integers = self.integers(values, kind, f"{name} {kind}")
         zero = [] if scheme is None else [self.zero(kind)]
-        return self.add("DequantizeLinear", [integers, self.number(step), *zero], name)
+        return self.add("DequantizeLinear", [integers, self.number(tensor.step), *zero], name)
 
     def add(self, operation: str, inputs: list[str], output: str) -> str:
-        self.nodes.append(
-            helper.make_node(operation, inputs, [output], name=f"{output} {operation}")
-        )
+        node = helper.make_node(operation, inputs, [output], name=f"{output} {operation}")
+        self.nodes.append(node)
         return output
 
     def number(self, value: float) -> str:
         name = f"{value:g}"
-        self.initializers.setdefault(
-            name, numpy_helper.from_array(np.asarray(np.float32(value)), name)
-        )
+        held = numpy_helper.from_array(np.asarray(np.float32(value)), name)
+        self.initializers.setdefault(name, held)
         return name
 
+    def integer(self, value: int, kind: str) -> str:
+        return self.integers(torch.tensor(value), kind, f"{value} {kind}")
+
     def zero(self, kind: str) -> str:
-        return self.integers(torch.tensor(0), kind, f"0 {kind}")
+        return self.integer(0, kind)
 
     def carrier(self, scheme: Scheme) -> tuple[str, int]:
         """The name of the ONNX type that carries a scheme's integers, and its bits."""
@@ -408,6 +438,29 @@ class _Quantizers:
         return name
 
 
+def session(path: Path | str, optimized: bool = True):
+    """An onnxruntime session of a file, on the CPU.
+
+    Args:
+        path: of the ONNX file.
+        optimized: as it is by default, which fuses operations into integer kernels; without, every
+            node of the file runs as it is.
+
+    Returns:
+        The `InferenceSession`.
+    """
+    # Imported here: writing a file does not need it.
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # One thread a session where torch has one.
+    options.intra_op_num_threads = torch.get_num_threads()
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 def compare(model: nn.Module, path: Path | str, batches: Iterable[tuple[Tensor, Tensor]]) -> dict:
     """Count where onnxruntime, on the CPU, and the float32 simulation differ over batches of
     (images, classes).
@@ -431,16 +484,6 @@ def compare(model: nn.Module, path: Path | str, batches: Iterable[tuple[Tensor, 
     Raises:
         ValueError: where there are no images.
     """
-    # Imported here: only this function needs it.
-    import onnxruntime
-
-    def session(optimized: bool):
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if not optimized:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
     # The integer network explains differences, where there is one.
     try:
         network = IntegerNetwork.from_selected(model)
@@ -448,39 +491,39 @@ def compare(model: nn.Module, path: Path | str, batches: Iterable[tuple[Tensor, 
         network = None
 
     # Two sessions: one without optimizations, one as it is by default.
-    sessions = {"": session(False), "default_": session(True)}
-    found, largest = Counter(), dict.fromkeys(sessions, 0.0)
+    sessions = {"": session(path, optimized=False), "default_": session(path)}
+    found: Counter[str] = Counter()
+    largest = dict.fromkeys(sessions, 0.0)
     with in_mode(model, training=False), torch.no_grad():
         for x, y in batches:
             # All compare with the float32 simulation.
             expected = model(x)
+            found["images"] += len(x)
             for which, running in sessions.items():
                 got = torch.from_numpy(running.run(["logits"], {"x": x.numpy()})[0])
                 differ = (got != expected).any(1)
-                largest[which] = max(largest[which], float((got - expected).abs().max()))
+                difference = float((got - expected).abs().max())
+                largest[which] = max(largest[which], difference)
                 # Counts of the session, under its prefix.
+                classes = got.argmax(1)
                 found[f"{which}differ"] += int(differ.sum())
-                found[f"{which}predictions_differ"] += int(
-                    (got.argmax(1) != expected.argmax(1)).sum()
-                )
-                found[f"{which}right"] += int((got.argmax(1) == y).sum())
+                found[f"{which}predictions_differ"] += int((classes != expected.argmax(1)).sum())
+                found[f"{which}right"] += int((classes == y).sum())
                 # Below 2^24 float32 is exact: a difference there has no explanation.
                 if network is not None and not which:
-                    found["unexplained"] += int((differ & (network.beyond_float32(x) == 0)).sum())
-            found["images"] += len(x)
+                    explained = network.beyond_float32(x) > 0
+                    found["unexplained"] += int((differ & ~explained).sum())
 
     # Shares of nothing would be no numbers.
-    if not found["images"]:
+    images = found["images"]
+    if not images:
         raise ValueError("there are no images to compare on")
-    result = {
-        "images": found["images"],
-        "unexplained": None if network is None else found["unexplained"],
-    }
+    unexplained = None if network is None else found["unexplained"]
+    result: dict = {"images": images, "unexplained": unexplained}
     # The same keys for both sessions.
     for which in sessions:
-        result |= {
-            f"{which}{key}": found[f"{which}{key}"] for key in ("differ", "predictions_differ")
-        }
+        for key in ("differ", "predictions_differ"):
+            result[f"{which}{key}"] = found[f"{which}{key}"]
         result[f"{which}largest_difference"] = largest[which]
-        result[f"{which}accuracy"] = 100 * found[f"{which}right"] / found["images"]
+        result[f"{which}accuracy"] = 100 * found[f"{which}right"] / images
     return result

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from hmq_lab import budget, models
 from hmq_lab.block import SearchSpace
+from hmq_lab.budget import original
 from hmq_lab.data.files import check_fields, check_image_shape, read_tensors, write_tensors
 from hmq_lab.models.rebuilding import build, fresh
-from hmq_lab.network import blocks, placements
+from hmq_lab.network import check_attached, fixed_blocks, placements
 from hmq_lab.placement import detach
 from hmq_lab.quantizer import Scheme, codes
 
@@ -62,12 +63,14 @@ class Sizes:
         return self.weights + self.floats
 
     def __str__(self):
-        # What names, schemes and padding add, in percent.
-        extra = 100 * (self.file / self.counted - 1)
+        # What names, schemes and padding add, also in percent.
+        extra = self.file - self.counted
+        percent = 100 * extra / self.counted
+        smaller = self.unpacked / self.file
+        parts = f"weights {self.weights:,.0f}, the rest in float32 {self.floats:,}"
         return (
-            f"{self.file:,} bytes: weights {self.weights:,.0f}, the rest in float32 {self.floats:,}, names and schemes "
-            f"{self.file - self.counted:,.0f} (+{extra:.2f} %)\n"
-            f"{self.unpacked / self.file:.2f} times smaller than {self.unpacked:,} bytes of float32; "
+            f"{self.file:,} bytes: {parts}, names and schemes {extra:,.0f} (+{percent:.2f} %)\n"
+            f"{smaller:.2f} times smaller than {self.unpacked:,} bytes of float32; "
             f"weights alone (WCR) {self.rate:.2f}"
         )
 
@@ -89,65 +92,55 @@ def pack(network: nn.Module, path: Path | str, name: str) -> Sizes:
             the file is.
     """
     # Everything that is not quantized is written as float32.
-    found = blocks(network)
     for tensor, value in network.state_dict().items():
         if value.is_floating_point() and value.dtype != torch.float32:
             # The error has the tensor's own name.
-            name = re.sub(r"parametrizations\.(\w+)\.original$", r"\1", tensor)
-            raise ValueError(
-                f"{name} is {value.dtype}; a packed network is torch.float32: network.float() first"
-            )
+            plain = re.sub(r"parametrizations\.(\w+)\.original$", r"\1", tensor)
+            why = "a packed network is torch.float32: network.float() first"
+            raise ValueError(f"{plain} is {value.dtype}; {why}")
     # A file holds one scheme for each tensor.
-    if free := [tensor for tensor, block in found.items() if not block.is_fixed]:
-        raise ValueError(
-            f"{free[0]} has no selected scheme yet: end the search, or call its block's fix()"
-        )
-    places = {p.name: p for p in placements(network)}
-    output = network.hmq.output
-    if output is None:
-        raise ValueError("a packed network has one output, this one several")
+    attached, found = check_attached(network), fixed_blocks(network)
+    places = {place.name: place for place in placements(network)}
+    output = attached.output
 
     # The codes of each weight, and the scheme of every tensor as text.
-    weights, schemes, bits = [], {"weight": [], "other": []}, 0
+    streams, bits, elements = [], 0, 0
+    weights, activations = [], []
     for tensor, block in found.items():
         scheme = block.scheme
-        if places[tensor].kind == "weight":
-            packed = pack_bits(codes(_original(network, tensor), scheme), scheme.bits)
-            weights.append(packed)
-            bits += scheme.bits * places[tensor].size
         # Most weights end with ".weight", which the header leaves out.
-        short = tensor.removesuffix(".weight")
-        schemes["weight" if places[tensor].kind == "weight" else "other"].append(
-            f"{short} {_text(scheme)}"
-        )
+        entry = f"{tensor.removesuffix('.weight')} {_text(scheme)}"
+        if places[tensor].kind != "weight":
+            activations.append(entry)
+            continue
+        weights.append(entry)
+        streams.append(pack_bits(codes(original(network, tensor), scheme), scheme.bits))
+        bits += scheme.bits * places[tensor].size
+        elements += places[tensor].size
 
     # The header says all that is needed to build the network again.
-    floats = _floats(network)
     header = {
         "format": FORMAT,
         "model": name,
         "classes": output.meta["shape"][-1],
-        "picture": list(network.hmq.image),
-        "hardware": any(p.kind == "hardware" for p in places.values()),
-        "weights": ",".join(schemes["weight"]),
-        "activations": ",".join(schemes["other"]),
+        "picture": list(attached.image),
+        "hardware": any(place.kind == "hardware" for place in places.values()),
+        "weights": ",".join(weights),
+        "activations": ",".join(activations),
     }
     # Two tensors hold all numbers.
-    tensors = {
-        "weights": torch.cat(weights),
-        "floats": torch.cat([t.detach().float().flatten().cpu() for t in floats]),
-    }
+    floats = [tensor.detach().float().flatten().cpu() for tensor in _floats(network)]
+    tensors = {"weights": torch.cat(streams), "floats": torch.cat(floats)}
     write_tensors(path, tensors, header)
 
     # Sizes in bytes, also of the same network in float32.
-    elements = sum(p.size for p in places.values() if p.kind == "weight")
     rest = 4 * len(tensors["floats"])
     return Sizes(
-        Path(path).stat().st_size,
-        bits / 8,
-        rest,
-        4 * elements + rest,
-        budget.rates(network).weights,
+        file=Path(path).stat().st_size,
+        weights=bits / 8,
+        floats=rest,
+        unpacked=4 * elements + rest,
+        rate=budget.rates(network).weights,
     )
 
 
@@ -175,67 +168,53 @@ def unpack(path: Path | str, network: nn.Module | None = None) -> nn.Module:
     # Check the file before anything is built.
     tensors, header = read_tensors(path)
     if header.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} holds no packed network: its format is {header.get('format')!r}, not {FORMAT!r}"
-        )
+        found = header.get("format")
+        raise ValueError(f"{path} holds no packed network: its format is {found!r}, not {FORMAT!r}")
     check_fields(header, FIELDS, path)
     check_image_shape(header["picture"], path)
-    check_fields(
-        {name: t.dim() for name, t in tensors.items()}, {"weights": int, "floats": int}, path
-    )
+    dimensions = {name: tensor.dim() for name, tensor in tensors.items()}
+    check_fields(dimensions, {"weights": int, "floats": int}, path)
 
     # The schemes of weights and activations, by name.
     weights = {_full(name): scheme for name, scheme in _schemes(header["weights"]).items()}
-    schemes, bits = (
-        weights | _schemes(header["activations"]),
-        {scheme.bits for scheme in weights.values()},
-    )
+    schemes = weights | _schemes(header["activations"])
+    bits = {scheme.bits for scheme in weights.values()}
     largest = {name: scheme.threshold_exponent for name, scheme in schemes.items()}
     # A network of one's own has to be given: its code is not in the file.
     name = header["model"] if network is None else type(network).__name__
     if network is None:
         if name not in models.names():
-            raise ValueError(
-                f"{path} holds your own module {name}: give it as network=, as it was built"
-            )
+            how = "give it as network=, as it was built"
+            raise ValueError(f"{path} holds your own module {name}: {how}")
         network = fresh(name, header["classes"])
     # Put the blocks on, with one threshold each.
-    build(
-        network,
-        header["picture"],
-        schemes,
-        SearchSpace(tuple(bits), 1),
-        largest,
-        header["hardware"],
-    )
+    space = SearchSpace(tuple(bits), 1)
+    build(network, header["picture"], schemes, space, largest, header["hardware"])
 
     # The file's tensors have to be as long as the network's.
-    length = sum(
-        -(-scheme.bits * _original(network, key).numel() // 8) for key, scheme in weights.items()
-    )
-    floats = sum(tensor.numel() for tensor in _floats(network))
-    if (held := (len(tensors["weights"]), len(tensors["floats"]))) != (length, floats):
+    sizes = {key: original(network, key).numel() for key in weights}
+    lengths = {key: -(-scheme.bits * sizes[key] // 8) for key, scheme in weights.items()}
+    held = len(tensors["weights"]), len(tensors["floats"])
+    needed = sum(lengths.values()), sum(tensor.numel() for tensor in _floats(network))
+    if held != needed:
         detach(network)
         raise ValueError(
             f"{path} holds other tensors than {name} has: {held[0]:,} bytes of weights and "
-            f"{held[1]:,} floats there, {length:,} and {floats:,} here"
+            f"{held[1]:,} floats there, {needed[0]:,} and {needed[1]:,} here"
         )
 
     # Codes times step are the weights; each tensor begins at a new byte.
-    shapes = {p.name: p.shape for p in placements(network)}
-    at, data = 0, tensors["weights"]
+    streams = tensors["weights"].split([*lengths.values()])
+    floats = _floats(network)
+    parts = tensors["floats"].split([tensor.numel() for tensor in floats])
     with torch.no_grad():
-        for key, scheme in weights.items():
-            original = _original(network, key)
-            length = -(-scheme.bits * original.numel() // 8)
-            values = unpack_bits(data[at : at + length], scheme.bits, original.numel())
-            original.copy_(values.view(shapes[key]) * scheme.step)
-            at += length
+        for (key, scheme), stream in zip(weights.items(), streams, strict=True):
+            weight = original(network, key)
+            integers = unpack_bits(stream, scheme.bits, sizes[key])
+            weight.copy_(integers.view(weight.shape) * scheme.step)
         # The floats follow in the order of the state dict.
-        rest = tensors["floats"]
-        for tensor in _floats(network):
-            tensor.copy_(rest[: tensor.numel()].view(tensor.shape))
-            rest = rest[tensor.numel() :]
+        for tensor, part in zip(floats, parts, strict=True):
+            tensor.copy_(part.view(tensor.shape))
     return network
 
 
@@ -264,9 +243,11 @@ def pack_bits(codes: Tensor, bits: int) -> Tensor:
     Returns:
         A flat stream; the last byte is filled up with zeros.
     """
-    words = codes.detach().cpu().numpy().reshape(-1, 1).astype(np.uint16)  # wraps: two's complement
+    # Negative integers wrap: two's complement.
+    words = codes.detach().cpu().numpy().reshape(-1, 1).astype(np.uint16)
     matrix = words >> np.arange(bits, dtype=np.uint16) & 1  # (elements, bits)
-    return torch.from_numpy(np.packbits(matrix.astype(np.uint8), bitorder="little"))
+    stream = np.packbits(matrix.astype(np.uint8), bitorder="little")
+    return torch.from_numpy(stream)
 
 
 def unpack_bits(stream: Tensor, bits: int, count: int) -> Tensor:
@@ -284,19 +265,12 @@ def unpack_bits(stream: Tensor, bits: int, count: int) -> Tensor:
         (count,) int64.
     """
     # One row of bits for each number.
-    matrix = np.unpackbits(stream.numpy(), count=bits * count, bitorder="little").reshape(
-        count, bits
-    )
+    flat = np.unpackbits(stream.numpy(), count=bits * count, bitorder="little")
+    matrix = flat.reshape(count, bits)
     # The highest bit counts negative: two's complement.
     place_values = 2 ** np.arange(bits)
     place_values[-1] *= -1
     return torch.from_numpy(matrix.astype(np.int64) @ place_values)
-
-
-def _original(network: nn.Module, name: str) -> Tensor:
-    """The float parameter that a weight's block reads."""
-    module, _, attribute = name.rpartition(".")
-    return network.get_submodule(module).parametrizations[attribute].original
 
 
 def _floats(network: nn.Module) -> list[Tensor]:

@@ -69,14 +69,21 @@ class Instruction:
 class Call:
     """An operation of the graph as a function of the tensors and sizes that it reads.
 
-    >>> Call(node)(x)
+    >>> from torch import nn
+    >>> from hmq_lab.graph.tracing import trace
+    >>> graph = trace(nn.ReLU(), torch.zeros(1, 2), training=False).graph
+    >>> node = next(node for node in graph.nodes if node.op == "call_function")
+    >>> Call(node)(torch.tensor([-1, 2]))
+    tensor([0, 2])
+
+    constants: values of some of the tensors; the call is given the others, in their order.
     """
 
     def __init__(self, node: fx.Node, constants: dict[fx.Node, Tensor] | None = None):
         # Keep what the call needs, without the graph.
         # A view of integers may have other strides than that of the floats.
         is_view = node.target is torch.ops.aten.view.default
-        self.target = torch.ops.aten.reshape.default if is_view else node.target
+        self.target: Any = torch.ops.aten.reshape.default if is_view else node.target
         self.args, self.kwargs = node.args, node.kwargs
         self.constants = constants or {}
         # The constants are known already; all other inputs are given later.
@@ -104,25 +111,16 @@ class Convolution:
 # -------------------------------------------------------------------------- what each kind computes
 
 
-def _image(x: Tensor) -> Tensor:
+def _given(x: Tensor) -> Tensor:
     return x
 
 
-def _size(*values, call: Call):
+def _called(*values, call: Call):
     return call(*values)
 
 
 def _quantize(x: Tensor, scheme: Scheme) -> Tensor:
     return codes(x, scheme)
-
-
-def _layer(x: Tensor, weight: Tensor, bias: Tensor, convolve: Callable) -> Tensor:
-    # The sum of products, and the bias.
-    return arithmetic.accumulate(x, weight, bias, convolve)
-
-
-def _add(*terms: Tensor, shifts: tuple[int, ...], signs: tuple[int, ...]) -> Tensor:
-    return arithmetic.add(*terms, shifts=shifts, signs=signs)
 
 
 def _clamp(x: Tensor, smallest: int | None, largest: int | None) -> Tensor:
@@ -145,14 +143,23 @@ def _concatenate(*terms: Tensor, shifts: tuple[int, ...], call: Call) -> Tensor:
     return call(*(term << shift for term, shift in zip(terms, shifts, strict=True)))
 
 
+def _layer_of_magnitudes(x: Tensor, weight: Tensor, bias: Tensor, convolve: Callable) -> Tensor:
+    return arithmetic.accumulate(x, weight.abs(), bias.abs(), convolve)
+
+
+def _sum_of_magnitudes(*terms: Tensor, shifts: tuple[int, ...], signs: tuple[int, ...]) -> Tensor:
+    return arithmetic.add(*terms, shifts=shifts, signs=(1,) * len(signs))
+
+
 COMPUTE: dict[str, Callable] = {
-    "image": _image,
-    "float": _size,  # before the image's block: a normalization
-    "size": _size,
+    "image": _given,
+    "constant": _given,
+    "float": _called,  # before the image's block: a normalization
+    "size": _called,
     "quantize": _quantize,
     "shift": arithmetic.requantize,
-    "layer": _layer,
-    "add": _add,
+    "layer": arithmetic.accumulate,
+    "add": arithmetic.add,
     "clamp": _clamp,
     "scale": _scale,
     "mean": arithmetic.mean,
@@ -160,6 +167,6 @@ COMPUTE: dict[str, Callable] = {
     "move": _move,
 }
 MAGNITUDE: dict[str, Callable] = {
-    "layer": lambda x, weight, bias, convolve: _layer(x, weight.abs(), bias.abs(), convolve),
-    "add": lambda *terms, shifts, signs: _add(*terms, shifts=shifts, signs=(1,) * len(terms)),
+    "layer": _layer_of_magnitudes,
+    "add": _sum_of_magnitudes,
 }
