@@ -11,8 +11,8 @@
 #
 # * draw the bits of a network by layer, and separate early from late and large from small,
 # * compare two selections by the weights they agree on and by their order, and with chance,
-# * say what no search gave up, and how little this says where it costs nothing,
-# * set a selection beside each layer's error and rise of the loss, and read their disagreement.
+# * name the tensors that keep many bits in every search, and say why this proves little,
+# * compare a selection with each layer's error and rise of the loss,
 
 # %% tags=["parameters"] quick={"images": 64, "shuffles": 200, "seed": 3}
 # Parameters: images that the sensitivities are measured on, and shuffles of a list.
@@ -98,8 +98,8 @@ mean, groups = figures.same_size(plain)
 later_fewer.result(figures.fewer_later(mean, groups[min(groups)]))
 
 # %% [markdown]
-# On the left, depth and size change together and cannot be separated. On the right the size is the
-# same.
+# In the left panel, depth and size change together and cannot be separated. In the right panel the
+# size is the same.
 #
 # ## Exercise 1 · The order of the bits (medium, 8 minutes)
 #
@@ -290,8 +290,9 @@ held_share.result(f"{100 * shares[8]:.1f} %")
 
 # %% [markdown]
 # Lowering the bits of such a tensor would save next to nothing, so the budget hardly acts on it.
-# "The network needs these bits" and "nobody asked for them" look the same in a selection. To tell
-# them apart, lower the bits of this tensor alone, and see what the loss does.
+# Perhaps the network needs these bits. Perhaps the budget only did not ask for them. Both look the
+# same in a selection. To tell them apart, lower the bits of this tensor alone, and look at the
+# loss.
 #
 # ## Sensitivity
 #
@@ -341,8 +342,9 @@ say(figures.measures_sentence(correlation))
 goes_with.result(max(correlation, key=lambda what: abs(correlation[what])))
 
 # %% [markdown]
-# Eight points are few, and the sensitivities belong to the network before the search, which trained
-# the weights, too. Two of these measures are related: few elements make a large rise per element.
+# Eight points are few. And the sensitivities belong to the network before the search; the search
+# changed the weights, too. Two of these measures are related: few elements make a large rise per
+# element.
 #
 # An integer programme can choose with these rises as its costs.
 #
@@ -371,9 +373,10 @@ say(figures.programmes_sentence(same, losses))
 programme_agrees.result(f"{100 * same['rise']:.0f} %")
 
 # %% [markdown]
-# Both programmes minimize a sum exactly, over what single tensors cost. The loss says what that is
-# worth when all tensors are lowered together. The rises were measured on these frozen weights, and
-# the search trained the weights along; so the programme on the rises may have the lower loss here.
+# Both programmes find the exact minimum of a sum of costs of single tensors. The loss shows how
+# good this choice is when all tensors have fewer bits together. The rises were measured on these
+# frozen weights, and the search trained the weights as well. So the programme on the rises may have
+# the lower loss here.
 #
 # ## Depthwise against pointwise
 #
@@ -408,7 +411,7 @@ if not mobile:
 # * Read what the searches chose before the repair. The repair gives small tensors bits that no
 #   gradient asked for.
 # * A tensor that has many bits in every search may need them, or may only be cheap. Sensitivities
-#   tell, as far as single tensors go.
+#   can tell the two apart, one tensor at a time.
 #
 # ## To talk about
 #
