@@ -418,7 +418,7 @@ if not mobile:
 #
 # * *uniform*: the same bits everywhere, and no training,
 # * *by error*: the bits of the programme on the errors, and no training,
-# * *uniform, trained*: the same bits everywhere, then `tuned` epochs of fine-tuning.
+# * *trained uniform*: the same bits everywhere, then `tuned` epochs of fine-tuning.
 #
 # In all three, each threshold is the power of two with the least squared error. Beside them stands
 # the recorded search of above: HMQ, with fine-tuning, at a compression of 8.
@@ -436,7 +436,7 @@ attach(fresh.eval(), space, x[:64])
 calibrate(fresh, [x])
 unseen, labels = next(builtin.test.batches(len(builtin.test)))
 judge = Landscape(fresh, unseen, labels)
-ways = {"uniform": {}, "by error": {}, "uniform, trained": {}}
+ways = {"uniform": {}, "by error": {}, "trained uniform": {}}
 for b in (8, 6, 5, 4, 3, 2):
     chosen_bits = integer_programme(judge.errors, small, 32 / b)
     ways["uniform"][32 / b] = judge.accuracy(dict.fromkeys(small, b))
@@ -464,7 +464,7 @@ def fine_tuned(bits):
 
 
 for b in (4, 3, 2):
-    ways["uniform, trained"][32 / b] = fine_tuned(b)
+    ways["trained uniform"][32 / b] = fine_tuned(b)
 
 # %%
 hmq = recorded.results["accuracy"]["test"]

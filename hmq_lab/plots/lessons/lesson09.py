@@ -479,23 +479,23 @@ Two standard errors of a difference are 1.5 points: HMQ and by error cannot be t
     said += f" Two standard errors of a difference are {noise:.1f} points: "
     if not close:
         return said + "all differences are larger."
-    return said + f"HMQ and {listed(close)} cannot be told apart."
+    return said + f"{listed(['HMQ', *close])} cannot be told apart."
 
 
 def training_sentence(ways: Mapping[str, Mapping[float, float]]) -> str:
     """Return what training changes for uniform bits, at the compressions where it was done.
 
-    >>> training_sentence({"uniform": {8.0: 80.0, 16.0: 17.5}, "uniform, trained": {16.0: 80.5}})
+    >>> training_sentence({"uniform": {8.0: 80.0, 16.0: 17.5}, "trained uniform": {16.0: 80.5}})
     'Training takes uniform bits from 17.5 % to 80.5 % at 16.'
 
     Args:
-        ways: test accuracy (%) by way and compression; has "uniform" and "uniform, trained".
+        ways: test accuracy (%) by way and compression; has "uniform" and "trained uniform".
 
     Returns:
         Text in plain English.
     """
     told = []
-    for compression, after in ways["uniform, trained"].items():
+    for compression, after in ways["trained uniform"].items():
         before = ways["uniform"][compression]
         told.append(f"from {before:.1f} % to {after:.1f} % at {compression:.3g}")
     return f"Training takes uniform bits {listed(told)}."
