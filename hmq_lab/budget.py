@@ -50,10 +50,10 @@ class Target:
 
     def __post_init__(self) -> None:
         # Compressions: from 1 (float) to 32 (one bit).
-        for name in ("weights", "activations"):
-            value = getattr(self, name)
-            if value is None and name == "activations":
-                continue
+        given = {"weights": self.weights}
+        if self.activations is not None:
+            given["activations"] = self.activations
+        for name, value in given.items():
             is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
             if not is_number or not 1 <= value <= FLOAT_BITS:
                 raise ValueError(f"a target lies between 1 and {FLOAT_BITS}, got {name}={value!r}")
@@ -75,8 +75,8 @@ class Target:
         largest = FLOAT_BITS / min(space.bits)
         if self.weights > largest:
             raise ValueError(
-                f"a compression of the weights of {self.weights:g} cannot be reached with bits {space.bits}: "
-                f"the largest is {largest:g}"
+                f"a compression of the weights of {self.weights:g} cannot be reached "
+                f"with bits {space.bits}: the largest is {largest:g}"
             )
 
     def reached(self, rates: Mapping[str, float]) -> bool:
@@ -198,8 +198,16 @@ class Rates:
 def rates(model: nn.Module) -> Rates:
     """The compressions of an attached network's selection.
 
-    >>> rates(attach(model, SearchSpace(), sample)).weights       # before a search: all at 8 bits
+    >>> from hmq_lab import attach, models
+    >>> model = attach(models.build("tiny_resnet8"), torch.rand(8, 3, 32, 32))
+    >>> rates(model).weights  # before a search all weights have 8 bits
     4.0
+
+    Args:
+        model: an attached network.
+
+    Raises:
+        ValueError: for a network without a quantized weight.
     """
     # What is quantized.
     sizes, bits = weight_sizes(model), weight_bits(model)
@@ -336,8 +344,12 @@ def _marginal(block: HMQ) -> dict[int, float]:
 def refilled(model: nn.Module, bits: Mapping[str, int], target: float) -> dict[str, Scheme]:
     """Schemes with more bits, for the weights that gain most by what a selection saves too much.
 
-    >>> refilled(model, weight_bits(model), target=14.0)
-    {'layer1.0.conv1.weight': Scheme(bits=3, threshold_exponent=-1, signed=True)}
+    >>> from hmq_lab import attach, models
+    >>> model = attach(models.build("tiny_resnet8"), torch.rand(8, 3, 32, 32))
+    >>> two = dict.fromkeys(weight_bits(model), 2)  # a compression of 16
+    >>> schemes = refilled(model, two, target=14.0)
+    >>> all(scheme.bits > 2 for scheme in schemes.values())
+    True
 
     As long as one fits within the target, the weight whose quantization error falls most per bit
     gets the next bit-width of its space:

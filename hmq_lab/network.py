@@ -9,13 +9,14 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from hmq_lab.block import HMQ
-from hmq_lab.graph.tracing import in_mode
+from hmq_lab.graph.tracing import Reading, in_mode
 from hmq_lab.quantizer import MAX_EXPONENT, check_bits, power_of_two, threshold_exponent
 
 
@@ -59,10 +60,10 @@ class Blocks(nn.Module):
         self,
         activations: dict[str, HMQ],
         placements: tuple[Placement, ...],
-        readings,
-        functions,
-        order,
-        own,
+        readings: dict[bool, Reading],
+        functions: dict[bool, Callable[[nn.Module, Tensor], list[Any]]],
+        order: dict[str, tuple[str, ...]],
+        own: Callable[..., Any] | None,
     ):
         # Submodules: the blocks, and the constants that the graphs read.
         super().__init__()
@@ -125,10 +126,7 @@ class BiasRounding(nn.Module):
     def __init__(self, weight: HMQ, source: HMQ):
         super().__init__()
         # A tuple, so that they do not become submodules a second time.
-        self.blocks = (
-            weight,
-            source,
-        )
+        self.blocks = (weight, source)
 
     def forward(self, bias: Tensor) -> Tensor:
         # The float network has float biases.
@@ -151,26 +149,33 @@ def is_attached(model: nn.Module) -> bool:
     return isinstance(getattr(model, "hmq", None), Blocks)
 
 
-def check_attached(model: nn.Module) -> None:
-    """Raise ValueError for a network without HMQ blocks.
+def check_attached(model: nn.Module) -> Blocks:
+    """The blocks and the graph of an attached network.
 
     Args:
         model: any module.
 
+    Returns:
+        What `attach` put at `model.hmq`.
+
     Raises:
-        ValueError: saying how to attach blocks.
+        ValueError: for a network without blocks, saying how to attach them.
     """
-    if not is_attached(model):
+    found = getattr(model, "hmq", None)
+    if not isinstance(found, Blocks):
         raise ValueError(
             f"this {type(model).__name__} has no HMQ blocks: attach(model, space, sample) first"
         )
+    return found
 
 
 def placements(model: nn.Module) -> tuple[Placement, ...]:
     """Every tensor of an attached network: quantized, or float and why.
 
-    >>> [p.name for p in placements(model) if not p.quantized]
-    ['conv1.bias', ..., 'x', 'avgpool', 'fc']
+    >>> from hmq_lab import attach, models, placements
+    >>> model = attach(models.build("tiny_resnet8"), torch.rand(8, 3, 32, 32))
+    >>> [placement.name for placement in placements(model) if not placement.quantized]
+    ['bn1.weight', 'bn1.bias', ..., 'linear.bias', 'x', 'pool', 'linear']
 
     Args:
         model: an attached network.
@@ -181,8 +186,7 @@ def placements(model: nn.Module) -> tuple[Placement, ...]:
     Raises:
         ValueError: for a network without blocks.
     """
-    check_attached(model)
-    return model.hmq.placements
+    return check_attached(model).placements
 
 
 def blocks(model: nn.Module, kind: str | None = None) -> dict[str, HMQ]:
@@ -199,16 +203,18 @@ def blocks(model: nn.Module, kind: str | None = None) -> dict[str, HMQ]:
     Raises:
         ValueError: for a network without blocks.
     """
+    attached = check_attached(model)
     # Blocks of weights are parametrizations, those of activations modules.
-    found = {}
-    for place in placements(model):
+    found: dict[str, Any] = {}
+    for place in attached.placements:
         if not place.quantized or kind not in (None, place.kind):
             continue
         if place.kind == "weight":
             module, attribute = place.name.rsplit(".", 1) if "." in place.name else ("", place.name)
-            found[place.name] = model.get_submodule(module).parametrizations[attribute][0]
+            chains: Any = model.get_submodule(module).parametrizations
+            found[place.name] = chains[attribute][0]
         else:
-            found[place.name] = model.hmq.activations[slug(place.name)]
+            found[place.name] = attached.activations[slug(place.name)]
     return found
 
 
@@ -294,8 +300,11 @@ def calibrate(
     batch's maximum, and the largest threshold is the smallest power of two not below it.
     Source: HMQ, section 4; the authors' code.
 
-    >>> calibrate(model, (x for x, _ in data.train.batches(256)))
-    {'relu': 2.71, 'layer1.0.relu': 3.14, ...}
+    >>> from hmq_lab import attach, models
+    >>> model = attach(models.build("tiny_resnet8"), torch.rand(8, 3, 32, 32))
+    >>> batches = [torch.rand(8, 3, 32, 32) for _ in range(4)]
+    >>> list(calibrate(model, batches))
+    ['relu', 'layer1.0.relu1', 'layer1.0.relu2', ..., 'layer3.0.relu2']
 
     Args:
         model: an attached network.
@@ -315,7 +324,7 @@ def calibrate(
     activations = blocks(model, "activation") | blocks(model, "hardware")
     # Extremes of the present batch, and the running ones.
     ends: dict[str, Tensor] = {}  # of this batch, for each tensor: max|x| and -min|x|
-    theta = constant = None
+    theta = same = None
 
     # The block's input is the float tensor.
     def watch(name):
@@ -341,7 +350,8 @@ def calibrate(
                 # The first batch gives the start, each further one a step towards it.
                 theta = high if theta is None else torch.lerp(theta, high, rate)
                 # Constant means that one value filled every batch.
-                constant = (high == -low) & (True if constant is None else constant)
+                filled = high == -low
+                same = filled if same is None else same & filled
     finally:
         for hook in hooks:
             hook.remove()
@@ -349,8 +359,10 @@ def calibrate(
         raise ValueError("calibration needs at least one batch of images, got none")
 
     # One value for each tensor, as Python numbers.
-    found = dict(zip(ends, theta.tolist(), strict=True)) if ends else {}
-    constant = dict(zip(ends, constant.tolist(), strict=True)) if ends else {}
+    found, constant = {}, {}
+    if theta is not None and same is not None:
+        found = dict(zip(ends, theta.tolist(), strict=True))
+        constant = dict(zip(ends, same.tolist(), strict=True))
     exponents = {}
     for name, value in found.items():
         # No threshold is above NaN or infinity.

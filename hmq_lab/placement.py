@@ -67,10 +67,12 @@ def attach(
     """Put an HMQ block on every weight and activation of a network that the method quantizes;
     changes it in place.
 
-    >>> model = attach(torchvision.models.resnet18(), torch.randn(8, 3, 224, 224))
-    >>> model(torch.randn(2, 3, 224, 224)).shape                     # in training mode: two samples of every scheme
-    torch.Size([2, 1000])
-    >>> for placement in placements(model): print(placement.name, placement.reason)
+    >>> from hmq_lab import models, placements
+    >>> model = attach(models.build("tiny_resnet8"), torch.rand(8, 3, 32, 32))
+    >>> model(torch.rand(2, 3, 32, 32)).shape  # in training: two samples of every scheme
+    torch.Size([2, 10])
+    >>> [placement.name for placement in placements(model) if placement.kind == "activation"]
+    ['x', 'relu', 'layer1.0.relu1', ..., 'layer3.0.relu2', 'pool', 'linear']
 
     Blocks are on weights as parametrizations (`module.weight` goes on working and is the quantized
     weight) and on activations in the network's graph: `model.forward` is replaced until `detach`.
@@ -110,7 +112,7 @@ def attach(
     if is_attached(model):
         raise ValueError(f"this {type(model).__name__} has HMQ blocks already: detach(model) first")
     check_model(model)
-    check_sample(model, sample)
+    sample = check_sample(model, sample)
 
     # Batch norms are folded first, and put back if attaching fails.
     pairs = fold(model, sample) if hardware else []
@@ -199,7 +201,9 @@ def _forward(self, *args, **kwargs):
 def detach(model: nn.Module) -> nn.Module:
     """Take the blocks off: the network as it was, with its current float weights.
 
-    >>> detach(attach(model, sample)) is model
+    >>> from hmq_lab import models
+    >>> model = models.build("tiny_resnet8")
+    >>> detach(attach(model, torch.rand(8, 3, 32, 32))) is model
     True
 
     Args:
@@ -212,7 +216,7 @@ def detach(model: nn.Module) -> nn.Module:
         ValueError: for a network without blocks.
     """
     # Take off our own parametrizations; others stay.
-    check_attached(model)
+    attached = check_attached(model)
     for module in list(model.modules()):
         for attribute, chain in list(getattr(module, "parametrizations", {}).items()):
             if any(isinstance(p, HMQ | BiasRounding) for p in chain):
@@ -220,15 +224,14 @@ def detach(model: nn.Module) -> nn.Module:
                 parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
 
     # Parameters in their old order, and the forward pass that was there.
-    for path, attributes in model.hmq.order.items():
+    for path, attributes in attached.order.items():
         module = model.get_submodule(path)
         module._parameters = {name: module._parameters[name] for name in attributes}
 
     # A forward that the instance had comes back.
-    own_forward = model.hmq.own_forward
     del model.forward
-    if own_forward is not None:
-        model.forward = own_forward
+    if attached.own_forward is not None:
+        model.forward = attached.own_forward  # type: ignore[method-assign]
     del model.hmq
     return model
 
@@ -325,9 +328,9 @@ def _insert(reading: Reading, found: list[Site], activations: dict[str, HMQ]) ->
             "path": None,
         }
         # All readers but the block itself read the block.
-        site.node.replace_all_uses_with(
-            block, delete_user_cb=lambda user, block=block: user is not block
-        )
+        readers = [user for user in site.node.users if user is not block]
+        for reader in readers:
+            reader.replace_input_with(site.node, block)
 
 
 # ------------------------------------------------------------------------------------------ weights

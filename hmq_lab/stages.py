@@ -441,10 +441,13 @@ def renew_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     the selection. Batch norms that are frozen, or that these images do not reach, keep theirs.
     The network runs as in training: that is where batch norm measures.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    norms = [norm for norm in norms if norm.track_running_stats]
+    norms: list[Any] = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    ]
 
-    sums: dict[nn.Module, Tensor] = {}
+    sums: dict[Any, Tensor] = {}
     with in_mode(model, training=True), torch.no_grad():
         for images in batches:
             # From zero, one pass leaves a known part of the batch's own statistics.

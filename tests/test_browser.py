@@ -32,7 +32,7 @@ CELLS = {
     "surface": "explorers.surface()",
     "gumbel": "explorers.gumbel()",
     "block": "explorers.block(bits=3, exponent=-2)",
-    "beat": "explorers.beat(pictures=100, few=50)",
+    "beat": "explorers.beat(images=100, few=50)",
     "integers": "explorers.integers()",
     "placements": "explorers.placements()",
     "replay": "explorers.replay(records.recorded('builtin-tiny_resnet8-w8-a8'))",
@@ -318,7 +318,7 @@ def test_a_visitor_plays_a_whole_game(browser, lab, folder):
     """50 moves by keys and mouse; then the page is loaded again, the cell run again, and the score is there."""
     base, token = lab
     notebook = nbformat.read(folder / "beat.ipynb", as_version=4)
-    code = "explorers.beat(pictures=100, few=50, folder='visitor', player='visitor')"
+    code = "explorers.beat(images=100, few=50, folder='visitor', player='visitor')"
     notebook.cells[0].source = f"from hmq_lab import explorers\n{code}"
     nbformat.write(notebook, folder / "game.ipynb")
     with opened(browser, f"{base}/lab/workspaces/game/tree/game.ipynb?token={token}") as page:
@@ -495,16 +495,18 @@ def test_a_live_search_is_watched_paused_its_tab_closed_reopened_and_finished(
     ask(base, token)
 
 
-def test_an_explorer_in_voila(browser, folder):
+def test_the_explorers_without_a_kernel_in_voila(browser, folder):
+    """Each page is driven by key and by mouse, and looked at."""
     lacking = [
         "jupyterlab-jupytext",
         "@jupyter-notebook/lab-extension",
     ]  # they need what Voila lacks, and say so
     alone = ("--Voila.ip=127.0.0.1", f"--VoilaConfiguration.extension_denylist={lacking}")
     with serving(folder, "voila", str(folder), *alone) as (base, token):
-        with opened(browser, f"{base}/voila/render/quantizer.ipynb?token={token}") as page:
-            use_module(page)
-            look_module(page, "quantizer-voila")
+        for name in MODULES:
+            with opened(browser, f"{base}/voila/render/{name}.ipynb?token={token}") as page:
+                use_module(page)
+                look_module(page, f"{name}-voila")
 
 
 @pytest.mark.skipif(

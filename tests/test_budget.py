@@ -435,6 +435,14 @@ def test_one_repair_costs_least_of_all_single_moves():
     assert (move.name, move.after) == cost[min(cost)]
 
 
+def test_of_moves_as_good_the_repair_takes_the_one_that_saves_least():
+    """All tables are alike, and what is missing is less than any move saves: all prices are one."""
+    model = tiny()
+    choose(model, dict.fromkeys(CHOICE, 8))
+    (move,) = repair(model, 4.0001)
+    assert (move.name, move.after) == ("linear.weight", 4)  # 80 bits; of conv.weight 432 at least
+
+
 def test_repair_of_what_is_on_target_only_fixes():
     model = spread(tiny())
     before = {n: b.scheme for n, b in blocks(model).items()}

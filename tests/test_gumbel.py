@@ -188,6 +188,13 @@ def test_constant_and_exponential():
     assert schedule(14) == schedule(10**6) == 0.25 and schedule(0) == 1.0
 
 
+@pytest.mark.parametrize("floor", (math.nextafter(1, 2), 1.5, 2, 3))
+def test_a_floor_above_the_start_is_refused(floor):
+    assert Exponential(floor=1.0)(5) == 1.0
+    with pytest.raises(ValueError, match="floor must be at most 1, where the schedule starts"):
+        Exponential(floor=floor)
+
+
 @pytest.mark.parametrize("bad", (0, -1, math.nan, math.inf, "1", None))
 def test_schedules_refuse_what_is_no_positive_number(bad):
     for make, name in (

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -83,12 +84,15 @@ def check_model(model: nn.Module) -> None:
             )
 
 
-def check_sample(model: nn.Module, sample: Tensor) -> None:
-    """Raise ValueError for what is no batch of images that the network takes.
+def check_sample(model: nn.Module, sample: Any) -> Tensor:
+    """The sample, if it is a batch of images that the network takes.
 
     Args:
         model: the network, which runs once on the first image, in evaluation.
         sample: a finite float batch of images (N, C, H, W), N at least 1.
+
+    Returns:
+        The sample itself.
 
     Raises:
         ValueError: with the shape and type of what is no such batch, or with the network's own
@@ -111,7 +115,7 @@ def check_sample(model: nn.Module, sample: Tensor) -> None:
         )
     # NaN would make every threshold NaN.
     if not torch.isfinite(sample).all():
-        raise ValueError("sample must be finite, got NaN or infinite pictures")
+        raise ValueError("sample must be finite, got NaN or infinite images")
     # Run one image, and keep the network as it was.
     try:
         with kept(model), in_mode(model, training=False), torch.no_grad():
@@ -121,6 +125,7 @@ def check_sample(model: nn.Module, sample: Tensor) -> None:
         said = f"{type(model).__name__} does not run on a sample of shape {tuple(sample.shape)}"
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{said}, with its optional inputs left out: {first}") from error
+    return sample
 
 
 def check_same(model: nn.Module, readings: dict[bool, Reading], sample: Tensor) -> None:
