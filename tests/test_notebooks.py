@@ -103,6 +103,23 @@ def test_a_lesson_has_its_parts(build, source):
     assert "explorers." in code
 
 
+def test_teachers_are_told_the_minutes_that_the_lesson_says(source):
+    said = re.search(r"\*\*Minutes:\*\* (\d+) \((\d+) s of them", prose(source)[0])
+    notes = (NOTEBOOKS / "README.md").read_text(encoding="utf-8")
+    number, exercises = source.name[:2], len(re.findall("^## Exercise", markdown_of(source), re.M))
+    row = f"({source.stem}.ipynb) | {said[1]} | {said[2]} | {exercises} |"
+    assert row in notes, row
+    # A question to begin with, mistakes to expect, and answers.
+    assert re.search(rf"^\| {number} \| .+\? \|$", notes, re.MULTILINE)
+    section = re.search(rf"^### {number} .*?(?=^###? |\Z)", notes, re.MULTILINE | re.DOTALL)[0]
+    before, after = section.split("To talk about")
+    assert len(re.findall(r'^\* \*"', before, re.MULTILINE)) >= 3
+    asked = re.search(r"^## To talk about$(.*?)\*\*In the paper", markdown_of(source), re.M | re.S)[
+        1
+    ]
+    assert len(re.findall(r"^\* ", after, re.MULTILINE)) >= len(re.findall(r"^\* ", asked, re.M))
+
+
 def test_a_lesson_begins_with_its_parameters(build, source):
     notebook = build.edition(source, "student")
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -152,6 +169,10 @@ WRONG_WORDS = {  # word: what to say instead
 def read(source):
     """The cells of a lesson's source; reading takes time, and many tests look at them."""
     return jupytext.read(source, fmt="py:percent").cells
+
+
+def markdown_of(source):
+    return "\n\n".join(cell.source for cell in read(source) if cell.cell_type == "markdown")
 
 
 def code_cells(source):

@@ -112,7 +112,7 @@ def _sentence(scheme: Scheme, ranges: dict[str, Range], x: tensors.Sample) -> st
     text += (
         f"Of the sum of squares of {x.size:,} values {percent(ours.rounding)} is lost to rounding "
         f"and "
-        f"{percent(ours.clipping)} to clipping, which meets {ours.clipped:,} of them"
+        f"{percent(ours.clipping)} to clipping (clipped values: {ours.clipped:,})"
     )
     if AUTHORS in ranges:
         other = ranges[AUTHORS]

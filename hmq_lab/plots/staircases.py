@@ -47,8 +47,7 @@ def quantizer_as_mass_moves(bits: tuple[int, int], signed: bool = True):
         f"As the mass moves from {bits[0]} to {bits[1]} bits below the threshold 1, the step goes "
         f"from {a:g} to {b:g} "
         f"and {first} levels become {last}; half-way, with a step of {half:g}, there are "
-        f"{middle}, and the outermost "
-        f"stand less than a step from their neighbours."
+        f"{middle}, and the two end levels are less than a step away from their neighbours."
     )
 
 

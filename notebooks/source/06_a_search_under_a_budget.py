@@ -507,8 +507,8 @@ explorers.replay(own_search, step=own_search.of("tables")[-1]["step"])
 # * Trying every choice is possible for eight tensors and three widths, and for hardly more.
 # * Rivals differ in what they look at: sizes alone, errors, single rises of the loss, or the loss
 #   step by step.
-# * HMQ learns the bits of all tensors at once, by gradient descent. Its choice differs from seed to
-#   seed, so report a rank together with its spread over seeds.
+# * HMQ learns the bits of all tensors at once, by gradient descent. Its choice may differ from seed
+#   to seed, so report a rank together with its spread over seeds.
 # * The loss pulls the expected compression; the repair closes the gap to the actual one.
 #
 # ## To talk about
@@ -518,8 +518,8 @@ explorers.replay(own_search, step=own_search.of("tables")[-1]["step"])
 # * The rises of single tensors do not add up. Where in a network would you expect that most?
 # * HMQ's choice is judged here on weights that do not change, which it was not made for. What would
 #   a fairer comparison need, and what would it cost?
-# * Two searches with different seeds give different bits and nearly the same loss. Someone reads
-#   the bits per layer as a property of the network. Is this good news or bad news?
+# * Suppose two searches with different seeds give different bits and nearly the same loss. Someone
+#   reads the bits per layer as a property of the network. Is this good news or bad news?
 #
 # **In the paper:** the loss and the two stages are section 4; figure 2 compares expected and actual
 # compression. **Differences:** the paper trains weights and logits together and fine-tunes

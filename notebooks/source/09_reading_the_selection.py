@@ -4,7 +4,7 @@
 # A search gives you a list of bits. What does it say about the network, and what only about this
 # one run?
 #
-# **Minutes:** 50 (90 s of them computing) · **Data:** records that come with the package and
+# **Minutes:** 50 (60 s of them computing) · **Data:** records that come with the package and
 # built-in images, nothing to fetch · **Know first:** lessons 06 and 07
 #
 # **After this you can**
@@ -443,7 +443,7 @@ for b in (8, 6, 5, 4, 3, 2):
     ways["by error"][32 / b] = judge.accuracy(chosen_bits)
 
 # %% [markdown]
-# The next cell trains three networks: about a minute.
+# The next cell trains three networks: about half a minute.
 
 # %%
 few = dataclasses.replace(builtin, train=builtin.train.subset(range(examples)))
