@@ -417,11 +417,13 @@ if not mobile:
 # activations and no folding. We compare three ways to choose bits:
 #
 # * *uniform*: the same bits everywhere, and no training,
-# * *by error*: the bits of the programme on the errors, and no training,
+# * *by error*: the bits of an integer programme on the squared errors, and no training,
 # * *trained uniform*: the same bits everywhere, then `tuned` epochs of fine-tuning.
 #
-# In all three, each threshold is the power of two with the least squared error. Beside them stands
-# the recorded search of above: HMQ, with fine-tuning, at a compression of 8.
+# In all three, each threshold is the power of two with the least squared error. (The programme on
+# the errors, above, worked on folded weights. Folding changes how large the weights of a layer are,
+# so here it chooses other bits.) Beside them stands the recorded search of above: HMQ, with
+# fine-tuning, at a compression of 8.
 #
 # *Predict:* at a compression of 8, how many points is HMQ above the better of the two ways without
 # training?

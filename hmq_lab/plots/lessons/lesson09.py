@@ -104,7 +104,9 @@ def parts_and_sizes(found: Mapping[str, Record]) -> plots.Drawing:
         for part, m in zip(order, part_means(mean.tolist(), parts, order), strict=True)
     )
     told = "; ".join(
-        f"{size:,}: {mean[places[0]]:.1f} for the first, {mean[places[-1]]:.1f} for the last"
+        "{:,}: {:.1f} for the earlier half, {:.1f} for the later".format(
+            size, *halves(mean, places)
+        )
         for size, places in groups.items()
     )
 
@@ -151,6 +153,23 @@ def same_size(found: Mapping[str, Record]) -> tuple[np.ndarray, dict[int, list[i
     return mean, groups
 
 
+def halves(mean: np.ndarray, places: Sequence[int]) -> tuple[float, float]:
+    """Return the mean bits of the earlier half of some tensors and of the later half.
+
+    >>> halves(np.array([8.0, 4.0, 3.0, 2.0, 1.0]), [0, 1, 2, 3, 4])
+    (6.0, 1.5)
+
+    Args:
+        mean: mean bits of each tensor.
+        places: places of the tensors, in order; one in the middle counts for neither half.
+
+    Returns:
+        The two means.
+    """
+    half = len(places) // 2
+    return float(mean[places[:half]].mean()), float(mean[places[-half:]].mean())
+
+
 def fewer_later(mean: np.ndarray, places: Sequence[int]) -> str:
     """Return whether the later half of some tensors has fewer bits: "yes", "no" or "equal".
 
@@ -161,8 +180,7 @@ def fewer_later(mean: np.ndarray, places: Sequence[int]) -> str:
     Returns:
         Text in plain English.
     """
-    half = len(places) // 2
-    early, late = mean[places[:half]].mean(), mean[places[-half:]].mean()
+    early, late = halves(mean, places)
     if abs(early - late) < 0.25:
         return "equal"
     return "yes" if late < early else "no"
