@@ -314,14 +314,14 @@ print(records.summary(recorded))
 # %% [markdown]
 # Three settings worth trying:
 #
-# * **Drag `step` from the first to the last, or press play.** All rows start at 8 bits. Which
-#   rows leave 8 bits first? Compare with the number of weights: to which part of the network do
-#   these rows belong?
+# * **Drag `step` from the first to the last, or press play.** All rows start at 8 bits. Which rows
+#   leave 8 bits first? To which part of the network do these rows belong, and how many weights do
+#   they have?
 # * **Choose `layer` linear.** It has few weights, and it computes the scores. Does its dot move?
 # * **Choose `layer` layer3.2.conv1 and stop at step 245**, in the first fifth of the search. Look
 #   at its table: 1 bit and 2 bits share the probability. In this record, the expected and the
 #   actual compression (line and dots on the right) are then furthest apart. In the middle of the
-#   search this layer has decided.
+#   search, nearly all probability of this layer is on 2 bits.
 
 # %%
 last = recorded.of("tables")[-1]["step"]
@@ -330,7 +330,7 @@ explorers.replay(recorded, step=last, layer="layer3.2.conv1.weight")
 # %% [markdown]
 # ## Summary
 #
-# * A scheme is a bit-width and a power-of-two threshold. With few bits, the best threshold is
+# * A scheme is a bit-width and a power-of-two threshold. With few bits, the best threshold is often
 #   below the largest value.
 # * HMQ mixes the two *parameters* of the quantizer. So one quantization is enough, and gradient
 #   descent can learn the choice.

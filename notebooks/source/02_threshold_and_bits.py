@@ -359,7 +359,8 @@ explorers.surface(weight)
 #
 # * The squared error is rounding plus clipping. A higher threshold means more rounding error and
 #   less clipping error.
-# * The best threshold lies below the largest value: the fewer the bits, the lower.
+# * With few bits, the best threshold often lies below the largest value. With fewer bits it goes
+#   down, or stays.
 # * A sign costs a tensor on one side of 0 exactly one bit.
 # * A power of two costs up to a few decibels, depending on where the best threshold lies.
 # * The least error of a tensor need not be the best accuracy of the network.
