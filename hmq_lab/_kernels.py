@@ -1,7 +1,7 @@
-"""The arithmetic of `quantizer.plain_quantize`, fast: in blocks that fit the cache, or compiled.
+"""The arithmetic of `quantizer.plain_quantize`, fast: in tiles that fit the cache, or compiled.
 
 The time goes into memory traffic. A plain composition of tensor operations reads and writes the
-whole tensor once per operation, which costs as much as copying it 7 to 17 times. Blocks keep what
+whole tensor once per operation, which costs as much as copying it 7 to 17 times. Tiles keep what
 lies between in the cache; a compiler keeps it in registers. Both see a tensor as a matrix with one
 row for each step. A compiler then meets one shape, and not a shape for each layer.
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-BLOCK = 2**16  # elements in a block: 256 KiB of float32, a part of any second-level cache
+TILE = 2**16  # elements in a tile: 256 KiB of float32, a part of any second-level cache
 
 
 def bounds(step: Tensor, threshold: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ def forward(x: Tensor, step: Tensor, threshold: Tensor, signed: bool) -> Tensor:
     if _at_once(x):
         return _fastest(values, x)(x, step, threshold, signed)
     out = torch.empty_like(x, dtype=step.dtype)
-    for place, row in _blocks(x):
+    for place, row in _tiles(x):
         out[place] = values(x[place], step[row], threshold[row], signed)
     return out
 
@@ -102,7 +102,7 @@ def backward(
     else:
         on_x = torch.empty_like(x)
         sums = [torch.zeros_like(step), torch.zeros_like(step)] if parameters else []
-        for place, row in _blocks(x):
+        for place, row in _tiles(x):
             parts = function(grad[place], x[place], step[row], threshold[row], signed)
             on_x[place] = parts[0]
             # A row longer than a block adds up the sums of its blocks.
@@ -112,11 +112,11 @@ def backward(
     return on_x.to(x.dtype), on_step, on_threshold
 
 
-def _blocks(x: Tensor) -> Iterator[tuple[tuple[slice, slice], slice]]:
+def _tiles(x: Tensor) -> Iterator[tuple[tuple[slice, slice], slice]]:
     """(the block's place in the matrix, its rows), one block after another."""
     rows, columns = x.shape
-    height = max(1, BLOCK // columns)
-    width = min(columns, BLOCK)
+    height = max(1, TILE // columns)
+    width = min(columns, TILE)
     for top in range(0, rows, height):
         row = slice(top, top + height)
         for left in range(0, columns, width):
@@ -214,12 +214,12 @@ def compiler_found() -> bool:
 
 def _at_once(x: Tensor) -> bool:
     """Whether a matrix is computed as a whole and not block by block."""
-    return _compiling or x.is_cuda or x.numel() <= BLOCK
+    return _compiling or x.is_cuda or x.numel() <= TILE
 
 
 def _fastest(function: Callable, x: Tensor) -> Callable:
     """The compiled function where that pays, else the function itself."""
-    return _compile(function) if _compiling and x.numel() > BLOCK else function
+    return _compile(function) if _compiling and x.numel() > TILE else function
 
 
 @functools.cache

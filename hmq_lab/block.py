@@ -106,16 +106,18 @@ class HMQ(nn.Module):
     probable bit-width, then the most probable threshold given that bit-width. So does training
     after `fix`. Source: HMQ, sections 3.2 to 3.4, and the authors' code.
 
-    A pass in training draws new noise from torch's global generator, as dropout does. The noise of
-    a weight (sample_axis 1) stays until the optimizer changes the logits, so that reading a weight
-    twice in a step gives the same. `resample` takes the noise of a step from a generator instead.
+    Noise comes from torch's global generator, as that of dropout does. A block of an activation
+    draws new noise in each call. A block of a weight keeps its noise until the optimizer changes
+    the logits, so that reading a weight twice gives the same. In a network, each forward pass in
+    training begins with new noise, and all blocks keep it for the pass. `resample` takes the noise
+    from a generator instead, and keeps it for all passes of a step.
 
     Args:
         space: the bit-widths and the number of thresholds to choose from.
         threshold_exponent: M of the largest threshold 2^M.
         signed: whether the range is signed.
         sample_axis: the axis of x along which samples differ: 0, one for each image (activations),
-            or 1, one for each input channel (weights).
+            or 1, one for each input channel of a weight (out, in, ...).
         probability: of (largest bit-width, largest threshold) in the beginning, exactly.
         generator: for the initial logits (see `initial_logits`).
 
@@ -150,6 +152,8 @@ class HMQ(nn.Module):
 
         self.signed = signed
         self.sample_axis = sample_axis
+        # False: each call draws new noise.
+        self.keeps_noise = sample_axis == 1
         # False lets a tensor through as it is.
         self.enabled = True
         self.is_fixed = False
@@ -179,7 +183,8 @@ class HMQ(nn.Module):
         A weight of zeros gets M = 0. Raises ValueError for NaN or infinities in the weight.
         """
         largest = weight.detach().abs().max().item() if weight.numel() else 0.0
-        # The tight threshold, and an octave more where there is anything to clip.
+        # One octave above the tight threshold, as the authors' code has it: in the beginning
+        # nothing is clipped, from 2 bits on.
         exponent = threshold_exponent(largest)
         if largest > 0:
             exponent += 1
@@ -339,11 +344,10 @@ class HMQ(nn.Module):
         if not self.enabled:
             return x
         if self.training and not self.is_fixed:
-            # A weight is read several times in a step, an activation passes once.
-            if self.sample_axis == 0:
-                self.begin_pass()
-            else:
+            if self.keeps_noise:
                 self._noise.begin_step(self.logits)
+            else:
+                self.begin_pass()
         step, threshold = self.step_and_threshold(x)
         # Step and threshold are in order by construction.
         return quantize(x, step, threshold, self.signed, check=False)
@@ -379,8 +383,8 @@ def initial_logits(
     >>> torch.softmax(initial_logits(8, 8, 0.95).flatten(), 0).view(8, 8)[-1, 0]
     tensor(0.9500)
 
-    The others are drawn from -U(0, 1). The authors' code reaches 0.968 where it says 0.95, because
-    it takes the others to be zero.
+    The other logits are minus a random number, uniform between 0 and 1. The authors' code reaches
+    0.968 where it says 0.95, because it takes the others to be zero.
 
     Args:
         bits, thresholds: the shape of the table.

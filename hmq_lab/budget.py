@@ -62,7 +62,7 @@ class Target:
         # The activations have one or the other.
         if self.activations is not None and self.activation_bits is not None:
             raise ValueError(
-                "a target names activations (a rate) or activation_bits, not both: "
+                "a target names activations (a compression) or activation_bits, not both: "
                 f"got {self.activations!r} and {self.activation_bits!r}"
             )
         if self.activation_bits is not None:
@@ -89,7 +89,10 @@ class Target:
         return rates["weights"] >= self.weights
 
     def bits_of(self, activations: Mapping[str, int]) -> dict[str, int]:
-        """The bit-width of each activation tensor, given its elements for one image."""
+        """The bit-width of each activation tensor, given its elements for one image.
+
+        `runs.runner` calls it once, after `attach`, and hands the result to `set_activation_bits`.
+        """
         if self.activations is None:
             assert self.activation_bits is not None
             return dict.fromkeys(activations, self.activation_bits)
@@ -154,14 +157,18 @@ def expected_compression(model: nn.Module) -> Tensor:
     return compression(expected, weight_sizes(model))
 
 
-def hinge(rate: Tensor | float, target: float) -> Tensor | float:
-    """The price of missing the target: ((target - rate) / target)^2 below it, 0 above it.
+def hinge(compression: Tensor | float, target: float) -> Tensor | float:
+    """The price of missing the target: ((target - R) / target)^2 below it, 0 above it.
 
     >>> hinge(4.0, 8.0), hinge(9.0, 8.0)
     (0.25, 0.0)
+
+    Args:
+        compression: R, of the weights.
+        target: the compression to reach.
     """
     # Relative to the target, so that gamma serves for all targets.
-    short = (target - rate) / target
+    short = (target - compression) / target
     if isinstance(short, Tensor):
         return short.clamp(min=0) ** 2
     return max(short, 0.0) ** 2
@@ -180,7 +187,7 @@ def schemes(model: nn.Module) -> list[tuple[Placement, Scheme]]:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a selection saves. Say which one you mean: they differ.
+    """The compressions of a selection. Say which one you mean: they differ.
 
     Args:
         weights: of the quantized weights alone (the paper's WCR).
@@ -213,7 +220,7 @@ def rates(model: nn.Module) -> Rates:
     sizes, bits = weight_sizes(model), weight_bits(model)
     if not sizes:
         raise ValueError(
-            "the network has no quantized weight, of a convolution or fully connected layer: no rate"
+            "the network has no quantized weight, of a convolution or fully connected layer: no compression"
         )
     quantized = sum(sizes.values())
     packed = sum(bits[name] * size for name, size in sizes.items())
@@ -249,7 +256,7 @@ def rates(model: nn.Module) -> Rates:
 
 @dataclass(frozen=True)
 class Move:
-    """One step of `repair`: a weight goes from one bit-width to another.
+    """One change of `repair`: a weight gets fewer bits to reach the target, or more by a refill.
 
     Args:
         name: of the weight.
@@ -270,8 +277,8 @@ def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
     >>> moves = repair(model, target=14.0)
 
     The loss acts on expected bits, so the most probable bits can miss the target. While they do,
-    one weight goes down to one lower bit-width: the pair that gives up the least probability per
-    bit gained,
+    one weight goes to a lower bit-width. Of all choices of a weight and a lower bit-width, it is
+    the one that loses the least probability for each bit saved:
 
         (p(b) - p(b')) / min(size * (b - b'), bits still missing)
 
@@ -284,7 +291,7 @@ def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
         refill: give what is saved beyond the target back, see `refilled`.
 
     Returns:
-        The moves, in order.
+        The moves: those down in their order, then those up, weight by weight.
 
     Raises:
         ValueError: even the fewest bits miss the target; nothing is changed then.
@@ -328,7 +335,8 @@ def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
                 bits[name] = higher
             chosen[name] = scheme
 
-    # Every block is fixed, the activations' too.
+    # Every block is fixed, the activations' too. A weight that comes back to its selected bits keeps
+    # the selected threshold.
     for name, block in blocks(model).items():
         changed = name in chosen and chosen[name].bits != block.scheme.bits
         block.fix(chosen[name] if changed else block.scheme)
@@ -356,7 +364,8 @@ def refilled(model: nn.Module, bits: Mapping[str, int], target: float) -> dict[s
 
         (e(b) - e(b')) / (size * (b' - b)),    e(b) = min over thresholds of |w - Q(w)|^2 / |w|^2
 
-    Its threshold is the one of the smallest error. The logits cannot choose it: the search has
+    Its threshold is the one of the smallest error; `repair` uses it where the bits differ from the
+    selection's. The logits cannot choose it: the search has
     long left these bit-widths. The rule is ours; the paper has none.
 
     Args:

@@ -184,6 +184,7 @@ def _version(logits: Tensor) -> int:
 
 
 # ---------------------------------------------------------------- schedules of the temperature
+# A search uses `Cycles`, see `Settings.temperature`. `Constant` and `Exponential` are for comparison.
 
 
 @dataclass(frozen=True)
@@ -242,8 +243,9 @@ class Cycles:
     >>> schedule(500)  # 1 again after 5 epochs
     1.0
 
-    With i the step within a cycle and n = steps_per_epoch / updates, the temperature is
-    max(floor, exp(-decay * round(i / n))). Source: the authors' code.
+    With i the step within a cycle and n the steps between two changes of the temperature, it is
+    max(floor, exp(-decay * round(i / n))), n = epochs * steps_per_epoch / (5 * updates). For the
+    paper's cycles of five epochs n is steps_per_epoch / updates. Source: the authors' code.
 
     Args:
         steps_per_epoch: steps of training in an epoch.

@@ -39,7 +39,7 @@ class Placement:
     reason: str
     layer: str  # class of the layer, or name of the operation
     # "weight", "norm", "bias", "parameter", "shared"; of an activation a key of
-    # `graph.sites.REASONS`.
+    # `graph.sites.REASONS`, or "other".
     role: str = ""
 
     @property
@@ -347,7 +347,8 @@ def calibrate(
                     continue
                 # One value for each tensor, in the order of `ends`.
                 high, low = largest(torch.stack(list(ends.values()))).unbind(1)
-                # The first batch gives the start, each further one a step towards it.
+                # The first batch's maxima are the start. Each further batch pulls them towards its
+                # own, by the part `rate`.
                 theta = high if theta is None else torch.lerp(theta, high, rate)
                 # Constant means that one value filled every batch.
                 filled = high == -low

@@ -69,10 +69,11 @@ def attach(
 
     >>> from hmq_lab import models, placements
     >>> model = attach(models.build("tiny_resnet8"), torch.rand(8, 3, 32, 32))
-    >>> model(torch.rand(2, 3, 32, 32)).shape  # in training: two samples of every scheme
+    >>> model(torch.rand(2, 3, 32, 32)).shape  # in training each image has its own noise
     torch.Size([2, 10])
-    >>> [placement.name for placement in placements(model) if placement.kind == "activation"]
-    ['x', 'relu', 'layer1.0.relu1', ..., 'layer3.0.relu2', 'pool', 'linear']
+    >>> found = [placement.name for placement in placements(model) if placement.quantized]
+    >>> found[:2], found[-2:]
+    (['conv1.weight', 'layer1.0.conv1.weight'], ['layer3.0.relu1', 'layer3.0.relu2'])
 
     Blocks are on weights as parametrizations (`module.weight` goes on working and is the quantized
     weight) and on activations in the network's graph: `model.forward` is replaced until `detach`.
@@ -89,9 +90,10 @@ def attach(
             thresholds; `calibrate` does it over many batches.
         activation_bits: one number, or numbers by the names of `placements`, 8 where a name is left
             out. (The paper computes them from a target, see `budget.activation_bits`.)
-        hardware: also what `IntegerNetwork` needs: batch norm folded (which `detach` leaves so),
-            blocks of 8 bits on the image and on means, of the activations' bits on concatenations,
-            biases rounded to step_w * step_x.
+        hardware: prepare what `hardware.integer.IntegerNetwork` needs. Batch norm is folded, and
+            stays so after `detach`. The image and means (pooled tensors) get blocks of 8 bits.
+            Concatenations get blocks with the activations' bits. Biases are rounded to multiples of
+            step_w * step_x.
         generator: draws the initial logits.
 
     Returns:
@@ -281,12 +283,15 @@ def _activation_block(place: Placement, space: SearchSpace, activation_bits, gen
         bits = 8
     elif isinstance(activation_bits, Mapping):
         bits = activation_bits.get(place.name, 8)
-    return HMQ(SearchSpace((bits,), space.thresholds), 0, place.signed, generator=generator)
+    block = HMQ(SearchSpace((bits,), space.thresholds), 0, place.signed, generator=generator)
+    # The network begins each pass with new noise, see `Blocks.run`.
+    block.keeps_noise = True
+    return block
 
 
 def _annotate(model: nn.Module, graph: fx.Graph, names: dict[fx.Node, str]) -> None:
-    """Keep of each node what others need: name, kind, shape for one image, layer, line of the
-    model's code.
+    """Keep of each node what others need: name, kind, shape for a batch of one image, layer, line
+    of the model's code.
     """
     # Everything else that the export wrote on a node is dropped.
     modules, kind = dict(model.named_modules()), kinds(graph)

@@ -114,6 +114,9 @@ def plain_quantize(x: Tensor, step: Tensor, threshold: Tensor, signed: bool) -> 
     >>> x = torch.tensor([-3.0, 0.2, 0.3, 0.75])
     >>> plain_quantize(x, torch.tensor(0.5), torch.tensor(1.0), signed=True)
     tensor([-1.0000,  0.0000,  0.5000,  0.5000])
+    >>> ties = torch.tensor([0.5, 1.5, 2.5])
+    >>> plain_quantize(ties, torch.tensor(1.0), torch.tensor(8.0), signed=True)
+    tensor([0., 2., 2.])
 
     `quantize` returns the same values bit for bit, and gradients that are equal up to rounding: it
     adds up those of step and threshold in another order. Inside a network that is compiled as a

@@ -40,8 +40,8 @@ class Settings:
 
     Stage 1, the search, trains weights and logits for `search_epochs`. Stage 2, fine-tuning, trains
     the weights under the selected schemes for `final_epochs`. The temperature goes through `cycles`
-    equal cycles in stage 1; the target compression rises from `first_target` in `target_steps`
-    steps of one cycle each.
+    equal cycles in stage 1; the target compression has `target_steps` levels, one for each cycle,
+    from `first_target` up to the target.
 
     Args:
         search_epochs: epochs of stage 1.
@@ -52,11 +52,12 @@ class Settings:
         final_schedule: of the learning rate in stage 2: "constant", or "cosine", which ends at 0.
         logit_learning_rate: of the logits, in stage 1.
         weight_decay: decoupled; of the network, never of the logits.
-        gamma: weight of the compression term in the loss.
+        gamma: the factor of the hinge in the loss.
         cycles: of the temperature.
-        target_steps: in how many steps the target compression rises.
-        first_target: target compression of the first step.
-        temperature_decay: exponent of the temperature's fall.
+        target_steps: the number of levels of the target compression, one for each cycle. With 1 the
+            whole target holds from the beginning, and `first_target` is not used.
+        first_target: the first level.
+        temperature_decay: decay of the temperature per update; a cycle has 125 updates.
         temperature_floor: the lowest temperature.
         calibration_images: images that set the activations' thresholds; None: all of training.
         augment: vary the training images.
@@ -64,13 +65,14 @@ class Settings:
         compile: "on", "off", or "auto": with a compiler, and a run long enough to pay for it.
         channels_last: memory layout of the images.
         log_every: steps between two "step" events.
-        snapshots: about how many "tables" events there are in stage 1.
+        snapshots: about how often stage 1 records the probabilities of all blocks, as "tables"
+            events; see `runs.records.Record`.
 
     The following are ours, not the paper's. Their defaults switch them off. They make up for the
     paper's long schedule where there is time for a few epochs only.
 
     Args:
-        margin: stage 1 aims at target * (1 + margin), because the pull of the compression term
+        margin: a fraction; stage 1 aims at target * (1 + margin), because the pull of the hinge
             vanishes as the target comes near.
         refill: give what a selection saves beyond the target to the weights that gain most by it;
             see `budget.refilled`.
@@ -130,7 +132,8 @@ class Settings:
         count = self.calibration_images
         if count is not None and (not _is_whole(count) or count < 1):
             raise ValueError(
-                f"calibration_images must be a whole number from 1 on, or None for all, got {count!r}"
+                "calibration_images must be a whole number from 1 on, or None for all, "
+                f"got {count!r}"
             )
 
         # Other numbers.
@@ -139,12 +142,16 @@ class Settings:
             value = getattr(self, name)
             if not _is_number(value) or value < 0:
                 raise ValueError(f"{name} must be a number from 0 on, got {value!r}")
+        if self.margin > 1:
+            raise ValueError(
+                f"margin must be a fraction from 0 to 1, as 0.03 for 3 %, got {self.margin!r}"
+            )
         softness = self.distillation_temperature
         if not _is_number(softness) or softness <= 0:
             raise ValueError(f"distillation_temperature must be a number above 0, got {softness!r}")
         first = self.first_target
         if not _is_number(first) or not 1 <= first <= 32:
-            raise ValueError(f"first_target must be a rate between 1 and 32, got {first!r}")
+            raise ValueError(f"first_target must be a compression between 1 and 32, got {first!r}")
 
         # Words.
         for name, allowed in CHOICES.items():
@@ -407,7 +414,7 @@ def recipe(name: str) -> Recipe:
 
     -w8: the weights 8 times smaller. -a4: activations of 4 bits; -acr8: the largest activation 8
     times smaller; 8 bits where neither stands. A preset with a network's name is for that network
-    on ImageNet, one with the name of a data set is for that.
+    on ImageNet; one that ends in /cifar10 is for that data set.
 
     Raises:
         ValueError: an unknown name (names the near ones), a bad compression, bad bits.

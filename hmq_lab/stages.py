@@ -229,7 +229,8 @@ class Search:
         progress.bits_before_repair = budget.weight_bits(self.model)
         yield self.tables()
 
-        # The repair chooses thresholds for the weights that stage 2 starts from.
+        # With final_weights "float" the weights go back to those of the float network; else this
+        # loads nothing. The refill compares errors on the weights that stage 2 starts from.
         self.model.load_state_dict(self.float_state, strict=False)
         moves = budget.repair(self.model, self.target.weights, settings.refill)
         event: Event = {"kind": "repair", "step": self.steps_done}
@@ -482,7 +483,7 @@ def first_not_finite(model: nn.Module, images: Tensor) -> str:
         if not parameter.isfinite().all():
             return f"parameter {name}"
     if not images.isfinite().all():
-        return "the input pictures"
+        return "the input images"
 
     # Watch the activations of one forward pass.
     names: dict[nn.Module, str] = {}

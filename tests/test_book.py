@@ -238,6 +238,11 @@ def test_every_room_is_in_the_reference(make):
     assert folders == set(make.ROOMS) - {""}
 
 
+def test_the_method_is_read_in_an_order_that_names_each_of_its_files(make):
+    files = {path.stem for path in (ROOT / "hmq_lab").glob("[!_]*.py")}
+    assert set(make.READING) == files and len(make.READING) == len(files)
+
+
 @pytest.mark.browser
 def test_a_phone_shows_the_book_from_disk(book, chromium):
     """Nothing is wider than the screen, no script fails, nothing comes from a network."""

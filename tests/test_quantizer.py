@@ -576,7 +576,7 @@ LARGE = [
 @pytest.mark.parametrize("signed", (True, False))
 @pytest.mark.parametrize("shapes", LARGE, ids=str)
 def test_blockwise_kernels(shapes, signed):
-    assert math.prod(shapes[0]) > kernels.BLOCK
+    assert math.prod(shapes[0]) > kernels.TILE
     x = torch.randn(shapes[0], dtype=torch.float64) * 1.5
     step = torch.rand(shapes[1], dtype=torch.float64) * 0.4 + 0.05
     threshold = torch.rand(shapes[1], dtype=torch.float64) * 1.5 + 0.6
@@ -649,7 +649,7 @@ def test_compiled_kernels_agree_with_eager():
     x, grad = torch.randn(3, 30011) * 1.5, torch.randn(3, 30011)
     x[0, :7] = torch.tensor([INF, -INF, 0.125, 0.375, -0.125, 1.0, -1.125])
     step, threshold = torch.tensor([[0.25], [0.3], [0.0625]]), torch.tensor([[1.0], [1.3], [1.0]])
-    assert x.numel() > kernels.BLOCK
+    assert x.numel() > kernels.TILE
 
     def run():
         leaves = [p.clone().requires_grad_() for p in (x, step, threshold)]

@@ -71,8 +71,7 @@ def add(commands: Any, formatter: type) -> argparse.ArgumentParser:
         help=f"{', '.join(PRESETS)}; also with a target: -w8-a8 is weights 8 times smaller "
         "and 8-bit activations, "
         "-w8-acr8 the largest activation 8 times smaller. A network's name: for that one, on "
-        "ImageNet (default: "
-        "quick/builtin, quick/cifar10, paper for imagenet, quick/folder for other images)",
+        "ImageNet (default: quick/DATA where there is one, paper for imagenet, else quick/folder)",
     )
     add_settings(command)
 

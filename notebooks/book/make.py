@@ -64,13 +64,12 @@ METHOD = "the method"
 READING = [
     "quantizer",
     "gumbel",
+    "seeds",
     "block",
-    "placement",
     "network",
+    "placement",
     "budget",
     "settings",
-    "recipes",
-    "loss",
     "stages",
 ]
 
