@@ -147,7 +147,7 @@ def test_wrong_fronts(answer, says):
 
 
 @pytest.mark.parametrize("answer", [
-    comparison.counted_with_last,
+    lambda rate, quantized, left_float: (quantized + left_float) / (quantized / rate + left_float),
     lambda rate, quantized, left_float: 1 / np.average([1 / rate, 1], weights=[quantized, left_float]),
     lambda rate, quantized, left_float: wcr_by_loop([quantized, left_float], [32 / rate, 32]),
 ])  # fmt: skip

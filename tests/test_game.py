@@ -801,7 +801,7 @@ def test_the_board_ranks_at_the_target_and_is_drawn(arena, tmp_path):
     twice = game.board([next(tmp_path.glob("ada*"))] * 2)
     assert [p.player for p in twice.players] == ["ada (1)", "ada (2)"]
     assert (
-        "none of them at the target rate of 30"
+        "none of them at the target compression of 30"
         in plots.pareto(game.board(tmp_path, target=30)).sentence
     )
     for target in (float("nan"), 40, 0.5, "8"):

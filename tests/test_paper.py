@@ -149,15 +149,6 @@ def test_distances_and_sizes_of_published_values():
     assert v.size is None and v.distance == -0.7
 
 
-def test_the_rate_with_the_last_layer_counted():
-    bits = published.WEIGHTS["ResNet-50"] * 32 / 15.7 + published.RESNET50_LAST * 32
-    by_hand = 32 * (published.WEIGHTS["ResNet-50"] + published.RESNET50_LAST) / bits
-    found = comparison.counted_with_last(
-        15.7, published.WEIGHTS["ResNet-50"], published.RESNET50_LAST
-    )
-    assert found == pytest.approx(by_hand) and round(found, 1) == 7.2
-
-
 # --- ours
 
 

@@ -195,6 +195,31 @@ class Faults(list):
         self.append(Fault(sentence, answer))
 
 
+class Cases(list):
+    """Cases of an exercise, the simplest first: a message names the first that is wrong.
+
+    >>> cases = Cases("bits", "threshold")
+    >>> cases.add(2, 0.5)
+    >>> cases
+    [{'bits': 2, 'threshold': 0.5}]
+
+    Args:
+        names: the arguments of the reader's function, in their order.
+    """
+
+    def __init__(self, *names: str):
+        super().__init__()
+        self.names = names
+
+    def add(self, *values) -> None:
+        """Add one case.
+
+        Args:
+            values: one for each name.
+        """
+        self.append(dict(zip(self.names, values, strict=True)))
+
+
 def compare(
     answer: Callable,
     oracle: Callable,
@@ -558,6 +583,21 @@ def in_bits(count: int) -> str:
         The number with its noun.
     """
     return f"{count} bit{'s' * (count != 1)}"
+
+
+def in_sign(signed: bool) -> str:
+    """Return the word for a range with or without negative values.
+
+    >>> in_sign(True), in_sign(False)
+    ('signed', 'unsigned')
+
+    Args:
+        signed: whether the range has negative values.
+
+    Returns:
+        The word.
+    """
+    return "signed" if signed else "unsigned"
 
 
 def curve(x: str, y: str, pick: int | None = None) -> Callable:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from fractions import Fraction
 from statistics import fmean
 
-from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
+from hmq_lab.checks.frame import Cases, Faults, Verdict, check, compare, points
 
-NETWORKS = [  # bits and sizes; the smallest cases tell the most
-    {"bits": [4], "sizes": [10]},
-    {"bits": [2, 8], "sizes": [100, 100]},
-    {"bits": [8, 2], "sizes": [1, 99]},
-    {"bits": [3, 5, 8], "sizes": [70, 20, 10]},
-    {"bits": [8, 8, 4, 3], "sizes": [216, 576, 4608, 9216]},
-]
+# bits and sizes; the smallest cases tell the most
+NETWORKS = Cases("bits", "sizes")
+NETWORKS.add([4], [10])
+NETWORKS.add([2, 8], [100, 100])
+NETWORKS.add([8, 2], [1, 99])
+NETWORKS.add([3, 5, 8], [70, 20, 10])
+NETWORKS.add([8, 8, 4, 3], [216, 576, 4608, 9216])
 
 
 @check

@@ -7,12 +7,21 @@ from fractions import Fraction
 import numpy as np
 import torch
 
-from hmq_lab.checks.frame import Faults, Verdict, check, compare, curve, in_bits, points
+from hmq_lab.checks.frame import (
+    Cases,
+    Faults,
+    Verdict,
+    check,
+    compare,
+    curve,
+    in_bits,
+    in_sign,
+    points,
+)
 
 SIGNS = (True, False)
-GRID = (
-    torch.arange(-160, 161) / 128
-)  # every multiple of 1/128 from -1.25 to 1.25: ties of all steps down to 1/64
+# Every multiple of 1/128 from -1.25 to 1.25: ties of all steps down to 1/64.
+GRID = torch.arange(-160, 161) / 128
 
 
 @check
@@ -31,12 +40,11 @@ def step(answer) -> Verdict:
         The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        {"bits": b, "threshold": t, "signed": s}
-        for t in (1.0, 0.25)
-        for b in (1, 2, 3, 8)
-        for s in SIGNS
-    ]
+    cases = Cases("bits", "threshold", "signed")
+    for threshold in (1.0, 0.25):
+        for bits in (1, 2, 3, 8):
+            cases.add(bits, threshold, True)
+            cases.add(bits, threshold, False)
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
@@ -52,7 +60,8 @@ def step(answer) -> Verdict:
 
     # Something else than the number of levels below the line.
     @faults.says(
-        "You divided by the number of gaps, 2^b - 1: the last level stands one step below the threshold."
+        "You divided by the number of gaps, 2^b - 1: the last level stands one step below the "
+        "threshold."
     )
     def _(bits, threshold, signed):
         return threshold * (1 + signed) / (2**bits - 1)
@@ -75,13 +84,11 @@ def step(answer) -> Verdict:
         return 2 ** (bits - signed) / threshold
 
     # The drawing names each case by bits, threshold and sign.
-    draw = points(
-        "step",
-        lambda c: (
-            f"{in_bits(c['bits'])} below {c['threshold']:g}, {'un' * (not c['signed'])}signed"
-        ),
-    )
-    return compare(answer, _step, cases, faults, tolerance=1e-9, draw=draw)
+    def label(case):
+        bits = in_bits(case["bits"])
+        return f"{bits} below {case['threshold']:g}, {in_sign(case['signed'])}"
+
+    return compare(answer, _step, cases, faults, tolerance=1e-9, draw=points("step", label))
 
 
 @check
@@ -98,9 +105,6 @@ def to_codes(answer) -> Verdict:
     Returns:
         The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
-    # The rounding that most readers know from school.
-    half_up = _rounding(lambda u: np.floor(u + 0.5))
-
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
@@ -111,34 +115,39 @@ def to_codes(answer) -> Verdict:
         "You cut off what is behind the point: round to the nearest integer.", _rounding(np.trunc)
     )
 
-    faults.add(
-        "You round a half up: a half goes to the even integer, 0.5 to 0 and 2.5 to 2.", half_up
-    )
+    @faults.says("You round a half up: a half goes to the even integer, 0.5 to 0 and 2.5 to 2.")
+    @_rounding
+    def _(u):
+        return np.floor(u + 0.5)
 
-    faults.add(
-        "You round a half away from zero: a half goes to the even integer, 0.5 to 0 and 2.5 to 2.",
-        _rounding(lambda u: np.sign(u) * np.floor(abs(u) + 0.5)),
+    @faults.says(
+        "You round a half away from zero: a half goes to the even integer, 0.5 to 0 and 2.5 to 2."
     )
+    @_rounding
+    def _(u):
+        return np.sign(u) * np.floor(abs(u) + 0.5)
 
     # Mistakes at the two ends.
     @faults.says("Nothing is clipped: beyond the ends the codes must stop.")
     def _(x, bits, threshold, signed):
         return np.rint(x.numpy() / _step(bits, threshold, signed))
 
-    faults.add(
-        "Your largest code stands for the threshold itself: in two's complement it is one less.",
-        _clipping(lambda lo, hi: (lo, hi + 1)),
+    @faults.says(
+        "Your largest code stands for the threshold itself: in two's complement it is one less."
     )
+    @_clipping
+    def _(lo, hi):
+        return lo, hi + 1
 
-    faults.add(
-        "Your smallest code is one too large: two's complement reaches -2^(b-1).",
-        _clipping(lambda lo, hi: (lo + (lo < 0), hi)),
-    )
+    @faults.says("Your smallest code is one too large: two's complement reaches -2^(b-1).")
+    @_clipping
+    def _(lo, hi):
+        return lo + (lo < 0), hi
 
-    faults.add(
-        "Your range is the mirrored one of the released code.",
-        _clipping(lambda lo, hi: (lo + (lo < 0), hi + 1)),
-    )
+    @faults.says("Your range is the mirrored one of the released code.")
+    @_clipping
+    def _(lo, hi):
+        return lo + (lo < 0), hi + 1
 
     # Mistakes of the sign.
     @faults.says("You used the signed range for unsigned numbers too.")
@@ -197,25 +206,27 @@ def released(answer) -> Verdict:
     faults = Faults()
 
     # Mistakes at the two ends.
-    faults.add(
-        "That is two's complement, as in exercise 2: the released range ends at +t.",
-        ends(lambda *e: e),
-    )
+    @faults.says("That is two's complement, as in exercise 2: the released range ends at +t.")
+    @ends
+    def _(*e):
+        return e
 
-    faults.add(
-        "You kept -t: with both -t and +t a signed range has one level too many.",
-        ends(lambda lo, hi: (lo, hi + 1)),
-    )
+    @faults.says("You kept -t: with both -t and +t a signed range has one level too many.")
+    @ends
+    def _(lo, hi):
+        return lo, hi + 1
 
-    faults.add(
-        "Your largest value is one step short of the threshold: the released range has +t.",
-        ends(lambda lo, hi: (lo + (lo < 0), hi)),
+    @faults.says(
+        "Your largest value is one step short of the threshold: the released range has +t."
     )
+    @ends
+    def _(lo, hi):
+        return lo + (lo < 0), hi
 
-    faults.add(
-        "Your unsigned range begins at one step: it has 0 as well.",
-        ends(lambda lo, hi: (lo + 1, hi + 1)),
-    )
+    @faults.says("Your unsigned range begins at one step: it has 0 as well.")
+    @ends
+    def _(lo, hi):
+        return lo + 1, hi + 1
 
     # Mistakes of the rounding.
     faults.add("You round down: round to the nearest level.", ends(mirrored, np.floor))
@@ -225,10 +236,10 @@ def released(answer) -> Verdict:
         ends(mirrored, lambda u: np.floor(u + 0.5)),
     )
 
-    faults.add(
-        "Nothing is clipped: beyond the ends the values must stop.",
-        ends(lambda *_: (-np.inf, np.inf)),
-    )
+    @faults.says("Nothing is clipped: beyond the ends the values must stop.")
+    @ends
+    def _(*_):
+        return -np.inf, np.inf
 
     # The right integers, one step too early.
     @faults.says("These are the codes: multiply by the step.")
@@ -236,9 +247,8 @@ def released(answer) -> Verdict:
         return right(x, bits, threshold, signed) / _step(bits, threshold, signed)
 
     # The first difference from the right results is what the message tells.
-    return compare(
-        answer, right, _staircases(), faults, tolerance=1e-9, draw=curve("x", "Q(x)", pick=-1)
-    )
+    draw = curve("x", "Q(x)", pick=-1)
+    return compare(answer, right, _staircases(), faults, tolerance=1e-9, draw=draw)
 
 
 @check
@@ -257,20 +267,17 @@ def rescale(answer) -> Verdict:
     Returns:
         The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
-    # Small numbers can be checked by hand; large ones do not fit into a float.
-    small = [{"accumulator": n, "places": k} for k in (1, 2, 3) for n in range(-12, 13)]
-    large = [
-        {"accumulator": sign * (2**59 + rest), "places": 40}
-        for rest in (2**39, 2**39 + 1)
-        for sign in (1, -1)
-    ]
-
-    # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        *sorted(small, key=lambda case: abs(case["accumulator"])),
-        {"accumulator": 5, "places": 0},
-        *large,
-    ]
+    # Small numbers can be checked by hand, from 0 outwards.
+    cases = Cases("accumulator", "places")
+    for places in (1, 2, 3):
+        for accumulator in range(-12, 13):
+            cases.add(accumulator, places)
+    cases.sort(key=lambda case: abs(case["accumulator"]))
+    cases.add(5, 0)
+    # Large ones do not fit into a float.
+    for large in (2**59 + 2**39, 2**59 + 2**39 + 1):
+        cases.add(large, 40)
+        cases.add(-large, 40)
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
@@ -282,7 +289,8 @@ def rescale(answer) -> Verdict:
 
     @faults.says("You round towards zero: look at the bits that were shifted out.")
     def _(accumulator, places):
-        return (abs(accumulator) >> places) * (1 if accumulator > 0 else -1)
+        size = abs(accumulator) >> places
+        return size if accumulator > 0 else -size
 
     @faults.says("You round a half up: a half goes to the even integer.")
     def _(accumulator, places):
@@ -290,7 +298,8 @@ def rescale(answer) -> Verdict:
 
     @faults.says("You round a half away from zero: a half goes to the even integer.")
     def _(accumulator, places):
-        return (2 * abs(accumulator) + 2**places >> places + 1) * (1 if accumulator > 0 else -1)
+        size = 2 * abs(accumulator) + 2**places >> places + 1
+        return size if accumulator > 0 else -size
 
     @faults.says("You round a half down: a half goes to the even integer.")
     def _(accumulator, places):
@@ -314,10 +323,11 @@ def _quotient(accumulator: int, places: int) -> int:
 
 
 def _quotients(cases, wanted, given):
-    chosen = sorted((c["accumulator"], i) for i, c in enumerate(cases) if c["places"] == 2)
-    index = [i for _, i in chosen]
+    # The cases of two places, in the order of their numbers.
+    rows = [row for row in zip(cases, wanted, given, strict=True) if row[0]["places"] == 2]
+    rows.sort(key=lambda row: row[0]["accumulator"])
     draw = points("quotient", lambda case: f"{case['accumulator']} / 4")
-    return draw(*([sequence[i] for i in index] for sequence in (cases, wanted, given)))
+    return draw(*zip(*rows, strict=True))
 
 
 def _step(bits: int, threshold: float, signed: bool) -> float:
@@ -325,57 +335,58 @@ def _step(bits: int, threshold: float, signed: bool) -> float:
 
 
 def _ends(bits: int, signed: bool) -> tuple[int, int]:
-    return (-(2**bits) // 2, 2**bits // 2 - 1) if signed else (0, 2**bits - 1)
-
-
-def _codes(x: torch.Tensor, bits: int, threshold: float, signed: bool) -> np.ndarray:
-    return np.clip(np.rint(x.numpy() / _step(bits, threshold, signed)), *_ends(bits, signed))
+    if not signed:
+        return 0, 2**bits - 1
+    half = 2 ** (bits - 1)
+    return -half, half - 1
 
 
 def _rounding(function):
     """The codes with another rounding."""
-    return lambda x, bits, threshold, signed: np.clip(
-        function(x.numpy() / _step(bits, threshold, signed)), *_ends(bits, signed)
-    )
+
+    def codes(x, bits, threshold, signed):
+        rounded = function(x.numpy() / _step(bits, threshold, signed))
+        return np.clip(rounded, *_ends(bits, signed))
+
+    return codes
+
+
+_codes = _rounding(np.rint)
 
 
 def _clipping(move):
     """The codes with other ends."""
-    return lambda x, bits, threshold, signed: np.clip(
-        np.rint(x.numpy() / _step(bits, threshold, signed)), *move(*_ends(bits, signed))
-    )
+
+    def codes(x, bits, threshold, signed):
+        rounded = np.rint(x.numpy() / _step(bits, threshold, signed))
+        return np.clip(rounded, *move(*_ends(bits, signed)))
+
+    return codes
 
 
 def _staircases() -> list[dict]:
     """Single numbers first, so that what fails is easy to follow by hand; then whole staircases."""
-    # Values and bits that reach a level, a half, and both ends.
-    single = [
-        (0.25, 2),
-        (0.75, 2),
-        (0.3, 2),
-        (-0.3, 2),
-        (0.9, 2),
-        (1.5, 1),
-        (-0.8, 2),
-        (-1.5, 2),
-        (-3.0, 1),
-    ]
+    cases = Cases("x", "bits", "threshold", "signed")
 
-    # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        {"x": torch.tensor([v]), "bits": b, "threshold": 1.0, "signed": s}
-        for v, b in single
-        for s in SIGNS
-    ]
+    # A value for both signs.
+    def single(value, bits):
+        cases.add(torch.tensor([value]), bits, 1.0, True)
+        cases.add(torch.tensor([value]), bits, 1.0, False)
+
+    # Values and bits that reach a level, a half, and both ends.
+    single(0.25, 2)
+    single(0.75, 2)
+    single(0.3, 2)
+    single(-0.3, 2)
+    single(0.9, 2)
+    single(1.5, 1)
+    single(-0.8, 2)
+    single(-1.5, 2)
+    single(-3.0, 1)
     # Then whole staircases, of both signs and several widths.
-    for bits, threshold, signed in (
-        (1, 1.0, True),
-        (4, 0.25, False),
-        (4, 0.5, True),
-        (3, 4.0, False),
-        (3, 1.0, True),
-    ):
-        cases.append(
-            {"x": GRID * threshold, "bits": bits, "threshold": threshold, "signed": signed}
-        )
+    cases.add(GRID, 1, 1.0, True)
+    cases.add(GRID * 0.25, 4, 0.25, False)
+    cases.add(GRID * 0.5, 4, 0.5, True)
+    cases.add(GRID * 4.0, 3, 4.0, False)
+    cases.add(GRID, 3, 1.0, True)
     return cases

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hmq_lab.checks.frame import Faults, Verdict, check, compare, in_bits, points
+from hmq_lab.checks.frame import Cases, Faults, Verdict, check, compare, in_bits, in_sign, points
 
 EXPONENTS = [1, 0, -1, -2, -3, -4]
 
@@ -39,9 +39,13 @@ def quantized(x, bits: int, threshold: float, signed: bool) -> Quantized:
     """
     x = np.asarray(x, dtype=float)
     step = threshold / 2 ** (bits - signed)
-    lo, hi = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    # The end codes: two's complement, or from 0 on.
+    lo = -(2 ** (bits - 1)) if signed else 0
+    hi = lo + 2**bits - 1
     code = np.rint(x / step)
-    return Quantized(x, np.clip(code, lo, hi) * step - x, (code < lo) | (code > hi), step)
+    clipped = (code < lo) | (code > hi)
+    error = np.clip(code, lo, hi) * step - x
+    return Quantized(x, error, clipped, step)
 
 
 def parts(q: Quantized) -> tuple[float, float]:
@@ -54,9 +58,9 @@ def parts(q: Quantized) -> tuple[float, float]:
         The errors by rounding and by clipping; they add up to the mean squared error.
     """
     square = q.error**2
-    return float(np.where(q.clipped, 0, square).mean()), float(
-        np.where(q.clipped, square, 0).mean()
-    )
+    rounding = np.where(q.clipped, 0, square)
+    clipping = np.where(q.clipped, square, 0)
+    return float(rounding.mean()), float(clipping.mean())
 
 
 @check
@@ -83,28 +87,19 @@ def error_parts(answer) -> Verdict:
 
     # A wrong answer from a rule over the quantized values.
     def mistaken(function):
-        return lambda x, bits, threshold, signed: function(
-            quantized(x, bits, threshold, signed), threshold, signed
-        )
+        def answer(x, bits, threshold, signed):
+            q = quantized(x, bits, threshold, signed)
+            # The smallest value of the range.
+            lowest = -threshold if signed else 0
+            return function(q, lowest, threshold)
+
+        return answer
 
     # Both parts from one mask, each over all values.
     def split(square, clipped):
-        return square[~clipped].sum() / square.size, square[clipped].sum() / square.size
-
-    # Three rules for "clipped" that look right and are not.
-    def beyond_threshold(q, threshold, signed):
-        return split(q.error**2, (q.x > threshold) | (q.x < (-threshold if signed else 0)))
-
-    def by_magnitude(q, threshold, signed):
-        return split(q.error**2, abs(q.x) > threshold)
-
-    def beyond_last_level(q, threshold, signed):
-        return split(q.error**2, (q.x > threshold - q.step) | (q.x < (-threshold if signed else 0)))
-
-    # The end is taken to be the threshold itself.
-    def to_threshold(q, threshold, signed):
-        end = np.clip(q.x, -threshold if signed else 0, threshold)
-        return parts(q)[0], float(np.where(q.clipped, (q.x - end) ** 2, 0).mean())
+        rounding = square[~clipped].sum()
+        clipping = square[clipped].sum()
+        return rounding / square.size, clipping / square.size
 
     def own_means(empty):
         """Each group's own mean; `empty` is that of no values at all, which NumPy and torch call
@@ -112,7 +107,8 @@ def error_parts(answer) -> Verdict:
         """
 
         def means(q, *_):
-            groups = q.error[~q.clipped] ** 2, q.error[q.clipped] ** 2
+            square = q.error**2
+            groups = square[~q.clipped], square[q.clipped]
             return tuple(float(group.mean()) if group.size else empty for group in groups)
 
         return mistaken(means)
@@ -128,76 +124,84 @@ def error_parts(answer) -> Verdict:
     faults = Faults()
 
     # The two parts are right, but not in the form asked for.
-    faults.add(
-        "The two are reversed: rounding comes first.",
-        mistaken(lambda q, *_: parts(q)[::-1]),
-    )
+    @faults.says("The two are reversed: rounding comes first.")
+    @mistaken
+    def _(q, *_):
+        return parts(q)[::-1]
 
-    faults.add(
-        "These are sums: divide both by the number of values, to have parts of the mean.",
-        mistaken(lambda q, *_: tuple(p * q.x.size for p in parts(q))),
-    )
+    @faults.says("These are sums: divide both by the number of values, to have parts of the mean.")
+    @mistaken
+    def _(q, *_):
+        return tuple(p * q.x.size for p in parts(q))
 
     faults.add(own, own_means(0.0))
 
     faults.add(own, own_means(math.nan))
 
     # Another measure than the square.
-    faults.add(
-        "You take the errors' magnitudes: square them.",
-        mistaken(lambda q, *_: split(abs(q.error), q.clipped)),
-    )
+    @faults.says("You take the errors' magnitudes: square them.")
+    @mistaken
+    def _(q, *_):
+        return split(abs(q.error), q.clipped)
 
     # Another rule for what is clipped.
-    faults.add(
-        "You compare x with the threshold. What rounds beyond the last level, threshold - step, is clipped too.",
-        mistaken(beyond_threshold),
+    @faults.says(
+        "You compare x with the threshold. What rounds beyond the last level, threshold - step, "
+        "is clipped too."
     )
+    @mistaken
+    def _(q, lowest, threshold):
+        clipped = (q.x > threshold) | (q.x < lowest)
+        return split(q.error**2, clipped)
 
-    faults.add(
+    @faults.says(
         "You compare |x| with the threshold: the range is not the same on both sides. What "
         "rounds beyond an end level is clipped: below, that is -threshold, or 0 unsigned; above, "
-        "threshold - step.",
-        mistaken(by_magnitude),
+        "threshold - step."
     )
+    @mistaken
+    def _(q, lowest, threshold):
+        return split(q.error**2, abs(q.x) > threshold)
 
-    faults.add(
-        "You call every x beyond the last level clipped. Up to half a step beyond, it is only rounded.",
-        mistaken(beyond_last_level),
+    @faults.says(
+        "You call every x beyond the last level clipped. Up to half a step beyond, it is only "
+        "rounded."
     )
+    @mistaken
+    def _(q, lowest, threshold):
+        clipped = (q.x > threshold - q.step) | (q.x < lowest)
+        return split(q.error**2, clipped)
 
-    faults.add(
-        "A clipped value becomes the last level, threshold - step, not the threshold.",
-        mistaken(to_threshold),
-    )
+    @faults.says("A clipped value becomes the last level, threshold - step, not the threshold.")
+    @mistaken
+    def _(q, lowest, threshold):
+        beyond = q.x - np.clip(q.x, lowest, threshold)
+        clipping = np.where(q.clipped, beyond**2, 0)
+        return parts(q)[0], float(clipping.mean())
 
-    faults.add(
-        "These are roots of the parts: squares add up, roots do not.",
-        mistaken(lambda q, *_: tuple(np.sqrt(parts(q)))),
-    )
+    @faults.says("These are roots of the parts: squares add up, roots do not.")
+    @mistaken
+    def _(q, *_):
+        return tuple(np.sqrt(parts(q)))
 
-    # A few values each, to follow by hand.
-    hand = [
-        ([0.3], 2, True),
-        ([0.3, 0.6], 2, True),
-        ([0.9, 0.1], 2, True),
-        ([0.8, -0.2], 2, False),
-        ([-1.5], 2, True),
-    ]
-
-    # The cases, the simplest first: a message names the first that is wrong.
-    cases = [{"x": torch.tensor(v), "bits": b, "threshold": 1.0, "signed": s} for v, b, s in hand]
+    # The cases, the simplest first: a few values each, to follow by hand.
+    cases = Cases("x", "bits", "threshold", "signed")
+    cases.add(torch.tensor([0.3]), 2, 1.0, True)
+    cases.add(torch.tensor([0.3, 0.6]), 2, 1.0, True)
+    cases.add(torch.tensor([0.9, 0.1]), 2, 1.0, True)
+    cases.add(torch.tensor([0.8, -0.2]), 2, 1.0, False)
+    cases.add(torch.tensor([-1.5]), 2, 1.0, True)
     # Then whole samples, of both signs.
-    for bits, threshold, signed in (
-        (1, 0.5, True),
-        (3, 0.5, True),
-        (3, 1.0, False),
-        (4, 0.25, True),
-    ):
-        cases.append(
-            {"x": _sample(200, signed), "bits": bits, "threshold": threshold, "signed": signed}
-        )
-    draw = points("rounding + clipping", lambda c: f"{in_bits(c['bits'])} below {c['threshold']:g}")
+    cases.add(_sample(200, True), 1, 0.5, True)
+    cases.add(_sample(200, True), 3, 0.5, True)
+    cases.add(_sample(200, False), 3, 1.0, False)
+    cases.add(_sample(200, True), 4, 0.25, True)
+
+    # The drawing names each case by its scheme.
+    def label(case):
+        return f"{in_bits(case['bits'])} below {case['threshold']:g}"
+
+    draw = points("rounding + clipping", label)
     return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=draw)
 
 
@@ -222,33 +226,35 @@ def best_exponent(answer) -> Verdict:
     faults = Faults()
 
     # Another loss than the sum of squares.
-    faults.add(
-        "You always take the largest threshold: with few bits it makes the step too wide.",
-        _chosen(lambda q: 0.0),
-    )
+    @faults.says("You always take the largest threshold: with few bits it makes the step too wide.")
+    @_chosen
+    def _(q):
+        return 0.0
 
-    faults.add(
-        "You look for the least rounding error alone.",
-        _chosen(lambda q: np.where(q.clipped, 0, q.error**2).sum()),
-    )
+    @faults.says("You look for the least rounding error alone.")
+    @_chosen
+    def _(q):
+        return np.where(q.clipped, 0, q.error**2).sum()
 
-    faults.add(
-        "You look for the largest error to be least: square the errors and add them up.",
-        _chosen(lambda q: abs(q.error).max()),
-    )
+    @faults.says("You look for the largest error to be least: square the errors and add them up.")
+    @_chosen
+    def _(q):
+        return abs(q.error).max()
 
-    faults.add(
-        "You add up the errors' magnitudes: square them first.",
-        _chosen(lambda q: abs(q.error).sum()),
-    )
+    @faults.says("You add up the errors' magnitudes: square them first.")
+    @_chosen
+    def _(q):
+        return abs(q.error).sum()
 
-    faults.add(
-        "You add up errors with their signs: they cancel.", _chosen(lambda q: abs(q.error.sum()))
-    )
+    @faults.says("You add up errors with their signs: they cancel.")
+    @_chosen
+    def _(q):
+        return abs(q.error.sum())
 
     # No search at all.
     faults.add(
-        "You take the smallest power of two that the largest magnitude does not exceed: a smaller one can lose less.",
+        "You take the smallest power of two that the largest magnitude does not exceed: a "
+        "smaller one can lose less.",
         _tight,
     )
 
@@ -262,7 +268,10 @@ def best_exponent(answer) -> Verdict:
         return oracle(x, bits, True, exponents)
 
     # The right search, with another result of it.
-    faults.add("You look for the largest error, not the least.", _chosen(lambda q: -_squares(q)))
+    @faults.says("You look for the largest error, not the least.")
+    @_chosen
+    def _(q):
+        return -_squares(q)
 
     @faults.says("You give the place in the list: return the exponent that stands there.")
     def _(x, bits, signed, exponents):
@@ -272,18 +281,24 @@ def best_exponent(answer) -> Verdict:
     def _(x, bits, signed, exponents):
         return 2.0 ** oracle(x, bits, signed, exponents)
 
-    # Two small samples to follow by hand, then two large ones.
-    samples = [(torch.tensor([0.3, -0.2, 0.1]), True), (torch.tensor([0.9, 0.2, 0.0]), False)]
-    samples += [(_sample(400, s), s) for s in (True, False)]
+    cases = Cases("x", "bits", "signed", "exponents")
 
-    # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        {"x": x, "bits": b, "signed": s, "exponents": EXPONENTS}
-        for x, s in samples
-        for b in (1, 2, 3, 4, 6, 8)
-    ]
-    draw = points("exponent", lambda c: f"{in_bits(c['bits'])}, {'un' * (not c['signed'])}signed")
-    return compare(answer, oracle, cases, faults, draw=draw)
+    # Each sample with few and with many bits.
+    def sample(x, signed):
+        for bits in (1, 2, 3, 4, 6, 8):
+            cases.add(x, bits, signed, EXPONENTS)
+
+    # Two small samples to follow by hand, then two large ones.
+    sample(torch.tensor([0.3, -0.2, 0.1]), True)
+    sample(torch.tensor([0.9, 0.2, 0.0]), False)
+    sample(_sample(400, True), True)
+    sample(_sample(400, False), False)
+
+    # The drawing names each case by bits and sign.
+    def label(case):
+        return f"{in_bits(case['bits'])}, {in_sign(case['signed'])}"
+
+    return compare(answer, oracle, cases, faults, draw=points("exponent", label))
 
 
 @check
@@ -309,8 +324,9 @@ def fewest_bits(answer) -> Verdict:
     ):
         def found(x, limit, signed, exponents):
             for bits in range(1, most + 1):
-                losses = [cost(quantized(x, bits, 2.0**e, signed)) for e in allowed(exponents)]
-                if enough(min(losses), limit * whole(np.asarray(x, dtype=float))):
+                schemes = [quantized(x, bits, 2.0**e, signed) for e in allowed(exponents)]
+                least = min(cost(q) for q in schemes)
+                if enough(least, limit * whole(np.asarray(x, dtype=float))):
                     return bits
             return 9
 
@@ -323,11 +339,11 @@ def fewest_bits(answer) -> Verdict:
     faults = Faults()
 
     # Another total than the plain sum of squares.
-    @faults.says(
-        "You subtract the mean: that is the variance. The limit is a share of the plain sum of squares of x."
+    faults.add(
+        "You subtract the mean: that is the variance. The limit is a share of the plain sum of "
+        "squares of x.",
+        search(whole=lambda x: x.size * x.var()),
     )
-    def _(**case):
-        return search(whole=lambda x: ((x - x.mean()) ** 2).sum())(**case)
 
     # The count is off by one.
     @faults.says("That is one bit more than needed: is the count off by one?")
@@ -375,37 +391,28 @@ def fewest_bits(answer) -> Verdict:
     def _(**_):
         return 8
 
-    # Limits from generous to strict.
-    limits, samples = (
-        (0.5, 0.1, 0.03, 0.01, 0.002, 0.0005),
-        [(_sample(400, s), s) for s in (True, False)],
-    )
-    # 1 bit below 1 has the levels -1 and 0: the squared error is 1 of 4, exactly the limit; with 2
-    # left out, it is
-    # never 0 whatever the bits, so that an answer may take its logarithm
-    equal = {
-        "x": torch.tensor([-1.0, -1.0, -1.0, 1.0]),
-        "limit": 0.25,
-        "signed": True,
-        "exponents": EXPONENTS[1:],
-    }
-
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        equal,
-        *(
-            {"x": x, "limit": v, "signed": s, "exponents": EXPONENTS}
-            for x, s in samples
-            for v in limits
-        ),
-    ]
-    draw = points("bits", lambda c: f"{c['limit']:.2%}, {'un' * (not c['signed'])}signed")
-    return compare(answer, oracle, cases, faults, draw=draw)
+    cases = Cases("x", "limit", "signed", "exponents")
+    # 1 bit below 1 has the levels -1 and 0: the squared error is 1 of 4, exactly the limit. With
+    # 2 left out, it is never 0 whatever the bits, so that an answer may take its logarithm.
+    equal = torch.tensor([-1.0, -1.0, -1.0, 1.0])
+    cases.add(equal, 0.25, True, EXPONENTS[1:])
+    # Limits from generous to strict.
+    for signed in (True, False):
+        for limit in (0.5, 0.1, 0.03, 0.01, 0.002, 0.0005):
+            cases.add(_sample(400, signed), limit, signed, EXPONENTS)
+
+    # The drawing names each case by limit and sign.
+    def label(case):
+        return f"{case['limit']:.2%}, {in_sign(case['signed'])}"
+
+    return compare(answer, oracle, cases, faults, draw=points("bits", label))
 
 
 def _sample(count: int, signed: bool) -> torch.Tensor:
     """Laplace's distribution, as layers have it roughly: many small values, few large ones."""
-    x = np.random.default_rng(count).laplace(scale=0.2, size=count).round(4)
+    random = np.random.default_rng(count)
+    x = random.laplace(scale=0.2, size=count).round(4)
     return torch.from_numpy(x if signed else np.abs(x))
 
 
@@ -415,11 +422,17 @@ def _squares(q: Quantized) -> float:
 
 def _chosen(cost):
     """The exponent with the least cost, the largest of them at a tie."""
-    return lambda x, bits, signed, exponents: min(
-        sorted(exponents, reverse=True),
-        key=lambda e: (cost(quantized(x, bits, 2.0**e, signed)), -e),
-    )
+
+    def choice(x, bits, signed, exponents):
+        def loss(exponent):
+            return cost(quantized(x, bits, 2.0**exponent, signed))
+
+        # Of equal losses min takes the first.
+        return min(sorted(exponents, reverse=True), key=loss)
+
+    return choice
 
 
 def _tight(x, bits, signed, exponents):
-    return min(e for e in exponents if 2.0**e >= float(abs(x).max()))
+    largest = float(abs(x).max())
+    return min(e for e in exponents if 2.0**e >= largest)

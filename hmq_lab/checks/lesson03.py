@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hmq_lab.checks.frame import Faults, Verdict, check, compare, curve
+from hmq_lab.checks.frame import Cases, Faults, Verdict, check, compare, curve
 
 GRID = torch.arange(-300, 301, dtype=torch.float64) / 200  # -1.5 to 1.5 in steps of 1/200
 
@@ -43,52 +43,62 @@ def gradient_x(answer) -> Verdict:
         return 0 * x + 1
 
     # Other rules for which values are inside.
-    faults.add(
-        "You leave out what rounds onto an end level: the bounds are inclusive. (The released code leaves it out.)",
-        _inside(lambda x, r, lo, hi, step: (r > lo) & (r < hi)),
+    @faults.says(
+        "You leave out what rounds onto an end level: the bounds are inclusive. (The released "
+        "code leaves it out.)"
     )
+    @_inside
+    def _(x, r, lo, hi, step):
+        return (r > lo) & (r < hi)
 
-    faults.add(
-        "You compare x itself with the end levels: compare round(x / step) with the bounds.",
-        _inside(lambda x, r, lo, hi, step: (x / step >= lo) & (x / step <= hi)),
+    @faults.says(
+        "You compare x itself with the end levels: compare round(x / step) with the bounds."
     )
+    @_inside
+    def _(x, r, lo, hi, step):
+        return (x / step >= lo) & (x / step <= hi)
 
-    faults.add(
-        "You compare x with the threshold: the last level stands one step below it, and rounding comes first.",
-        _inside(lambda x, r, lo, hi, step: (x / step >= lo) & (x / step <= hi + 1)),
+    @faults.says(
+        "You compare x with the threshold: the last level stands one step below it, and rounding "
+        "comes first."
     )
+    @_inside
+    def _(x, r, lo, hi, step):
+        return (x / step >= lo) & (x / step <= hi + 1)
 
-    faults.add(
-        "Your upper bound is threshold / step: the last level stands one below it.",
-        _inside(lambda x, r, lo, hi, step: (r >= lo) & (r <= hi + 1)),
-    )
+    @faults.says("Your upper bound is threshold / step: the last level stands one below it.")
+    @_inside
+    def _(x, r, lo, hi, step):
+        return (r >= lo) & (r <= hi + 1)
 
     # The slope at the ends, and the bounds themselves.
-    faults.add(
-        "You give half the slope at the end levels, as torch.clamp does at a tie: inclusive means all of it.",
-        _inside(
-            lambda x, r, lo, hi, step: ((r >= lo) & (r <= hi)) * (1 - 0.5 * ((r == lo) | (r == hi)))
-        ),
+    @faults.says(
+        "You give half the slope at the end levels, as torch.clamp does at a tie: inclusive "
+        "means all of it."
     )
+    @_inside
+    def _(x, r, lo, hi, step):
+        inside = (r >= lo) & (r <= hi)
+        at_an_end = (r == lo) | (r == hi)
+        return inside * (1 - 0.5 * at_an_end)
 
     @faults.says("Your lower bound is -threshold / step for unsigned numbers too: there it is 0.")
     def _(x, step, threshold, signed):
         return _by("x", x, step, threshold, True)
 
-    faults.add(
-        "You rounded the bounds: they are real numbers, here 2.56.",
-        _inside(lambda x, r, lo, hi, step: (r >= lo.round()) & (r <= hi.round())),
-    )
+    @faults.says("You rounded the bounds: they are real numbers, here 2.56.")
+    @_inside
+    def _(x, r, lo, hi, step):
+        return (r >= lo.round()) & (r <= hi.round())
 
-    faults.add(
-        "It is inside and outside reversed.",
-        _inside(lambda x, r, lo, hi, step: (r < lo) | (r > hi)),
-    )
+    @faults.says("It is inside and outside reversed.")
+    @_inside
+    def _(x, r, lo, hi, step):
+        return (r < lo) | (r > hi)
 
     # The first difference from the right results is what the message tells.
-    return compare(
-        answer, _oracle("x"), _cases(), faults, tolerance=1e-6, draw=curve("x", "dQ/dx", pick=-1)
-    )
+    draw = curve("x", "dQ/dx", pick=-1)
+    return compare(answer, _oracle("x"), _cases(), faults, tolerance=1e-6, draw=draw)
 
 
 @check
@@ -109,7 +119,9 @@ def gradient_step(answer) -> Verdict:
     def middle(inside, above=-1.0):
         def derivative(x, step, threshold, signed):
             r, lo, hi = _rounded(x, step, threshold, signed)
-            return torch.where(r > hi, above, torch.where(r < lo, 0.0, inside(r, x / step, step)))
+            found = inside(r, x / step, step)
+            found = torch.where(r < lo, 0.0, found)
+            return torch.where(r > hi, above, found)
 
         return derivative
 
@@ -120,8 +132,9 @@ def gradient_step(answer) -> Verdict:
     # The bounds are exclusive.
     def strict(x, step, threshold, signed):
         r, lo, hi = _rounded(x, step, threshold, signed)
-        inside = torch.where((r > lo) & (r < hi), r - x / step, 0.0)
-        return torch.where(r >= hi, -1.0, inside)
+        inside = (r > lo) & (r < hi)
+        found = torch.where(inside, r - x / step, 0.0)
+        return torch.where(r >= hi, -1.0, found)
 
     # What is right: rounded minus unrounded inside, -1 above, 0 below.
     right = middle(lambda r, u, step: r - u)
@@ -130,24 +143,30 @@ def gradient_step(answer) -> Verdict:
     faults = Faults()
 
     # Mistakes inside the range.
-    faults.add(
-        "That is the true derivative inside, r: straight-through adds what rounding would move, -x / step.",
-        middle(lambda r, u, step: r),
+    @faults.says(
+        "That is the true derivative inside, r: straight-through adds what rounding would move, "
+        "-x / step."
     )
+    @middle
+    def _(r, u, step):
+        return r
 
-    faults.add(
-        "Inside, the sign is reversed: it is r - x / step.",
-        middle(lambda r, u, step: u - r),
-    )
+    @faults.says("Inside, the sign is reversed: it is r - x / step.")
+    @middle
+    def _(r, u, step):
+        return u - r
 
-    faults.add(
-        "Inside that is the error Q(x) - x: the derivative is the error by the step, r - x / step.",
-        middle(lambda r, u, step: (r - u) * step),
+    @faults.says(
+        "Inside that is the error Q(x) - x: the derivative is the error by the step, r - x / step."
     )
+    @middle
+    def _(r, u, step):
+        return (r - u) * step
 
     # Mistakes above the last level.
     faults.add(
-        "Above the last level it is -1: that level is threshold - step, which falls as the step grows.",
+        "Above the last level it is -1: that level is threshold - step, which falls as the step "
+        "grows.",
         middle(lambda r, u, step: r - u, above=0.0),
     )
 
@@ -168,15 +187,13 @@ def gradient_step(answer) -> Verdict:
         "Below the lowest level it is 0: that level is -threshold, or 0, whatever the step."
     )
     def _(x, step, threshold, signed):
-        return torch.where(
-            _rounded(x, step, threshold, signed)[0] < _rounded(x, step, threshold, signed)[1],
-            -1.0,
-            right(x, step, threshold, signed),
-        )
+        r, lo, _ = _rounded(x, step, threshold, signed)
+        return torch.where(r < lo, -1.0, right(x, step, threshold, signed))
 
-    faults.add(
-        "Inside it is 0 in your answer: there it is r - x / step.", middle(lambda r, u, step: 0 * r)
-    )
+    @faults.says("Inside it is 0 in your answer: there it is r - x / step.")
+    @middle
+    def _(r, u, step):
+        return 0 * r
 
     @faults.says("Your lower bound is -threshold / step for unsigned numbers too: there it is 0.")
     def _(x, step, threshold, signed):
@@ -207,17 +224,16 @@ def gradient_tied(answer) -> Verdict:
     # What is right, computed in another way than an answer would.
     def oracle(x, bits, threshold, signed):
         t = torch.full_like(x, threshold, requires_grad=True)
-        composition(x, t / 2 ** (bits - signed), t, signed).sum().backward()
+        step = t / 2 ** (bits - signed)
+        composition(x, step, t, signed).sum().backward()
         return t.grad
 
     # The three factors of the chain rule.
     def pieces(x, bits, threshold, signed):
         step = threshold / 2 ** (bits - signed)
-        return (
-            _by("threshold", x, step, threshold, signed),
-            _by("step", x, step, threshold, signed),
-            step / threshold,
-        )
+        on_threshold = _by("threshold", x, step, threshold, signed)
+        on_step = _by("step", x, step, threshold, signed)
+        return on_threshold, on_step, step / threshold
 
     # A wrong answer from a mix of these factors.
     def mixed(function):
@@ -238,33 +254,36 @@ def gradient_tied(answer) -> Verdict:
     faults = Faults()
 
     # A term or a factor is missing.
-    faults.add(
-        "The step moves with the threshold: add dQ/dstep times dstep/dthreshold.",
-        mixed(lambda t, s, k: t),
-    )
+    @faults.says("The step moves with the threshold: add dQ/dstep times dstep/dthreshold.")
+    @mixed
+    def _(t, s, k):
+        return t
 
-    faults.add(
-        "Where it clips, Q changes with the threshold itself too: add dQ/dthreshold.",
-        mixed(lambda t, s, k: s * k),
-    )
+    @faults.says("Where it clips, Q changes with the threshold itself too: add dQ/dthreshold.")
+    @mixed
+    def _(t, s, k):
+        return s * k
 
-    faults.add(
-        "dQ/dstep has to be multiplied by dstep/dthreshold = step / threshold.",
-        mixed(lambda t, s, k: t + s),
-    )
+    @faults.says("dQ/dstep has to be multiplied by dstep/dthreshold = step / threshold.")
+    @mixed
+    def _(t, s, k):
+        return t + s
 
     # The terms are there, but combined in another way.
-    faults.add(
-        "dstep/dthreshold is inverted: it is step / threshold.", mixed(lambda t, s, k: t + s / k)
-    )
+    @faults.says("dstep/dthreshold is inverted: it is step / threshold.")
+    @mixed
+    def _(t, s, k):
+        return t + s / k
 
-    faults.add(
-        "The two terms add up; you subtract one from the other.", mixed(lambda t, s, k: t - s * k)
-    )
+    @faults.says("The two terms add up; you subtract one from the other.")
+    @mixed
+    def _(t, s, k):
+        return t - s * k
 
     # Another derivative, or another sign of the numbers.
     faults.add(
-        "That is the true derivative, Q(x) / threshold, with slope 0 for rounding; straight-through takes 1.",
+        "That is the true derivative, Q(x) / threshold, with slope 0 for rounding; "
+        "straight-through takes 1.",
         true,
     )
 
@@ -274,22 +293,17 @@ def gradient_tied(answer) -> Verdict:
     )
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        {"x": torch.tensor([v], dtype=torch.float64), "bits": b, "threshold": 1.0, "signed": s}
-        for v, b in ((0.3, 2), (2.0, 2), (-2.0, 2), (0.3, 1))
-        for s in (True, False)
-    ]
+    cases = Cases("x", "bits", "threshold", "signed")
+    for value, bits in ((0.3, 2), (2.0, 2), (-2.0, 2), (0.3, 1)):
+        cases.add(_one(value), bits, 1.0, True)
+        cases.add(_one(value), bits, 1.0, False)
     # Then whole grids, of both signs and several widths.
-    for bits, threshold, signed in (
-        (1, 1.0, True),
-        (2, 1.0, False),
-        (4, 0.5, True),
-        (3, 0.9, True),
-    ):
-        cases.append({"x": GRID, "bits": bits, "threshold": threshold, "signed": signed})
-    return compare(
-        answer, oracle, cases, faults, tolerance=1e-6, draw=curve("x", "dQ/dthreshold", pick=-1)
-    )
+    cases.add(GRID, 1, 1.0, True)
+    cases.add(GRID, 2, 1.0, False)
+    cases.add(GRID, 4, 0.5, True)
+    cases.add(GRID, 3, 0.9, True)
+    draw = curve("x", "dQ/dthreshold", pick=-1)
+    return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=draw)
 
 
 def composition(x: Tensor, step: Tensor, threshold: Tensor, signed: bool) -> Tensor:
@@ -308,10 +322,13 @@ def composition(x: Tensor, step: Tensor, threshold: Tensor, signed: bool) -> Ten
         The quantized values, ready for a gradient.
     """
     reach = threshold / step
-    lo, hi = (-reach if signed else 0 * reach), reach - 1
+    lo = -reach if signed else 0 * reach
+    hi = reach - 1
     u = x / step
     r = u + (u.round() - u).detach()
-    return torch.where(r > hi, hi, torch.where(r < lo, lo, r)) * step
+    clipped = torch.where(r < lo, lo, r)
+    clipped = torch.where(r > hi, hi, clipped)
+    return clipped * step
 
 
 def _by(name: str, x: Tensor, step: float, threshold: float, signed: bool) -> Tensor:
@@ -326,8 +343,8 @@ def _by(name: str, x: Tensor, step: float, threshold: float, signed: bool) -> Te
     }
     # Only the one asked for collects a gradient.
     values[name].requires_grad_()
-    composition(**values, signed=signed).sum().backward()
-    return values[name].grad
+    total = composition(**values, signed=signed).sum()
+    return torch.autograd.grad(total, values[name])[0]
 
 
 def _oracle(name: str):
@@ -337,38 +354,48 @@ def _oracle(name: str):
 def _rounded(
     x: Tensor, step: float, threshold: float, signed: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """x in steps, rounded, and the bounds of its range."""
     reach = torch.tensor(threshold / step, dtype=x.dtype)
-    return (x / step).round(), (-reach if signed else 0 * reach), reach - 1
+    lowest = -reach if signed else 0 * reach
+    return (x / step).round(), lowest, reach - 1
 
 
 def _inside(test):
     """A derivative by x that is 1, or a share of it, where the test of (x, r, lo, hi, step) says
     so.
     """
-    return lambda x, step, threshold, signed: test(
-        x, *_rounded(x, step, threshold, signed), step
-    ).to(x.dtype)
+
+    def derivative(x, step, threshold, signed):
+        r, lo, hi = _rounded(x, step, threshold, signed)
+        return test(x, r, lo, hi, step).to(x.dtype)
+
+    return derivative
 
 
 def _cases() -> list[dict]:
     """Single numbers first: inside, on an end level, above, below; then whole curves, the last
     with real bounds.
     """
-    # A value and a step for each place on the staircase.
-    single = [(0.2, 0.25), (0.6, 0.5), (0.9, 0.5), (2.0, 0.5), (-0.9, 0.5), (-2.0, 0.5)]
+    cases = Cases("x", "step", "threshold", "signed")
 
-    # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        {"x": torch.tensor([v], dtype=torch.float64), "step": d, "threshold": 1.0, "signed": s}
-        for v, d in single
-        for s in (True, False)
-    ]
+    def single(value, step):
+        cases.add(_one(value), step, 1.0, True)
+        cases.add(_one(value), step, 1.0, False)
+
+    # A value and a step for each place on the staircase.
+    single(0.2, 0.25)
+    single(0.6, 0.5)
+    single(0.9, 0.5)
+    single(2.0, 0.5)
+    single(-0.9, 0.5)
+    single(-2.0, 0.5)
     # Then whole grids, one of them with a step that is no power of two.
-    for step, threshold, signed in (
-        (1.0, 1.0, True),
-        (0.25, 1.0, False),
-        (0.125, 0.5, True),
-        (0.28125, 1.0, True),
-    ):
-        cases.append({"x": GRID, "step": step, "threshold": threshold, "signed": signed})
+    cases.add(GRID, 1.0, 1.0, True)
+    cases.add(GRID, 0.25, 1.0, False)
+    cases.add(GRID, 0.125, 0.5, True)
+    cases.add(GRID, 0.28125, 1.0, True)
     return cases
+
+
+def _one(value: float) -> Tensor:
+    return torch.tensor([value], dtype=torch.float64)

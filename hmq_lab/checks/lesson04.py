@@ -10,14 +10,13 @@ import numpy as np
 import torch
 
 from hmq_lab import plots
-from hmq_lab.checks.frame import Faults, Verdict, array, check, compare
+from hmq_lab.checks.frame import Cases, Faults, Verdict, array, check, compare
 
-EPOCHS, UPDATES, RATE, FLOOR = (
-    5,
-    25,
-    0.01,
-    0.5,
-)  # of a cycle; temperatures an epoch; the paper's decay and floor
+# The paper's cycle of temperatures.
+EPOCHS = 5  # of a cycle
+UPDATES = 25  # temperatures an epoch
+DECAY = 0.01
+FLOOR = 0.5
 
 
 @check
@@ -50,57 +49,66 @@ def gumbel_max(answer) -> Verdict:
     faults = Faults()
 
     # No noise, or noise of another kind.
-    faults.add(
-        "There is no noise in your answer: add Gumbel noise, -log(-log(u)), to log p.",
-        picks(lambda p, u: p.expand_as(u)),
-    )
+    @faults.says("There is no noise in your answer: add Gumbel noise, -log(-log(u)), to log p.")
+    @picks
+    def _(p, u):
+        return p.expand_as(u)
 
-    faults.add(
-        "You add the noise to p: it is added to log p.", picks(lambda p, u: p - (-u.log()).log())
-    )
+    @faults.says("You add the noise to p: it is added to log p.")
+    @picks
+    def _(p, u):
+        return p - (-u.log()).log()
 
-    faults.add(
-        "Your noise is -log(u), which is exponential: Gumbel noise takes the logarithm twice, -log(-log(u)).",
-        picks(lambda p, u: p.log() - u.log()),
+    @faults.says(
+        "Your noise is -log(u), which is exponential: Gumbel noise takes the logarithm twice, "
+        "-log(-log(u))."
     )
+    @picks
+    def _(p, u):
+        return p.log() - u.log()
 
-    faults.add(
-        "The sign of your noise is reversed: it is -log(-log(u)).",
-        picks(lambda p, u: p.log() + (-u.log()).log()),
-    )
+    @faults.says("The sign of your noise is reversed: it is -log(-log(u)).")
+    @picks
+    def _(p, u):
+        return p.log() + (-u.log()).log()
 
-    faults.add(
-        "You add the uniform numbers themselves: make Gumbel noise of them first, -log(-log(u)).",
-        picks(lambda p, u: p.log() + u),
+    @faults.says(
+        "You add the uniform numbers themselves: make Gumbel noise of them first, -log(-log(u))."
     )
+    @picks
+    def _(p, u):
+        return p.log() + u
 
     # The right noise, used in another way.
-    faults.add(
-        "You multiply noise and log p: they are added.",
-        picks(lambda p, u: -p.log() * (-u.log()).log()),
-    )
+    @faults.says("You multiply noise and log p: they are added.")
+    @picks
+    def _(p, u):
+        return -p.log() * (-u.log()).log()
 
     @faults.says("You take the smallest entry: it is the arg max.")
     def _(probabilities, uniform):
-        return (probabilities.log() - (-uniform.log()).log()).argmin(1)
+        noise = -(-uniform.log()).log()
+        return (probabilities.log() + noise).argmin(1)
 
-    faults.add(
-        "p is left out of your answer: every category wins equally often.", picks(lambda p, u: u)
-    )
+    @faults.says("p is left out of your answer: every category wins equally often.")
+    @picks
+    def _(p, u):
+        return u
 
     # The same uniform numbers for every reader.
     generator = torch.Generator().manual_seed(4)
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = []
-    for p, samples in (
-        ((0.7, 0.3), 1),
-        ((0.2, 0.8), 2),
-        ((0.6, 0.3, 0.1), 8),
-        ((0.45, 0.3, 0.2, 0.05), 2000),
-    ):
-        uniform = torch.rand(samples, len(p), generator=generator, dtype=torch.float64)
-        cases.append({"probabilities": torch.tensor(p, dtype=torch.float64), "uniform": uniform})
+    cases = Cases("probabilities", "uniform")
+
+    def draws(count, *p):
+        uniform = torch.rand(count, len(p), generator=generator, dtype=torch.float64)
+        cases.add(_double(p), uniform)
+
+    draws(1, 0.7, 0.3)
+    draws(2, 0.2, 0.8)
+    draws(8, 0.6, 0.3, 0.1)
+    draws(2000, 0.45, 0.3, 0.2, 0.05)
     return compare(answer, oracle, cases, faults, draw=_shares, right="Right, in all 2011 draws.")
 
 
@@ -123,48 +131,54 @@ def relaxed_sample(answer) -> Verdict:
 
     # What is right, computed in another way than an answer would.
     def oracle(logits, noise, temperature):
-        weight = (np.exp(logits.numpy()) * np.exp(noise.numpy())) ** (1 / temperature)
+        p = np.exp(logits.numpy())
+        weight = (p * np.exp(noise.numpy())) ** (1 / temperature)
         return weight / weight.sum(1, keepdims=True)
 
     # A wrong answer from another score below the softmax.
     def softmax(score, axis=1):
-        return lambda logits, noise, temperature: torch.softmax(
-            score(logits, noise, temperature), axis
-        )
+        def sample(logits, noise, temperature):
+            return torch.softmax(score(logits, noise, temperature), axis)
+
+        return sample
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
     # The temperature is in the wrong place.
-    faults.add(
-        "Your temperature is inverted: divide by it, so that a low one pushes a sample into a corner.",
-        softmax(lambda l, g, tau: (l + g) * tau),
+    @faults.says(
+        "Your temperature is inverted: divide by it, so that a low one pushes a sample into a "
+        "corner."
     )
+    @softmax
+    def _(l, g, tau):
+        return (l + g) * tau
 
-    faults.add(
-        "The noise is not divided by the temperature: divide the sum of both.",
-        softmax(lambda l, g, tau: l / tau + g),
-    )
+    @faults.says("The noise is not divided by the temperature: divide the sum of both.")
+    @softmax
+    def _(l, g, tau):
+        return l / tau + g
 
-    faults.add(
-        "The logits are not divided by the temperature: divide the sum of both.",
-        softmax(lambda l, g, tau: l + g / tau),
-    )
+    @faults.says("The logits are not divided by the temperature: divide the sum of both.")
+    @softmax
+    def _(l, g, tau):
+        return l + g / tau
 
-    faults.add(
-        "The temperature does nothing in your answer: divide logits plus noise by it.",
-        softmax(lambda l, g, tau: l + g),
-    )
+    @faults.says("The temperature does nothing in your answer: divide logits plus noise by it.")
+    @softmax
+    def _(l, g, tau):
+        return l + g
 
     # The noise is missing or has the wrong sign.
-    faults.add(
-        "There is no noise in your answer.", softmax(lambda l, g, tau: (l / tau).expand_as(g))
-    )
+    @faults.says("There is no noise in your answer.")
+    @softmax
+    def _(l, g, tau):
+        return (l / tau).expand_as(g)
 
-    faults.add(
-        "You subtract the noise: it is added to the logits.",
-        softmax(lambda l, g, tau: (l - g) / tau),
-    )
+    @faults.says("You subtract the noise: it is added to the logits.")
+    @softmax
+    def _(l, g, tau):
+        return (l - g) / tau
 
     # The softmax is in the wrong place, or runs along the wrong axis.
     @faults.says("You divide after the softmax: divide before it, or the rows do not sum to one.")
@@ -178,32 +192,32 @@ def relaxed_sample(answer) -> Verdict:
 
     @faults.says("That is the hard sample, one-hot: the relaxed one is a softmax.")
     def _(logits, noise, temperature):
-        return torch.nn.functional.one_hot((logits + noise).argmax(1), len(logits))
+        largest = (logits + noise).argmax(1)
+        return torch.nn.functional.one_hot(largest, len(logits))
 
-    faults.add(
-        "You take e to the power of the logits before the noise is added: the softmax does that.",
-        softmax(lambda l, g, tau: (l.exp() + g) / tau),
+    @faults.says(
+        "You take e to the power of the logits before the noise is added: the softmax does that."
     )
+    @softmax
+    def _(l, g, tau):
+        return (l.exp() + g) / tau
 
     # The same noise for every reader.
     generator = torch.Generator().manual_seed(5)
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = []
-    for logits, samples, temperature in (
-        ((0.0, 0.0), 1, 1.0),
-        ((1.0, -1.0), 1, 0.5),
-        ((0.0, 1.0, -2.0), 2, 1.0),
-        ((0.5, -0.5, 0.0), 3, 4.0),
-        ((2.0, 0.0, 1.0, -3.0), 60, 0.3),
-    ):
-        noise = (
-            -torch.empty(samples, len(logits), dtype=torch.float64)
-            .exponential_(generator=generator)
-            .log()
-        )
-        logits = torch.tensor(logits, dtype=torch.float64)
-        cases.append({"logits": logits, "noise": noise, "temperature": temperature})
+    cases = Cases("logits", "noise", "temperature")
+
+    def samples(count, temperature, *logits):
+        arrivals = torch.empty(count, len(logits), dtype=torch.float64)
+        arrivals.exponential_(generator=generator)
+        cases.add(_double(logits), -arrivals.log(), temperature)
+
+    samples(1, 1.0, 0.0, 0.0)
+    samples(1, 0.5, 1.0, -1.0)
+    samples(2, 1.0, 0.0, 1.0, -2.0)
+    samples(3, 4.0, 0.5, -0.5, 0.0)
+    samples(60, 0.3, 2.0, 0.0, 1.0, -3.0)
     return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=_largest)
 
 
@@ -227,7 +241,8 @@ def expected_gradient(answer) -> Verdict:
     # What is right, computed in another way than an answer would.
     def oracle(logits, losses):
         logits.requires_grad_()
-        (torch.softmax(logits, 0) * losses).sum().backward()
+        expected = (torch.softmax(logits, 0) * losses).sum()
+        expected.backward()
         return logits.grad
 
     # A wrong answer from a formula of probabilities and losses.
@@ -238,49 +253,56 @@ def expected_gradient(answer) -> Verdict:
     faults = Faults()
 
     # A part of the formula is missing or turned round.
-    faults.add(
-        "The expectation is missing: a logit gets p_k (loss_k - expected loss), and these sum to zero.",
-        of(lambda p, L: p * L),
+    @faults.says(
+        "The expectation is missing: a logit gets p_k (loss_k - expected loss), and these sum to "
+        "zero."
     )
+    @of
+    def _(p, L):
+        return p * L
 
-    faults.add(
-        "The sign is reversed: the gradient points uphill, and descent subtracts it.",
-        of(lambda p, L: p * ((p * L).sum() - L)),
-    )
+    @faults.says("The sign is reversed: the gradient points uphill, and descent subtracts it.")
+    @of
+    def _(p, L):
+        return p * ((p * L).sum() - L)
 
-    faults.add("p_k is missing as a factor.", of(lambda p, L: L - (p * L).sum()))
+    @faults.says("p_k is missing as a factor.")
+    @of
+    def _(p, L):
+        return L - (p * L).sum()
 
-    faults.add(
-        "You subtract the plain mean of the losses: it is the mean under p.",
-        of(lambda p, L: p * (L - L.mean())),
-    )
+    @faults.says("You subtract the plain mean of the losses: it is the mean under p.")
+    @of
+    def _(p, L):
+        return p * (L - L.mean())
 
     # Another derivative than the one asked for.
-    faults.add(
-        "That is the diagonal alone, p_k (1 - p_k) loss_k: raising a logit also lowers all other probabilities.",
-        of(lambda p, L: p * (1 - p) * L),
+    @faults.says(
+        "That is the diagonal alone, p_k (1 - p_k) loss_k: raising a logit also lowers all other "
+        "probabilities."
     )
+    @of
+    def _(p, L):
+        return p * (1 - p) * L
 
-    faults.add(
-        "That is the derivative by the probabilities: go on, through the softmax, to the logits.",
-        of(lambda p, L: L),
+    @faults.says(
+        "That is the derivative by the probabilities: go on, through the softmax, to the logits."
     )
+    @of
+    def _(p, L):
+        return L
 
-    faults.add("The losses are left out.", of(lambda p, L: p))
+    @faults.says("The losses are left out.")
+    @of
+    def _(p, L):
+        return p
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        {
-            "logits": torch.tensor(l, dtype=torch.float64),
-            "losses": torch.tensor(loss, dtype=torch.float64),
-        }
-        for l, loss in (
-            ((0.0, 0.0), (1.0, 0.0)),
-            ((0.0, 0.0), (3.0, 1.0)),
-            ((1.0, 0.0, -1.0), (0.2, 0.5, 0.9)),
-            ((2.0, -1.0, 0.5, 0.0, 0.0), (0.9, 0.1, 0.4, 0.6, 2.0)),
-        )
-    ]
+    cases = Cases("logits", "losses")
+    cases.add(_double([0.0, 0.0]), _double([1.0, 0.0]))
+    cases.add(_double([0.0, 0.0]), _double([3.0, 1.0]))
+    cases.add(_double([1.0, 0.0, -1.0]), _double([0.2, 0.5, 0.9]))
+    cases.add(_double([2.0, -1.0, 0.5, 0.0, 0.0]), _double([0.9, 0.1, 0.4, 0.6, 2.0]))
     return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=_bars)
 
 
@@ -302,82 +324,105 @@ def cycle_temperature(answer) -> Verdict:
         The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
-    # The number of updates so far.
-    def count(i, n):  # round(i / (n / UPDATES)), in integers
+    # The number of updates so far: round(i / (n / UPDATES)), in integers.
+    def count(i, n):
         return (2 * UPDATES * i + n) // (2 * n)
+
+    # The temperature after so many updates.
+    def decayed(updates):
+        return max(FLOOR, math.exp(-DECAY * updates))
 
     # What is right, computed in another way than an answer would.
     def oracle(step, steps_per_epoch):
-        return max(
-            FLOOR, math.exp(-RATE * count(step % (EPOCHS * steps_per_epoch), steps_per_epoch))
-        )
+        in_cycle = step % (EPOCHS * steps_per_epoch)
+        return decayed(count(in_cycle, steps_per_epoch))
 
-    # A wrong answer from a formula of the step and the steps an epoch.
+    # A wrong answer from the step, that within its cycle, and the steps an epoch.
     def of(formula):
-        return lambda step, steps_per_epoch: formula(step, steps_per_epoch)
+        def temperature(step, steps_per_epoch):
+            in_cycle = step % (EPOCHS * steps_per_epoch)
+            return formula(step, in_cycle, steps_per_epoch)
+
+        return temperature
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
     # Floor and restart.
-    faults.add(
-        "There is no floor in your answer: the temperature stays at 0.5 or above.",
-        of(lambda i, n: math.exp(-RATE * count(i % (EPOCHS * n), n))),
-    )
+    @faults.says("There is no floor in your answer: the temperature stays at 0.5 or above.")
+    @of
+    def _(step, i, n):
+        return math.exp(-DECAY * count(i, n))
 
-    faults.add(
-        "There is no restart: after five epochs the cycle begins again.",
-        of(lambda i, n: max(FLOOR, math.exp(-RATE * count(i, n)))),
-    )
+    @faults.says("There is no restart: after five epochs the cycle begins again.")
+    @of
+    def _(step, i, n):
+        return decayed(count(step, n))
 
-    faults.add(
-        "You take the smaller of floor and decay: a floor is what it does not fall below, so take the larger.",
-        of(lambda i, n: min(FLOOR, math.exp(-RATE * count(i % (EPOCHS * n), n)))),
+    @faults.says(
+        "You take the smaller of floor and decay: a floor is what it does not fall below, so "
+        "take the larger."
     )
+    @of
+    def _(step, i, n):
+        return min(FLOOR, math.exp(-DECAY * count(i, n)))
 
-    faults.add(
-        "Your cycle is one epoch long: it is five.",
-        of(lambda i, n: max(FLOOR, math.exp(-RATE * count(i % n, n)))),
-    )
+    @faults.says("Your cycle is one epoch long: it is five.")
+    @of
+    def _(step, i, n):
+        return decayed(count(step % n, n))
 
     # The count of updates.
-    faults.add(
-        "You decay at every step: there are 25 updates an epoch, so it is round(i / n) that counts.",
-        of(lambda i, n: max(FLOOR, math.exp(-RATE * (i % (EPOCHS * n))))),
+    @faults.says(
+        "You decay at every step: there are 25 updates an epoch, so it is round(i / n) that counts."
     )
+    @of
+    def _(step, i, n):
+        return decayed(i)
 
-    faults.add(
-        "You drop a part of n: with 391 steps an epoch, n is 391 / 25 = 15.64 and not 15. Divide with /, not with //.",
-        of(lambda i, n: max(FLOOR, math.exp(-RATE * round(i % (EPOCHS * n) / (n // UPDATES))))),
+    @faults.says(
+        "You drop a part of n: with 391 steps an epoch, n is 391 / 25 = 15.64 and not 15. Divide "
+        "with /, not with //."
     )
+    @of
+    def _(step, i, n):
+        return decayed(round(i / (n // UPDATES)))
 
-    faults.add(
-        "You round down: it is round(i / n).",
-        of(lambda i, n: max(FLOOR, math.exp(-RATE * (UPDATES * (i % (EPOCHS * n)) // n)))),
-    )
+    @faults.says("You round down: it is round(i / n).")
+    @of
+    def _(step, i, n):
+        return decayed(UPDATES * i // n)
 
-    faults.add(
-        "You do not round: the temperature changes 25 times an epoch, not at every step.",
-        of(lambda i, n: max(FLOOR, math.exp(-RATE * UPDATES * (i % (EPOCHS * n)) / n))),
-    )
+    @faults.says("You do not round: the temperature changes 25 times an epoch, not at every step.")
+    @of
+    def _(step, i, n):
+        return decayed(UPDATES * i / n)
 
     # The sign of the exponent.
-    faults.add(
-        "The exponent has no minus sign: the temperature falls.",
-        of(lambda i, n: max(FLOOR, math.exp(RATE * count(i % (EPOCHS * n), n)))),
-    )
+    @faults.says("The exponent has no minus sign: the temperature falls.")
+    @of
+    def _(step, i, n):
+        return decayed(-count(i, n))
 
-    # Steps to check by hand, then steps where an update is no whole number.
-    small = [(0, 25), (1, 25), (10, 25), (100, 25), (125, 25), (2, 75), (75, 75), (80, 75)]
+    cases = Cases("step", "steps_per_epoch")
+
+    def steps(steps_per_epoch, numbers):
+        for step in numbers:
+            cases.add(step, steps_per_epoch)
+
+    # Steps to check by hand.
+    steps(25, [0, 1, 10, 100, 125])
+    steps(75, [2, 75, 80])
     # Here a 25th of an epoch is no whole number of steps.
-    small += [(step, 40) for step in (1, 3, 10, 35, 50, 205)]
-    small += [(step, 391) for step in (15, 100, 391, 900, 2000)]
+    steps(40, [1, 3, 10, 35, 50, 205])
+    steps(391, [15, 100, 391, 900, 2000])
     # Two cycles and a bit, for the drawing.
-    long = [(step, 125) for step in range(0, 2 * EPOCHS * 125 + 126, 9)]
-
-    # The cases, the simplest first: a message names the first that is wrong.
-    cases = [{"step": step, "steps_per_epoch": n} for step, n in small + long]
+    steps(125, range(0, 2 * EPOCHS * 125 + 126, 9))
     return compare(answer, oracle, cases, faults, tolerance=1e-9, draw=_over_epochs)
+
+
+def _double(numbers) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
 
 
 def _shares(cases, wanted, given) -> plots.Drawing:
@@ -385,7 +430,8 @@ def _shares(cases, wanted, given) -> plots.Drawing:
     p = cases[-1]["probabilities"].numpy()
     drawn = array(given[-1]).ravel()
     share = np.array([(drawn == k).mean() for k in range(len(p))])
-    return _pairs(p, share, "probability", "share of your draws", "category", f"{len(drawn)} draws")
+    title = f"{len(drawn)} draws"
+    return _pairs(p, share, "probability", "share of your draws", "category", title)
 
 
 def _bars(cases, wanted, given) -> plots.Drawing:
@@ -405,8 +451,9 @@ def _pairs(right, yours, name: str, other: str, x: str, title: str) -> plots.Dra
     ax.grid(False, axis="x")
     ax.legend(frameon=False)
     # The sentence has every pair of numbers.
-    numbers = ", ".join(f"{a:.3g} and {b:.3g}" for a, b in zip(right, yours, strict=True))
-    drawing.sentence = f"{title}; {name} and {other} for each {x}: {numbers}."
+    numbers = [f"{a:.3g} and {b:.3g}" for a, b in zip(right, yours, strict=True)]
+    listed = ", ".join(numbers)
+    drawing.sentence = f"{title}; {name} and {other} for each {x}: {listed}."
     return drawing
 
 
@@ -419,12 +466,10 @@ def _largest(cases, wanted, given) -> plots.Drawing:
     drawing, ax = plots.canvas(height=3.2)
     ax.plot([0, 1], [0, 1], color=plots.PALE, lw=3)
     ax.plot(right, yours, "o", color=plots.BLUE, ms=6)
-    ax.set(
-        xlabel="largest entry of the right sample", ylabel="of yours", title="on the line: the same"
-    )
-    drawing.sentence = (
-        f"The largest entries of {len(right)} samples, the right ones from {right.min():.2f} on."
-    )
+    ax.set(xlabel="largest entry of the right sample", ylabel="of yours")
+    ax.set_title("on the line: the same")
+    drawing.sentence = f"The largest entries of {len(right)} samples, "
+    drawing.sentence += f"the right ones from {right.min():.2f} on."
     return drawing
 
 
@@ -435,8 +480,10 @@ def _over_epochs(cases, wanted, given) -> plots.Drawing:
     epochs = [cases[i]["step"] / longest for i in at]
     # The right curve is wide, so that the other one shows on top of it.
     drawing, ax = plots.canvas(height=3.2)
-    ax.plot(epochs, [wanted[i] for i in at], color=plots.PALE, lw=6, label="right")
-    ax.plot(epochs, [float(given[i]) for i in at], color=plots.BLUE, lw=1.6, label="yours")
+    right = [wanted[i] for i in at]
+    yours = [float(given[i]) for i in at]
+    ax.plot(epochs, right, color=plots.PALE, lw=6, label="right")
+    ax.plot(epochs, yours, color=plots.BLUE, lw=1.6, label="yours")
     ax.set(xlabel="epoch", ylabel="temperature τ", title=f"{longest} steps an epoch")
     ax.legend(frameon=False)
     drawing.sentence = (

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from hmq_lab import plots
-from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
+from hmq_lab.checks.frame import Cases, Faults, Verdict, check, compare, in_sign, points
 from hmq_lab.quantizer import Scheme
 
 
@@ -39,8 +39,10 @@ def expected_parameters(answer) -> Verdict:
         step = threshold = 0.0
         for row, b in enumerate(bits.tolist()):
             for column, exponent in enumerate(exponents.tolist()):
-                scheme, p = Scheme(int(b), int(exponent), signed), probabilities[row, column].item()
-                step, threshold = step + p * scheme.step, threshold + p * scheme.threshold
+                scheme = Scheme(int(b), int(exponent), signed)
+                p = probabilities[row, column].item()
+                step += p * scheme.step
+                threshold += p * scheme.threshold
         return step, threshold
 
     # A wrong answer from a formula of the parameters of all schemes.
@@ -48,8 +50,20 @@ def expected_parameters(answer) -> Verdict:
         """A pair from p (B, T), bits (B, 1), thresholds (T,), steps (B, T) and the sign, 1 or 0."""
 
         def pair(probabilities, bits, exponents, signed):
-            b, t = bits.double()[:, None], 2.0 ** exponents.double()
-            return formula(probabilities, b, t, t / 2.0 ** (b - int(signed)), int(signed))
+            b = bits.double()[:, None]
+            t = 2.0 ** exponents.double()
+            sign = int(signed)
+            steps = t / 2.0 ** (b - sign)
+            return formula(probabilities, b, t, steps, sign)
+
+        return pair
+
+    # The mean threshold beside the mean of another step.
+    def of_step(formula):
+        @of
+        def pair(p, b, t, s, sign):
+            step = formula(p, b, t, sign)
+            return step, (p * t).sum()
 
         return pair
 
@@ -57,89 +71,94 @@ def expected_parameters(answer) -> Verdict:
     faults = Faults()
 
     # The means are taken of the wrong things.
-    faults.add(
-        "You mix the bits and make a step of the mean: mix the steps themselves.",
-        of(lambda p, b, t, s, sign: ((p * t).sum() / 2 ** ((p * b).sum() - sign), (p * t).sum())),
-    )
+    @faults.says("You mix the bits and make a step of the mean: mix the steps themselves.")
+    @of_step
+    def _(p, b, t, sign):
+        bits = (p * b).sum()
+        return (p * t).sum() / 2 ** (bits - sign)
 
-    faults.add(
-        "You multiply two means: bits and threshold are drawn together, so average the step of each pair.",
-        of(lambda p, b, t, s, sign: ((p * t).sum() * (p / 2 ** (b - sign)).sum(), (p * t).sum())),
+    @faults.says(
+        "You multiply two means: bits and threshold are drawn together, so average the step of "
+        "each pair."
     )
+    @of_step
+    def _(p, b, t, sign):
+        share = p / 2 ** (b - sign)
+        return (p * t).sum() * share.sum()
 
     # The step has the wrong sign or the wrong number of levels.
-    faults.add(
-        "You do not look at `signed`: a signed step is t / 2^(b-1), for the sign takes one bit.",
-        of(lambda p, b, t, s, sign: ((p * t / 2**b).sum(), (p * t).sum())),
+    @faults.says(
+        "You do not look at `signed`: a signed step is t / 2^(b-1), for the sign takes one bit."
     )
+    @of_step
+    def _(p, b, t, sign):
+        return (p * t / 2**b).sum()
 
-    faults.add(
-        "You do not look at `signed`: an unsigned step is t / 2^b.",
-        of(lambda p, b, t, s, sign: ((p * t / 2 ** (b - 1)).sum(), (p * t).sum())),
-    )
+    @faults.says("You do not look at `signed`: an unsigned step is t / 2^b.")
+    @of_step
+    def _(p, b, t, sign):
+        return (p * t / 2 ** (b - 1)).sum()
 
-    faults.add(
-        "Signed and unsigned are mixed up: the step is t / 2^(b-1) signed, t / 2^b unsigned.",
-        of(lambda p, b, t, s, sign: ((p * t / 2 ** (b - 1 + sign)).sum(), (p * t).sum())),
+    @faults.says(
+        "Signed and unsigned are mixed up: the step is t / 2^(b-1) signed, t / 2^b unsigned."
     )
+    @of_step
+    def _(p, b, t, sign):
+        return (p * t / 2 ** (b - 1 + sign)).sum()
 
-    faults.add(
-        "You divide by the number of gaps, 2^b - 1: with two's complement the range 2t, or t, has 2^b steps.",
-        of(lambda p, b, t, s, sign: ((p * t * (1 + sign) / (2**b - 1)).sum(), (p * t).sum())),
+    @faults.says(
+        "You divide by the number of gaps, 2^b - 1: with two's complement the range 2t, or t, "
+        "has 2^b steps."
     )
+    @of_step
+    def _(p, b, t, sign):
+        ranges = t * (1 + sign)
+        return (p * ranges / (2**b - 1)).sum()
 
     # Means of exponents, the wrong order, or no mean at all.
-    faults.add(
-        "You mix the exponents: mix steps and thresholds themselves.",
-        of(lambda p, b, t, s, sign: (2 ** (p * s.log2()).sum(), 2 ** (p * t.log2()).sum())),
-    )
+    @faults.says("You mix the exponents: mix steps and thresholds themselves.")
+    @of
+    def _(p, b, t, s, sign):
+        step = 2 ** (p * s.log2()).sum()
+        threshold = 2 ** (p * t.log2()).sum()
+        return step, threshold
 
-    faults.add(
-        "The order is step, then threshold.",
-        of(lambda p, b, t, s, sign: ((p * t).sum(), (p * s).sum())),
-    )
+    @faults.says("The order is step, then threshold.")
+    @of
+    def _(p, b, t, s, sign):
+        return (p * t).sum(), (p * s).sum()
 
-    faults.add(
-        "That is the most probable pair: every pair counts, with its probability.",
-        of(
-            lambda p, b, t, s, sign: (s.flatten()[p.argmax()], t.expand_as(p).flatten()[p.argmax()])
-        ),
-    )
-
-    # Tables from one cell to a whole space of 24.
-    tables = [
-        ([[1.0]], (3,), (0,)),
-        ([[0.5], [0.5]], (2, 3), (0,)),
-        ([[0.25, 0.75]], (2,), (1, 0)),
-        ([[0.1, 0.2], [0.3, 0.4]], (2, 4), (0, -1)),
-        (
-            torch.softmax(torch.arange(24.0).sin() * 2, 0).view(8, 3).tolist(),
-            tuple(range(1, 9)),
-            (-1, -2, -3),
-        ),
-    ]
+    @faults.says("That is the most probable pair: every pair counts, with its probability.")
+    @of
+    def _(p, b, t, s, sign):
+        best = p.argmax()
+        thresholds = t.expand_as(p)
+        return s.flatten()[best], thresholds.flatten()[best]
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        {
-            "probabilities": torch.tensor(p, dtype=torch.float64),
-            "bits": torch.tensor(b, dtype=torch.float64),
-            "exponents": torch.tensor(e, dtype=torch.float64),
-            "signed": signed,
-        }
-        for p, b, e in tables
-        for signed in (True, False)
-    ]
+    cases = Cases("probabilities", "bits", "exponents", "signed")
+
+    def table(probabilities, bits, exponents):
+        for signed in (True, False):
+            cases.add(_double(probabilities), _double(bits), _double(exponents), signed)
+
+    # Tables from one cell to a whole space of 24.
+    table([[1.0]], [3], [0])
+    table([[0.5], [0.5]], [2, 3], [0])
+    table([[0.25, 0.75]], [2], [1, 0])
+    table([[0.1, 0.2], [0.3, 0.4]], [2, 4], [0, -1])
+    logits = 2 * torch.arange(24.0).sin()
+    whole = torch.softmax(logits, 0).view(8, 3)
+    table(whole.tolist(), range(1, 9), [-1, -2, -3])
 
     # The drawing names each case by its size and sign.
     def label(case):
         rows, columns = case["probabilities"].shape
-        return f"{rows} x {columns}, {'signed' if case['signed'] else 'unsigned'}"
+        return f"{rows} x {columns}, {in_sign(case['signed'])}"
 
     # The first difference from the right results is what the message tells.
-    return compare(
-        answer, oracle, cases, faults, tolerance=1e-6, draw=points("step + threshold", label)
-    )
+    draw = points("step + threshold", label)
+    return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=draw)
 
 
 @check
@@ -161,75 +180,85 @@ def first_logit(answer) -> Verdict:
 
     # What is right, computed in another way than an answer would.
     def oracle(others, probability):
-        low, high = -50.0, 50.0
+        low = -50.0
+        high = 50.0
         for _ in range(80):
             middle = (low + high) / 2
-            p = torch.softmax(torch.cat((torch.tensor([middle], dtype=torch.float64), others)), 0)[
-                0
-            ]
-            low, high = (middle, high) if p < probability else (low, middle)
+            logits = torch.cat((_double([middle]), others))
+            p = torch.softmax(logits, 0)[0]
+            if p < probability:
+                low = middle
+            else:
+                high = middle
         return low
 
-    # A wrong answer from a formula of the other logits and the probability.
+    # A wrong answer from the other logits, the sum of their exponentials, and the odds p / (1 - p).
     def of(formula):
-        return lambda others, probability: formula(others, probability)
+        def logit(others, probability):
+            total = others.exp().sum().item()
+            odds = probability / (1 - probability)
+            return formula(others, total, probability, odds)
+
+        return logit
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
     # The sum of the others' exponentials is missing or misplaced.
-    faults.add(
-        "You take the other logits to be 0, as the released code does: their exponentials have to be summed.",
-        of(lambda o, p: math.log(p * len(o) / (1 - p))),
+    @faults.says(
+        "You take the other logits to be 0, as the released code does: their exponentials have "
+        "to be summed."
     )
+    @of
+    def _(others, total, p, odds):
+        return math.log(odds * len(others))
 
-    faults.add(
-        "The fraction is inverted: p / (1 - p).",
-        of(lambda o, p: math.log((1 - p) / p * o.exp().sum().item())),
-    )
+    @faults.says("The fraction is inverted: p / (1 - p).")
+    @of
+    def _(others, total, p, odds):
+        return math.log(total / odds)
 
-    faults.add(
-        "The others' sum is missing: this is right beside one other logit of 0 alone.",
-        of(lambda o, p: math.log(p / (1 - p))),
-    )
+    @faults.says("The others' sum is missing: this is right beside one other logit of 0 alone.")
+    @of
+    def _(others, total, p, odds):
+        return math.log(odds)
 
-    faults.add(
-        "The others' sum is in the denominator: it is a factor.",
-        of(lambda o, p: math.log(p / (1 - p) / o.exp().sum().item())),
-    )
+    @faults.says("The others' sum is in the denominator: it is a factor.")
+    @of
+    def _(others, total, p, odds):
+        return math.log(odds / total)
 
     # Another part of the formula is missing.
-    faults.add(
-        "1 - p is missing: what the others have is 1 - p, not 1.",
-        of(lambda o, p: math.log(p * o.exp().sum().item())),
-    )
+    @faults.says("1 - p is missing: what the others have is 1 - p, not 1.")
+    @of
+    def _(others, total, p, odds):
+        return math.log(p * total)
 
-    faults.add(
-        "The logarithm is missing: that is e to the power of the logit.",
-        of(lambda o, p: p * o.exp().sum().item() / (1 - p)),
-    )
+    @faults.says("The logarithm is missing: that is e to the power of the logit.")
+    @of
+    def _(others, total, p, odds):
+        return odds * total
 
-    faults.add(
-        "You add the others' logits themselves: their exponentials are what the softmax sums.",
-        of(lambda o, p: math.log(p / (1 - p)) + o.sum().item()),
+    @faults.says(
+        "You add the others' logits themselves: their exponentials are what the softmax sums."
     )
+    @of
+    def _(others, total, p, odds):
+        return math.log(odds) + others.sum().item()
 
-    faults.add(
-        "That is log p: the others' logits are given, and need not sum to 1 - p.",
-        of(lambda o, p: math.log(p)),
-    )
+    @faults.says("That is log p: the others' logits are given, and need not sum to 1 - p.")
+    @of
+    def _(others, total, p, odds):
+        return math.log(p)
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        {"others": torch.tensor(others, dtype=torch.float64), "probability": p}
-        for others, p in (
-            ((0.0,), 0.5),
-            ((-0.5,), 0.95),
-            ((0.0, 0.0, 0.0), 0.25),
-            ((-0.2, -0.9, -0.4), 0.95),
-            (tuple(-((0.37 * k) % 1) for k in range(63)), 0.95),
-        )
-    ]
+    cases = Cases("others", "probability")
+    cases.add(_double([0.0]), 0.5)
+    cases.add(_double([-0.5]), 0.95)
+    cases.add(_double([0.0, 0.0, 0.0]), 0.25)
+    cases.add(_double([-0.2, -0.9, -0.4]), 0.95)
+    many = [-((0.37 * k) % 1) for k in range(63)]
+    cases.add(_double(many), 0.95)
 
     # The drawing names each case by the number of others.
     def label(case):
@@ -263,74 +292,64 @@ def selection(answer) -> Verdict:
         row = sums.index(max(sums))
         return row, table[row].index(max(table[row]))
 
-    # A wrong answer from a rule for the row and one for the column.
-    def both(row, column):
-        return lambda probabilities: (row(probabilities), column(probabilities))
-
-    # Two choices that look right: the best cell, and the mean row.
-    def joint(probabilities):
-        return divmod(int(probabilities.argmax()), probabilities.shape[1])
-
-    def mean_row(p):
-        return round(float((p.sum(1) * torch.arange(len(p))).sum()))
+    # The best column of one row.
+    def best_in(row, probabilities):
+        return row, int(probabilities[row].argmax())
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
     # The order of the two choices is another one.
-    faults.add(
-        "That is the most probable pair: first add up each row, and take the row with the largest sum.",
-        joint,
+    @faults.says(
+        "That is the most probable pair: first add up each row, and take the row with the "
+        "largest sum."
     )
+    def _(probabilities):
+        return divmod(int(probabilities.argmax()), probabilities.shape[1])
 
-    faults.add(
-        "You choose the threshold before the bits: it is the row first.",
-        both(lambda p: int(p[:, p.sum(0).argmax()].argmax()), lambda p: int(p.sum(0).argmax())),
-    )
+    @faults.says("You choose the threshold before the bits: it is the row first.")
+    def _(probabilities):
+        column = int(probabilities.sum(0).argmax())
+        return int(probabilities[:, column].argmax()), column
 
-    faults.add(
-        "Your column is the best over all rows: look at the chosen row alone.",
-        both(lambda p: int(p.sum(1).argmax()), lambda p: int(p.sum(0).argmax())),
-    )
+    @faults.says("Your column is the best over all rows: look at the chosen row alone.")
+    def _(probabilities):
+        row = int(probabilities.sum(1).argmax())
+        return row, int(probabilities.sum(0).argmax())
 
     # The right choice in another form, or another choice.
     @faults.says("The order is row (bits), then column (threshold).")
     def _(probabilities):
         return oracle(probabilities)[::-1]
 
-    faults.add(
-        "You round the mean row: the selection is the most probable one.",
-        both(mean_row, lambda p: int(p[mean_row(p)].argmax())),
-    )
+    @faults.says("You round the mean row: the selection is the most probable one.")
+    def _(probabilities):
+        sums = probabilities.sum(1)
+        mean = (sums * torch.arange(len(sums))).sum()
+        return best_in(round(float(mean)), probabilities)
 
-    faults.add(
-        "That is the least probable row: take the largest sum.",
-        both(lambda p: int(p.sum(1).argmin()), lambda p: int(p[p.sum(1).argmin()].argmax())),
-    )
+    @faults.says("That is the least probable row: take the largest sum.")
+    def _(probabilities):
+        return best_in(int(probabilities.sum(1).argmin()), probabilities)
 
-    faults.add(
-        "You give the position in the flat table: give row and column.",
-        both(lambda p: int(p.argmax()), lambda p: int(p.argmax())),
-    )
+    @faults.says("You give the position in the flat table: give row and column.")
+    def _(probabilities):
+        position = int(probabilities.argmax())
+        return position, position
 
     # Small tables first: each of them catches one mistake.
-    generator = torch.Generator().manual_seed(6)
-    tables = [
-        torch.tensor(t, dtype=torch.float64)
-        for t in (
-            [[0.9], [0.1]],
-            [[0.1, 0.9]],
-            [[0.4, 0.0], [0.29, 0.31]],
-            [[0.02, 0.35, 0.0], [0.3, 0.05, 0.28]],
-            [[0.0, 0.3, 0.08], [0.02, 0.0, 0.2], [0.19, 0.2, 0.01]],
-        )
-    ]
+    cases = Cases("probabilities")
+    cases.add(_double([[0.9], [0.1]]))
+    cases.add(_double([[0.1, 0.9]]))
+    cases.add(_double([[0.4, 0.0], [0.29, 0.31]]))
+    cases.add(_double([[0.02, 0.35, 0.0], [0.3, 0.05, 0.28]]))
+    cases.add(_double([[0.0, 0.3, 0.08], [0.02, 0.0, 0.2], [0.19, 0.2, 0.01]]))
     # Then random ones of full size.
-    tables += [
-        torch.softmax(2 * torch.randn(64, generator=generator, dtype=torch.float64), 0).view(8, 8)
-        for _ in range(8)
-    ]
-    return compare(answer, oracle, [{"probabilities": t} for t in tables], faults, draw=_table)
+    generator = torch.Generator().manual_seed(6)
+    for _ in range(8):
+        logits = 2 * torch.randn(64, generator=generator, dtype=torch.float64)
+        cases.add(torch.softmax(logits, 0).view(8, 8))
+    return compare(answer, oracle, cases, faults, draw=_table)
 
 
 @check
@@ -356,7 +375,9 @@ def logit_gradient(answer) -> Verdict:
     def oracle(sample, steps, thresholds, d_step, d_threshold, temperature):
         logits = (temperature * sample.log()).requires_grad_()
         p = torch.softmax(logits.flatten() / temperature, 0).view_as(logits)
-        (d_step * (p * steps).sum() + d_threshold * (p * thresholds).sum()).backward()
+        step = (p * steps).sum()
+        threshold = (p * thresholds).sum()
+        (d_step * step + d_threshold * threshold).backward()
         return logits.grad
 
     # A wrong answer from a formula of the sample and the slopes.
@@ -367,94 +388,102 @@ def logit_gradient(answer) -> Verdict:
 
         def gradient(sample, steps, thresholds, d_step, d_threshold, temperature):
             slope = d_step * steps + d_threshold * thresholds
-            return formula(sample, slope, (sample * slope).sum(), temperature)
+            mean = (sample * slope).sum()
+            return formula(sample, slope, mean, temperature)
 
         return gradient
 
-    # One of the two parameters is taken to have no gradient.
-    def without(name):
-        return lambda **case: of(lambda p, v, m, tau: p * (v - m) / tau)(**{**case, name: 0.0})
+    # The right gradient, for mistakes in what is put into it.
+    @of
+    def right(p, v, m, tau):
+        return p * (v - m) / tau
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
     # A part of the formula is missing.
-    faults.add(
-        "The means are missing: what counts is how far a scheme's step and threshold are from the expected ones.",
-        of(lambda p, v, m, tau: p * v / tau),
+    @faults.says(
+        "The means are missing: what counts is how far a scheme's step and threshold are from "
+        "the expected ones."
     )
+    @of
+    def _(p, v, m, tau):
+        return p * v / tau
 
-    faults.add(
-        "The temperature is missing: the softmax is one of logits / temperature.",
-        of(lambda p, v, m, tau: p * (v - m)),
-    )
+    @faults.says("The temperature is missing: the softmax is one of logits / temperature.")
+    @of
+    def _(p, v, m, tau):
+        return p * (v - m)
 
     # A part of the formula is turned round or replaced.
-    faults.add(
-        "The temperature is inverted: divide by it.", of(lambda p, v, m, tau: p * (v - m) * tau)
-    )
+    @faults.says("The temperature is inverted: divide by it.")
+    @of
+    def _(p, v, m, tau):
+        return p * (v - m) * tau
 
-    faults.add(
-        "The sample is missing as a factor: a scheme that has no weight in it gets no gradient.",
-        of(lambda p, v, m, tau: (v - m) / tau),
+    @faults.says(
+        "The sample is missing as a factor: a scheme that has no weight in it gets no gradient."
     )
+    @of
+    def _(p, v, m, tau):
+        return (v - m) / tau
 
-    faults.add(
-        "You subtract the plain mean over the schemes: it is the mean under the sample.",
-        of(lambda p, v, m, tau: p * (v - v.mean()) / tau),
-    )
+    @faults.says("You subtract the plain mean over the schemes: it is the mean under the sample.")
+    @of
+    def _(p, v, m, tau):
+        return p * (v - v.mean()) / tau
 
-    faults.add(
-        "The sign is reversed: the gradient points uphill.",
-        of(lambda p, v, m, tau: p * (m - v) / tau),
-    )
+    @faults.says("The sign is reversed: the gradient points uphill.")
+    @of
+    def _(p, v, m, tau):
+        return p * (m - v) / tau
 
     # One parameter is left out, or all other schemes are.
-    faults.add(
-        "The threshold is left out: the loss depends on the expected threshold too.",
-        without("d_threshold"),
-    )
+    @faults.says("The threshold is left out: the loss depends on the expected threshold too.")
+    def _(**case):
+        return right(**{**case, "d_threshold": 0.0})
 
-    faults.add(
-        "The step is left out: the loss depends on the expected step too.", without("d_step")
-    )
+    @faults.says("The step is left out: the loss depends on the expected step too.")
+    def _(**case):
+        return right(**{**case, "d_step": 0.0})
 
-    faults.add(
-        "That is the diagonal alone, p (1 - p): raising one logit lowers the weight of all other schemes.",
-        of(lambda p, v, m, tau: p * (1 - p) * v / tau),
+    @faults.says(
+        "That is the diagonal alone, p (1 - p): raising one logit lowers the weight of all other "
+        "schemes."
     )
+    @of
+    def _(p, v, m, tau):
+        return p * (1 - p) * v / tau
 
     # The same samples for every reader.
     generator = torch.Generator().manual_seed(7)
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = []
-    for bits, exponents, d_step, d_threshold, temperature in (
-        ((1, 2), (0,), 1.0, 0.0, 1.0),
-        ((2,), (0, -1), 0.0, 1.0, 1.0),
-        ((2, 4), (0, -1), 1.0, -0.5, 1.0),
-        ((2, 4), (1, 0), 0.3, 0.2, 0.5),
-        (tuple(range(1, 9)), tuple(range(0, -8, -1)), -0.7, 0.4, 0.7),
-    ):
-        thresholds = 2.0 ** torch.tensor(exponents, dtype=torch.float64)
-        steps = thresholds / 2.0 ** (torch.tensor(bits, dtype=torch.float64)[:, None] - 1)
-        score = torch.randn(len(bits) * len(exponents), generator=generator, dtype=torch.float64)
-        sample = torch.softmax(score, 0).view(len(bits), len(exponents))
-        cases.append(
-            {
-                "sample": sample,
-                "steps": steps,
-                "thresholds": thresholds,
-                "d_step": d_step,
-                "d_threshold": d_threshold,
-                "temperature": temperature,
-            }
-        )
+    cases = Cases("sample", "steps", "thresholds", "d_step", "d_threshold", "temperature")
+
+    def space(bits, exponents, *slopes_and_temperature):
+        thresholds = 2.0 ** _double(exponents)
+        steps = thresholds / 2.0 ** (_double(bits)[:, None] - 1)
+        score = torch.randn(steps.numel(), generator=generator, dtype=torch.float64)
+        sample = torch.softmax(score, 0).view_as(steps)
+        cases.add(sample, steps, thresholds, *slopes_and_temperature)
+
+    space([1, 2], [0], 1.0, 0.0, 1.0)
+    space([2], [0, -1], 0.0, 1.0, 1.0)
+    space([2, 4], [0, -1], 1.0, -0.5, 1.0)
+    space([2, 4], [1, 0], 0.3, 0.2, 0.5)
+    space(range(1, 9), range(0, -8, -1), -0.7, 0.4, 0.7)
     return compare(answer, oracle, cases, faults, tolerance=1e-6, draw=_heat)
 
 
+def _double(numbers) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
 def _plain(value) -> np.ndarray:
-    return np.asarray(value.detach() if isinstance(value, Tensor) else value, dtype=float)
+    if isinstance(value, Tensor):
+        value = value.detach()
+    return np.asarray(value, dtype=float)
 
 
 def _table(cases, wanted, given) -> plots.Drawing:
@@ -462,26 +491,29 @@ def _table(cases, wanted, given) -> plots.Drawing:
     on the answer.
     """
     # The case to draw.
-    wrong = [i for i in range(len(cases)) if tuple(_plain(given[i])) != tuple(_plain(wanted[i]))]
+    pairs = zip(given, wanted, strict=True)
+    wrong = [i for i, (yours, right) in enumerate(pairs) if (_plain(yours) != right).any()]
     at = wrong[0] if wrong else 3
     table = cases[at]["probabilities"].numpy()
     drawing, ax = plots.canvas(height=3.2)
     # Numbers are written into small tables only.
-    style = {
-        "cmap": "cividis",
-        "annot": table.size <= 12,
-        "fmt": ".0f",
-        "cbar_kws": {"label": "probability (%)"},
-    }
-    sns.heatmap(100 * table, ax=ax, linewidths=0.5, **style)
-    # A frame is right, a cross is the answer's.
-    (row, column), (r, c) = wanted[at], _plain(given[at])
-    ax.add_patch(
-        Rectangle((column, row), 1, 1, fill=False, ec=plots.RED, lw=3, clip_on=False, label="right")
+    sns.heatmap(
+        100 * table,
+        ax=ax,
+        linewidths=0.5,
+        cmap="cividis",
+        annot=table.size <= 12,
+        fmt=".0f",
+        cbar_kws={"label": "probability (%)"},
     )
-    ax.plot(
-        c + 0.8, r + 0.25, "X", ms=13, color=plots.BLUE, mec="white", clip_on=False, label="yours"
-    )
+    # A frame is right.
+    row, column = wanted[at]
+    frame = {"fill": False, "ec": plots.RED, "lw": 3, "clip_on": False}
+    ax.add_patch(Rectangle((column, row), 1, 1, label="right", **frame))
+    # A cross is the answer's.
+    r, c = _plain(given[at])
+    cross = {"ms": 13, "color": plots.BLUE, "mec": "white", "clip_on": False}
+    ax.plot(c + 0.8, r + 0.25, "X", label="yours", **cross)
     ax.set(xlabel="column: threshold", ylabel="row: bits")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     # The sentence has both choices.
@@ -493,26 +525,18 @@ def _table(cases, wanted, given) -> plots.Drawing:
 def _heat(cases, wanted, given) -> plots.Drawing:
     """The right gradient of the last case and the answer's, one beside the other."""
     # Both tables have the same colours for the same numbers.
-    right, yours = _plain(wanted[-1]), _plain(given[-1])
+    right = _plain(wanted[-1])
+    yours = _plain(given[-1])
     drawing, axes = plots.canvas(1, 2, height=3.2)
     reach = np.abs(right).max()
     # One heat map each.
-    for ax, table, title in zip(axes, (right, yours), ("right", "yours"), strict=True):
-        sns.heatmap(
-            table,
-            ax=ax,
-            cmap="vlag",
-            vmin=-reach,
-            vmax=reach,
-            linewidths=0.5,
-            yticklabels=range(1, 9),
-        )
+    colours = {"cmap": "vlag", "vmin": -reach, "vmax": reach}
+    tables = {"right": right, "yours": yours}
+    for ax, (title, table) in zip(axes, tables.items(), strict=True):
+        sns.heatmap(table, ax=ax, linewidths=0.5, yticklabels=range(1, 9), **colours)
         ax.invert_yaxis()
-        ax.set(
-            xlabel="octaves below the largest threshold",
-            ylabel="bits",
-            title=f"gradient of the logits: {title}",
-        )
+        ax.set(xlabel="octaves below the largest threshold", ylabel="bits")
+        ax.set_title(f"gradient of the logits: {title}")
     # The sentence compares the largest magnitudes.
     most = np.abs(yours).max()
     drawing.sentence = (

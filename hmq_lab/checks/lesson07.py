@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
+from hmq_lab.checks.frame import Cases, Faults, Verdict, check, compare, points
 
 
 def _tables(seed: int, tensors: int, bits: tuple[int, ...], thresholds: int = 3) -> dict:
@@ -17,25 +17,21 @@ def _tables(seed: int, tensors: int, bits: tuple[int, ...], thresholds: int = 3)
     # The logits spread widely, so that one cell stands out.
     random = np.random.default_rng(seed)
     logits = random.normal(0, 1.5, (tensors, len(bits), thresholds))
-    tables = np.exp(logits) / np.exp(logits).sum((1, 2), keepdims=True)
+    shares = np.exp(logits)
+    tables = shares / shares.sum((1, 2), keepdims=True)
     # Sizes that differ much: weights and tensors count differently.
-    return {
-        "tables": tables,
-        "bits": list(bits),
-        "sizes": (100 * random.integers(1, 60, tensors)).tolist(),
-    }
+    sizes = 100 * random.integers(1, 60, tensors)
+    return {"tables": tables, "bits": list(bits), "sizes": sizes.tolist()}
 
 
-RATES = [
-    {"tables": np.array([[[0.25], [0.75]]]), "bits": [2, 8], "sizes": [100]},
-    {"tables": np.array([[[0.1], [0.9]], [[1.0], [0.0]]]), "bits": [2, 4], "sizes": [100, 900]},
-    # the most probable cell has 8 bits, the most probable bits are 4
-    {"tables": np.array([[[0.2, 0.2, 0.2], [0.3, 0.05, 0.05]]]), "bits": [4, 8], "sizes": [10]},
-    *[
-        _tables(seed, n, bits)
-        for seed, n, bits in ((1, 2, (2, 4, 8)), (2, 5, (1, 2, 3, 4)), (3, 8, tuple(range(1, 9))))
-    ],
-]
+RATES = Cases("tables", "bits", "sizes")
+RATES.add(np.array([[[0.25], [0.75]]]), [2, 8], [100])
+RATES.add(np.array([[[0.1], [0.9]], [[1.0], [0.0]]]), [2, 4], [100, 900])
+# the most probable cell has 8 bits, the most probable bits are 4
+RATES.add(np.array([[[0.2, 0.2, 0.2], [0.3, 0.05, 0.05]]]), [4, 8], [10])
+RATES.append(_tables(1, 2, (2, 4, 8)))
+RATES.append(_tables(2, 5, (1, 2, 3, 4)))
+RATES.append(_tables(3, 8, tuple(range(1, 9))))
 
 
 @check
@@ -54,10 +50,12 @@ def both_rates(answer) -> Verdict:
     faults = Faults()
 
     # The right numbers in another order, or counted over tensors.
-    faults.add(
-        "The two are in the wrong order: first the expected compression, then the actual one.",
-        _two(swap=True),
+    @faults.says(
+        "The two are in the wrong order: first the expected compression, then the actual one."
     )
+    @_in_mean_bits
+    def _(expected, actual):
+        return 32 / actual, 32 / expected
 
     faults.add(
         "Both compressions count weights, not tensors: multiply the bits of a tensor by its size.",
@@ -67,9 +65,8 @@ def both_rates(answer) -> Verdict:
     # The actual compression of another choice.
     faults.add(
         "The actual compression takes the most probable *bits*: sum over the thresholds before "
-        "you look "
-        "for the largest. The most probable cell may have other bits.",
-        _two(choose=lambda table, bits: bits[np.unravel_index(table.argmax(), table.shape)[0]]),
+        "you look for the largest. The most probable cell may have other bits.",
+        _two(choose=_bits_of_best_cell),
     )
 
     faults.add(
@@ -78,25 +75,37 @@ def both_rates(answer) -> Verdict:
     )
 
     # The expected compression from another mean.
-    faults.add(
-        "The expected compression is 32 over the mean bits. You averaged 32 / bits, which is larger.",
-        _two(expect=lambda tables, bits, n: tables.sum(2) @ (32 / bits) @ n / n.sum()),
+    @faults.says(
+        "The expected compression is 32 over the mean bits. You averaged 32 / bits, which is "
+        "larger."
     )
+    def _(tables, bits, sizes):
+        compressions = tables.sum(2) @ (32 / np.array(bits))
+        _, actual = _two()(tables, bits, sizes)
+        return np.average(compressions, weights=sizes), actual
 
     # The right numbers in another unit.
-    faults.add("That is bits over 32; a compression is 32 over bits.", _two(turned=True))
+    @faults.says("That is bits over 32; a compression is 32 over bits.")
+    @_in_mean_bits
+    def _(expected, actual):
+        return expected / 32, actual / 32
 
-    faults.add("Those are mean bits; the compression is 32 over them.", _two(scale=None))
+    @faults.says("Those are mean bits; the compression is 32 over them.")
+    @_in_mean_bits
+    def _(expected, actual):
+        return expected, actual
 
     faults.add(
-        "Both are the expected compression: the actual one takes for each tensor its most probable bits alone.",
+        "Both are the expected compression: the actual one takes for each tensor its most "
+        "probable bits alone.",
         _two(choose=lambda table, bits: table.sum(1) @ bits),
     )
 
     # The drawing names each case by its number of weights.
-    draw = points(
-        "expected compression + actual compression", lambda case: f"{len(case['sizes'])} weights"
-    )
+    def label(case):
+        return f"{len(case['sizes'])} weights"
+
+    draw = points("expected compression + actual compression", label)
     return compare(answer, _both_rates, RATES, faults, tolerance=1e-6, draw=draw)
 
 
@@ -106,26 +115,41 @@ def _both_rates(tables, bits, sizes) -> tuple[float, float]:
     for table, size in zip(tables, sizes, strict=True):
         shares = {b: math.fsum(row) for b, row in zip(bits, table, strict=True)}
         expected += size * math.fsum(b * p for b, p in shares.items())
-        actual += size * max(shares, key=shares.get)
+        actual += size * max(shares, key=lambda b: shares[b])
     return 32 * sum(sizes) / expected, 32 * sum(sizes) / actual
 
 
-def _two(
-    swap=False,
-    counted=lambda n: n,
-    choose=lambda table, bits: bits[table.sum(1).argmax()],
-    expect=lambda tables, bits, n: 32 * n.sum() / (tables.sum(2) @ bits @ n),
-    turned=False,
-    scale=32,
-):
-    # The right answer, with one of its parts replaced.
+def _most_probable_bits(table, bits):
+    return bits[table.sum(1).argmax()]
+
+
+def _bits_of_best_cell(table, bits):
+    row, _ = np.unravel_index(table.argmax(), table.shape)
+    return bits[row]
+
+
+def _two(counted=np.asarray, choose=_most_probable_bits):
+    """The right answer, with another count of the weights or another choice of bits."""
+
     def answer(tables, bits, sizes):
-        b, n = np.array(bits, float), counted(np.array(sizes, float))
-        with np.errstate(divide="ignore"):  # of the fault that finds 0 bits
-            actual = 32 * n.sum() / (np.array([choose(table, b) for table in tables]) @ n)
-        found = np.array([expect(tables, b, n), actual])
-        found = 1 / found if turned else found if scale else 32 / found
-        return found[::-1] if swap else found
+        bits = np.array(bits, float)
+        weights = counted(np.array(sizes, float))
+        chosen = [choose(table, bits) for table in tables]
+        expected = np.average(tables.sum(2) @ bits, weights=weights)
+        actual = np.average(chosen, weights=weights)
+        # The fault that takes a place for bits may find 0 of them.
+        with np.errstate(divide="ignore"):
+            return 32 / np.array([expected, actual])
+
+    return answer
+
+
+def _in_mean_bits(function):
+    """A wrong answer from the expected and the actual mean bits."""
+
+    def answer(tables, bits, sizes):
+        expected, actual = 32 / _two()(tables, bits, sizes)
+        return function(expected, actual)
 
     return answer
 
@@ -160,7 +184,8 @@ def one_bit_share(answer) -> Verdict:
 
     # Other means of the two parts.
     @faults.says(
-        "The *bits* of the two parts average, not their compressions: the mean must come down to 32 / target."
+        "The *bits* of the two parts average, not their compressions: the mean must come down to "
+        "32 / target."
     )
     def _(target):
         return max(0.0, target / 16 - 1)
@@ -209,19 +234,15 @@ def standard_error(answer) -> Verdict:
     Returns:
         The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
-    # Accuracies in percent and numbers of images.
-    counted = (
-        (50, 100),
-        (90, 100),
-        (90, 10_000),
-        (91.73, 10_000),
-        (91.01, 10_000),
-        (99.86, 5000),
-        (10, 400),
-    )
-
-    # The cases, the simplest first: a message names the first that is wrong.
-    cases = [{"accuracy": float(a), "images": n} for a, n in counted]
+    # The cases, the simplest first: accuracies in percent and numbers of images.
+    cases = Cases("accuracy", "images")
+    cases.add(50.0, 100)
+    cases.add(90.0, 100)
+    cases.add(90.0, 10_000)
+    cases.add(91.73, 10_000)
+    cases.add(91.01, 10_000)
+    cases.add(99.86, 5000)
+    cases.add(10.0, 400)
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
@@ -243,14 +264,16 @@ def standard_error(answer) -> Verdict:
         return math.sqrt(accuracy * (100 - accuracy))
 
     @faults.says(
-        "The spread falls with the square root of the number of images: the division belongs under the root."
+        "The spread falls with the square root of the number of images: the division belongs "
+        "under the root."
     )
     def _(accuracy, images):
         return math.sqrt(accuracy * (100 - accuracy)) / images
 
     # Another number than one standard error.
     @faults.says(
-        "That estimates the spread from the images, over n - 1. Here it is known: accuracy x (100 - accuracy), over n."
+        "That estimates the spread from the images, over n - 1. Here it is known: accuracy x "
+        "(100 - accuracy), over n."
     )
     def _(accuracy, images):
         return math.sqrt(_variance(accuracy, images - 1))
@@ -273,9 +296,10 @@ def standard_error(answer) -> Verdict:
         return math.sqrt(abs(accuracy * (1 - accuracy)) / images)
 
     # The drawing names each case by accuracy and number of images.
-    draw = points(
-        "standard error (points)", lambda case: f"{case['accuracy']:g} % of {case['images']:,}"
-    )
+    def label(case):
+        return f"{case['accuracy']:g} % of {case['images']:,}"
+
+    draw = points("standard error (points)", label)
     return compare(answer, _standard_error, cases, faults, tolerance=1e-3, draw=draw)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hmq_lab import plots
-from hmq_lab.checks.frame import Faults, Verdict, array, call, check, compare, curve, points
+from hmq_lab.checks.frame import Cases, Faults, Verdict, array, call, check, compare, curve, points
 
 AROUND = torch.arange(-40, 41)  # halves of every kind, on both sides of 0
 
@@ -33,26 +33,25 @@ def requantize(answer) -> Verdict:
     """
     # Sums near 2^58: floats cannot hold them.
     near = 2**58
-    large = torch.tensor([near + d for d in (-(2**50), 2**50, 2**50 + 1)] + [2**51 + 2**50 - 1])
+    half = 2**50
+    large = torch.tensor([near - half, near + half, near + half + 1, 3 * half - 1])
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        {"sums": torch.tensor([n]), "places": k, "low": -8, "high": 7}
-        for k in (1, 2)
-        for n in (1, 2, 3, 5, 6, -1, -3)
-    ]
+    cases = Cases("sums", "places", "low", "high")
+    for k in (1, 2):
+        for n in (1, 2, 3, 5, 6, -1, -3):
+            cases.add(torch.tensor([n]), k, -8, 7)
     # Then many sums around 0, with several ranges.
-    cases += [
-        {"sums": AROUND, "places": k, "low": lo, "high": hi}
-        for k, lo, hi in ((2, 0, 7), (0, -8, 7), (3, -4, 3))
-    ]
-    cases.append({"sums": large, "places": 51, "low": 0, "high": 255})
-    cases.append({"sums": AROUND, "places": 2, "low": -8, "high": 7})
+    cases.add(AROUND, 2, 0, 7)
+    cases.add(AROUND, 0, -8, 7)
+    cases.add(AROUND, 3, -4, 3)
+    cases.add(large, 51, 0, 255)
+    cases.add(AROUND, 2, -8, 7)
 
     # An answer with another rounding.
     def shifted(rounding):
         def codes(sums, places, low, high):
-            return [min(max(rounding(int(n), places), low), high) for n in sums]
+            return _clipped([rounding(int(n), places) for n in sums], low, high)
 
         return codes
 
@@ -60,33 +59,36 @@ def requantize(answer) -> Verdict:
     faults = Faults()
 
     # Mistakes of the rounding.
-    faults.add(
-        "A shift alone rounds down: look at what was shifted out.", shifted(lambda n, k: n >> k)
-    )
+    @faults.says("A shift alone rounds down: look at what was shifted out.")
+    @shifted
+    def _(n, k):
+        return n >> k
 
-    faults.add(
-        "You round a half up: a half goes to the even integer.",
-        shifted(lambda n, k: 2 * n + 2**k >> k + 1),
-    )
+    @faults.says("You round a half up: a half goes to the even integer.")
+    @shifted
+    def _(n, k):
+        return 2 * n + 2**k >> k + 1
 
-    faults.add(
-        "You round a half away from zero: a half goes to the even integer.",
-        shifted(lambda n, k: (2 * abs(n) + 2**k >> k + 1) * (1 if n > 0 else -1)),
-    )
+    @faults.says("You round a half away from zero: a half goes to the even integer.")
+    @shifted
+    def _(n, k):
+        size = 2 * abs(n) + 2**k >> k + 1
+        return size if n > 0 else -size
 
-    faults.add(
-        "You round towards zero: look at what was shifted out.",
-        shifted(lambda n, k: (abs(n) >> k) * (1 if n > 0 else -1)),
-    )
+    @faults.says("You round towards zero: look at what was shifted out.")
+    @shifted
+    def _(n, k):
+        size = abs(n) >> k
+        return size if n > 0 else -size
 
     # Mistakes of the clipping.
     @faults.says("Nothing is clipped: beyond low and high the codes must stop.")
     def _(sums, places, low, high):
-        return [round(Fraction(int(n), 2**places)) for n in sums]
+        return _rounded(sums, places)
 
     @faults.says("You clip before the shift: low and high are codes, and sums are larger.")
     def _(sums, places, low, high):
-        return [round(Fraction(min(max(int(n), low), high), 2**places)) for n in sums]
+        return _rounded(_clipped(sums, low, high), places)
 
     @faults.says("high itself is a code that may occur: clip to low..high, both included.")
     def _(sums, places, low, high):
@@ -95,11 +97,13 @@ def requantize(answer) -> Verdict:
     # Floats in the place of integers, or the wrong direction.
     @faults.says("Your sums went through floats, which hold 53 bits: stay with integers.")
     def _(sums, places, low, high):
-        return np.clip(np.rint(sums.numpy() / 2.0**places), low, high)
+        rounded = np.rint(sums.numpy() / 2.0**places)
+        return np.clip(rounded, low, high)
 
     @faults.says("Your sums went through float32, which holds 24 bits: stay with integers.")
     def _(sums, places, low, high):
-        return np.clip(np.rint(sums.float().numpy() / 2.0**places), low, high)
+        rounded = np.rint(sums.float().numpy() / 2.0**places)
+        return np.clip(rounded, low, high)
 
     @faults.says("You shift to the left: that multiplies.")
     def _(sums, places, low, high):
@@ -126,14 +130,12 @@ def aligned_sum(answer) -> Verdict:
         The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        {"a": torch.tensor([1]), "a_exponent": 0, "b": torch.tensor([1]), "b_exponent": -1},
-        {"a": torch.tensor([1]), "a_exponent": -3, "b": torch.tensor([1]), "b_exponent": -1},
-        {"a": torch.tensor([5]), "a_exponent": -2, "b": torch.tensor([-7]), "b_exponent": -2},
-        {"a": torch.tensor([3]), "a_exponent": 1, "b": torch.tensor([2]), "b_exponent": 4},
-        {"a": AROUND, "a_exponent": -12, "b": AROUND.flip(0) * 3 + 1, "b_exponent": -6},
-        {"a": AROUND, "a_exponent": -4, "b": AROUND**2, "b_exponent": -7},
-    ]
+    cases = Cases("a", "a_exponent", "b", "b_exponent")
+    singles = [(1, 0, 1, -1), (1, -3, 1, -1), (5, -2, -7, -2), (3, 1, 2, 4)]
+    for a, a_exponent, b, b_exponent in singles:
+        cases.add(torch.tensor([a]), a_exponent, torch.tensor([b]), b_exponent)
+    cases.add(AROUND, -12, AROUND.flip(0) * 3 + 1, -6)
+    cases.add(AROUND, -4, AROUND**2, -7)
 
     # A wrong answer from another shift of the two exponents.
     def moved(shift):
@@ -141,55 +143,59 @@ def aligned_sum(answer) -> Verdict:
 
         def total(a, a_exponent, b, b_exponent):
             first, second = shift(a_exponent, b_exponent)
-            return [
-                int(np.floor(int(m) * 2.0**first + int(n) * 2.0**second))
-                for m, n in zip(a, b, strict=True)
-            ]
+            sums = a.double() * 2.0**first + b.double() * 2.0**second
+            return sums.floor().long()
 
         return total
 
     # The sum in units of the larger exponent.
     def coarse(a, a_exponent, b, b_exponent):
         unit = max(a_exponent, b_exponent)
-        return [
-            (int(m) >> (unit - a_exponent)) + (int(n) >> (unit - b_exponent))
-            for m, n in zip(a, b, strict=True)
-        ]
+        return (a >> (unit - a_exponent)) + (b >> (unit - b_exponent))
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
     # One side is shifted in the wrong way, or none is.
-    faults.add(
-        "The integers count different units: shift one side before you add.",
-        moved(lambda p, q: (0, 0)),
+    @faults.says("The integers count different units: shift one side before you add.")
+    @moved
+    def _(p, q):
+        return 0, 0
+
+    @faults.says(
+        "You shift the wrong side: the one with the larger exponent has the larger unit, and "
+        "more small units in it."
     )
+    @moved
+    def _(p, q):
+        return max(q - p, 0), max(p - q, 0)
 
     faults.add(
-        "You shift the wrong side: the one with the larger exponent has the larger unit, and more small units in it.",
-        moved(lambda p, q: (max(q - p, 0), max(p - q, 0))),
-    )
-
-    faults.add(
-        "You shift to the right, to the larger unit: bits get lost. To the left, to the smaller unit, nothing is.",
+        "You shift to the right, to the larger unit: bits get lost. To the left, to the smaller "
+        "unit, nothing is.",
         coarse,
     )
 
     # Only one of the two orders is right.
-    faults.add(
-        "That is right where a has the larger exponent; where b has it, b must be shifted.",
-        moved(lambda p, q: (max(p - q, 0), 0)),
+    @faults.says(
+        "That is right where a has the larger exponent; where b has it, b must be shifted."
     )
+    @moved
+    def _(p, q):
+        return max(p - q, 0), 0
 
-    faults.add(
-        "That is right where b has the larger exponent; where a has it, a must be shifted.",
-        moved(lambda p, q: (0, max(q - p, 0))),
+    @faults.says(
+        "That is right where b has the larger exponent; where a has it, a must be shifted."
     )
+    @moved
+    def _(p, q):
+        return 0, max(q - p, 0)
 
     # The right shift in another form.
     @faults.says("A shift by k places is a multiplication by 2^k, not by k.")
     def _(a, a_exponent, b, b_exponent):
-        return a * max(a_exponent - b_exponent, 1) + b * max(b_exponent - a_exponent, 1)
+        ahead = a_exponent - b_exponent
+        return a * max(ahead, 1) + b * max(-ahead, 1)
 
     @faults.says(
         "These are the values: give the integers, in units of the smaller exponent's power."
@@ -199,9 +205,7 @@ def aligned_sum(answer) -> Verdict:
 
     @faults.says("The sign of b is reversed: the sum is asked for.")
     def _(a, a_exponent, b, b_exponent):
-        return 2 * np.array(_times(a, a_exponent - min(a_exponent, b_exponent))) - np.array(
-            _aligned(a, a_exponent, b, b_exponent)
-        )
+        return _aligned(a, a_exponent, -b, b_exponent)
 
     # The first difference from the right results is what the message tells.
     return compare(answer, _aligned, cases, faults, draw=_sums)
@@ -228,41 +232,41 @@ def accumulator_bits(answer) -> Verdict:
     generator = np.random.default_rng(0)
 
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        {"weight": torch.tensor([[1]]), "bias": torch.tensor([0]), "largest": 127},
-        {"weight": torch.tensor([[1]]), "bias": torch.tensor([1]), "largest": 127},
-        {"weight": torch.tensor([[-1]]), "bias": torch.tensor([-1]), "largest": 127},
-        {"weight": torch.tensor([[1, -1]]), "bias": torch.tensor([0]), "largest": 127},
-        {"weight": torch.tensor([[-2, -2]]), "bias": torch.tensor([0]), "largest": 2},
-        {
-            "weight": torch.tensor([[7, -8, 1], [1, 1, 1]]),
-            "bias": torch.tensor([3, 100]),
-            "largest": 15,
-        },
-        {"weight": torch.tensor([[1, 0], [0, 1]]), "bias": torch.tensor([0, 0]), "largest": 7},
-        {"weight": torch.tensor([[6, -5], [0, 0]]), "bias": torch.tensor([0, 300]), "largest": 3},
-    ]
+    cases = Cases("weight", "bias", "largest")
+
+    def layer(weight, bias, largest):
+        cases.add(torch.tensor(weight), torch.tensor(bias), largest)
+
+    layer([[1]], [0], 127)
+    layer([[1]], [1], 127)
+    layer([[-1]], [-1], 127)
+    layer([[1, -1]], [0], 127)
+    layer([[-2, -2]], [0], 2)
+    layer([[7, -8, 1], [1, 1, 1]], [3, 100], 15)
+    layer([[1, 0], [0, 1]], [0, 0], 7)
+    layer([[6, -5], [0, 0]], [0, 300], 3)
     # Then whole layers, as large as real ones.
     for bits, inputs in ((2, 9), (4, 72), (4, 144), (8, 144), (8, 27)):
-        weight = torch.from_numpy(
-            generator.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (8, inputs))
-        )
-        bias = torch.from_numpy(generator.integers(-5000, 5000, 8))
-        cases.append({"weight": weight, "bias": bias, "largest": 255})
+        end = 2 ** (bits - 1)
+        weight = generator.integers(-end, end, (8, inputs))
+        bias = generator.integers(-5000, 5000, 8)
+        layer(weight, bias, 255)
 
     # A wrong answer from other ends of the sums.
     def reach(ends):
         """The bits for the smallest and largest number that `ends` finds."""
 
         def bits(weight, bias, largest):
-            low, high = (int(end) for end in ends(weight.numpy(), bias.numpy(), largest))
-            return _width(low, high)
+            low, high = ends(weight.numpy(), bias.numpy(), largest)
+            return _width(int(low), int(high))
 
         return bits
 
     # The smallest and largest sum of each output.
     def extremes(w, b, x):
-        return (np.minimum(w, 0).sum(1) * x + b).min(), (np.maximum(w, 0).sum(1) * x + b).max()
+        low = np.minimum(w, 0).sum(1) * x + b
+        high = np.maximum(w, 0).sum(1) * x + b
+        return low.min(), high.max()
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
@@ -273,58 +277,71 @@ def accumulator_bits(answer) -> Verdict:
         return _bits(weight, bias, largest) - 1
 
     @faults.says(
-        "One bit too many: -2^(b-1) is still held by b bits, and positive and negative sums share them."
+        "One bit too many: -2^(b-1) is still held by b bits, and positive and negative sums "
+        "share them."
     )
     def _(weight, bias, largest):
         return _bits(weight, bias, largest) + 1
 
     # The bias, or the sum that is bounded, is another one.
-    faults.add("The bias is missing.", reach(lambda w, b, x: extremes(w, 0 * b, x)))
+    @faults.says("The bias is missing.")
+    @reach
+    def _(w, b, x):
+        return extremes(w, 0 * b, x)
 
-    faults.add(
+    @faults.says(
         "That holds sum |w| * largest + |b|. But no image makes the negative weights count as "
-        "positive ones: take the positive and the negative weights apart.",
-        reach(lambda w, b, x: (-1, (abs(w).sum(1) * x + abs(b)).max())),
+        "positive ones: take the positive and the negative weights apart."
     )
+    @reach
+    def _(w, b, x):
+        largest_sums = abs(w).sum(1) * x + abs(b)
+        return -1, largest_sums.max()
 
-    faults.add(
-        "That is for the sum over all outputs: each output has an accumulator of its own.",
-        reach(lambda w, b, x: extremes(w.reshape(1, -1), b.sum(keepdims=True), x)),
-    )
+    @faults.says("That is for the sum over all outputs: each output has an accumulator of its own.")
+    @reach
+    def _(w, b, x):
+        return extremes(w.reshape(1, -1), b.sum(keepdims=True), x)
 
     # The bound is safe but too wide.
-    faults.add(
-        "That is the bits of a product and log2 of their number: safe, but it assumes the largest weight everywhere.",
-        reach(
-            lambda w, b, x: (
-                -(abs(w).max() * x * w.shape[1] + abs(b).max()),
-                abs(w).max() * x * w.shape[1] + abs(b).max() - 1,
-            )
-        ),
+    @faults.says(
+        "That is the bits of a product and log2 of their number: safe, but it assumes the "
+        "largest weight everywhere."
     )
+    @reach
+    def _(w, b, x):
+        product = abs(w).max() * x
+        end = product * w.shape[1] + abs(b).max()
+        return -end, end - 1
 
     # The bound is too narrow.
-    faults.add(
-        "You looked at positive sums alone: a negative one can be the longer.",
-        reach(lambda w, b, x: (-1, max(extremes(w, b, x)[1], 0))),
-    )
+    @faults.says("You looked at positive sums alone: a negative one can be the longer.")
+    @reach
+    def _(w, b, x):
+        _, high = extremes(w, b, x)
+        return -1, max(high, 0)
 
-    faults.add(
+    @faults.says(
         "You looked at the image where all inputs are the largest: zeros where a weight is "
-        "positive, and the largest where it is negative, make the smallest sum.",
-        reach(lambda w, b, x: ((w.sum(1) * x + b).min(), (w.sum(1) * x + b).max())),
+        "positive, and the largest where it is negative, make the smallest sum."
     )
+    @reach
+    def _(w, b, x):
+        sums = w.sum(1) * x + b
+        return sums.min(), sums.max()
 
-    faults.add(
-        "That holds one product: a sum of them is longer.",
-        reach(lambda w, b, x: (min((w * x).min(), 0), max((w * x).max(), 0))),
-    )
+    @faults.says("That holds one product: a sum of them is longer.")
+    @reach
+    def _(w, b, x):
+        products = w * x
+        return min(products.min(), 0), max(products.max(), 0)
 
     # The drawing names each case by the layer's size.
-    names = points(
-        "bits", lambda c: f"{c['weight'].shape[0]} x {c['weight'].shape[1]}, to {c['largest']}"
-    )
-    return compare(answer, _bits, cases, faults, draw=names)
+    def label(case):
+        outputs, inputs = case["weight"].shape
+        return f"{outputs} x {inputs}, to {case['largest']}"
+
+    return compare(answer, _bits, cases, faults, draw=points("bits", label))
 
 
 @check
@@ -345,18 +362,17 @@ def pack(answer) -> Verdict:
         The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        {"codes": [1, 0, 0, 0], "bits": 2},
-        {"codes": [0, 0, 0, 1], "bits": 2},
-        {"codes": [-1], "bits": 2},
-        {"codes": [1, -1, 0, -2], "bits": 2},
-        {"codes": [1, 2, 3], "bits": 3},
-        {"codes": [-4, 3, -1, 0, 1, 2, -2, -3], "bits": 3},
-        {"codes": [-1, 0, -1, 0, 0, 0, 0, -1, -1], "bits": 1},
-        {"codes": [-8, 7, 3], "bits": 4},
-        {"codes": [(7 * i) % 32 - 16 for i in range(21)], "bits": 5},
-        {"codes": [-128, 127, -1], "bits": 8},
-    ]
+    cases = Cases("codes", "bits")
+    cases.add([1, 0, 0, 0], 2)
+    cases.add([0, 0, 0, 1], 2)
+    cases.add([-1], 2)
+    cases.add([1, -1, 0, -2], 2)
+    cases.add([1, 2, 3], 3)
+    cases.add([-4, 3, -1, 0, 1, 2, -2, -3], 3)
+    cases.add([-1, 0, -1, 0, 0, 0, 0, -1, -1], 1)
+    cases.add([-8, 7, 3], 4)
+    cases.add([(7 * i) % 32 - 16 for i in range(21)], 5)
+    cases.add([-128, 127, -1], 8)
 
     # The codes as text, the first one at the left.
     def stream(codes, bits):
@@ -365,15 +381,16 @@ def pack(answer) -> Verdict:
     # Bytes from such a text, filled up with zeros.
     def bytes_of(text, last_first=False):
         text += "0" * (-len(text) % 8)
-        return [int(text[i : i + 8][:: -1 if last_first else 1], 2) for i in range(0, len(text), 8)]
+        bytes_as_text = [text[i : i + 8] for i in range(0, len(text), 8)]
+        if last_first:
+            bytes_as_text = [bits[::-1] for bits in bytes_as_text]
+        return [int(bits, 2) for bits in bytes_as_text]
 
     # Two more wrong ways: whole codes in each byte, and mirrored bits.
     def separately(codes, bits):
         fit = 8 // bits
-        return [
-            sum((c & (2**bits - 1)) << (bits * j) for j, c in enumerate(codes[i : i + fit]))
-            for i in range(0, len(codes), fit)
-        ]
+        groups = [codes[i : i + fit] for i in range(0, len(codes), fit)]
+        return [_as_one_number(group, bits) for group in groups]
 
     def mirrored(codes, bits):
         return bytes_of(stream(codes, bits), last_first=True)
@@ -404,10 +421,12 @@ def pack(answer) -> Verdict:
 
     # Mistakes of the sign.
     @faults.says(
-        "Negative codes reach into their neighbours: keep `bits` bits of each, with & (2**bits - 1)."
+        "Negative codes reach into their neighbours: keep `bits` bits of each, with & (2**bits - "
+        "1)."
     )
     def _(codes, bits):
-        return _split(sum((c << bits * i for i, c in enumerate(codes))), len(codes), bits)
+        number = sum(c << bits * i for i, c in enumerate(codes))
+        return _split(number, len(codes), bits)
 
     @faults.says("The sign is lost: -1 is all ones in two's complement, not 1.")
     def _(codes, bits):
@@ -422,17 +441,23 @@ def pack(answer) -> Verdict:
     def _(codes, bits):
         return _packed(codes, bits)[::-1]
 
-    # The number of bytes is checked first.
-    for case in cases:  # an answer with another number of bytes is told so by name, not by shape
+    # The number of bytes is checked first: the message names it, not a shape.
+    for case in cases:
         given = call(answer, case)
         wanted = _packed(**case)
         if hasattr(given, "__len__") and len(given) != len(wanted):
-            asked = f"codes={case['codes']}, bits={case['bits']}"
-            says = f"Not yet. For {asked} you gave {len(given)} bytes; "
-            says += f"{len(case['codes'])} x {case['bits']} bits are {len(wanted)}."
+            codes = case["codes"]
+            bits = case["bits"]
+            says = f"Not yet. For codes={codes}, bits={bits} you gave {len(given)} bytes; "
+            says += f"{len(codes)} x {bits} bits are {len(wanted)}."
             named = [f.says for f in faults if _same(f.answer(**case), given)]
             return Verdict(False, " ".join([says, *named[:1]]))
-    return compare(lambda **case: _listed(call(answer, case)), _packed, cases, faults, draw=_bytes)
+
+    # The bytes may come as an object of Python's type bytes.
+    def listed(**case):
+        return _listed(call(answer, case))
+
+    return compare(listed, _packed, cases, faults, draw=_bytes)
 
 
 def _listed(given):
@@ -443,27 +468,35 @@ def _listed(given):
 
 
 def _same(a, b) -> bool:
-    return len(a) == len(b) and all(int(x) == int(y) for x, y in zip(a, b, strict=True))
+    return [int(x) for x in a] == [int(x) for x in b]
 
 
 def _codes(sums, places, low, high):
-    return [min(max(round(Fraction(int(n), 2**places)), low), high) for n in sums]
+    return _clipped(_rounded(sums, places), low, high)
 
 
-def _times(x, places):
-    return [int(n) * 2**places for n in x]
+def _rounded(sums, places) -> list[int]:
+    """By fractions, which Python rounds half to even."""
+    return [round(Fraction(int(n), 2**places)) for n in sums]
+
+
+def _clipped(numbers, low, high) -> list[int]:
+    return [min(max(int(n), low), high) for n in numbers]
 
 
 def _aligned(a, a_exponent, b, b_exponent):
     unit = Fraction(2) ** min(a_exponent, b_exponent)
-    first, second = Fraction(2) ** a_exponent, Fraction(2) ** b_exponent
-    return [int((int(m) * first + int(n) * second) / unit) for m, n in zip(a, b, strict=True)]
+    first = Fraction(2) ** a_exponent / unit
+    second = Fraction(2) ** b_exponent / unit
+    return [int(int(m) * first + int(n) * second) for m, n in zip(a, b, strict=True)]
 
 
 def _sums(cases, wanted, given) -> plots.Drawing:
     """As a curve over a, of the case in which both sides run through many numbers."""
-    drawing = curve("a", "sum", pick=4)(cases, wanted, given)
-    exponents = f"a in units of 2^{cases[4]['a_exponent']}, b of 2^{cases[4]['b_exponent']}"
+    pick = 4
+    drawing = curve("a", "sum", pick=pick)(cases, wanted, given)
+    case = cases[pick]
+    exponents = f"a in units of 2^{case['a_exponent']}, b of 2^{case['b_exponent']}"
     drawing.axes[0].set_title(f"{exponents}, b = 1 - 3 a")
     drawing.sentence = f"Your sum over a beside the right one: {exponents}, and b = 1 - 3 a."
     return drawing
@@ -478,17 +511,22 @@ def _width(low: int, high: int) -> int:
 
 
 def _bits(weight, bias, largest) -> int:
-    rows = zip(weight.tolist(), bias.tolist(), strict=True)
-    ends = [
-        (b + largest * sum(w for w in row if w < 0), b + largest * sum(w for w in row if w > 0))
-        for row, b in rows
-    ]
-    return _width(min(low for low, _ in ends), max(high for _, high in ends))
+    lows = []
+    highs = []
+    for row, b in zip(weight.tolist(), bias.tolist(), strict=True):
+        lows.append(b + largest * sum(w for w in row if w < 0))
+        highs.append(b + largest * sum(w for w in row if w > 0))
+    return _width(min(lows), max(highs))
 
 
 def _packed(codes, bits) -> list[int]:
-    """By one large integer: code i weighs 2^(bits * i)."""
-    return _split(sum((c % 2**bits) << (bits * i) for i, c in enumerate(codes)), len(codes), bits)
+    """By one large integer."""
+    return _split(_as_one_number(codes, bits), len(codes), bits)
+
+
+def _as_one_number(codes, bits) -> int:
+    """Code i weighs 2^(bits * i)."""
+    return sum((c % 2**bits) << (bits * i) for i, c in enumerate(codes))
 
 
 def _split(number: int, count: int, bits: int) -> list[int]:
@@ -506,16 +544,19 @@ def _bytes(cases, wanted, given) -> plots.Drawing:
     bits = cases[at]["bits"]
     # The right bits stand above those of the answer.
     drawing, axes = plots.canvas(2, 1, height=2.4)
-    for ax, name, numbers in zip(axes, ("right", "yours"), (wanted[at], given[at]), strict=True):
-        row = [[(int(n) >> place) & 1 for n in numbers for place in range(8)]]
-        ax.imshow(row, cmap="Greys", vmin=0, vmax=3, aspect="auto")
+    rows = {"right": wanted[at], "yours": given[at]}
+    for ax, (name, numbers) in zip(axes, rows.items(), strict=True):
+        row = []
+        for n in numbers:
+            row += [(int(n) >> place) & 1 for place in range(8)]
+        ax.imshow([row], cmap="Greys", vmin=0, vmax=3, aspect="auto")
         # Lines separate the bytes, broken lines the codes.
         for edge in range(0, 8 * len(numbers) + 1, 8):
             ax.axvline(edge - 0.5, color=plots.BLUE, lw=3)
         for edge in range(0, bits * len(cases[at]["codes"]) + 1, bits):
             ax.axvline(edge - 0.5, color=plots.ORANGE, lw=1.2, ls="--")
         # Each bit is written into its cell.
-        for place, bit in enumerate(row[0]):
+        for place, bit in enumerate(row):
             ax.text(place, 0, str(bit), ha="center", va="center", fontsize=9)
         ax.set(xticks=[], yticks=[], title=name)
         ax.grid(False)

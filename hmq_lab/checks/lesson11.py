@@ -6,20 +6,18 @@ Pareto front.
 from __future__ import annotations
 
 from fractions import Fraction
-from functools import partial
 
 import numpy as np
 
 from hmq_lab import plots
-from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
+from hmq_lab.checks.frame import Cases, Faults, Verdict, check, compare, points
 
-LAYERS = [
-    {"sizes": [100], "bits": [4]},
-    {"sizes": [100, 300], "bits": [8, 2]},
-    {"sizes": [432, 2304, 36864, 640], "bits": [8, 3, 1, 8]},
-    {"sizes": [10, 10, 10], "bits": [1, 1, 1]},
-    {"sizes": [27, 9, 64, 1000, 50], "bits": [7, 5, 6, 2, 8]},
-]
+LAYERS = Cases("sizes", "bits")
+LAYERS.add([100], [4])
+LAYERS.add([100, 300], [8, 2])
+LAYERS.add([432, 2304, 36864, 640], [8, 3, 1, 8])
+LAYERS.add([10, 10, 10], [1, 1, 1])
+LAYERS.add([27, 9, 64, 1000, 50], [7, 5, 6, 2, 8])
 
 
 @check
@@ -40,7 +38,8 @@ def wcr(answer) -> Verdict:
 
     # Tensors are counted, not weights.
     @faults.says(
-        "That counts tensors: a tensor of 36,864 weights must weigh more than one of 432. Multiply bits by sizes."
+        "That counts tensors: a tensor of 36,864 weights must weigh more than one of 432. "
+        "Multiply bits by sizes."
     )
     def _(sizes, bits):
         return 32 / np.mean(bits)
@@ -54,7 +53,8 @@ def wcr(answer) -> Verdict:
 
     # A mean of compressions.
     @faults.says(
-        "That is the mean of the tensors' own compressions. Add up the bits of all weights first, and divide once."
+        "That is the mean of the tensors' own compressions. Add up the bits of all weights "
+        "first, and divide once."
     )
     def _(sizes, bits):
         return np.average(32 / np.array(bits), weights=sizes)
@@ -78,8 +78,8 @@ def wcr(answer) -> Verdict:
 
 
 def _wcr(sizes, bits) -> float:
-    """In whole numbers: a weight written out bit by bit."""
-    written = sum(sum([b] * n) for n, b in zip(sizes, bits, strict=True))
+    """In whole numbers."""
+    written = sum(n * b for n, b in zip(sizes, bits, strict=True))
     return float(Fraction(32 * sum(sizes), written))
 
 
@@ -87,13 +87,12 @@ def _mean_bits(sizes, bits):
     return np.dot(sizes, bits) / np.sum(sizes)
 
 
-COUNTS = [
-    {"rate": 8.0, "quantized": 1000, "left_float": 0},
-    {"rate": 8.0, "quantized": 1000, "left_float": 1000},
-    {"rate": 15.7, "quantized": 23_454_912, "left_float": 2_048_000},
-    {"rate": 9.0, "quantized": 23_454_912, "left_float": 2_048_000},
-    {"rate": 4.0, "quantized": 5_236_192, "left_float": 42_000},
-]
+COUNTS = Cases("rate", "quantized", "left_float")
+COUNTS.add(8.0, 1000, 0)
+COUNTS.add(8.0, 1000, 1000)
+COUNTS.add(15.7, 23_454_912, 2_048_000)
+COUNTS.add(9.0, 23_454_912, 2_048_000)
+COUNTS.add(4.0, 5_236_192, 42_000)
 
 
 @check
@@ -118,7 +117,7 @@ def recount(answer) -> Verdict:
     def _(rate, quantized, left_float):
         return rate
 
-    @faults.says("Rates do not average like that. Add up the sizes, then divide once.")
+    @faults.says("Compressions do not average like that. Add up the sizes, then divide once.")
     def _(rate, quantized, left_float):
         return (rate * quantized + left_float) / (quantized + left_float)
 
@@ -147,35 +146,36 @@ def recount(answer) -> Verdict:
         return (quantized / rate + left_float) / (quantized + left_float)
 
     # The drawing names each case by its compression and float weights.
-    draw = points(
-        "compression over all weights",
-        lambda case: f"{case['rate']:g}, {case['left_float']:,} float",
-    )
+    def label(case):
+        return f"{case['rate']:g}, {case['left_float']:,} float"
+
+    draw = points("compression over all weights", label)
     return compare(answer, _recount, COUNTS, faults, tolerance=1e-6, draw=draw)
 
 
 def _recount(rate, quantized, left_float) -> float:
     """As one more tensor of 32 bits beside those of 32 / compression."""
     bits = Fraction(32) / Fraction(rate)
-    return float(32 * (quantized + left_float) / (quantized * bits + left_float * 32))
+    before = 32 * (quantized + left_float)
+    after = bits * quantized + 32 * left_float
+    return float(before / after)
 
 
 # (compression, accuracy, accuracy of the own float network): quarters of a point, so that sums
 # are exact
-RESULTS = [
-    {"results": [(8.0, 91.5, 91.75)], "points": 0.5},
-    {"results": [(8.0, 91.5, 91.75), (16.0, 91.0, 91.75)], "points": 0.5},
-    {"results": [(10.5, 92.75, 93.0), (17.5, 92.5, 93.5), (14.0, 91.5, 91.5)], "points": 0.5},
-    {"results": [(16.0, 70.0, 72.0), (8.0, 71.5, 72.0), (9.0, 76.0, 75.0)], "points": 0.5},
-    {"results": [(16.0, 70.0, 72.0), (12.0, 60.0, 61.0)], "points": 0.25},
-    {"results": [(4.0, 93.0, 93.0), (8.0, 49.5, 50.0), (12.0, 49.25, 50.0)], "points": 0.75},
-]
+RESULTS = Cases("results", "points")
+RESULTS.add([(8.0, 91.5, 91.75)], 0.5)
+RESULTS.add([(8.0, 91.5, 91.75), (16.0, 91.0, 91.75)], 0.5)
+RESULTS.add([(10.5, 92.75, 93.0), (17.5, 92.5, 93.5), (14.0, 91.5, 91.5)], 0.5)
+RESULTS.add([(16.0, 70.0, 72.0), (8.0, 71.5, 72.0), (9.0, 76.0, 75.0)], 0.5)
+RESULTS.add([(16.0, 70.0, 72.0), (12.0, 60.0, 61.0)], 0.25)
+RESULTS.add([(4.0, 93.0, 93.0), (8.0, 49.5, 50.0), (12.0, 49.25, 50.0)], 0.75)
 
 
 @check
 def best_rate(answer) -> Verdict:
-    """Exercise 2: the highest compression at which a result loses at most so many points to its own float
-    network.
+    """Exercise 2: the highest compression at which a result loses at most so many points to its own
+    float network.
 
     >>> checks.best_rate(lambda results, points: max(r for r, a, f in results)).passed
     False
@@ -203,44 +203,43 @@ def best_rate(answer) -> Verdict:
     faults = Faults()
 
     # The float accuracy of another network.
-    faults.add(
-        "That compares with the highest accuracy of the list: each result has a float network of its own.",
-        fault(
-            lambda rate, accuracy, own, results, points: (
-                max((a for _, a, _ in results)) - accuracy <= points
-            )
-        ),
+    @faults.says(
+        "That compares with the highest accuracy of the list: each result has a float network of "
+        "its own."
     )
+    @fault
+    def _(rate, accuracy, own, results, points):
+        highest = max(a for _, a, _ in results)
+        return highest - accuracy <= points
 
-    faults.add(
-        "That compares with the best float network of the list: each result has one of its own.",
-        fault(
-            lambda rate, accuracy, own, results, points: (
-                max((f for *_, f in results)) - accuracy <= points
-            )
-        ),
+    @faults.says(
+        "That compares with the best float network of the list: each result has one of its own."
     )
+    @fault
+    def _(rate, accuracy, own, results, points):
+        highest = max(f for _, _, f in results)
+        return highest - accuracy <= points
 
     # The comparison or the unit is another one.
-    faults.add(
-        "A loss of exactly so many points is still allowed: <=, not <.",
-        fault(lambda rate, accuracy, own, results, points: own - accuracy < points),
-    )
+    @faults.says("A loss of exactly so many points is still allowed: <=, not <.")
+    @fault
+    def _(rate, accuracy, own, results, points):
+        return own - accuracy < points
 
-    faults.add(
-        "The sign is reversed: float accuracy minus quantized accuracy is what was lost.",
-        fault(lambda rate, accuracy, own, results, points: accuracy - own <= points),
-    )
+    @faults.says("The sign is reversed: float accuracy minus quantized accuracy is what was lost.")
+    @fault
+    def _(rate, accuracy, own, results, points):
+        return accuracy - own <= points
 
-    faults.add(
-        "A result above its float network has lost nothing: no absolute value.",
-        fault(lambda rate, accuracy, own, results, points: abs(own - accuracy) <= points),
-    )
+    @faults.says("A result above its float network has lost nothing: no absolute value.")
+    @fault
+    def _(rate, accuracy, own, results, points):
+        return abs(own - accuracy) <= points
 
-    faults.add(
-        "Points are differences of percentages, not a share of the float accuracy.",
-        fault(lambda rate, accuracy, own, results, points: 100 * (own - accuracy) / own <= points),
-    )
+    @faults.says("Points are differences of percentages, not a share of the float accuracy.")
+    @fault
+    def _(rate, accuracy, own, results, points):
+        return 100 * (own - accuracy) / own <= points
 
     # The right results, but another number of them.
     faults.add(
@@ -249,15 +248,16 @@ def best_rate(answer) -> Verdict:
 
     faults.add("That is an accuracy; a compression was asked for.", fault(within, of=1))
 
-    faults.add(
-        "That ignores what was lost: the compression must be of a result that fits.",
-        fault(lambda *_: True),
-    )
+    @faults.says("That ignores what was lost: the compression must be of a result that fits.")
+    @fault
+    def _(*_):
+        return True
 
     # The drawing names each case by its results and points.
-    draw = points(
-        "compression", lambda case: f"{len(case['results'])} results, {case['points']:g} points"
-    )
+    def label(case):
+        return f"{len(case['results'])} results, {case['points']:g} points"
+
+    draw = points("compression", label)
     return compare(answer, _best_rate, RESULTS, faults, tolerance=1e-9, draw=draw)
 
 
@@ -272,18 +272,21 @@ def _best_rate(results, points) -> float:
 def _scatter(seed: int, count: int) -> dict:
     random = np.random.default_rng(seed)
     rates = random.integers(8, 40, count) / 2
-    return {"points": [(float(r), float(93 - r / 16 - random.integers(0, 8) / 4)) for r in rates]}
+    points = []
+    for rate in rates:
+        lost = rate / 16 + random.integers(0, 8) / 4
+        points.append((float(rate), float(93 - lost)))
+    return {"points": points}
 
 
-CLOUDS = [
-    {"points": [(8.0, 91.5)]},
-    {"points": [(8.0, 91.5), (16.0, 91.0)]},
-    {"points": [(8.0, 91.0), (16.0, 91.5)]},
-    {"points": [(8.0, 91.5), (8.0, 91.0), (16.0, 91.0)]},
-    {"points": [(8.0, 91.5), (16.0, 91.5), (12.0, 92.0), (10.0, 91.25)]},
-    {"points": [(8.0, 92.0), (8.0, 92.0), (16.0, 90.0), (4.0, 90.0)]},
-    *[_scatter(seed, 12) for seed in (1, 2, 3)],
-]
+CLOUDS = Cases("points")
+CLOUDS.add([(8.0, 91.5)])
+CLOUDS.add([(8.0, 91.5), (16.0, 91.0)])
+CLOUDS.add([(8.0, 91.0), (16.0, 91.5)])
+CLOUDS.add([(8.0, 91.5), (8.0, 91.0), (16.0, 91.0)])
+CLOUDS.add([(8.0, 91.5), (16.0, 91.5), (12.0, 92.0), (10.0, 91.25)])
+CLOUDS.add([(8.0, 92.0), (8.0, 92.0), (16.0, 90.0), (4.0, 90.0)])
+CLOUDS += [_scatter(seed, 12) for seed in (1, 2, 3)]
 
 
 @check
@@ -302,9 +305,6 @@ def pareto(answer) -> Verdict:
         The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
-    # Lists that belong together have the same length.
-    pairs = partial(zip, strict=True)
-
     # A front from another rule for "beats".
     def fault(beats, keep=False):
         return lambda points: [any(beats(o, p) for o in points) == keep for p in points]
@@ -318,60 +318,76 @@ def pareto(answer) -> Verdict:
         return ~_pareto(points)
 
     # Another rule for "beats".
-    faults.add(
-        "To be beaten it is enough to be lower in one and equal in the other: >= in both, and not the same point.",
-        fault(lambda o, p: o[0] > p[0] and o[1] > p[1]),
+    @faults.says(
+        "To be beaten it is enough to be lower in one and equal in the other: >= in both, and "
+        "not the same point."
     )
-
-    faults.add(
-        "Every point is at least as good as itself, and so beats itself there: leave out equal points.",
-        fault(lambda o, p: o[0] >= p[0] and o[1] >= p[1]),
-    )
-
-    faults.add(
-        "A point is beaten by one that is as good in both and better in one; better in one of them alone does not.",
-        fault(lambda o, p: o[0] > p[0] or o[1] > p[1]),
-    )
-
-    # The wrong direction, or one of the two numbers alone.
-    faults.add(
-        "That is the front towards low compressions. A higher compression is a smaller network: "
-        "more of both "
-        "is better.",
-        fault(lambda o, p: o[0] <= p[0] and o[1] >= p[1] and (o != p)),
-    )
+    @fault
+    def _(o, p):
+        return o[0] > p[0] and o[1] > p[1]
 
     @faults.says(
-        "That finds the highest accuracy alone; a lower one at a higher compression may lie on the front, too."
+        "Every point is at least as good as itself, and so beats itself there: leave out equal "
+        "points."
+    )
+    @fault
+    def _(o, p):
+        return o[0] >= p[0] and o[1] >= p[1]
+
+    @faults.says(
+        "A point is beaten by one that is as good in both and better in one; better in one of "
+        "them alone does not."
+    )
+    @fault
+    def _(o, p):
+        return o[0] > p[0] or o[1] > p[1]
+
+    # The wrong direction, or one of the two numbers alone.
+    @faults.says(
+        "That is the front towards low compressions. A higher compression is a smaller network: "
+        "more of both "
+        "is better."
+    )
+    @fault
+    def _(o, p):
+        return o[0] <= p[0] and o[1] >= p[1] and (o != p)
+
+    @faults.says(
+        "That finds the highest accuracy alone; a lower one at a higher compression may lie on "
+        "the front, too."
     )
     def _(points):
-        return [a == max((b for _, b in points)) for _, a in points]
+        highest = max(accuracy for _, accuracy in points)
+        return [accuracy == highest for _, accuracy in points]
 
     # Each point is compared with too few others.
     @faults.says("Two equal points do not beat each other: both lie on the front, or neither.")
     def _(points):
-        return [
-            on and p not in points[:i] for i, (on, p) in enumerate(pairs(_pareto(points), points))
-        ]
+        front = _pareto(points)
+        first = [points.index(p) == i for i, p in enumerate(points)]
+        return front & first
 
     @faults.says(
         "That compares each point with the next one of the list alone; compare it with all."
     )
     def _(points):
-        return [
-            not (n[0] >= p[0] and n[1] >= p[1] and (n != p))
-            for p, n in pairs(points, [*points[1:], points[-1]])
-        ]
+        following = [*points[1:], points[-1]]
+        return [not _beats(n, p) for n, p in zip(following, points, strict=True)]
 
     # The first difference from the right results is what the message tells.
-    return compare(
-        answer, _pareto, CLOUDS, faults, draw=_cloud, right="Right, for all {count} sets of points."
-    )
+    right = "Right, for all {count} sets of points."
+    return compare(answer, _pareto, CLOUDS, faults, draw=_cloud, right=right)
+
+
+def _beats(other, point) -> bool:
+    """As good in both numbers, and another point."""
+    return other[0] >= point[0] and other[1] >= point[1] and other != point
 
 
 def _pareto(points) -> np.ndarray:
     """From the highest compression downwards: on the front is what is higher than all before it."""
-    on, best = np.zeros(len(points), bool), -np.inf
+    on = np.zeros(len(points), bool)
+    best = -np.inf
     for rate in sorted({r for r, _ in points}, reverse=True):
         highest = max(a for r, a in points if r == rate)
         if highest > best:
@@ -382,20 +398,27 @@ def _pareto(points) -> np.ndarray:
 
 def _cloud(cases, wanted, given) -> plots.Drawing:
     # The case to draw: the first wrong one, else the last.
-    differ = [i for i in range(len(cases)) if list(map(bool, given[i])) != wanted[i].tolist()]
-    at = differ[0] if differ else len(cases) - 1
-    rates, accuracies = np.array(cases[at]["points"]).T
+    at = len(cases) - 1
+    for i, (yours, right) in enumerate(zip(given, wanted, strict=True)):
+        if (_truths(yours) != right).any():
+            at = i
+            break
+    cloud = np.array(cases[at]["points"])
     drawing, ax = plots.canvas(height=3.2)
     # Rings are right, crosses are the answer's.
-    yours = np.array([bool(on) for on in given[at]])
-    ring = {"ls": "none", "marker": "o", "ms": 13, "mfc": "none", "mec": plots.INK, "mew": 1.6}
-    ax.plot(rates, accuracies, "o", color=plots.PALE, ms=7, label="points")
-    ax.plot(rates[wanted[at]], accuracies[wanted[at]], label="on the front", **ring)
-    ax.plot(rates[yours], accuracies[yours], "x", color=plots.BLUE, ms=7, mew=2, label="yours")
+    front = cloud[wanted[at]]
+    named = cloud[_truths(given[at])]
+    ring = {"marker": "o", "ms": 13, "mfc": "none", "mec": plots.INK, "mew": 1.6}
+    ax.plot(*cloud.T, "o", color=plots.PALE, ms=7, label="points")
+    ax.plot(*front.T, ls="none", label="on the front", **ring)
+    ax.plot(*named.T, "x", color=plots.BLUE, ms=7, mew=2, label="yours")
     ax.set(xlabel="compression", ylabel="accuracy (%)")
     ax.legend(frameon=False)
     # The sentence has both counts.
-    right = int(wanted[at].sum())
-    named = int(yours.sum())
-    drawing.sentence = f"{right} of {len(rates)} points lie on the front; you named {named}."
+    counts = f"{len(front)} of {len(cloud)} points lie on the front"
+    drawing.sentence = f"{counts}; you named {len(named)}."
     return drawing
+
+
+def _truths(answers) -> np.ndarray:
+    return np.array([bool(on) for on in answers])

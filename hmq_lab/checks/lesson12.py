@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from hmq_lab.checks.frame import Faults, Verdict, check, compare, points
+from hmq_lab.checks.frame import Cases, Faults, Verdict, check, compare, points
 
-PAIRS = [  # (compression, accuracy) of one's own choice and of the other
-    ((8.0, 90.0), (8.0, 90.0)),
-    ((8.5, 90.0), (8.0, 90.0)),
-    ((8.0, 91.0), (8.0, 90.0)),
-    ((8.0, 89.0), (8.0, 90.0)),
-    ((7.9, 90.0), (8.0, 90.0)),
-    ((7.0, 95.0), (8.0, 90.0)),
-    ((9.0, 85.0), (8.0, 90.0)),
-    ((9.0, 95.0), (8.0, 90.0)),
-    ((6.0, 80.0), (8.0, 90.0)),
-]
+# (compression, accuracy) of one's own choice and of the other.
+PAIRS = Cases("mine", "other")
+PAIRS.add((8.0, 90.0), (8.0, 90.0))
+PAIRS.add((8.5, 90.0), (8.0, 90.0))
+PAIRS.add((8.0, 91.0), (8.0, 90.0))
+PAIRS.add((8.0, 89.0), (8.0, 90.0))
+PAIRS.add((7.9, 90.0), (8.0, 90.0))
+PAIRS.add((7.0, 95.0), (8.0, 90.0))
+PAIRS.add((9.0, 85.0), (8.0, 90.0))
+PAIRS.add((9.0, 95.0), (8.0, 90.0))
+PAIRS.add((6.0, 80.0), (8.0, 90.0))
 
 
 @check
 def beats(answer) -> Verdict:
-    """Exercise 1: whether a choice is nowhere worse than another, in compression and accuracy, and better
-    in one of them.
+    """Exercise 1: whether a choice is nowhere worse than another, in compression and accuracy, and
+    better in one of them.
 
     >>> checks.beats(lambda mine, other: mine > other).passed
     False
@@ -49,7 +49,8 @@ def beats(answer) -> Verdict:
 
     # One of the two numbers alone.
     @faults.says(
-        "Better in one is not enough where the other number is worse: such choices are not comparable."
+        "Better in one is not enough where the other number is worse: such choices are not "
+        "comparable."
     )
     def _(mine, other):
         return mine[0] > other[0] or mine[1] > other[1]
@@ -67,21 +68,20 @@ def beats(answer) -> Verdict:
         "The compression is reversed: a higher compression is a smaller network, and better."
     )
     def _(mine, other):
-        return mine != other and mine[0] <= other[0] and (mine[1] >= other[1])
+        return mine != other and mine[0] <= other[0] and mine[1] >= other[1]
 
     @faults.says("That tells whether the other one beats yours.")
     def _(mine, other):
-        return mine != other and mine[0] <= other[0] and (mine[1] <= other[1])
+        return _beats(other, mine)
 
     # The two numbers are added up.
-    @faults.says("Rate and accuracy do not add up: compare each with its own.")
+    @faults.says("Compression and accuracy do not add up: compare each with its own.")
     def _(mine, other):
         return sum(mine) > sum(other)
 
-    # The cases, the simplest first: a message names the first that is wrong.
-    cases = [{"mine": mine, "other": other} for mine, other in PAIRS]
+    # The drawing names each case by one's own choice.
     draw = points("beats (1: yes)", lambda case: "{:g}, {:g} %".format(*case["mine"]))
-    return compare(answer, _beats, cases, faults, draw=draw)
+    return compare(answer, _beats, PAIRS, faults, draw=draw)
 
 
 def _beats(mine, other) -> bool:
@@ -90,15 +90,16 @@ def _beats(mine, other) -> bool:
     return bool(signs.min() >= 0 and signs.max() > 0)
 
 
-CHANGES = [
-    {"changes": [0.5, 0.2], "sizes": [100, 100]},
-    {"changes": [0.5, 0.2], "sizes": [1000, 100]},  # more in all, and less for each bit
-    {"changes": [0.06, 0.02, 0.05], "sizes": [200, 50, 400]},
-    {"changes": [0.05, 0.04, 0.2], "sizes": [10, 50, 1000]},
-    {"changes": [0.1, -0.01, 0.4], "sizes": [1000, 50, 100]},  # a change for the better
-    {"changes": [0.3, -0.02, -0.01], "sizes": [500, 100, 20]},
-    {"changes": [0.004, 0.11, 0.02, 0.3], "sizes": [216, 4608, 576, 9216]},
-]
+CHANGES = Cases("changes", "sizes")
+CHANGES.add([0.5, 0.2], [100, 100])
+# more in all, and less for each bit
+CHANGES.add([0.5, 0.2], [1000, 100])
+CHANGES.add([0.06, 0.02, 0.05], [200, 50, 400])
+CHANGES.add([0.05, 0.04, 0.2], [10, 50, 1000])
+# a change for the better
+CHANGES.add([0.1, -0.01, 0.4], [1000, 50, 100])
+CHANGES.add([0.3, -0.02, -0.01], [500, 100, 20])
+CHANGES.add([0.004, 0.11, 0.02, 0.3], [216, 4608, 576, 9216])
 
 
 @check
@@ -115,6 +116,14 @@ def cheapest_bit(answer) -> Verdict:
     Returns:
         The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
+
+    # A wrong answer from another price of a bit: the layer with the least of it.
+    def least(price):
+        def answer(changes, sizes):
+            return np.argmin(price(np.array(changes), np.array(sizes)))
+
+        return answer
+
     # Typical mistakes, the likeliest first.
     faults = Faults()
 
@@ -122,33 +131,40 @@ def cheapest_bit(answer) -> Verdict:
     @faults.says(
         "A change below zero is a gain, and a larger gain is cheaper: do not cut it off at 0."
     )
+    @least
     def _(changes, sizes):
-        return np.argmin(np.maximum(changes, 0) / sizes)
+        return np.maximum(changes, 0) / sizes
 
     # The size is left out or used in another way.
     @faults.says(
-        "That is the layer whose loss rises least; one bit less in a large layer saves more: divide by the size."
+        "That is the layer whose loss rises least; one bit less in a large layer saves more: "
+        "divide by the size."
     )
+    @least
     def _(changes, sizes):
-        return np.argmin(changes)
+        return changes
 
     @faults.says("That is the dearest one: look for the least.")
+    @least
     def _(changes, sizes):
-        return np.argmax(np.array(changes) / sizes)
+        return -changes / sizes
 
     @faults.says(
         "Multiplied by the size, small layers look cheap; the loss *per bit saved* is a quotient."
     )
+    @least
     def _(changes, sizes):
-        return np.argmin(np.array(changes) * sizes)
+        return changes * sizes
 
     @faults.says("That is the largest layer; what it costs counts as well.")
+    @least
     def _(changes, sizes):
-        return np.argmax(sizes)
+        return -sizes
 
     @faults.says("A change below zero is a gain and the cheapest of all: no absolute values.")
+    @least
     def _(changes, sizes):
-        return np.argmin(np.abs(changes) / sizes)
+        return np.abs(changes) / sizes
 
     # The right layer in another form.
     @faults.says("That is the price itself, not the number of the layer that has it.")
@@ -157,7 +173,7 @@ def cheapest_bit(answer) -> Verdict:
 
     @faults.says("Layers are counted from 0.")
     def _(changes, sizes):
-        return 1 + np.argmin(np.array(changes) / sizes)
+        return 1 + _cheapest_bit(changes, sizes)
 
     # The drawing names each case by its number of layers.
     draw = points("layer", lambda case: f"{len(case['sizes'])} layers")
@@ -173,13 +189,12 @@ def _cheapest_bit(changes, sizes) -> int:
     return best
 
 
-LAYERS = [
-    {"macs": [1000], "weight_bits": [8], "input_bits": [8]},
-    {"macs": [1000], "weight_bits": [2], "input_bits": [8]},
-    {"macs": [1000, 500], "weight_bits": [8, 4], "input_bits": [32, 8]},
-    {"macs": [200, 3000, 50], "weight_bits": [8, 3, 1], "input_bits": [32, 8, 4]},
-    {"macs": [500, 1400, 64], "weight_bits": [8, 4, 6], "input_bits": [32, 8, 8]},
-]
+LAYERS = Cases("macs", "weight_bits", "input_bits")
+LAYERS.add([1000], [8], [8])
+LAYERS.add([1000], [2], [8])
+LAYERS.add([1000, 500], [8, 4], [32, 8])
+LAYERS.add([200, 3000, 50], [8, 3, 1], [32, 8, 4])
+LAYERS.add([500, 1400, 64], [8, 4, 6], [32, 8, 8])
 
 
 @check
@@ -201,7 +216,8 @@ def bit_operations(answer) -> Verdict:
 
     # Bits of one factor are left out.
     @faults.says(
-        "That leaves the inputs' bits out: a product of a w-bit and an i-bit number takes w times i bit products."
+        "That leaves the inputs' bits out: a product of a w-bit and an i-bit number takes w "
+        "times i bit products."
     )
     def _(macs, weight_bits, input_bits):
         return np.dot(macs, weight_bits)
@@ -216,7 +232,8 @@ def bit_operations(answer) -> Verdict:
         return np.dot(macs, np.add(weight_bits, input_bits))
 
     @faults.says(
-        "That multiplies sums or means over the layers; each layer has its own bits: sum the products."
+        "That multiplies sums or means over the layers; each layer has its own bits: sum the "
+        "products."
     )
     def _(macs, weight_bits, input_bits):
         return sum(macs) * np.mean(weight_bits) * np.mean(input_bits)
@@ -228,11 +245,11 @@ def bit_operations(answer) -> Verdict:
 
     @faults.says("That is one number for each layer; add them up.")
     def _(macs, weight_bits, input_bits):
-        return (np.array(macs) * weight_bits * input_bits).tolist()
+        return np.array(macs) * weight_bits * input_bits
 
     @faults.says("That counts bytes: nothing is divided by 8 here.")
     def _(macs, weight_bits, input_bits):
-        return np.einsum("i,i,i", macs, weight_bits, input_bits) / 8
+        return _bit_operations(macs, weight_bits, input_bits) / 8
 
     # The drawing names each case by its layers.
     draw = points("bit operations", lambda case: " + ".join(map(str, case["macs"])))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hmq_lab import plots
-from hmq_lab.checks.frame import Faults, Verdict, call, check, compare, points
+from hmq_lab.checks.frame import Cases, Faults, Verdict, call, check, compare, points
 from hmq_lab.graph import tracing
 from hmq_lab.network import Placement
 
@@ -31,11 +31,12 @@ def upright(answer) -> Verdict:
         The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # First the numbers alone, as for every other exercise.
-    verdict = compare(answer, _upright, _pictures(), UPRIGHT_FAULTS, tolerance=1e-6, draw=_means)
+    cases = _images()
+    verdict = compare(answer, _upright, cases, UPRIGHT_FAULTS, tolerance=1e-6, draw=_means)
     if not verdict.passed:
         return verdict
     # Read it as a network is read, for any number of images, and run what was read.
-    mixed = _pictures()[-1]["x"]
+    mixed = cases[-1]["x"]
     try:
         reading = tracing.trace(_Calling(answer), mixed, training=False)
     except ValueError as error:
@@ -48,15 +49,13 @@ def upright(answer) -> Verdict:
         setattr(calling, name, value)
     run = tracing.run(reading.graph)
     # A second batch of another size shows what was read as a constant.
-    cases = [{"x": mixed}, {"x": mixed[:3]}]
+    two_sizes = [{"x": mixed}, {"x": mixed[:3]}]
+
+    def read(x):
+        return run(calling, x)[0]
+
     with torch.no_grad():
-        again = compare(
-            lambda x: run(calling, x)[0],
-            _upright,
-            cases,
-            UPRIGHT_FAULTS,
-            tolerance=1e-6,
-        )
+        again = compare(read, _upright, two_sizes, UPRIGHT_FAULTS, tolerance=1e-6)
     # Right when called, wrong when read: say so.
     if not again.passed:
         said = (
@@ -64,9 +63,8 @@ def upright(answer) -> Verdict:
             "else: a number of one batch was written down as a constant. "
         )
         return Verdict(False, said + again.message, verdict.drawing)
-    return Verdict(
-        True, f"{verdict.message[:-1]}, and torch.export can follow it.", verdict.drawing
-    )
+    message = f"{verdict.message[:-1]}, and torch.export can follow it."
+    return Verdict(True, message, verdict.drawing)
 
 
 BRANCH = (
@@ -86,24 +84,27 @@ class _Calling(nn.Module):
         return call(self.function, {"x": x})
 
 
-def _pictures() -> list[dict]:
-    # A negative mean, a zero mean, one negative channel, and images at random.
-    rng = torch.Generator().manual_seed(0)
-    one = torch.tensor([[[[1.0, -3.0]]]])  # its mean is -1
-    zero = torch.tensor([[[[2.0, -2.0]]], [[[-1.0, -1.0]]]])  # a mean of 0 is not negative
-    mixed = (
-        torch.randn(4, 3, 5, 5, generator=rng)
-        + torch.tensor([1.0, -0.6, -0.8, 0.3])[:, None, None, None]
-    )
-    channels = torch.tensor([1.0, 0.5, -0.6])[None, :, None, None] * torch.ones(
-        1, 3, 2, 2
-    )  # one channel is negative
-    return [{"x": one}, {"x": zero}, {"x": torch.cat([channels, -channels])}, {"x": mixed}]
+def _images() -> list[dict]:
+    cases = Cases("x")
+    # One image, whose mean is -1.
+    cases.add(torch.tensor([[[[1.0, -3.0]]]]))
+    # Two images: a mean of 0 is not negative.
+    zero = torch.tensor([[2.0, -2.0], [-1.0, -1.0]])
+    cases.add(zero.view(2, 1, 1, 2))
+    # One channel is negative, or the other two are.
+    channels = torch.tensor([1.0, 0.5, -0.6]).view(1, 3, 1, 1)
+    image = channels.expand(1, 3, 2, 2)
+    cases.add(torch.cat([image, -image]))
+    # Images at random, two of them with a negative mean.
+    generator = torch.Generator().manual_seed(0)
+    means = torch.tensor([1.0, -0.6, -0.8, 0.3]).view(4, 1, 1, 1)
+    cases.add(torch.randn(4, 3, 5, 5, generator=generator) + means)
+    return cases
 
 
 def _upright(x: torch.Tensor) -> np.ndarray:
     """Image by image, as a loop does it."""
-    return np.stack([-picture if picture.mean() < 0 else picture for picture in x.numpy()])
+    return np.stack([-image if image.mean() < 0 else image for image in x.numpy()])
 
 
 def _where(x, negative):
@@ -163,15 +164,19 @@ def _(x):
 
 def _means(cases, wanted, given) -> plots.Drawing:
     """The mean of every image before and after."""
+
     # One mean for each image of all cases.
-    drawing, ax = plots.canvas(height=3.0)
-    before = np.concatenate([case["x"].mean((1, 2, 3)).numpy() for case in cases])
-    after = np.concatenate([np.asarray(w).mean((1, 2, 3)) for w in wanted])
-    yours = np.concatenate([np.asarray(torch.as_tensor(g).detach()).mean((1, 2, 3)) for g in given])
+    def means(batches):
+        found = [torch.as_tensor(batch).detach().mean((1, 2, 3)) for batch in batches]
+        return torch.cat(found).numpy()
+
     # Dashes are before, rings are right, crosses are the answer's.
+    drawing, ax = plots.canvas(height=3.0)
+    before = means(case["x"] for case in cases)
     ax.plot(before, "_", color=plots.ORANGE, ms=14, mew=2, label="before")
-    ax.plot(after, "o", color=plots.INK, ms=11, mfc="none", mew=2, label="right")
-    ax.plot(yours, "x", color=plots.BLUE, ms=7, mew=2, label="yours")
+    ring = {"ms": 11, "mfc": "none", "mew": 2}
+    ax.plot(means(wanted), "o", color=plots.INK, label="right", **ring)
+    ax.plot(means(given), "x", color=plots.BLUE, ms=7, mew=2, label="yours")
     ax.set(xlabel="image", ylabel="mean of the image", xticks=range(len(before)))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     drawing.sentence = (
@@ -184,34 +189,34 @@ class Places(tuple):
     """Placements that say themselves in a few words."""
 
     def __repr__(self):
-        return (
-            "["
-            + ", ".join(f"{p.kind} of {p.size}{'' if p.quantized else ' (float)'}" for p in self)
-            + "]"
+        texts = []
+        for place in self:
+            note = "" if place.quantized else " (float)"
+            texts.append(f"{place.kind} of {place.size}{note}")
+        return f"[{', '.join(texts)}]"
+
+
+def _places(*named_sizes: str) -> Places:
+    """Placements from texts such as "weight 90"."""
+    places = []
+    for text in named_sizes:
+        kind, size = text.split()
+        quantized = kind in ("weight", "activation")
+        reason = "for an exercise"
+        places.append(
+            Placement(f"{kind}{size}", kind, (int(size),), quantized, True, reason, "Conv2d")
         )
+    return Places(places)
 
 
-def _place(kind: str, size: int) -> Placement:
-    quantized = kind in ("weight", "activation")
-    return Placement(f"{kind}{size}", kind, (size,), quantized, True, "for an exercise", "Conv2d")
-
-
-NETWORKS = [
-    Places(_place(*row) for row in rows)
-    for rows in (
-        [("weight", 90), ("parameter", 10)],
-        [("weight", 60), ("parameter", 20), ("activation", 300)],
-        [("weight", 50), ("shared", 50), ("parameter", 30), ("activation", 10)],
-        [
-            ("weight", 27),
-            ("weight", 400),
-            ("parameter", 8),
-            ("parameter", 8),
-            ("activation", 64),
-            ("shared", 400),
-        ],
-    )
-]
+NETWORKS = Cases("places")
+NETWORKS.add(_places("weight 90", "parameter 10"))
+NETWORKS.add(_places("weight 60", "parameter 20", "activation 300"))
+NETWORKS.add(_places("weight 50", "shared 50", "parameter 30", "activation 10"))
+# Two weights and two parameters that stay float, in a network with a shared tensor.
+NETWORKS.add(
+    _places("weight 27", "weight 400", "parameter 8", "parameter 8", "activation 64", "shared 400")
+)
 
 
 @check
@@ -240,7 +245,8 @@ def share(answer) -> Verdict:
         return _ratio(places, kinds=("weight", "parameter", "activation"))
 
     @faults.says(
-        'That counts a "shared" tensor below the line once more: it is another name for one that is counted.'
+        'That counts a "shared" tensor below the line once more: it is another name for one '
+        "that is counted."
     )
     def _(places):
         return _ratio(places, kinds=("weight", "parameter", "shared"))
@@ -252,52 +258,48 @@ def share(answer) -> Verdict:
     # The right share in another form.
     @faults.says("That is the share that stays float.")
     def _(places):
-        return 1 - float(_share(places))
+        return 1 - _share(places)
 
     @faults.says("That is in percent: a share goes from 0 to 1.")
     def _(places):
-        return 100 * float(_share(places))
+        return 100 * _share(places)
 
     @faults.says("That is quantized over float; divide by all parameters.")
     def _(places):
-        return float(_share(places) / (1 - _share(places)))
+        return _share(places) / (1 - _share(places))
 
     # The numerator has too much in it.
     @faults.says("Your numerator has the activations in it: they are quantized, but no parameters.")
     def _(places):
-        return sum(p.size for p in places if p.quantized) / _elements(
-            places, ("weight", "parameter")
-        )
+        quantized = sum(p.size for p in places if p.quantized)
+        return quantized / sum(p.size for p in places if p.kind in ("weight", "parameter"))
 
     # The drawing names each case by its number of tensors.
     draw = points("share of the parameters", lambda case: f"{len(case['places'])} tensors")
-
-    # The cases, the simplest first: a message names the first that is wrong.
-    cases = [{"places": places} for places in NETWORKS]
-    return compare(
-        answer, lambda places: float(_share(places)), cases, faults, tolerance=1e-9, draw=draw
-    )
-
-
-def _elements(places: tuple, kinds: tuple[str, ...]) -> int:
-    return sum(p.size for p in places if p.kind in kinds)
+    return compare(answer, _share, NETWORKS, faults, tolerance=1e-9, draw=draw)
 
 
 def _ratio(
     places: tuple, by_size: bool = True, kinds: tuple[str, ...] = ("weight", "parameter")
 ) -> float:
     """Quantized over all, of these kinds."""
-    counted = [(p.size if by_size else 1, p.quantized) for p in places if p.kind in kinds]
-    return sum(size for size, quantized in counted if quantized) / sum(size for size, _ in counted)
+    quantized = 0
+    total = 0
+    for place in places:
+        if place.kind in kinds:
+            count = place.size if by_size else 1
+            total += count
+            quantized += count * place.quantized
+    return quantized / total
 
 
-def _share(places: tuple) -> Fraction:
+def _share(places: tuple) -> float:
     """Number by number, into two boxes."""
     boxes = {"weight": 0, "parameter": 0}
     for place in places:
         if place.kind in boxes:
             boxes[place.kind] += math.prod(place.shape)
-    return Fraction(boxes["weight"], sum(boxes.values()))
+    return float(Fraction(boxes["weight"], sum(boxes.values())))
 
 
 @check
@@ -315,16 +317,15 @@ def largest_exponent(answer) -> Verdict:
         The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
     # The cases, the simplest first: a message names the first that is wrong.
-    cases = [
-        [1.5],
-        [1.0],
-        [1.05],
-        [8.0, 1.0],
-        [1.0, 8.0, 1.0],
-        [8.0, 1.0, 1.0],
-        [0.3, 0.2, 0.25],
-        [3.0, 5.0, 4.6],
-    ]
+    cases = Cases("maxima")
+    cases.add([1.5])
+    cases.add([1.0])
+    cases.add([1.05])
+    cases.add([8.0, 1.0])
+    cases.add([1.0, 8.0, 1.0])
+    cases.add([8.0, 1.0, 1.0])
+    cases.add([0.3, 0.2, 0.25])
+    cases.add([3.0, 5.0, 4.6])
 
     # Typical mistakes, the likeliest first.
     faults = Faults()
@@ -375,15 +376,11 @@ def largest_exponent(answer) -> Verdict:
         return 2.0 ** _up(_run(maxima))
 
     # The drawing names each case by its maxima.
-    draw = points("exponent", lambda case: ", ".join(f"{m:g}" for m in case["maxima"]))
-    return compare(
-        answer,
-        _largest_exponent,
-        [{"maxima": maxima} for maxima in cases],
-        faults,
-        tolerance=1e-9,
-        draw=draw,
-    )
+    def label(case):
+        return ", ".join(f"{largest:g}" for largest in case["maxima"])
+
+    draw = points("exponent", label)
+    return compare(answer, _largest_exponent, cases, faults, tolerance=1e-9, draw=draw)
 
 
 def _largest_exponent(maxima: list[float]) -> int:

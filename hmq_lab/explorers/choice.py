@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +55,10 @@ class Selection:
         """What a search must reach to be as small as this selection; it begins anew, and trains the
         weights.
         """
-        activations = {
-            scheme.bits for name, scheme in self.schemes.items() if name not in self.sizes
-        }
+        activations = set()
+        for name, scheme in self.schemes.items():
+            if name not in self.sizes:
+                activations.add(scheme.bits)
         bits = activations.pop() if len(activations) == 1 else 8
         return Target(weights=min(32.0, self.compression), activation_bits=bits)
 
@@ -79,7 +81,8 @@ class Selection:
         found = blocks(model)
         if unknown := sorted(self.schemes.keys() - found.keys()):
             raise ValueError(
-                f"this network has no quantized tensor {unknown[0]}: the selection is another network's"
+                f"this network has no quantized tensor {unknown[0]}: "
+                "the selection is another network's"
             )
         # What nobody chose gets the most bits and its best threshold.
         kinds = {place.name: place.kind for place in placements(model)}
@@ -91,14 +94,14 @@ class Selection:
         return model.eval()
 
     def write(self, path: Path | str) -> None:
-        """Write the selection as JSON."""
+        """Write the selection as JSON.
+
+        Args:
+            path: of the file.
+        """
         schemes = {n: [s.bits, s.threshold_exponent, s.signed] for n, s in self.schemes.items()}
-        content = {
-            "format": FORMAT,
-            "hardware": self.hardware,
-            "sizes": dict(self.sizes),
-            "schemes": schemes,
-        }
+        content: dict = {"format": FORMAT, "hardware": self.hardware}
+        content |= {"sizes": dict(self.sizes), "schemes": schemes}
         with replacing(Path(path)) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -108,6 +111,15 @@ class Selection:
 
         Raises:
             ValueError: naming the file, for one that is no selection.
+
+        Args:
+            path: of the file.
+
+        Returns:
+            The selection.
+
+        Raises:
+            ValueError: the file holds no selection.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -128,6 +140,14 @@ def default_scheme(model: nn.Module, name: str, kind: str) -> Scheme:
 
     For an activation, whose values differ from image to image, the largest threshold is the best
     one.
+
+    Args:
+        model: attached network.
+        name: of the tensor.
+        kind: "weight" or "activation".
+
+    Returns:
+        The scheme.
     """
     block = blocks(model)[name]
     if kind != "weight":
@@ -137,6 +157,15 @@ def default_scheme(model: nn.Module, name: str, kind: str) -> Scheme:
 
 
 def original(model: nn.Module, name: str) -> Tensor:
-    """The float parameter that a weight's block reads."""
+    """The float parameter that a weight's block reads.
+
+    Args:
+        model: attached network.
+        name: of the weight.
+
+    Returns:
+        The parameter.
+    """
     path, _, attribute = name.rpartition(".")
-    return model.get_submodule(path).parametrizations[attribute].original.detach()
+    layer: Any = model.get_submodule(path)
+    return layer.parametrizations[attribute].original.detach()

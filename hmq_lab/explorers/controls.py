@@ -8,6 +8,7 @@ import numbers
 from dataclasses import dataclass
 
 import ipywidgets as widgets
+import numpy as np
 
 LAYOUT = {"width": "395px"}  # two in a row beside each other, as wide as the picture
 STYLE = {"description_width": "130px"}
@@ -28,14 +29,22 @@ class Whole:
     step: int = 1
 
     def check(self, name: str, value) -> int:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, numbers.Integral)
-            or not self.low <= value <= self.high
-        ):
-            raise ValueError(
-                f"{name} must be an integer from {self.low} to {self.high}, got {value!r}"
-            )
+        """Return a setting as the state keeps it.
+
+        Args:
+            name: of the setting.
+            value: what was set.
+
+        Returns:
+            The value.
+
+        Raises:
+            ValueError: the value is not allowed; the message says what is.
+        """
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not (whole and self.low <= value <= self.high):
+            allowed = f"an integer from {self.low} to {self.high}"
+            raise ValueError(f"{name} must be {allowed}, got {value!r}")
         return int(value)
 
     def described(self) -> dict:
@@ -44,6 +53,7 @@ class Whole:
         return {"kind": "slider", "label": self.label, **ends}
 
     def widget(self) -> widgets.Widget:
+        """Return the widget of the control."""
         return widgets.IntSlider(min=self.low, max=self.high, step=self.step, **_looks(self.label))
 
 
@@ -60,16 +70,34 @@ class Real:
     logarithmic: bool = False
 
     def check(self, name: str, value) -> float:
+        """Return a setting as the state keeps it.
+
+        Args:
+            name: of the setting.
+            value: what was set.
+
+        Returns:
+            The value.
+
+        Raises:
+            ValueError: the value is not allowed; the message says what is.
+        """
         good = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not good or not self.low <= value <= self.high:
-            raise ValueError(
-                f"{name} must be a number from {self.low:g} to {self.high:g}, got {value!r}"
-            )
+            allowed = f"a number from {self.low:g} to {self.high:g}"
+            raise ValueError(f"{name} must be {allowed}, got {value!r}")
         return float(value)
 
     def near(self, value: float, other: float) -> bool:
         """Whether the slider has one place for both: a browser rounds to the slider's steps, and
         sends that back.
+
+        Args:
+            value: one setting.
+            other: another one.
+
+        Returns:
+            True if both have the same place.
         """
         value, other = (math.log10(v) if self.logarithmic else v for v in (value, other))
         return abs(value - other) < 0.499 * self.step
@@ -87,11 +115,13 @@ class Real:
         return low, high
 
     def described(self) -> dict:
+        """Return the control as a module of JavaScript needs it."""
         low, high = self.ends
         ends = {"low": low, "high": high, "step": self.step, "logarithmic": self.logarithmic}
         return {"kind": "slider", "label": self.label, **ends}
 
     def widget(self) -> widgets.Widget:
+        """Return the widget of the control."""
         low, high = self.ends
         looks = _looks(self.label) | {"readout_format": ".3g", "min": low, "max": high}
         if self.logarithmic:
@@ -114,30 +144,41 @@ class Choice:
     rows: int = 0
 
     def check(self, name: str, value):
+        """Return a setting as the state keeps it.
+
+        Args:
+            name: of the setting.
+            value: what was set.
+
+        Returns:
+            The value.
+
+        Raises:
+            ValueError: the value is not allowed; the message says what is.
+        """
         if isinstance(value, str) and value not in self.options and value in self.texts:
             return self.options[self.texts.index(value)]
         if value not in self.options:
             # What is allowed, as short as can be, and what is near.
             few = [repr(option) for option in self.options]
             few = few if len(few) <= 12 else [*few[:5], "...", *few[-5:]]
-            words = dict.fromkeys(
-                [*self.texts, *(option for option in self.options if isinstance(option, str))]
-            )
-            near = (
-                difflib.get_close_matches(value, words, n=3, cutoff=0.5)
-                if isinstance(value, str)
-                else []
-            )
+            strings = [option for option in self.options if isinstance(option, str)]
+            words = dict.fromkeys([*self.texts, *strings])
+            near = []
+            if isinstance(value, str):
+                near = difflib.get_close_matches(value, words, n=3, cutoff=0.5)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise ValueError(f"{name} must be one of {', '.join(few)}, got {value!r}{hint}")
         return self.options[self.options.index(value)]
 
     def described(self) -> dict:
+        """Return the control as a module of JavaScript needs it."""
         kind = "list" if self.rows else "choice"
         options = {"options": list(self.options), "texts": list(self.texts), "rows": self.rows}
         return {"kind": kind, "label": self.label, **options}
 
     def widget(self) -> widgets.Widget:
+        """Return the widget of the control."""
         options = list(zip(self.texts, self.options, strict=True))
         if self.rows:
             looks = {"layout": LAYOUT, "style": STYLE}
@@ -152,14 +193,28 @@ class Switch:
     label: str
 
     def check(self, name: str, value) -> bool:
+        """Return a setting as the state keeps it.
+
+        Args:
+            name: of the setting.
+            value: what was set.
+
+        Returns:
+            The value.
+
+        Raises:
+            ValueError: the value is not allowed; the message says what is.
+        """
         if not isinstance(value, bool):
             raise ValueError(f"{name} must be True or False, got {value!r}")
         return value
 
     def described(self) -> dict:
+        """Return the control as a module of JavaScript needs it."""
         return {"kind": "switch", "label": self.label}
 
     def widget(self) -> widgets.Widget:
+        """Return the widget of the control."""
         return widgets.Checkbox(description=self.label, layout=LAYOUT, style=STYLE)
 
 
@@ -170,13 +225,14 @@ class Player(Whole):
     milliseconds: int = 400
 
     def described(self) -> dict:
+        """Return the control as a module of JavaScript needs it."""
         return super().described() | {"kind": "play", "milliseconds": self.milliseconds}
 
     def widget(self) -> widgets.Widget:
+        """Return the widget of the control."""
         looks = {"description": self.label, "layout": LAYOUT, "show_repeat": False, "style": STYLE}
-        return widgets.Play(
-            min=self.low, max=self.high, step=self.step, interval=self.milliseconds, **looks
-        )
+        ends = {"min": self.low, "max": self.high, "step": self.step}
+        return widgets.Play(interval=self.milliseconds, **ends, **looks)
 
 
 Control = Whole | Real | Choice | Switch
@@ -187,6 +243,13 @@ def powers(label: str, exponents) -> Choice:
 
     >>> powers("threshold", [0, -1, -2]).texts
     ('2^-2', '2^-1', '2^0')
+
+    Args:
+        label: of the control.
+        exponents: of the powers, in any order.
+
+    Returns:
+        The control.
     """
     exponents = tuple(sorted(int(e) for e in exponents))
     return Choice(label, exponents, tuple(f"2^{e}" for e in exponents))

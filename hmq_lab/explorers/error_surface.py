@@ -11,10 +11,11 @@ import seaborn as sns
 from matplotlib.patches import Rectangle
 
 from hmq_lab.explorers import tensors
-from hmq_lab.explorers.controls import Whole, powers
+from hmq_lab.explorers.controls import Control, Whole, powers
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.modules import Module
 from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, RED
+from hmq_lab.plots.frame import Look
 from hmq_lab.quantizer import Scheme
 
 FLOOR = 1e-4  # percent: where the axis of the errors begins
@@ -38,6 +39,7 @@ class Surface:
 
     @property
     def total(self) -> np.ndarray:
+        """Rounding and clipping together."""
         return self.rounding + self.clipping
 
     @property
@@ -45,10 +47,10 @@ class Surface:
         """The exponent of the threshold that loses least, for each bit-width; the larger one at a
         tie.
         """
-        return {
-            b: self.exponents[int(row.argmin())]
-            for b, row in zip(tensors.BITS, self.total, strict=True)
-        }
+        found = {}
+        for bits, row in zip(tensors.BITS, self.total, strict=True):
+            found[bits] = self.exponents[int(row.argmin())]
+        return found
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,10 @@ class Result:
 def surface(tensor=None, *, exponents: tuple[int, ...] | None = None, **initial) -> Explorer:
     """Pick a bit-width and a threshold by hand on the map of what all of them lose.
 
-    >>> explorers.surface(weight, bits=2)
-    >>> explorers.surface(weight).result.surface.best
-    {1: -4, 2: -3, 3: -3, ...}
+    >>> weight = torch.randn(100)
+    >>> explorer = explorers.surface(weight, bits=2)
+    >>> list(explorer.result.surface.best)
+    [1, 2, 3, 4, 5, 6, 7, 8]
 
     Args:
         tensor: as for `quantizer`; signed if one of its values is negative.
@@ -79,34 +82,53 @@ def surface(tensor=None, *, exponents: tuple[int, ...] | None = None, **initial)
     x = tensors.sample(tensor)
     # All schemes are measured once, at the start.
     found = measured(x, exponents)
-    controls = {
-        "bits": Whole("bits", tensors.BITS[0], tensors.BITS[-1]),
-        "exponent": powers("threshold", found.exponents),
-    }
+    controls: dict[str, Control] = {"bits": Whole("bits", tensors.BITS[0], tensors.BITS[-1])}
+    controls["exponent"] = powers("threshold", found.exponents)
     state = State(exponent=found.exponents[min(1, len(found.exponents) - 1)])
     data = {"values": x.packed(), "exponents": list(found.exponents)}
     module = Module("surface", "error surface", data, tuple(controls))
-    return Explorer(
-        state, lambda state: compute(state, found), draw, move, controls, initial, module=module
-    )
+
+    def computed(state: State) -> Result:
+        return compute(state, found)
+
+    return Explorer(state, computed, draw, move, controls, initial, module=module)
 
 
 def measured(x: np.ndarray | tensors.Sample, exponents: tuple[int, ...] | None = None) -> Surface:
-    """Quantize x with every bit-width and threshold; exponents: of the thresholds, descending."""
+    """Quantize x with every bit-width and threshold; exponents: of the thresholds, descending.
+
+    Args:
+        x: values of a tensor.
+        exponents: of the thresholds, descending; None takes those of a block for x.
+
+    Returns:
+        The losses for every bit-width and threshold.
+    """
     x = tensors.Sample.of(x)
     exponents = exponents or tensors.exponents(x.v)
     signed = x.signed
-    schemes = [[Scheme(b, e, signed) for e in exponents] for b in tensors.BITS]
-    losses = [[tensors.loss(x, s.step, s.integers) for s in row] for row in schemes]
-    parts = (
-        np.array([[getattr(one, part) for one in row] for row in losses])
-        for part in ("rounding", "clipping")
-    )
-    return Surface(exponents, signed, *parts, x.size)
+    shape = len(tensors.BITS), len(exponents)
+    rounding = np.zeros(shape)
+    clipping = np.zeros(shape)
+    for row, bits in enumerate(tensors.BITS):
+        for column, exponent in enumerate(exponents):
+            scheme = Scheme(bits, exponent, signed)
+            lost = tensors.loss(x, scheme.step, scheme.integers)
+            rounding[row, column] = lost.rounding
+            clipping[row, column] = lost.clipping
+    return Surface(exponents, signed, rounding, clipping, x.size)
 
 
 def compute(state: State, surface: Surface) -> Result:
-    """The loss at the picked point beside the least that its bits allow."""
+    """The loss at the picked point beside the least that its bits allow.
+
+    Args:
+        state: what the controls are set to.
+        surface: of the tensor.
+
+    Returns:
+        What is shown.
+    """
     row = tensors.BITS.index(state.bits)
     column = surface.exponents.index(state.exponent)
     loss = surface.total[row, column]
@@ -128,29 +150,31 @@ def compute(state: State, surface: Surface) -> Result:
     return Result(surface, (state.bits, state.exponent), float(loss), float(least), text)
 
 
+def _percent(share: float) -> str:
+    """Two digits, or whole percents from 100 % on."""
+    return f"{100 * share:.2g}" if share < 0.995 else f"{100 * share:.0f}"
+
+
 def draw(result: Result, figure) -> dict:
     """The map of the losses; beside it the row of the picked bits, split into rounding and
     clipping.
+
+    Args:
+        result: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
     """
     surface = result.surface
     chart, row = figure.subplots(1, 2, width_ratios=(1.25, 1))
     # Left the map: colour by the logarithm of the loss, its value as a word.
     shown = np.log10(np.maximum(100 * surface.total, FLOOR))
-    words = [
-        [f"{100 * v:.2g}" if v < 0.995 else f"{100 * v:.0f}" for v in line]
-        for line in surface.total
-    ]
-    ticks = {
-        "xticklabels": [f"$2^{{{e}}}$" for e in surface.exponents],
-        "yticklabels": tensors.BITS,
-    }
-    style = {
-        "cmap": "cividis_r",
-        "annot": words,
-        "fmt": "",
-        "annot_kws": {"fontsize": 9},
-        "cbar": False,
-    }
+    words = [[_percent(share) for share in row] for row in surface.total]
+    columns = [f"$2^{{{e}}}$" for e in surface.exponents]
+    ticks = {"xticklabels": columns, "yticklabels": tensors.BITS}
+    style: Look = {"cmap": "cividis_r", "annot": words, "fmt": "", "cbar": False}
+    style["annot_kws"] = {"fontsize": 9}
     sns.heatmap(shown, ax=chart, linewidths=0.5, **style, **ticks)
     chart.invert_yaxis()
     # Larger thresholds at the right, as on the slider.
@@ -160,7 +184,8 @@ def draw(result: Result, figure) -> dict:
     chart.set_title("lost of the sum of squares (%)\ncircle: the best threshold", loc="left")
     # A ring on the best threshold of each bit-width, a frame on what is picked.
     best = [surface.exponents.index(e) + 0.5 for e in surface.best.values()]
-    chart.plot(best, np.arange(8) + 0.5, "o", ms=27, mfc="none", mec=RED, mew=1.5, clip_on=False)
+    ring: Look = {"ms": 27, "mfc": "none", "mec": RED, "mew": 1.5, "clip_on": False}
+    chart.plot(best, np.arange(8) + 0.5, "o", **ring)
     style = {"fill": False, "edgecolor": INK, "lw": 3, "clip_on": False, "zorder": 5}
     artists = {"picked": chart.add_patch(Rectangle((0, 0), 1, 1, **style))}
 
@@ -169,41 +194,32 @@ def draw(result: Result, figure) -> dict:
         ("rounding", BLUE, "o", "-"),
         ("clipping", ORANGE, "s", "--"),
     ):
-        artists[name] = row.plot([], [], color=colour, marker=marker, ls=line, label=name)[0]
-    artists["total"] = row.plot([], [], color=GREEN, lw=4, alpha=0.4, label="both")[0]
-    style = {
-        "color": INK,
-        "marker": "s",
-        "ms": 14,
-        "mfc": "none",
-        "mew": 2.5,
-        "ls": "none",
-        "label": "picked",
-    }
+        (artists[name],) = row.plot([], [], color=colour, marker=marker, ls=line, label=name)
+    (artists["total"],) = row.plot([], [], color=GREEN, lw=4, alpha=0.4, label="both")
+    style = {"color": INK, "marker": "s", "ms": 14, "mfc": "none", "mew": 2.5}
+    style |= {"ls": "none", "label": "picked"}
     artists["point"] = row.plot([], [], **style)[0]
     exponents = surface.exponents
-    row.set(
-        yscale="log",
-        ylim=(FLOOR, 1e3),
-        xlim=(exponents[-1] - 0.5, exponents[0] + 0.5),
-        xlabel="threshold",
-    )
+    row.set(yscale="log", ylim=(FLOOR, 1e3), xlabel="threshold")
+    row.set_xlim(exponents[-1] - 0.5, exponents[0] + 0.5)
     # Thresholds as powers of two.
     row.set_xticks(exponents, [f"$2^{{{e}}}$" for e in exponents])
     row.set_ylabel("lost (%)")
     artists["title"] = row.set_title("with 8 bits\n", loc="left")
-    above = {
-        "loc": "lower right",
-        "bbox_to_anchor": (1.02, 1),
-        "borderaxespad": 0,
-        "frameon": False,
-    }
+    above: Look = {"loc": "lower right", "bbox_to_anchor": (1.02, 1), "borderaxespad": 0}
+    above["frameon"] = False
     row.legend(ncols=2, columnspacing=1, markerscale=0.7, **above)
     move(result, artists)
     return artists
 
 
 def move(result: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        result: what `compute` returned.
+        artists: from `draw`.
+    """
     surface, (bits, exponent) = result.surface, result.picked
     at = tensors.BITS.index(bits)
     column = surface.exponents.index(exponent)

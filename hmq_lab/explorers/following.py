@@ -6,21 +6,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hmq_lab.explorers.controls import Choice, Switch, Whole
+from hmq_lab.explorers.controls import Choice, Control, Switch, Whole
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.hardware import faults as breaking
 from hmq_lab.hardware.integer import IntegerNetwork
 from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, RED
+from hmq_lab.plots.frame import Look
 
 REGISTERS = (32, 16, 14, 12)
 MULTIPLIERS = (0, 4, 8, 12)
-DIGITS, LINES = 24, 8  # of a sum in binary that are shown at least; of text
+# of a sum in binary that are shown at least; of text
+DIGITS = 24
+LINES = 8
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,8 @@ class State:
         state = replace(self, **values)
         for name, size in zip(("channel", "row", "column"), state.sizes[state.layer], strict=True):
             if name in values and not 0 <= values[name] < size:
-                raise ValueError(
-                    f"{name} must be from 0 to {size - 1} in {state.layer}, got {values[name]}"
-                )
+                allowed = f"from 0 to {size - 1} in {state.layer}"
+                raise ValueError(f"{name} must be {allowed}, got {values[name]}")
             state = replace(state, **{name: min(getattr(state, name), size - 1)})
         return state
 
@@ -116,12 +119,13 @@ def integers(
         what = tuple(picture.shape) if isinstance(picture, Tensor) else type(picture).__name__
         raise ValueError(f"picture must be a float tensor (C, H, W), got {what}")
     # Every layer's codes for the image, and the layers that can be followed.
-    values = {name: codes for name, (codes, _) in program.trace(picture[None]).items()}
-    followed = {
-        name: layer
-        for name in breaking.layers(program)
-        if (layer := Followed.of(program, name, values))
-    }
+    traced = program.trace(picture[None])
+    values = {name: codes for name, (codes, _) in traced.items()}
+    followed = {}
+    for name in breaking.layers(program):
+        layer = Followed.of(program, name, values)
+        if layer is not None:
+            followed[name] = layer
     if not followed:
         raise ValueError(
             "no convolution (2d) or linear layer of this network is followed by a shift"
@@ -129,21 +133,21 @@ def integers(
     sizes = {name: layer.size for name, layer in followed.items()}
     # The places of the largest output; a state checks those of its layer.
     most = [max(size[axis] for size in sizes.values()) - 1 for axis in range(3)]
-    controls = {
-        "layer": Choice("layer", tuple(sizes), tuple(sizes)),
-        "register": Choice("accumulator", REGISTERS, tuple(f"{bits} bits" for bits in REGISTERS)),
-        "channel": Whole("channel", 0, most[0]),
-        "odd_threshold": Switch("threshold no power of two"),
-        "row": Whole("row", 0, most[1]),
-        "multiplier": Choice(
-            "multiplier", MULTIPLIERS, ("none", *(f"{bits} bits" for bits in MULTIPLIERS[1:]))
-        ),
-        "column": Whole("column", 0, most[2]),
-    }
+    registers = tuple(f"{bits} bits" for bits in REGISTERS)
+    multipliers = ("none", *(f"{bits} bits" for bits in MULTIPLIERS[1:]))
+    controls: dict[str, Control] = {}
+    controls["layer"] = Choice("layer", tuple(sizes), tuple(sizes))
+    controls["register"] = Choice("accumulator", REGISTERS, registers)
+    controls["channel"] = Whole("channel", 0, most[0])
+    controls["odd_threshold"] = Switch("threshold no power of two")
+    controls["row"] = Whole("row", 0, most[1])
+    controls["multiplier"] = Choice("multiplier", MULTIPLIERS, multipliers)
+    controls["column"] = Whole("column", 0, most[2])
     # It opens at the largest code of the first layer.
     name = next(iter(sizes))
     largest = int(followed[name].codes().argmax())
-    state = State(sizes, name, *map(int, np.unravel_index(largest, sizes[name])))
+    channel, row, column = map(int, np.unravel_index(largest, sizes[name]))
+    state = State(sizes, name, channel, row, column)
 
     def follow(state: State) -> Result:
         return compute(state, followed[state.layer], partial(breaking.threshold, program, network))
@@ -160,6 +164,7 @@ def example() -> nn.Module:
     search chose.
     """
     from hmq_lab import SearchSpace, attach, data, models
+    from hmq_lab.explorers.choice import original
     from hmq_lab.models.weights import SHIPPED, load_weights
     from hmq_lab.placement import blocks
     from hmq_lab.rivals.landscape import best_schemes
@@ -168,21 +173,16 @@ def example() -> nn.Module:
     # The shipped network with blocks in hardware mode.
     network = models.build("tiny_resnet8").eval()
     load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")
-    attach(
-        network,
-        SearchSpace(),
-        next(data.load("builtin").train.batches(256, seed=0))[0],
-        hardware=True,
-    )
+    sample, _ = next(data.load("builtin").train.batches(256, seed=0))
+    attach(network, SearchSpace(), sample, hardware=True)
     # The recorded bits, each with its best threshold.
-    bits = {t["name"]: t["bits"] for t in records.recorded("builtin-tiny_resnet8-w8-a8").tensors}
+    record = records.recorded("builtin-tiny_resnet8-w8-a8")
+    bits = {t["name"]: t["bits"] for t in record.tensors}
     for name, block in blocks(network).items():
-        layer = (
-            network.get_submodule(name.rpartition(".")[0])
-            if name in blocks(network, "weight")
-            else None
-        )
-        block.fix(layer and best_schemes(block, layer.parametrizations.weight.original)[bits[name]])
+        best = None
+        if name in blocks(network, "weight"):
+            best = best_schemes(block, original(network, name))[bits[name]]
+        block.fix(best)
     return network
 
 
@@ -196,7 +196,7 @@ class Followed:
     x: Tensor  # (1, channels, rows, columns) or (1, features)
     x_exponent: int
     exponent: int  # of the sums
-    own: object  # the instruction
+    own: Any  # the instruction
     chain: tuple
     size: tuple[int, int, int]
 
@@ -204,8 +204,17 @@ class Followed:
     def of(
         cls, program: IntegerNetwork, name: str, values: Mapping[str, Tensor]
     ) -> Followed | None:
-        """None for layers that have no picture to draw."""
-        by_name = {i.name: i for i in program.instructions}
+        """None for layers that have no picture to draw.
+
+        Args:
+            program: an integer network.
+            name: of a layer.
+            values: codes of an image by the names of instructions.
+
+        Returns:
+            The layer with its inputs, or None.
+        """
+        by_name: dict[str, Any] = {i.name: i for i in program.instructions}
         own = by_name[name]
         out = values[name]
         source = by_name[own.inputs[0]]
@@ -213,26 +222,36 @@ class Followed:
             return None
         size = (*out.shape[1:], 1, 1)[:3]
         x = values[source.name]
-        return cls(
-            name, x, source.exponent, own.exponent, own, tuple(breaking.chain(program, name)), size
-        )
+        chain = tuple(breaking.chain(program, name))
+        return cls(name, x, source.exponent, own.exponent, own, chain, size)
 
     def codes(self) -> Tensor:
+        """Return the codes that go out, from the inputs on."""
         codes = self.own.compute(self.x)
         for i in self.chain:
             codes = i.compute(codes)
         return codes
 
     def window(self, weight: Tensor, state: State) -> tuple[np.ndarray, np.ndarray]:
-        """Codes of the inputs and weights of one sum, both (inputs, places of the kernel)."""
+        """Codes of the inputs and weights of one sum, both (inputs, places of the kernel).
+
+        Args:
+            weight: codes of the layer's weight.
+            state: channel, row and column of the sum.
+
+        Returns:
+            The input codes and the weight codes.
+        """
         own = weight[state.channel]
         if weight.dim() == 2:
-            return self.x[0][:, None].numpy(), own[:, None].numpy()
+            x = self.x[0]
+            return x[:, None].numpy(), own[:, None].numpy()
         options = _options(self.own)
         groups = options.pop("groups")
         # (inputs * places, positions).
         columns = F.unfold(self.x.double(), weight.shape[2:], **options)[0]
-        at = columns[:, state.row * self.size[2] + state.column].long().view(self.x.shape[1], -1)
+        column = state.row * self.size[2] + state.column
+        at = columns[:, column].long().view(self.x.shape[1], -1)
         first = state.channel // (self.size[0] // groups) * len(own)
         return at[first : first + len(own)].numpy(), own.flatten(1).numpy()
 
@@ -245,6 +264,14 @@ def _options(own) -> dict:
 def compute(state: State, layer: Followed, odd) -> Result:
     """The sums, shifts and codes of a layer in integers, and the codes of the same layer in
     float64.
+
+    Args:
+        state: what the controls are set to.
+        layer: that is followed.
+        odd: makes the network with another threshold of a layer: (layer, factor, multiplier).
+
+    Returns:
+        What is shown.
     """
     own = layer.own
     chain = layer.chain
@@ -253,8 +280,10 @@ def compute(state: State, layer: Followed, odd) -> Result:
     if state.odd_threshold:
         changed = {i.name: i for i in odd(state.layer, factor, state.multiplier).instructions}
         own = changed[own.name]
-        chain = [changed[i.name] for i in chain]
-    weight, bias, convolve = (own.parameters[key] for key in ("weight", "bias", "convolve"))
+        chain = tuple(changed[i.name] for i in chain)
+    weight = own.parameters["weight"]
+    bias = own.parameters["bias"]
+    convolve = own.parameters["convolve"]
     # In integers: sums, what the register holds of them, codes.
     exact = own.compute(layer.x)
     codes = sums = breaking.wrap(exact, state.register)
@@ -265,23 +294,23 @@ def compute(state: State, layer: Followed, odd) -> Result:
     unit = factor * 2.0**layer.exponent
     step = 2.0 ** chain[-1].exponent
     values = layer.x.double() * 2.0**layer.x_exponent
-    values = (
-        convolve(values, weight.double() * (unit / 2.0**layer.x_exponent)) + bias.double() * unit
-    )
+    scaled = weight.double() * (unit / 2.0**layer.x_exponent)
+    values = convolve(values, scaled) + bias.double() * unit
     steps = values / step
     for i in chain[:-1]:
         low = i.parameters["smallest"]
         high = i.parameters["largest"]
-        values = values.clamp(
-            -math.inf if low is None else low * unit, math.inf if high is None else high * unit
-        )
+        least = -math.inf if low is None else low * unit
+        most = math.inf if high is None else high * unit
+        values = values.clamp(least, most)
     ends = chain[-1].scheme.integers
     simulated = (values / step).round().clamp(*ends).long()
 
     # The one sum that is followed, product by product.
     at = (0, state.channel, state.row, state.column)[: codes.dim()]
     x, own_weight = layer.window(weight, state)
-    running = np.append(np.cumsum((x * own_weight).ravel()), int(exact[at]))
+    products = (x * own_weight).ravel()
+    running = np.append(np.cumsum(products), int(exact[at]))
     places = chain[-1].exponent - layer.exponent
     differ = (codes != simulated)[0].view(layer.size).numpy()
     # Where the two part, in the channel and in the layer.
@@ -306,7 +335,15 @@ def compute(state: State, layer: Followed, odd) -> Result:
 
 
 def scaling(state: State, places: int) -> str:
-    """What is done to a sum, in words."""
+    """What is done to a sum, in words.
+
+    Args:
+        state: what the controls are set to.
+        places: of the shift.
+
+    Returns:
+        The words.
+    """
     if state.odd_threshold and state.multiplier:
         by = round(breaking.HALF_AN_OCTAVE * 2**state.multiplier)
         return f"times {by}, shifted right by {places + state.multiplier}"
@@ -315,7 +352,8 @@ def scaling(state: State, places: int) -> str:
 
 def _sentence(r: Result) -> str:
     s = r.state
-    text = f"{s.layer}, channel {s.channel} at ({s.row}, {s.column}): {r.x.size:,} products and a "
+    text = f"{s.layer}, channel {s.channel} at ({s.row}, {s.column}): "
+    text += f"{r.x.size:,} products and a "
     text += "bias add up to "
     text += f"{r.partial[-1]:,}"
     if r.sum != r.partial[-1]:
@@ -331,19 +369,23 @@ def _sentence(r: Result) -> str:
 def draw(r: Result, figure) -> dict:
     """Above the codes that come in, the weights and the channel; below the running sum, and the sum
     in binary.
+
+    Args:
+        r: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
     """
-    axes = figure.subplot_mosaic(
-        [["x", "weight", "codes"], ["sum", "sum", "bits"]],
-        height_ratios=(1, 1.05),
-        width_ratios=(1, 1, 1.45),
-    )
+    mosaic = [["x", "weight", "codes"], ["sum", "sum", "bits"]]
+    widths = (1, 1, 1.45)
+    axes = figure.subplot_mosaic(mosaic, height_ratios=(1, 1.05), width_ratios=widths)
     artists = {}
     # Above: codes that come in, weights, and the channel that goes out.
     for name, cmap, low in (("x", "cividis", 0), ("weight", "PuOr", -1), ("codes", "cividis", 0)):
         ax = axes[name]
-        artists[name] = ax.imshow(
-            np.zeros((1, 1)), cmap=cmap, vmin=low, vmax=1, aspect="auto", extent=(0, 1, 1, 0)
-        )
+        place: Look = {"aspect": "auto", "extent": (0, 1, 1, 0)}
+        artists[name] = ax.imshow(np.zeros((1, 1)), cmap=cmap, vmin=low, vmax=1, **place)
         artists[f"title {name}"] = ax.set_title("Qq", loc="left")
         ax.set(xticks=[], yticks=[])
         ax.grid(False)
@@ -351,28 +393,27 @@ def draw(r: Result, figure) -> dict:
     axes["weight"].set(xlabel="places of the kernel")
     axes["codes"].set(xlabel="columns", ylabel="rows")
     style = {"ls": "none", "transform": axes["codes"].transData}
-    artists["parted"] = axes["codes"].plot([], [], "x", color=RED, ms=6, mew=1.6, **style)[0]
-    artists["frame"] = axes["codes"].plot(
-        [], [], "s", mec=ORANGE, mfc="none", ms=11, mew=2, **style
-    )[0]
+    codes = axes["codes"]
+    (artists["parted"],) = codes.plot([], [], "x", color=RED, ms=6, mew=1.6, **style)
+    square: Look = {"mec": ORANGE, "mfc": "none", "ms": 11, "mew": 2}
+    (artists["frame"],) = codes.plot([], [], "s", **square, **style)
     # Below: the running sum, with the ends of the codes and of the register.
     ax = axes["sum"]
     ax.set(xlim=(-0.02, 1.02), xticks=[], ylim=(-1, 1))
     ax.set_title("running sum, the bias last (steps of the output)", loc="left")
     artists["range"] = ax.axhspan(0, 1, color=GREEN, alpha=0.15, lw=0, label="codes")
-    artists["limits"] = [ax.axhline(0, color=RED, ls="--", lw=1.2) for _ in range(2)]
+    limit: Look = {"color": RED, "ls": "--", "lw": 1.2}
+    artists["limits"] = [ax.axhline(0, **limit), ax.axhline(0, **limit)]
     artists["limits"][0].set_label("its ends")
-    artists["partial"] = ax.plot([], [], color=INK, lw=1.2, label="exact")[0]
-    artists["wrapped"] = ax.plot([], [], ".", color=ORANGE, ms=5, label="in the register")[0]
-    artists["end"] = ax.plot([], [], "D", color=BLUE, ms=7, clip_on=False)[0]
+    (artists["partial"],) = ax.plot([], [], color=INK, lw=1.2, label="exact")
+    (artists["wrapped"],) = ax.plot([], [], ".", color=ORANGE, ms=5, label="in the register")
+    (artists["end"],) = ax.plot([], [], "D", color=BLUE, ms=7, clip_on=False)
     artists["ticks"] = ax.yaxis
     ax.yaxis.set_tick_params(labelsize=9)
     # As much room as the ticks may need.
     ax.set_yticks([-1, 1], ["-88888", "88888"])
-    handles = [artists[name] for name in ("partial", "wrapped")] + [
-        artists["limits"][0],
-        artists["range"],
-    ]
+    handles = [artists["partial"], artists["wrapped"]]
+    handles += [artists["limits"][0], artists["range"]]
     place = {"loc": "upper center", "bbox_to_anchor": (0.5, 0.02), "frameon": False, "ncols": 4}
     ax.legend(handles=handles, columnspacing=1, handlelength=1.2, handletextpad=0.5, **place)
     # Beside it the sum in binary, line by line.
@@ -387,29 +428,35 @@ def draw(r: Result, figure) -> dict:
 
 
 def move(r: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        r: what `compute` returned.
+        artists: from `draw`.
+    """
     s = r.state
     low, high = r.ends
-    largest = {
-        "x": max(abs(r.x).max(), 1),
-        "weight": max(abs(r.weight).max(), 1),
-        "codes": max(r.codes.max(), 1),
-    }
+    largest = {"x": abs(r.x).max(), "weight": abs(r.weight).max(), "codes": r.codes.max()}
+    largest = {name: max(value, 1) for name, value in largest.items()}
     for name, data in (("x", r.x), ("weight", r.weight), ("codes", r.codes)):
         artists[name].set_data(data / largest[name])
     artists["x"].set_clim(-1 if r.x.min() < 0 else 0, 1)
     artists["title x"].set_text(f"input codes, {r.x.min()}..{r.x.max()}")
     artists["title weight"].set_text(f"weight codes, {r.weight.min()}..{r.weight.max()}")
-    artists["title codes"].set_text(
-        f"codes out, channel {s.channel}: {r.differ.sum()} of {r.differ.size} differ"
-    )
+    differ = f"{r.differ.sum()} of {r.differ.size} differ"
+    artists["title codes"].set_text(f"codes out, channel {s.channel}: {differ}")
     # Marks on the channel: the followed code, and where codes differ.
     rows, columns = r.codes.shape
-    artists["frame"].set_data([(s.column + 0.5) / columns], [(s.row + 0.5) / rows])
+    x = (s.column + 0.5) / columns
+    y = (s.row + 0.5) / rows
+    artists["frame"].set_data([x], [y])
     at = np.argwhere(r.differ)
-    artists["parted"].set_data((at[:, 1] + 0.5) / columns, (at[:, 0] + 0.5) / rows)
+    down, across = at.T
+    artists["parted"].set_data((across + 0.5) / columns, (down + 0.5) / rows)
 
     steps = r.partial / r.step
-    held = breaking.wrap(torch.from_numpy(r.partial), s.register).numpy() / r.step
+    wrapped = breaking.wrap(torch.from_numpy(r.partial), s.register)
+    held = wrapped.numpy() / r.step
     along = np.linspace(0, 1, len(steps))
     differ = held != steps
     artists["partial"].set_data(along, steps)
@@ -432,10 +479,19 @@ def move(r: Result, artists: dict) -> None:
 
 
 def words(r: Result) -> list[str]:
-    """The sum in binary, cut where it is shifted, and what becomes of it."""
+    """The sum in binary, cut where it is shifted, and what becomes of it.
+
+    Args:
+        r: what `compute` returned.
+
+    Returns:
+        Lines of text.
+    """
     s = r.state
     # A multiplier makes the number longer, and the shift with it.
-    by = round(breaking.HALF_AN_OCTAVE * 2**s.multiplier) if s.odd_threshold and s.multiplier else 1
+    by = 1
+    if s.odd_threshold and s.multiplier:
+        by = round(breaking.HALF_AN_OCTAVE * 2**s.multiplier)
     places = r.places + (s.multiplier if by > 1 else 0)
     number = r.sum * by
     # Two's complement, cut where it is shifted.

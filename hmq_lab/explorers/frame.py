@@ -24,7 +24,7 @@ import dataclasses
 import html
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import ipywidgets as widgets
 import matplotlib as mpl
@@ -38,7 +38,8 @@ from hmq_lab.explorers.controls import Control, Real
 from hmq_lab.plots import STYLE
 
 # 820 pixels: what a notebook has at 1280, so that the browser need not shrink the text.
-WIDTH, DPI = 8.2, 100
+WIDTH = 8.2
+DPI = 100
 
 
 class Picture:
@@ -80,7 +81,14 @@ class Picture:
         return Image.fromarray(np.ascontiguousarray(pixels))
 
     def png(self, compression: int = 1) -> bytes:
-        """The same as a file. compression: 1, quick, to 9, small."""
+        """The same as a file. compression: 1, quick, to 9, small.
+
+        Args:
+            compression: 1, quick, to 9, small.
+
+        Returns:
+            The content of a PNG file.
+        """
         self.image().save(out := io.BytesIO(), "PNG", compress_level=compression)
         return out.getvalue()
 
@@ -90,7 +98,14 @@ STILL = "A still image: its controls come when you run this cell."
 
 
 def still(image: Image.Image) -> bytes:
-    """PNG for a notebook without a kernel: a line below it says where the controls are."""
+    """PNG for a notebook without a kernel: a line below it says where the controls are.
+
+    Args:
+        image: of an explorer.
+
+    Returns:
+        The content of a PNG file.
+    """
     page = Image.new("RGB", (image.width, image.height + STRIP), "white")
     page.paste(image, (0, 0))
     font = ImageFont.load_default(13)
@@ -117,11 +132,17 @@ class CoreView:
         self.widget = widgets.VBox([widgets.Box(placed, layout=flow), self.image, self.text])
 
     def show(self) -> None:
+        """Draw the state of the explorer, and say it."""
         self.image.value = self.explorer.picture.png()
         self.say(self.explorer.sentence, self.explorer.live)
 
     def say(self, sentence: str, live: str = "polite") -> None:
-        """Show a sentence. live: whether a screen reader tells it at once."""
+        """Show a sentence.
+
+        Args:
+            sentence: to show.
+            live: "polite" or "off": whether a screen reader tells it at once.
+        """
         style = f'role="status" aria-live="{live}" style="line-height:1.5"'
         self.text.value = f"<div {style}>{html.escape(sentence)}</div>"
 
@@ -138,10 +159,16 @@ class ModuleView:
         self.widget.observe(lambda change: explorer._heard(change["new"]), "state")
 
     def show(self) -> None:
+        """Hand the state of the explorer to the module."""
         self.widget.state = self.module.state(self.explorer.state)
 
-    def say(self, sentence: str) -> None:
-        """A module says what it shows by itself."""
+    def say(self, sentence: str, live: str = "polite") -> None:
+        """A module says what it shows by itself.
+
+        Args:
+            sentence: is not used.
+            live: is not used.
+        """
 
 
 class Explorer:
@@ -176,7 +203,7 @@ class Explorer:
         compute: Callable,
         draw: Callable,
         move: Callable,
-        controls: dict[str, Control],
+        controls: Mapping[str, Control],
         initial: dict | None = None,
         height: float = 4.0,
         module: modules.Module | None = None,
@@ -197,9 +224,12 @@ class Explorer:
         self._drawn = None
         self.controls = {name: control.widget() for name, control in controls.items()}
         self._follow()
-        uses_module = module is not None and modules.are_used()
-        self.view = ModuleView(self, module) if uses_module else CoreView(self)
-        if not uses_module:
+        self.view: ModuleView | CoreView
+        if module is not None and modules.are_used():
+            self.view = ModuleView(self, module)
+        else:
+            self.view = CoreView(self)
+        if not isinstance(self.view, ModuleView):
             self.view.show()
         for name, widget in self.controls.items():
             widget.observe(lambda change, name=name: self._changed(name, change["new"]), "value")
@@ -209,7 +239,10 @@ class Explorer:
         """What is shown: an ipywidget, to be placed beside others or linked with them."""
         return self.view.widget
 
-    live = "polite"  # whether a screen reader tells each new sentence at once
+    @property
+    def live(self) -> str:
+        """Whether a screen reader tells each new sentence at once: "polite" or "off"."""
+        return "polite"
 
     @property
     def result(self):
@@ -346,7 +379,7 @@ class Explorer:
         return data, {"image/png": {"alt": self.sentence}}
 
 
-def changed(state, allowed: dict[str, Control], values: dict, derive: bool = True):
+def changed(state, allowed: Mapping[str, Control], values: dict, derive: bool = True):
     """The state with some of its values changed, each checked.
 
     Args:

@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,14 @@ class Module:
     fields: tuple[str, ...]
 
     def state(self, state: object) -> dict[str, Any]:
-        """The explorer's state as the module takes it: tuples and tables become flat lists."""
+        """The explorer's state as the module takes it: tuples and tables become flat lists.
+
+        Args:
+            state: of an explorer.
+
+        Returns:
+            Its fields, ready for JSON.
+        """
         found = {name: getattr(state, name) for name in self.fields}
         return {n: np.ravel(v).tolist() if isinstance(v, tuple) else v for n, v in found.items()}
 
@@ -82,6 +90,12 @@ def source(name: str) -> str:
 
     >>> source("quantizer").count("import "), source("quantizer").count("export default")
     (0, 1)
+
+    Args:
+        name: of the module, without its suffix.
+
+    Returns:
+        JavaScript.
     """
     text = (FOLDER / f"{name}.js").read_text(encoding="utf-8")
     parts: dict[str, str] = {}
@@ -98,15 +112,31 @@ def _collect(text: str, parts: dict[str, str]) -> None:
             parts[name] = re.sub(r"^export ", "", IMPORT.sub("", needed), flags=re.MULTILINE)
 
 
-def data_of(module: Module, controls: dict) -> dict[str, Any]:
-    """The module's data with its title and its controls, by name and in order."""
+def data_of(module: Module, controls: Mapping) -> dict[str, Any]:
+    """The module's data with its title and its controls, by name and in order.
+
+    Args:
+        module: of an explorer.
+        controls: of the same explorer, by name.
+
+    Returns:
+        What the module takes, ready for JSON.
+    """
     described = [{"name": name, **control.described()} for name, control in controls.items()]
     return {"title": module.title, "controls": described, **module.data}
 
 
-def view(module: Module, controls: dict, state: object):
+def view(module: Module, controls: Mapping, state: object):
     """The widget that shows a module; its trait `state` follows the reader, and the reader sees
     what it is set to.
+
+    Args:
+        module: of an explorer.
+        controls: of the same explorer, by name.
+        state: of the explorer.
+
+    Returns:
+        The widget.
     """
     import anywidget
     import traitlets
@@ -119,7 +149,7 @@ def view(module: Module, controls: dict, state: object):
     return ModuleView(_esm=source(module.name), data=data, state=module.state(state))
 
 
-def fragment(module: Module, controls: dict, state: object, linked: bool = False) -> str:
+def fragment(module: Module, controls: Mapping, state: object, linked: bool = False) -> str:
     """An element with its script, to be put into a page; it takes the page's colours.
 
     Args:
@@ -133,16 +163,24 @@ def fragment(module: Module, controls: dict, state: object, linked: bool = False
     text = json.dumps(shown, default=_text, separators=(",", ":"), ensure_ascii=False)
     place = f"hmq-{module.name}-{next(COUNTER)}"
     options = json.dumps(linked)
-    return FRAGMENT.format(
-        place=place,
-        data=text.replace("<", "\\u003c"),
-        source=source(module.name).replace("</", "<\\/"),
-        mount=f'mount(view, document.getElementById("{place}"), shown, {options});',
-    )
+    # Nothing in data or source may end the script that holds them.
+    data = text.replace("<", "\\u003c")
+    code = source(module.name).replace("</", "<\\/")
+    mount = f'mount(view, document.getElementById("{place}"), shown, {options});'
+    return FRAGMENT.format(place=place, data=data, source=code, mount=mount)
 
 
 def page(title: str, about: str, body: str) -> str:
-    """A whole page around fragments: it opens from disk, in light and dark, on a phone."""
+    """A whole page around fragments: it opens from disk, in light and dark, on a phone.
+
+    Args:
+        title: of the page.
+        about: one sentence for search engines.
+        body: fragments of HTML.
+
+    Returns:
+        HTML.
+    """
     return PAGE.format(title=html.escape(title), about=html.escape(about), body=body)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hmq_lab.explorers import tensors
 from hmq_lab.explorers.choice import Selection, original
-from hmq_lab.explorers.controls import Choice, powers
+from hmq_lab.explorers.controls import Choice, Control, powers
 from hmq_lab.explorers.error_surface import surface
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.quantizing import quantizer
@@ -29,7 +29,9 @@ FLOAT = 0  # bits of a tensor that is left as it is
 FLOAT_BITS = 32
 IMAGES = 32  # of the batch, on which the output is measured
 ROWS = 40  # so many bars of tensors are drawn beside each other with a number each
-FLOOR, WHOLE = 1e-4, 100.0  # ends of the axis of the changes, in percent
+# ends of the axis of the changes, in percent
+FLOOR = 1e-4
+WHOLE = 100.0
 FILE = "selection.json"  # what the button writes
 
 Pairs = Mapping[str, tuple[int, int]]  # bits and threshold exponent, by tensor
@@ -67,12 +69,13 @@ class Bench:
             attach(self.model, sample=batch, hardware=hardware)
         self.model.eval()
         self.blocks = blocks(self.model)
-        self.places = {
-            place.name: place for place in placements(self.model) if place.name in self.blocks
-        }
-        self.weights = {
-            name: place.size for name, place in self.places.items() if place.kind == "weight"
-        }
+        self.places = {}
+        self.weights = {}
+        for place in placements(self.model):
+            if place.name in self.blocks:
+                self.places[place.name] = place
+                if place.kind == "weight":
+                    self.weights[place.name] = place.size
         self._values: dict[str, tensors.Sample] = {}
         self._effects: dict[tuple, Effect] = {}
         with torch.no_grad(), switched_off(self.model):
@@ -86,16 +89,36 @@ class Bench:
     def bits(self, name: str) -> tuple[int, ...]:
         """What may be chosen for a tensor: an activation's block has one bit-width, which is set as
         one likes.
+
+        Args:
+            name: of the tensor.
+
+        Returns:
+            The bit-widths.
         """
         is_weight = name in self.weights
         return tuple(self.blocks[name].bits.tolist()) if is_weight else tensors.BITS
 
     def exponents(self, name: str) -> tuple[int, ...]:
-        """The thresholds of a tensor's block, descending."""
+        """The thresholds of a tensor's block, descending.
+
+        Args:
+            name: of the tensor.
+
+        Returns:
+            The exponents M of the thresholds 2^M.
+        """
         return tuple(self.blocks[name].exponents.tolist())
 
     def values(self, name: str) -> tensors.Sample:
-        """A weight's values; an activation's for the batch, from a pass of the float network."""
+        """A weight's values; an activation's for the batch, from a pass of the float network.
+
+        Args:
+            name: of the tensor.
+
+        Returns:
+            The values.
+        """
         # Looked at once for each tensor.
         if name not in self._values:
             if name in self.weights:
@@ -116,7 +139,15 @@ class Bench:
         return torch.cat([values.flatten() for values in seen])
 
     def best(self, name: str, bits: int) -> int:
-        """The exponent of the threshold that loses least of a tensor's values with so many bits."""
+        """The exponent of the threshold that loses least of a tensor's values with so many bits.
+
+        Args:
+            name: of the tensor.
+            bits: of its scheme.
+
+        Returns:
+            The exponent.
+        """
         sample = self.values(name)
         signed = self.blocks[name].signed
         schemes = [Scheme(bits, exponent, signed) for exponent in self.exponents(name)]
@@ -124,7 +155,14 @@ class Bench:
         return self.exponents(name)[int(np.argmin(losses))]
 
     def effect(self, pairs: Pairs) -> Effect:
-        """What these tensors do when they are quantized, all others float. It is measured once."""
+        """What these tensors do when they are quantized, all others float. It is measured once.
+
+        Args:
+            pairs: bits and exponent by tensor.
+
+        Returns:
+            The change of output, accuracy and loss.
+        """
         key = tuple(sorted(pairs.items()))
         if not key:
             return self.float_effect
@@ -157,6 +195,12 @@ class Bench:
     def compression(self, pairs: Pairs) -> float:
         """32 bits over the mean bits of an element of the weights; a tensor that is not chosen
         counts 32.
+
+        Args:
+            pairs: bits and exponent by tensor.
+
+        Returns:
+            The compression of the weights.
         """
         total = sum(self.weights.values())
         bits = {name: pairs[name][0] if name in pairs else FLOAT_BITS for name in self.weights}
@@ -181,7 +225,8 @@ def _checked_labels(labels: Any, batch: Tensor) -> Tensor:
     found = torch.as_tensor(labels)
     if found.dim() != 1 or len(found) != len(batch) or found.is_floating_point():
         raise ValueError(
-            f"labels must be {len(batch)} class numbers, one for each image, got {tuple(found.shape)}"
+            f"labels must be {len(batch)} class numbers, one for each image, "
+            f"got {tuple(found.shape)}"
         )
     return found.long()
 
@@ -199,10 +244,12 @@ class State:
 
     @property
     def bits(self) -> int:
+        """Bits of the chosen tensor; FLOAT where it is not quantized."""
         return self.choice[self.tensor][0] if self.tensor in self.choice else FLOAT
 
     @property
     def exponent(self) -> int:
+        """Exponent of the chosen tensor's threshold, or the last one that was set."""
         return self.choice[self.tensor][1] if self.tensor in self.choice else self.last
 
     def change(
@@ -212,6 +259,20 @@ class State:
         exponent: int | None = None,
         **others,
     ):
+        """Return the state after a move.
+
+        Args:
+            tensor: to be chosen.
+            bits: of the chosen tensor; FLOAT leaves it float.
+            exponent: of its threshold; None takes the best one.
+            others: other fields.
+
+        Returns:
+            The new state.
+
+        Raises:
+            ValueError: the tensor's block has no such bits or exponent.
+        """
         state = replace(self, **others)
         if tensor is not None and tensor != self.tensor:
             state = replace(state, tensor=tensor, last=self.bench.exponents(tensor)[0])
@@ -229,9 +290,8 @@ class State:
         if exponent is None:
             exponent = choice[name][1] if name in choice else self.bench.best(name, bits)
         if exponent not in self.bench.exponents(name):
-            raise ValueError(
-                f"exponent of {name} must be among {self.bench.exponents(name)}, got {exponent}"
-            )
+            allowed = self.bench.exponents(name)
+            raise ValueError(f"exponent of {name} must be among {allowed}, got {exponent}")
         return replace(state, choice=choice | {name: (bits, exponent)}, last=exponent)
 
 
@@ -264,17 +324,13 @@ class Choosing(Explorer):
     def __init__(self, bench: Bench, initial: dict):
         self.bench = bench
         names = tuple(bench.blocks)
-        largest = max(
-            bench.weights or dict.fromkeys(names, 0), key=lambda name: bench.places[name].size
-        )
+        largest = max(bench.weights or names, key=lambda name: bench.places[name].size)
         exponents = sorted({e for name in names for e in bench.exponents(name)})
         most = sorted({b for name in names for b in bench.bits(name)})
         texts = tuple(f"{name.removesuffix('.weight')}{_kind(bench, name)}" for name in names)
-        controls = {
-            "tensor": Choice("tensor", names, texts, rows=6),
-            "bits": Choice("bits", (FLOAT, *most), ("float", *map(str, most))),
-            "exponent": powers("threshold", exponents),
-        }
+        controls: dict[str, Control] = {"tensor": Choice("tensor", names, texts, rows=6)}
+        controls["bits"] = Choice("bits", (FLOAT, *most), ("float", *map(str, most)))
+        controls["exponent"] = powers("threshold", exponents)
         state = State(bench, largest, {}, bench.exponents(largest)[0])
         self.parts: dict[str, Explorer] = {}
         self._moving = False
@@ -284,15 +340,13 @@ class Choosing(Explorer):
             self.controls[name].continuous_update = False
 
         # Buttons, and the two explorers of the chosen tensor, below the controls and the figure.
-        does = {
-            "best threshold": self.best,
-            "all tensors: 8 bits": lambda: self.everything(8),
-            "all float": self.clear,
-            "export": lambda: self.export(FILE),
-        }
-        self.buttons = {
-            text: widgets.Button(description=text, layout={"width": "auto"}) for text in does
-        }
+        does: dict[str, Callable] = {"best threshold": self.best}
+        does["all tensors: 8 bits"] = lambda: self.everything(8)
+        does["all float"] = self.clear
+        does["export"] = lambda: self.export(FILE)
+        self.buttons = {}
+        for text in does:
+            self.buttons[text] = widgets.Button(description=text, layout={"width": "auto"})
         for text, button in self.buttons.items():
             button.on_click(lambda _, do=does[text]: self._pressed(do))
         row = widgets.Box(list(self.buttons.values()), layout={"flex_flow": "row wrap"})
@@ -304,9 +358,9 @@ class Choosing(Explorer):
     @property
     def selection(self) -> Selection:
         """What was chosen so far, as plain data."""
-        found = {
-            n: Scheme(b, e, self.bench.blocks[n].signed) for n, (b, e) in self.state.choice.items()
-        }
+        found = {}
+        for name, (bits, exponent) in self.state.choice.items():
+            found[name] = Scheme(bits, exponent, self.bench.blocks[name].signed)
         return Selection(found, dict(self.bench.weights), self.bench.hardware)
 
     def best(self) -> None:
@@ -320,12 +374,15 @@ class Choosing(Explorer):
     def everything(self, bits: int) -> None:
         """Give every tensor so many bits, or the most it can have below that, and its best
         threshold.
+
+        Args:
+            bits: for every tensor.
         """
         choice = {}
         for name in self.bench.blocks:
-            own = max(
-                b for b in self.bench.bits(name) if b <= max(bits, min(self.bench.bits(name)))
-            )
+            allowed = self.bench.bits(name)
+            most = max(bits, min(allowed))
+            own = max(b for b in allowed if b <= most)
             choice[name] = own, self.bench.best(name, own)
         self._show(replace(self.state, choice=choice, last=choice[self.state.tensor][1]))
 
@@ -334,12 +391,18 @@ class Choosing(Explorer):
         self._show(replace(self.state, choice={}))
 
     def export(self, path: Path | str) -> Selection:
-        """Write the selection as JSON, for `Selection.read`; returns it."""
+        """Write the selection as JSON, for `Selection.read`; returns it.
+
+        Args:
+            path: of the file.
+
+        Returns:
+            The selection.
+        """
         self.selection.write(path)
         left = len(self.bench.blocks) - len(self.state.choice)
-        self.view.say(
-            f"The selection is in {path}; {tensors.many(left, 'tensor')} not chosen: 8 bits."
-        )
+        count = tensors.many(left, "tensor")
+        self.view.say(f"The selection is in {path}; {count} not chosen: 8 bits.")
         return self.selection
 
     def _pressed(self, do) -> None:
@@ -458,7 +521,14 @@ def _example() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def compute(state: State) -> Result:
-    """Measure the chosen tensor alone, and all choices together."""
+    """Measure the chosen tensor alone, and all choices together.
+
+    Args:
+        state: what the controls are set to.
+
+    Returns:
+        What is shown.
+    """
     bench = state.bench
     name = state.tensor
     # Measured, if they were not before.
@@ -476,11 +546,8 @@ def compute(state: State) -> Result:
     else:
         text += "is float. "
     count = len(state.choice)
-    text += (
-        f"All {tensors.many(count, 'choice')} together: {_said(bench, together)} "
-        if count > 1
-        else ""
-    )
+    if count > 1:
+        text += f"All {tensors.many(count, 'choice')} together: {_said(bench, together)} "
     text += f"The weights take {size:,.0f} bytes, {compression:.2f} times fewer than in float."
     return Result(state, alone, together, bench.float_effect, compression, size, text)
 
@@ -496,7 +563,15 @@ def _said(bench: Bench, effect: Effect) -> str:
 
 
 def draw(result: Result, figure) -> dict:
-    """Left the bits of every tensor, right what they do to the output."""
+    """Left the bits of every tensor, right what they do to the output.
+
+    Args:
+        result: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
+    """
     bench = result.state.bench
     bars, effects = figure.subplots(1, 2, width_ratios=(1.5, 1))
     names = list(bench.blocks)
@@ -520,11 +595,11 @@ def draw(result: Result, figure) -> dict:
     bars.legend(ncols=2, **place)
 
     # What the choices change, on a logarithmic axis.
-    artists["changes"] = list(effects.barh([0, 1], [1, 1], 0.5, left=FLOOR, color=[BLUE, INK]))
+    drawn = effects.barh([0, 1], [1, 1], 0.5, left=FLOOR, color=[BLUE, INK])
+    artists["changes"] = list(drawn)
     artists["numbers"] = [effects.text(1, y, "", va="center", fontsize=9) for y in (0, 1)]
-    effects.set(
-        xscale="log", xlim=(FLOOR, 1e5), ylim=(1.6, -0.6), xlabel="change of the output (%)"
-    )
+    effects.set(xscale="log", xlim=(FLOOR, 1e5), ylim=(1.6, -0.6))
+    effects.set_xlabel("change of the output (%)")
     effects.set_yticks([0, 1], ["this tensor", "all choices"])
     effects.set_xticks([1e-4, 1e-2, 1, 100])
     effects.minorticks_off()
@@ -535,6 +610,12 @@ def draw(result: Result, figure) -> dict:
 
 
 def move(result: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        result: what `compute` returned.
+        artists: from `draw`.
+    """
     state = result.state
     names = list(state.bench.blocks)
     bits = {name: state.choice[name][0] if name in state.choice else FLOAT for name in names}

@@ -144,7 +144,14 @@ def _static(name: str, above: str = "") -> tuple[str, explorers.Explorer]:
 
 
 def write_static(folder: Path | str) -> list[Path]:
-    """Write the pages of all explorers that need no kernel; returns their paths."""
+    """Write the pages of all explorers that need no kernel; returns their paths.
+
+    Args:
+        folder: where to write.
+
+    Returns:
+        The paths.
+    """
     paths = [Path(folder) / f"{name}.html" for name in STATIC]
     for path in paths:
         _save(path, static(path.stem))
@@ -200,7 +207,14 @@ def _chosen(names: list[str] | None) -> dict[str, Page]:
 
 
 def notebook(page: Page) -> nbformat.NotebookNode:
-    """The page as Voila takes it: a heading, and a cell of which only the output is shown."""
+    """The page as Voila takes it: a heading, and a cell of which only the output is shown.
+
+    Args:
+        page: of an explorer.
+
+    Returns:
+        The notebook.
+    """
     code = f"from hmq_lab import explorers\nfrom hmq_lab.runs import records\n\n{page.code}"
     cells = [
         nbformat.v4.new_markdown_cell(f"# {page.title}\n\n{page.sentence} [All explorers](/)"),
@@ -213,6 +227,11 @@ def notebook(page: Page) -> nbformat.NotebookNode:
 def serve(folder: Path, port: int = PORT, browser: bool = True) -> None:
     """Serve the pages until Ctrl-C; the URL is printed. Only this machine can reach them, under a
     local name.
+
+    Args:
+        folder: for the files of the server.
+        port: to listen at, or one near it that is free.
+        browser: whether to open the front page.
     """
     from tornado.web import StaticFileHandler
     from voila.app import Voila
@@ -291,6 +310,11 @@ def _port(text: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: of the command; None takes those of the process.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m hmq_lab.explorers.pages", description="The explorers as web pages."
     )

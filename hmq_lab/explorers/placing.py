@@ -5,15 +5,16 @@ holds.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from hmq_lab.block import SearchSpace
-from hmq_lab.explorers.controls import Choice, Switch
+from hmq_lab.explorers.controls import Choice, Control, Switch
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.tensors import many
 from hmq_lab.graph.tracing import in_mode
@@ -21,20 +22,21 @@ from hmq_lab.network import Placement, attribute_of, blocks, is_attached, switch
 from hmq_lab.network import placements as listed
 from hmq_lab.placement import attach
 from hmq_lab.plots import BLUE, GREEN, INK, MARKERS, ORANGE, PALE, RED
+from hmq_lab.plots.frame import Look
 
-BINS, PICTURES = 60, 32  # of a histogram; of the sample that the values are looked at on
-FILTERS = {
-    "all": lambda p: True,
-    "quantized": lambda p: p.quantized,
-    "float": lambda p: not p.quantized,
-    "weights": lambda p: p.kind == "weight",
-    "activations": lambda p: p.kind == "activation",
-}
-GROUPS = {  # what the map tells apart
-    "quantized weight": lambda p: p.quantized and p.kind == "weight",
-    "quantized activation": lambda p: p.quantized and p.kind != "weight",
-    "float": lambda p: not p.quantized,
-}
+# of a histogram; of the sample that the values are looked at on
+BINS = 60
+PICTURES = 32
+FILTERS: dict[str, Callable[[Placement], bool]] = {"all": lambda p: True}
+FILTERS["quantized"] = lambda p: p.quantized
+FILTERS["float"] = lambda p: not p.quantized
+FILTERS["weights"] = lambda p: p.kind == "weight"
+FILTERS["activations"] = lambda p: p.kind == "activation"
+# What the map tells apart.
+GROUPS: dict[str, Callable[[Placement], bool]] = {}
+GROUPS["quantized weight"] = lambda p: p.quantized and p.kind == "weight"
+GROUPS["quantized activation"] = lambda p: p.quantized and p.kind != "weight"
+GROUPS["float"] = lambda p: not p.quantized
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,14 @@ class Listing:
     values: dict[str, Values]
 
     def shown(self, which: str) -> dict[str, Placement]:
+        """Return the placements that a filter shows.
+
+        Args:
+            which: a key of FILTERS.
+
+        Returns:
+            The placements by name.
+        """
         return {name: place for name, place in self.places.items() if FILTERS[which](place)}
 
 
@@ -128,16 +138,19 @@ def placements(model: nn.Module | None = None, sample: Tensor | None = None, **i
         model, sample = _example(sample)
     listings, problem = _listings(model, sample)
     # Tensors of both modes, each once.
-    names = list(dict.fromkeys(name for listing in listings.values() for name in listing.places))
-    controls = {"show": Choice("show", tuple(FILTERS), tuple(FILTERS))}
+    names: list[str] = []
+    for listing in listings.values():
+        names += [name for name in listing.places if name not in names]
+    controls: dict[str, Control] = {"show": Choice("show", tuple(FILTERS), tuple(FILTERS))}
     if len(listings) > 1:
         controls["hardware"] = Switch("hardware mode")
     elif initial.get("hardware") and problem:
         raise problem
     # It opens with the first quantized tensor.
     controls["tensor"] = Choice("tensor", tuple(names), tuple(names), rows=6)
-    first = next((p.name for p in listings[False].places.values() if p.quantized), names[0])
-    return Explorer(State(listings, first), compute, draw, move, controls, initial, height=4.6)
+    quantized = [p.name for p in listings[False].places.values() if p.quantized]
+    state = State(listings, (quantized or names)[0])
+    return Explorer(state, compute, draw, move, controls, initial, height=4.6)
 
 
 def _example(sample: Tensor | None) -> tuple[nn.Module, Tensor]:
@@ -150,8 +163,9 @@ def _example(sample: Tensor | None) -> tuple[nn.Module, Tensor]:
     load_weights(network, SHIPPED / "builtin_tiny_resnet8.safetensors")
     # Some of the built-in ones, without drawing them all.
     if sample is None:
-        drawn = map(torch.from_numpy, glyphs.make(PICTURES, stream="test"))
-        sample = next(Images(*drawn, *STATISTICS["builtin"]).batches(PICTURES))[0]
+        images, labels = map(torch.from_numpy, glyphs.make(PICTURES, stream="test"))
+        drawn = Images(images, labels, *STATISTICS["builtin"])
+        sample, _ = next(drawn.batches(PICTURES))
     return network, sample
 
 
@@ -166,12 +180,14 @@ def _listings(
         if not isinstance(sample, Tensor):
             raise ValueError(f"sample must be a batch of input images, got {type(sample).__name__}")
         return {False: _listing(copy.deepcopy(model), sample)}, None
-    some = sample[:PICTURES] if isinstance(sample, Tensor) and sample.dim() else sample
+    # `attach` refuses what is no sample.
+    some: Any = sample
+    if isinstance(sample, Tensor) and sample.dim():
+        some = sample[:PICTURES]
     found = {False: _listing(attach(copy.deepcopy(model), SearchSpace(), some), some)}
     try:
-        found[True] = _listing(
-            attach(copy.deepcopy(model), SearchSpace(), some, hardware=True), some
-        )
+        in_hardware = attach(copy.deepcopy(model), SearchSpace(), some, hardware=True)
+        found[True] = _listing(in_hardware, some)
     except ValueError as error:
         return found, error
     return found, None
@@ -181,12 +197,16 @@ def _listing(attached: nn.Module, sample: Tensor) -> Listing:
     """attached: a copy, which loses its blocks."""
     # The blocks' thresholds, before they are taken off the copy.
     places = {place.name: place for place in listed(attached) if place.kind != "shared"}
-    exponents = {name: tuple(block.exponents.tolist()) for name, block in blocks(attached).items()}
-    graph = attached.hmq.graph
+    exponents = {}
+    for name, block in blocks(attached).items():
+        exponents[name] = tuple(block.exponents.tolist())
+    hmq: Any = attached.hmq
+    graph = hmq.graph
 
     class Looking(fx.Interpreter):
         def run_node(self, node):
-            value, name = super().run_node(node), node.meta.get("name")
+            value = super().run_node(node)
+            name = node.meta.get("name")
             if (
                 isinstance(value, Tensor)
                 and name in places
@@ -197,9 +217,10 @@ def _listing(attached: nn.Module, sample: Tensor) -> Listing:
             return value
 
     with switched_off(attached), in_mode(attached, training=False), torch.no_grad():
-        found = {
-            n: _values(n, p, exponents.get(n)) for n, p in _parameters(attached) if n in places
-        }
+        found = {}
+        for name, parameter in _parameters(attached):
+            if name in places:
+                found[name] = _values(name, parameter, exponents.get(name))
         Looking(attached, graph=graph).run(sample[:PICTURES])
     return Listing(places, exponents, found)
 
@@ -216,13 +237,21 @@ def _values(name: str, tensor: Tensor, exponents: tuple[int, ...] | None) -> Val
     if not x.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinite values")
     low, high = (float(end) for end in x.aminmax())
-    reach = 1.3 * (2.0 ** exponents[0] if exponents else max(abs(low), abs(high)) or 1.0)
+    largest = max(abs(low), abs(high)) or 1.0
+    reach = 1.3 * (2.0 ** exponents[0] if exponents else largest)
     counts = torch.histc(x.cpu(), BINS, -reach, reach)
     return Values(100 * counts.numpy() / max(x.numel(), 1), low, high, reach)
 
 
 def compute(state: State) -> Result:
-    """The chosen tensor among those that the filter shows."""
+    """The chosen tensor among those that the filter shows.
+
+    Args:
+        state: what the controls are set to.
+
+    Returns:
+        What is shown.
+    """
     listing = state.listings[state.hardware]
     shown = listing.shown(state.show)
     place = shown[state.tensor]
@@ -231,21 +260,20 @@ def compute(state: State) -> Result:
     at = list(shown).index(place.name)
     sentence = f"{_counts(listing)} {_about(place, values, exponents, listing)}"
     sentence += f" Shown: {len(shown)} of {many(len(listing.places), 'tensor')}."
-    largest = max(p.size for other in state.listings.values() for p in other.places.values())
+    largest = 0
+    for other in state.listings.values():
+        largest = max(largest, *(p.size for p in other.places.values()))
     return Result(place, at, tuple(shown.values()), values, exponents, largest, sentence)
 
 
 def _counts(listing: Listing) -> str:
-    groups = {
-        name: [p for p in listing.places.values() if test(p)] for name, test in GROUPS.items()
-    }
+    places = listing.places.values()
+    groups = {name: list(filter(test, places)) for name, test in GROUPS.items()}
     weights, activations, floats = groups.values()
     elements = sum(p.size for p in weights)
-    return (
-        f"{many(len(weights), 'weight')} ({elements:,} elements) and "
-        f"{many(len(activations), 'activation')} are "
-        f"quantized, {many(len(floats), 'tensor')} float."
-    )
+    text = f"{many(len(weights), 'weight')} ({elements:,} elements) and "
+    text += f"{many(len(activations), 'activation')} are "
+    return text + f"quantized, {many(len(floats), 'tensor')} float."
 
 
 def _about(
@@ -261,73 +289,83 @@ def _about(
     )
     text = f"{place.name} ({place.layer}, {shape}) is {form}: {place.reason}."
     if place.kind == "weight":
-        share = place.size / sum(
-            p.size for p in listing.places.values() if GROUPS["quantized weight"](p)
-        )
+        weights = filter(GROUPS["quantized weight"], listing.places.values())
+        share = place.size / sum(p.size for p in weights)
         text += f" It holds {share:.2%} of the quantized weights' elements."
     if values is not None:
         text += f" Its values go from {values.low:.3g} to {values.high:.3g}"
-        text += (
-            f"; thresholds from 2^{exponents[0]} down to 2^{exponents[-1]}." if exponents else "."
-        )
+        if exponents:
+            text += f"; thresholds from 2^{exponents[0]} down to 2^{exponents[-1]}"
+        text += "."
     return text
 
 
 def draw(result: Result, figure) -> dict:
     """Above the map, a mark for each tensor; below the values of the chosen one with its
     thresholds.
+
+    Args:
+        result: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
     """
     sizes, held = figure.subplots(2, 1, height_ratios=(1.5, 1))
     artists = {}
     for (name, _), marker, colour in zip(
         GROUPS.items(), MARKERS, (BLUE, GREEN, ORANGE), strict=False
     ):
-        style = {
-            "ls": "none",
-            "ms": 6,
-            "alpha": 0.85,
-            "mfc": "none" if name == "float" else colour,
-            "mew": 1.4,
-        }
-        artists[name] = sizes.plot([], [], marker=marker, color=colour, label=name, **style)[0]
+        style: Look = {"ls": "none", "ms": 6, "alpha": 0.85, "mew": 1.4}
+        style["mfc"] = "none" if name == "float" else colour
+        (artists[name],) = sizes.plot([], [], marker=marker, color=colour, label=name, **style)
     # A ring on the chosen tensor, a logarithmic axis for the elements.
     ring = {"marker": "o", "ms": 14, "mfc": "none", "mec": RED, "mew": 2}
-    artists["chosen"] = sizes.plot([], [], ls="none", **ring)[0]
-    sizes.set(xticks=[], yscale="log", ylabel="elements", xlim=(-0.03, 1.03))
+    (artists["chosen"],) = sizes.plot([], [], ls="none", **ring)
+    sizes.set(xticks=[], xlim=(-0.03, 1.03))
+    sizes.set(yscale="log", ylabel="elements")
     sizes.set_xlabel(
         "tensors in the order of the network's list: parameters, then activations", loc="left"
     )
     sizes.set_ylim(0.5, 2.0 * result.largest + 1)
-    sizes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0)
+    place: Look = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
+    sizes.legend(ncols=3, frameon=False, **place)
     # Below its values as bars, in units of its largest threshold.
     edges = np.linspace(-1.3, 1.3, BINS + 1)
     style = {"color": PALE, "edgecolor": "white", "lw": 0.3}
-    artists["shares"] = list(
-        held.bar(edges[:-1], np.ones(BINS), np.diff(edges), align="edge", **style)
-    )
+    bars = held.bar(edges[:-1], np.ones(BINS), np.diff(edges), align="edge", **style)
+    artists["shares"] = list(bars)
     # Broken lines for the thresholds that its block chooses from.
-    artists["thresholds"] = held.plot(
-        [], [], color=RED, lw=1.2, ls="--", transform=held.get_xaxis_transform()
-    )[0]
+    upright: Look = {"color": RED, "lw": 1.2, "ls": "--"}
+    across = held.get_xaxis_transform()
+    (artists["thresholds"],) = held.plot([], [], transform=across, **upright)
     artists["none"] = held.text(0, 50, "", ha="center", va="center", color=INK)
     artists["title"] = held.set_title("Qq", loc="left")
-    held.set(xlim=(-1.3, 1.3), ylim=(0, 100), ylabel="% of the highest", yticks=[0, 50, 100])
+    held.set(xlim=(-1.3, 1.3), ylim=(0, 100))
+    held.set(ylabel="% of the highest", yticks=[0, 50, 100])
     # The ticks have the tensor's own numbers.
-    artists["x"] = [
-        held.text(x, -6, "", ha="center", va="top", fontsize=9) for x in (-1, -0.5, 0, 0.5, 1)
-    ]
-    held.set_xticks([-1, -0.5, 0, 0.5, 1], [" "] * 5)
+    ticks = [-1, -0.5, 0, 0.5, 1]
+    below: Look = {"ha": "center", "va": "top", "fontsize": 9}
+    artists["x"] = [held.text(x, -6, "", **below) for x in ticks]
+    held.set_xticks(ticks, [" "] * 5)
     held.grid(False, axis="x")
     move(result, artists)
     return artists
 
 
 def move(result: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        result: what `compute` returned.
+        artists: from `draw`.
+    """
     count = max(len(result.shown) - 1, 1)
     for name, test in GROUPS.items():
         # Each group has its marks, at its places among what is shown.
-        points = [(at / count, max(p.size, 1)) for at, p in enumerate(result.shown) if test(p)]
-        artists[name].set_data(*(zip(*points, strict=True) if points else ([], [])))
+        points = {at: p for at, p in enumerate(result.shown) if test(p)}
+        x = [at / count for at in points]
+        artists[name].set_data(x, [max(p.size, 1) for p in points.values()])
     artists["chosen"].set_data([result.at / count], [max(result.place.size, 1)])
     values = result.values
     # Bars in percent of the highest one.
@@ -339,12 +377,16 @@ def move(result: Result, artists: dict) -> None:
     artists["none"].set_text(
         "" if values is not None else "no values: it is not computed in evaluation"
     )
-    ends = [sign * 2.0 ** (e - result.exponents[0]) for e in result.exponents for sign in (-1, 1)]
+    ends = []
+    for e in result.exponents:
+        end = 2.0 ** (e - result.exponents[0])
+        ends += [-end, end]
     # Those below the largest are close together.
     lows = [0.0 if abs(end) == 1 else 0.8 for end in ends]
-    artists["thresholds"].set_data(
-        np.repeat(ends, 3), [y for low in lows for y in (low, 1, np.nan)]
-    )
+    heights = []
+    for low in lows:
+        heights += [low, 1, np.nan]
+    artists["thresholds"].set_data(np.repeat(ends, 3), heights)
     unit = values.reach / 1.3 if values is not None else 0.0
     for text in artists["x"]:
         text.set_text(f"{text.get_position()[0] * unit:.3g}" if values is not None else "")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from hmq_lab import budget
 from hmq_lab.explorers import heat, tensors
-from hmq_lab.explorers.controls import Choice, Player
+from hmq_lab.explorers.controls import Choice, Control, Player
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.modules import Module, packed
 from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, RED
+from hmq_lab.plots.frame import Look
 from hmq_lab.runs.records import Record
 
 ROWS = 24  # so many names of layers fit beside the map
@@ -38,19 +40,27 @@ class Run:
     actual_rate: np.ndarray  # (K,): of the most probable bits
     # Step, epoch, temperature, target_rate, task_loss of the steps of the search.
     events: dict[str, np.ndarray]
-    target: float  # the rate asked for; NaN where the record's header does not say
+    target: float  # the compression asked for; NaN where the record's header does not say
     margin: float  # the search aims at target * (1 + margin)
     raw: dict[str, np.ndarray]  # the tables as the record has them, for `data`
 
     @property
     def rows(self) -> tuple[int, ...]:
         """Every bit-width that some tensor chose from."""
-        return tuple(
-            sorted({b for name in self.tables for b in self.tensors[name]["space"]["bits"]})
-        )
+        found: set[int] = set()
+        for name in self.tables:
+            found |= set(self.tensors[name]["space"]["bits"])
+        return tuple(sorted(found))
 
     def text(self, name: str) -> str:
-        """A tensor as a list names it: a weight by its layer, any other with its kind."""
+        """A tensor as a list names it: a weight by its layer, any other with its kind.
+
+        Args:
+            name: of the tensor.
+
+        Returns:
+            Its text.
+        """
         kind = self.tensors[name]["kind"]
         return short(name) + ("" if kind == "weight" else f" ({KINDS.get(kind, kind)})")
 
@@ -63,19 +73,14 @@ class Run:
             # What the module needs of each tensor.
             tensor = self.tensors[name]
             space = self.tensors[name]["space"]
-            told = {
-                "name": name,
-                "kind": tensor["kind"],
-                "size": tensor["size"],
-                "tables": packed(self.raw[name]),
-            }
-            found.append(
-                told | {"bits": list(space["bits"]), "exponents": list(space["exponents"])}
-            )
-        events = {
-            key: [None if math.isnan(v) else v for v in values.tolist()]
-            for key, values in self.events.items()
-        }
+            told = {"name": name, "kind": tensor["kind"], "size": tensor["size"]}
+            told["tables"] = packed(self.raw[name])
+            told["bits"] = list(space["bits"])
+            told["exponents"] = list(space["exponents"])
+            found.append(told)
+        events = {}
+        for key, values in self.events.items():
+            events[key] = [None if math.isnan(v) else v for v in values.tolist()]
         # JSON has no NaN: what is not known is null.
         target = None if math.isnan(self.target) else self.target
         run = {"steps": list(self.steps), "tensors": found, "events": events}
@@ -83,6 +88,17 @@ class Run:
 
     @classmethod
     def of(cls, record: Record) -> Run:
+        """Return what the replay needs of a record.
+
+        Args:
+            record: of a search, with tables.
+
+        Returns:
+            The run.
+
+        Raises:
+            ValueError: it is no record, or has no tables.
+        """
         if not isinstance(record, Record):
             hint = f": {tensors.NETWORK}" if isinstance(record, nn.Module) else ""
             what = type(record).__name__
@@ -95,34 +111,40 @@ class Run:
                 "the record holds no tables of probabilities: there is nothing to replay"
             )
         described = {t["name"]: t for t in record.tensors}
-        raw = {name: np.array([e["tables"][name] for e in found], dtype=float) for name in names}
+        raw = {}
+        for name in names:
+            raw[name] = np.array([e["tables"][name] for e in found], dtype=float)
         # They are rounded.
         tables = {name: t / t.sum((1, 2), keepdims=True) for name, t in raw.items()}
         raw = {name: _thousandths(t) for name, t in raw.items()}
         # Marginals over bits for the weights, as the map shows them.
         weights = tuple(name for name in names if described[name]["kind"] == "weight")
-        bits = tuple(sorted({b for name in weights for b in described[name]["space"]["bits"]}))
+        widths: set[int] = set()
+        for name in weights:
+            widths |= set(described[name]["space"]["bits"])
+        bits = tuple(sorted(widths))
         marginals = np.zeros((len(found), len(weights), len(bits)))
         for i, name in enumerate(weights):
             columns = [bits.index(b) for b in described[name]["space"]["bits"]]
             marginals[:, i, columns] = tables[name].sum(2).round(DIGITS)
-        selected = (
-            np.array(bits)[marginals.argmax(2)] if weights else np.zeros((len(found), 0), int)
-        )
+        selected = np.zeros((len(found), 0), int)
+        if weights:
+            selected = np.array(bits)[marginals.argmax(2)]
         # Compression at each step: of the mean bits, and of the selection.
         sizes = {name: described[name]["size"] for name in weights}
         mean = marginals @ np.array(bits)
-        rates = [[_rate(row, sizes) for row in rows] for rows in (mean, selected)]
+        expected_rate = np.array([_compression(row, sizes) for row in mean])
+        actual_rate = np.array([_compression(row, sizes) for row in selected])
         # The steps of stage 1, as arrays; what a step does not say is NaN.
         searching = [e for e in record.of("step") if e["stage"] == 1]
         keys = ("step", "epoch", "temperature", "target_rate", "task_loss")
-        events = {
-            key: np.array([e.get(key, math.nan) for e in searching], dtype=float) for key in keys
-        }
+        events = {}
+        for key in keys:
+            events[key] = np.array([e.get(key, math.nan) for e in searching], dtype=float)
         steps = tuple(e["step"] for e in found)
         target = record.header.get("target", {}).get("weights", math.nan)
         margin = record.header.get("settings", {}).get("margin", 0.0)
-        rates = map(np.array, rates)
+
         return cls(
             steps,
             tables,
@@ -131,7 +153,8 @@ class Run:
             bits,
             marginals,
             selected,
-            *rates,
+            expected_rate,
+            actual_rate,
             events,
             target,
             margin,
@@ -149,12 +172,20 @@ def short(name: str) -> str:
     """
     >>> short("layer1.0.conv1.weight")
     'layer1.0.conv1'
+
+    Args:
+        name: of a weight.
+
+    Returns:
+        The name of its layer.
     """
     return name.removesuffix(".weight")
 
 
-def _rate(bits, sizes: dict[str, int]) -> float:
-    return budget.compression(dict(zip(sizes, bits, strict=True)), sizes) if sizes else math.nan
+def _compression(bits, sizes: dict[str, int]) -> float:
+    if not sizes:
+        return math.nan
+    return budget.compression(dict(zip(sizes, bits, strict=True)), sizes)
 
 
 @dataclass(frozen=True)
@@ -167,9 +198,19 @@ class State:
 
     @property
     def play(self) -> int:
+        """Number of the step, for the player."""
         return self.steps.index(self.step)
 
     def change(self, play: int | None = None, **values) -> State:
+        """Return the state with other values.
+
+        Args:
+            play: number of the step.
+            values: other fields.
+
+        Returns:
+            The new state.
+        """
         state = replace(self, **values)
         return state if play is None else replace(state, step=self.steps[play])
 
@@ -189,7 +230,7 @@ class Result:
 
 
 def replay(record: Record, **initial) -> Explorer:
-    """Play a recorded search: every layer's probabilities, the rates, temperature and loss; any
+    """Play a recorded search: every layer's probabilities, compression, temperature and loss; any
     layer's table.
 
     >>> explorers.replay(records.recorded("cifar10-resnet20-w16-a8"))
@@ -206,22 +247,31 @@ def replay(record: Record, **initial) -> Explorer:
     run = Run.of(record)
     names = tuple(run.tables)
     texts = tuple(run.text(name) for name in names)
-    controls = {
-        "step": Choice("step", run.steps, tuple(map(str, run.steps))),
-        "layer": Choice("layer", names, texts, rows=4),
-        "play": Player("play", 0, len(run.steps) - 1),
-    }
+    controls: dict[str, Control] = {}
+    controls["step"] = Choice("step", run.steps, tuple(map(str, run.steps)))
+    controls["layer"] = Choice("layer", names, texts, rows=4)
+    controls["play"] = Player("play", 0, len(run.steps) - 1)
     # It opens with the largest weight.
     first = max(run.weights or names, key=lambda name: run.tensors[name]["size"])
     state = State(run.steps, first, run.steps[0])
     module = Module("replay", "recorded search", {"run": run.data()}, ("layer", "step"))
-    return Explorer(
-        state, lambda state: compute(state, run), draw, move, controls, initial, 4.6, module
-    )
+
+    def computed(state: State) -> Result:
+        return compute(state, run)
+
+    return Explorer(state, computed, draw, move, controls, initial, 4.6, module)
 
 
 def compute(state: State, run: Run) -> Result:
-    """What the record says at a step."""
+    """What the record says at a step.
+
+    Args:
+        state: what the controls are set to.
+        run: the recorded search.
+
+    Returns:
+        What is shown.
+    """
     at = run.steps.index(state.step)
     table = run.tables[state.layer][at]
     space = run.tensors[state.layer]["space"]
@@ -239,11 +289,10 @@ def compute(state: State, run: Run) -> Result:
         text += f": the expected compression of the weights is {expected:.2f}, that of the "
         text += f"selection {actual:.2f}"
         text += f", {_aim(now['target_rate'], run)}" if now is not None else ""
-    text += (
-        f". {state.layer} has {tensors.percent(marginal[row])} on "
-        f"{tensors.many(choice[0], 'bit')}, and given "
-        f"these {tensors.percent(table[row].max() / marginal[row])} on the threshold 2^{choice[1]}."
-    )
+    text += f". {state.layer} has {tensors.percent(marginal[row])} on "
+    text += f"{tensors.many(choice[0], 'bit')}, and given "
+    given = table[row].max() / marginal[row]
+    text += f"these {tensors.percent(given)} on the threshold 2^{choice[1]}."
     marginals = run.marginals[at]
     selected = run.selected[at]
     return Result(
@@ -254,43 +303,69 @@ def compute(state: State, run: Run) -> Result:
 def chosen(table: np.ndarray, space: dict) -> tuple[int, int]:
     """The selection of a table (B, T): the most probable bits, then the most probable exponent
     given them.
+
+    Args:
+        table: probabilities (B, T).
+        space: bits and exponents of the table, by these names.
+
+    Returns:
+        Bits and exponent.
     """
     row = int(table.sum(1).round(DIGITS).argmax())
     return space["bits"][row], space["exponents"][int(table[row].argmax())]
 
 
 def moment(run: Run, step: int) -> dict[str, float] | None:
-    """The last step that the record describes, up to this one."""
+    """The last step that the record describes, up to this one.
+
+    Args:
+        run: the recorded search.
+        step: of the search.
+
+    Returns:
+        What the record says of it; None before the first step.
+    """
     at = int(np.searchsorted(run.events["step"], step, side="right")) - 1
-    return {key: values[at] for key, values in run.events.items()} if at >= 0 else None
+    if at < 0:
+        return None
+    return {key: values[at] for key, values in run.events.items()}
 
 
-def _aim(rate: float, run: Run) -> str:
-    """What the loss pulls the expected rate to, and how that follows from the target.
+def _aim(compression: float, run: Run) -> str:
+    """What the loss pulls the expected compression to, and how that follows from the target.
 
-    >>> _aim(16.48, run)
-    'the aim 16.48 (the target 16 and a margin of 3 %)'
+    >>> from hmq_lab.runs import records
+    >>> run = Run.of(records.recorded("cifar10-resnet20-w16-a8"))
+    >>> _aim(12.0, run)
+    'the aim 12.00 (on its way to the target 16...)'
     """
     if math.isnan(run.target):
-        return f"the aim {rate:.2f}"
-    target = f"the target {run.target:g}" + (
-        f" and a margin of {100 * run.margin:g} %" if run.margin else ""
-    )
-    if math.isclose(rate, run.target * (1 + run.margin), rel_tol=1e-6):
-        return f"the aim {rate:.2f} ({target})" if run.margin else target
-    return f"the aim {rate:.2f} (on its way to {target})"
+        return f"the aim {compression:.2f}"
+    target = f"the target {run.target:g}"
+    if run.margin:
+        target += f" and a margin of {100 * run.margin:g} %"
+    if math.isclose(compression, run.target * (1 + run.margin), rel_tol=1e-6):
+        return f"the aim {compression:.2f} ({target})" if run.margin else target
+    return f"the aim {compression:.2f} (on its way to {target})"
 
 
 def draw(result: Result, figure) -> dict:
-    """The map of all weights; the layer's table; rate, temperature and loss with a cursor."""
+    """The map of all weights; the layer's table; compression, temperature, loss with a cursor.
+
+    Args:
+        result: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
+    """
     run = result.run
     events = result.run.events
-    artists = {}
+    artists: dict[str, Any] = {}
     # Three columns; the third one has three curves below each other.
     mosaic = [["map", "table", "rate"], ["map", "table", "temperature"], ["map", "table", "loss"]]
-    axes = figure.subplot_mosaic(
-        mosaic, width_ratios=(0.9, 1, 1.1), height_ratios=(1.6, 1.15, 1.15)
-    )
+    heights = (1.6, 1.15, 1.15)
+    axes = figure.subplot_mosaic(mosaic, width_ratios=(0.9, 1, 1.1), height_ratios=heights)
     chart = axes["map"]
     table = axes["table"]
     curves = [axes[name] for name in ("rate", "temperature", "loss")]
@@ -298,10 +373,8 @@ def draw(result: Result, figure) -> dict:
     if run.weights:
         # The map of all weights: a row for each, named as far as names fit.
         every = math.ceil(len(run.weights) / ROWS)
-        names = [
-            name.removesuffix(".weight") if i % every == 0 else ""
-            for i, name in enumerate(run.weights)
-        ]
+        names = [name.removesuffix(".weight") for name in run.weights]
+        names = [name if i % every == 0 else "" for i, name in enumerate(names)]
         artists["map"] = heat.blank(chart, names, run.bits, **heat.PERCENT)
         artists["layer"] = heat.frame(chart, len(run.bits))
         # The first layer on top.
@@ -309,7 +382,8 @@ def draw(result: Result, figure) -> dict:
         chart.set_xlabel("bits")
         chart.set_title("every weight's bits;\ndots: the selection", loc="left")
         style = {"ls": "none", "mfc": "white", "mec": INK, "zorder": 6}
-        artists["selected"] = chart.plot([], [], "o", ms=5 if every == 1 else 3, **style)[0]
+        size = 5 if every == 1 else 3
+        (artists["selected"],) = chart.plot([], [], "o", ms=size, **style)
 
     # The table of the chosen tensor; its numbers, frame and axis move.
     columns = max(t.shape[2] for t in run.tables.values())
@@ -324,34 +398,22 @@ def draw(result: Result, figure) -> dict:
     table.set_ylabel("bits")
 
     # The curves stand still: only a cursor moves over them.
-    rate, temperature, loss = curves
-    rate.plot(run.steps, run.expected_rate, color=BLUE, label="expected")
-    rate.plot(
-        run.steps, run.actual_rate, color=ORANGE, marker="o", ms=3, lw=1, label="of the selection"
-    )
-    rate.plot(
-        events["step"],
-        events["target_rate"],
-        color=INK,
-        ls="--",
-        drawstyle="steps-post",
-        label="aim",
-    )
-    rate.legend(
-        loc="lower left",
-        bbox_to_anchor=(-0.02, 1),
-        ncols=2,
-        frameon=False,
-        borderaxespad=0,
-        columnspacing=1,
-    )
+    compression, temperature, loss = curves
+    compression.plot(run.steps, run.expected_rate, color=BLUE, label="expected")
+    dots: Look = {"color": ORANGE, "marker": "o", "ms": 3, "lw": 1}
+    compression.plot(run.steps, run.actual_rate, label="of the selection", **dots)
+    aim: Look = {"color": INK, "ls": "--", "drawstyle": "steps-post"}
+    compression.plot(events["step"], events["target_rate"], label="aim", **aim)
+    place: Look = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0}
+    compression.legend(ncols=2, frameon=False, columnspacing=1, **place)
     temperature.plot(events["step"], events["temperature"], color=GREEN)
     temperature.set_ylim(bottom=0)
     loss.plot(events["step"], events["task_loss"], color=BLUE, lw=1)
     loss.set(xlabel="training step")
     # All three have one axis of steps, written below the lowest.
     for ax, label in zip(curves, ("compression", "temperature", "task loss"), strict=True):
-        ax.set(ylabel=label, xlim=(run.steps[0], max(run.steps[-1], run.steps[0] + 1)))
+        last = max(run.steps[-1], run.steps[0] + 1)
+        ax.set(ylabel=label, xlim=(run.steps[0], last))
         ax.tick_params(labelbottom=ax is loss)
     artists["cursor"] = [ax.axvline(0, color=RED, lw=2) for ax in curves]
     figure.align_ylabels(curves)
@@ -360,6 +422,12 @@ def draw(result: Result, figure) -> dict:
 
 
 def move(result: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        result: what `compute` returned.
+        artists: from `draw`.
+    """
     run = result.run
     if run.weights:
         artists["map"].set_array(100 * result.marginals)
@@ -376,15 +444,15 @@ def move(result: Result, artists: dict) -> None:
         shown[run.rows.index(b), : len(row)] = 100 * row
     artists["table"].set_array(np.ma.masked_invalid(shown))
     heat.write(artists["words"], shown)
-    artists["choice"].set_xy(
-        (space["exponents"].index(result.choice[1]), run.rows.index(result.choice[0]))
-    )
+    bits, exponent = result.choice
+    corner = space["exponents"].index(exponent), run.rows.index(bits)
+    artists["choice"].set_xy(corner)
     for i, text in enumerate(artists["exponents"]):
         text.set_text(f"{space['exponents'][i]}" if i < len(space["exponents"]) else "")
     # A long name keeps its end.
     name = result.layer.removesuffix(".weight")
-    artists["title"].set_text(
-        f"{name if len(name) < 28 else '…' + name[-26:]};\nframe: the selection"
-    )
+    if len(name) >= 28:
+        name = f"…{name[-26:]}"
+    artists["title"].set_text(f"{name};\nframe: the selection")
     for cursor in artists["cursor"]:
         cursor.set_xdata([result.step] * 2)

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import ipywidgets as widgets
 from torch import nn
 
-from hmq_lab.explorers.controls import Choice, Switch, powers
+from hmq_lab.explorers.controls import Choice, Control, Switch, powers
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.tensors import NETWORK, many
 from hmq_lab.plots import BLUE, GREEN, INK, PALE, RED
+from hmq_lab.plots.frame import Look
 from hmq_lab.plots.pareto import rate_and_accuracy, references
 from hmq_lab.rivals import game as rules
 from hmq_lab.rivals.game import Game
@@ -36,29 +37,57 @@ class State:
 
     @classmethod
     def of(cls, game: Game, layer: str, note: str = "") -> State:
+        """Return the state of a game.
+
+        Args:
+            game: that is played.
+            layer: in view.
+            note: a sentence to begin with.
+
+        Returns:
+            The state.
+        """
         return cls(game, layer, game.choice, game.locked, note)
 
     @property
     def bits(self) -> int:
+        """Bits of the layer in view."""
         return self.choice[self.layer][0]
 
     @property
     def exponent(self) -> int:
+        """Exponent of the threshold of the layer in view."""
         return self.choice[self.layer][1]
 
     @property
     def locked(self) -> bool:
+        """Whether the layer in view is locked."""
         return self.layer in self.kept
 
     def change(self, layer=None, bits=None, exponent=None, locked=None, **others) -> State:
+        """Return the state after a move.
+
+        Args:
+            layer: to be in view.
+            bits: of that layer.
+            exponent: of its threshold.
+            locked: whether hints leave it alone.
+            others: must be empty.
+
+        Returns:
+            The new state.
+
+        Raises:
+            ValueError: another field is set, or the layer is locked.
+        """
         if others:
             raise ValueError(
                 f"a move sets layer, bits, exponent or locked, got {', '.join(others)}"
             )
         layer = layer or self.layer
-        kept = (
-            self.kept if locked is None else self.kept | {layer} if locked else self.kept - {layer}
-        )
+        kept = self.kept
+        if locked is not None:
+            kept = kept | {layer} if locked else kept - {layer}
         state = replace(self, layer=layer, kept=kept, note="")
         if exponent is None and bits in (None, state.bits):
             return state
@@ -74,7 +103,7 @@ class Result:
     outcome: Outcome
     hmq: Outcome | None
     scores: tuple[Outcome, ...]
-    tried: tuple[tuple[float, float], ...]  # (rate, accuracy)
+    tried: tuple[tuple[float, float], ...]  # (compression, accuracy)
     sentence: str
 
 
@@ -93,17 +122,12 @@ class Playing(Explorer):
         arena = game.arena
         # The controls of the layer in view.
         exponents = sorted({e for name in arena.layers for e in arena.exponents(name)})
-        controls = {
-            "layer": Choice(
-                "layer",
-                arena.layers,
-                tuple(n.removesuffix(".weight") for n in arena.layers),
-                rows=5,
-            ),
-            "bits": Choice("bits", arena.space.bits, tuple(map(str, arena.space.bits))),
-            "exponent": powers("threshold", exponents),
-            "locked": Switch("locked"),
-        }
+        names = tuple(name.removesuffix(".weight") for name in arena.layers)
+        widths = arena.space.bits
+        controls: dict[str, Control] = {"layer": Choice("layer", arena.layers, names, rows=5)}
+        controls["bits"] = Choice("bits", widths, tuple(map(str, widths)))
+        controls["exponent"] = powers("threshold", exponents)
+        controls["locked"] = Switch("locked")
         super().__init__(State.of(game, layer), compute, draw, move, controls, height=4.1)
         for name in ("bits", "exponent"):
             # A move is measured: not at every place that is dragged over.
@@ -119,22 +143,16 @@ class Playing(Explorer):
         options = [(texts[what], what) for what in starts]
         looks = {"layout": {"width": "250px"}, "style": {"description_width": "80px"}}
         self._start = widgets.Dropdown(options=options, description="start from", **looks)
-        does = {
-            "start": lambda: self.start(self._start.value),
-            "undo": self.undo,
-            "redo": self.redo,
-            "hint": self.hint,
-            "export": self.export,
-        }
-        self.buttons = {
-            name: widgets.Button(description=name, layout={"width": "80px"}) for name in does
-        }
+        does = {"start": lambda: self.start(self._start.value)}
+        does |= {"undo": self.undo, "redo": self.redo}
+        does |= {"hint": self.hint, "export": self.export}
+        self.buttons = {}
+        for name in does:
+            self.buttons[name] = widgets.Button(description=name, layout={"width": "80px"})
         for name, button in self.buttons.items():
             button.on_click(lambda _, do=does[name]: self._pressed(do))
-        row = widgets.Box(
-            [self._start, *self.buttons.values()],
-            layout={"display": "flex", "flex_flow": "row wrap"},
-        )
+        layout = {"display": "flex", "flex_flow": "row wrap"}
+        row = widgets.Box([self._start, *self.buttons.values()], layout=layout)
         controls, *shown = self.widget.children
         self.widget.children = (controls, row, *shown)
 
@@ -143,10 +161,15 @@ class Playing(Explorer):
         self._do(self.game.undo)
 
     def redo(self) -> None:
+        """Take the last undo back."""
         self._do(self.game.redo)
 
     def start(self, what) -> None:
-        """Begin from another choice, as `Game.start`; a start is no move, and no score."""
+        """Begin from another choice, as `Game.start`; a start is no move, and no score.
+
+        Args:
+            what: as `Game.start` takes it.
+        """
         self._do(lambda: self.game.start(what), said="A start does not count: make a move. ")
 
     def hint(self) -> None:
@@ -158,11 +181,8 @@ class Playing(Explorer):
         """Write the scores as .csv beside the player's file."""
         table = self.game.file.with_suffix(".csv")
         self.game.export(table)
-        super()._show(
-            State.of(
-                self.game, self.state.layer, f"{len(self.game.scores)} scores are in {table}. "
-            )
-        )
+        note = f"{len(self.game.scores)} scores are in {table}. "
+        super()._show(State.of(self.game, self.state.layer, note))
 
     def _show(self, state: State) -> None:
         """A control was moved: make the move, then show what came of it."""
@@ -207,7 +227,8 @@ class Playing(Explorer):
     def _follow(self) -> None:
         """The threshold's slider has the places that the layer in view can have."""
         self._following = True
-        places = [(f"2^{e}", e) for e in sorted(self.game.arena.exponents(self.state.layer))]
+        exponents = sorted(self.game.arena.exponents(self.state.layer))
+        places = [(f"2^{e}", e) for e in exponents]
         if list(self.controls["exponent"].options) != places:
             self.controls["exponent"].options = places
         super()._follow()
@@ -233,11 +254,20 @@ def beat(game: Game | None = None, layer: str | None = None, **options) -> Playi
         what = f"a {type(game).__name__}{hint}" if hint else f"{game!r} and {options}"
         raise ValueError(f"beat takes a Game, or the options of game.shipped; got {what}")
     game = game or rules.shipped(**options)
-    return Playing(game, game.arena.named(layer or max(game.arena.sizes, key=game.arena.sizes.get)))
+    sizes = game.arena.sizes
+    largest = max(sizes, key=lambda name: sizes[name])
+    return Playing(game, game.arena.named(layer or largest))
 
 
 def compute(state: State) -> Result:
-    """What the choice is worth: measured, if it was not before."""
+    """What the choice is worth: measured, if it was not before.
+
+    Args:
+        state: what the controls are set to.
+
+    Returns:
+        What is shown.
+    """
     game = state.game
     arena = state.game.arena
     outcome = arena.evaluate(state.choice)
@@ -258,11 +288,8 @@ def compute(state: State) -> Result:
         apart = outcome.accuracy - hmq.accuracy
         text += f"HMQ's selection, not fine-tuned, on the same images: compression {hmq.rate:.2f}, "
         text += f"{hmq.accuracy:.1f} %; "
-        text += (
-            f"you are {abs(apart):.1f} points {'above' if apart > 0 else 'below'}, "
-            if apart
-            else "you equal it, "
-        )
+        where = "above" if apart > 0 else "below"
+        text += f"you are {abs(apart):.1f} points {where}, " if apart else "you equal it, "
         text += f"your compression {abs(outcome.rate - hmq.rate):.2f} "
         text += f"{'higher' if outcome.rate >= hmq.rate else 'lower'}. "
     if (best := game.best) is not None:
@@ -273,78 +300,71 @@ def compute(state: State) -> Result:
 
 
 def draw(r: Result, figure) -> dict:
-    """Left every layer's bits beside HMQ's; right accuracy over rate, with all that was tried."""
+    """Left every layer's bits beside HMQ's; right accuracy over compression, with all tries.
+
+    Args:
+        r: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
+    """
     arena = r.state.game.arena
+    place: Look
     bars, ax = figure.subplots(1, 2, width_ratios=(1, 1.25))
     # Left a bar for each layer, over a band that marks the one in view.
     every = -(-len(arena.layers) // ROWS)
     at = range(len(arena.layers))
     artists = {"view": bars.axhspan(0, 1, color=PALE, alpha=0.6, lw=0, zorder=0.5)}
-    artists["bars"] = list(bars.barh(at, [1] * len(at), 0.72, color=BLUE, zorder=2))
-    style = {
-        "ls": "none",
-        "marker": "D",
-        "ms": 6 if every == 1 else 3,
-        "mfc": "white",
-        "mec": INK,
-        "mew": 1.5,
-    }
+    drawn = bars.barh(at, [1] * len(at), 0.72, color=BLUE, zorder=2)
+    artists["bars"] = list(drawn)
+    style: Look = {"ls": "none", "marker": "D", "mfc": "white", "mec": INK, "mew": 1.5}
+    style["ms"] = 6 if every == 1 else 3
     # HMQ's choice beside the player's.
     if r.hmq is not None:
-        hmq = bars.plot(
-            [pair[0] for pair in r.hmq.choice.values()], at, label="HMQ's bits", zorder=4, **style
-        )
+        widths = [bits for bits, _ in r.hmq.choice.values()]
+        hmq = bars.plot(widths, at, label="HMQ's bits", zorder=4, **style)
         # Painted again at each move, over the bars.
         artists["hmq"] = hmq
-        bars.legend(
-            loc="lower left",
-            bbox_to_anchor=(-0.02, 1),
-            frameon=False,
-            borderaxespad=0,
-            handletextpad=0.3,
-        )
+        place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0}
+        bars.legend(frameon=False, handletextpad=0.3, **place)
     # Thresholds in words, at the right of the bars.
     top = max(arena.space.bits)
     words = {"va": "center", "fontsize": 9, "color": INK, "clip_on": False}
     words["in_layout"] = False  # what they say changes, and the axes stay where they are
-    artists["words"] = [
-        bars.text(top + 0.7, i, "2^-8 locked", **words) for i in at if i % every == 0
-    ]
-    names = [
-        n.removesuffix(".weight") if i % every == 0 else "" for i, n in enumerate(arena.layers)
-    ]
-    bars.set(
-        yticks=list(at),
-        yticklabels=names,
-        ylim=(len(at) - 0.4, -0.6),
-        xlim=(0, top + 3.8),
-        xticks=[b for b in arena.space.bits if b <= top],
-        xlabel="bits; right of them the threshold",
-    )
+    rows = [i for i in at if i % every == 0]
+    artists["words"] = [bars.text(top + 0.7, i, "2^-8 locked", **words) for i in rows]
+    names = [""] * len(at)
+    for i in rows:
+        names[i] = arena.layers[i].removesuffix(".weight")
+    bars.set(yticks=list(at), yticklabels=names, ylim=(len(at) - 0.4, -0.6))
+    ticks = [bits for bits in arena.space.bits if bits <= top]
+    bars.set(xlim=(0, top + 3.8), xticks=ticks, xlabel="bits; right of them the threshold")
     bars.grid(False, axis="y")
 
     # Right everything that was measured, the scores, and where the player stands.
     rate_and_accuracy(ax)
-    artists["tried"] = ax.plot([], [], ".", color="#888888", ms=4, label="tried")[0]
+    (artists["tried"],) = ax.plot([], [], ".", color="#888888", ms=4, label="tried")
     still = references(ax, arena.references, r.state.game.target)
     line = {"color": GREEN, "lw": 1.8, "drawstyle": "steps-pre", "marker": "^", "ms": 6}
-    artists["scores"] = ax.plot([], [], label="your scores", **line)[0]
-    artists["now"] = ax.plot([], [], "o", color=RED, ms=10, mec="white", label="now", zorder=7)[0]
+    (artists["scores"],) = ax.plot([], [], label="your scores", **line)
+    dot: Look = {"color": RED, "ms": 10, "mec": "white", "zorder": 7}
+    (artists["now"],) = ax.plot([], [], "o", label="now", **dot)
     handles = [*still, artists["tried"], artists["scores"], artists["now"]]
-    place = {
-        "loc": "lower left",
-        "bbox_to_anchor": (-0.02, 1),
-        "borderaxespad": 0.2,
-        "frameon": False,
-    }
-    ax.legend(
-        handles=handles, ncols=3, columnspacing=1, handlelength=1.4, handletextpad=0.5, **place
-    )
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0.2}
+    spaces: Look = {"columnspacing": 1, "handlelength": 1.4, "handletextpad": 0.5}
+    ax.legend(handles=handles, ncols=3, frameon=False, **place, **spaces)
     move(r, artists)
     return artists
 
 
 def move(r: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        r: what `compute` returned.
+        artists: from `draw`.
+    """
     s = r.state
     layers = s.game.arena.layers
     every = -(-len(layers) // ROWS)
@@ -355,6 +375,7 @@ def move(r: Result, artists: dict) -> None:
     # The band, then the points of the right panel.
     artists["view"].set_y(layers.index(s.layer) - 0.5)
     artists["view"].set_height(1)
-    artists["tried"].set_data([rate for rate, _ in r.tried], [accuracy for _, accuracy in r.tried])
+    compressions = [compression for compression, _ in r.tried]
+    artists["tried"].set_data(compressions, [accuracy for _, accuracy in r.tried])
     artists["scores"].set_data([o.rate for o in r.scores], [o.accuracy for o in r.scores])
     artists["now"].set_data([r.outcome.rate], [r.outcome.accuracy])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from hmq_lab.explorers import tensors
-from hmq_lab.explorers.controls import Switch, Whole, powers
+from hmq_lab.explorers.controls import Control, Switch, Whole, powers
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.modules import Module
 from hmq_lab.plots import BLUE, INK, ORANGE, RED
 from hmq_lab.quantizer import Scheme
 
-OURS, AUTHORS = "two's complement", "the authors' range"
+OURS = "two's complement"
+AUTHORS = "the authors' range"
 FLOOR = 1e-4  # percent: where the axis of the errors begins
 
 
@@ -47,8 +49,9 @@ def quantizer(tensor=None, *, exponents: tuple[int, ...] | None = None, **initia
     """Move bits and threshold of a quantizer on a tensor's values; see its levels, and what it
     rounds and clips.
 
-    >>> explorers.quantizer(model.conv1.weight, bits=2)
-    >>> explorers.quantizer(weight).result.ranges["two's complement"].loss
+    >>> weight = torch.randn(100)
+    >>> explorer = explorers.quantizer(weight, bits=2)
+    >>> explorer.result.ranges["two's complement"].loss
     Loss(rounding=..., clipping=..., clipped=...)
 
     Args:
@@ -68,25 +71,33 @@ def quantizer(tensor=None, *, exponents: tuple[int, ...] | None = None, **initia
     x = tensors.sample(tensor)
     exponents = exponents or tensors.exponents(x.v)
     view = tensors.window(x.v)
-    controls = {
-        "bits": Whole("bits", tensors.BITS[0], tensors.BITS[-1]),
-        "exponent": powers("threshold", exponents),
-        "signed": Switch("signed"),
-        "authors": Switch("the authors' range, too"),
-    }
-    state = State(exponent=exponents[min(1, len(exponents) - 1)], signed=x.signed)
+    controls: dict[str, Control] = {"bits": Whole("bits", tensors.BITS[0], tensors.BITS[-1])}
+    controls["exponent"] = powers("threshold", exponents)
+    controls["signed"] = Switch("signed")
+    controls["authors"] = Switch("the authors' range, too")
+    second = exponents[min(1, len(exponents) - 1)]
+    state = State(exponent=second, signed=x.signed)
     # JavaScript computes the same from the same groups.
-    module = Module(
-        "quantizer", "quantizer", {"values": x.packed(), "view": list(view)}, tuple(controls)
-    )
-    return Explorer(
-        state, lambda state: compute(state, x, view), draw, move, controls, initial, 4.2, module
-    )
+    data = {"values": x.packed(), "view": list(view)}
+    module = Module("quantizer", "quantizer", data, tuple(controls))
+
+    def computed(state: State) -> Result:
+        return compute(state, x, view)
+
+    return Explorer(state, computed, draw, move, controls, initial, 4.2, module)
 
 
 def compute(state: State, x: tensors.Sample, view: tuple[float, float]) -> Result:
     """Levels, staircase and errors in two's complement, and in the authors' range where the state
     asks for it.
+
+    Args:
+        state: what the controls are set to.
+        x: values of a tensor.
+        view: ends of the axis of x.
+
+    Returns:
+        What is shown.
     """
     scheme = Scheme(state.bits, state.exponent, state.signed)
     lo, hi = scheme.integers
@@ -97,7 +108,8 @@ def compute(state: State, x: tensors.Sample, view: tuple[float, float]) -> Resul
     ranges = {}
     for name, pair in ends.items():
         stairs = tensors.staircase(scheme.step, pair, view)
-        ranges[name] = Range(np.unique(stairs[1]), stairs, tensors.loss(x, scheme.step, pair))
+        lost = tensors.loss(x, scheme.step, pair)
+        ranges[name] = Range(np.unique(stairs[1]), stairs, lost)
     return Result(scheme, ranges, x, view, _sentence(scheme, ranges, x))
 
 
@@ -111,48 +123,58 @@ def _sentence(scheme: Scheme, ranges: dict[str, Range], x: tensors.Sample) -> st
     ours = ranges[OURS].loss
     text += (
         f"Of the sum of squares of {x.size:,} values {percent(ours.rounding)} is lost to rounding "
-        f"and "
-        f"{percent(ours.clipping)} to clipping (clipped values: {ours.clipped:,})"
     )
+    text += "and "
+    text += f"{percent(ours.clipping)} to clipping (clipped values: {ours.clipped:,})"
     if AUTHORS in ranges:
         other = ranges[AUTHORS]
-        text += (
-            f"; {AUTHORS} has {len(other.levels)} levels from {other.levels[0]:g} to "
-            f"{other.levels[-1]:g} and loses "
-            f"{percent(other.loss.rounding)} and {percent(other.loss.clipping)}"
-        )
+        text += f"; {AUTHORS} has {len(other.levels)} levels from {other.levels[0]:g} to "
+        text += f"{other.levels[-1]:g} and loses "
+        text += f"{percent(other.loss.rounding)} and {percent(other.loss.clipping)}"
     return text + "."
 
 
 def percent(share: float) -> str:
+    """Return a share as percent.
+
+    Args:
+        share: 0 to 1.
+
+    Returns:
+        The text, of three digits.
+    """
     return f"{100 * share:.3g} %"
 
 
 def draw(result: Result, figure) -> dict:
-    """The staircase; the histogram of the values with the levels on it; the errors."""
-    axes = figure.subplot_mosaic(
-        [["stairs", "values"], ["stairs", "errors"]], height_ratios=(3, 1.5)
-    )
+    """The staircase; the histogram of the values with the levels on it; the errors.
+
+    Args:
+        result: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
+    """
+    mosaic = [["stairs", "values"], ["stairs", "errors"]]
+    axes = figure.subplot_mosaic(mosaic, height_ratios=(3, 1.5))
     # Left the staircase of each range, over the line of no quantization.
     stairs = axes["stairs"]
     values = axes["values"]
     errors = axes["errors"]
     stairs.plot(result.view, result.view, color=INK, lw=1, ls=":")
     stairs.set(xlim=result.view, ylim=result.view, xlabel="x", ylabel="Q(x)")
-    artists = {
-        "title": stairs.set_title("Qq", loc="left"),
-        OURS: stairs.plot([], [], color=BLUE, lw=2, label=OURS)[0],
-        AUTHORS: stairs.plot([], [], color=ORANGE, lw=2, ls="--", label=AUTHORS)[0],
-    }
+    artists: dict[str, Any] = {"title": stairs.set_title("Qq", loc="left")}
+    (artists[OURS],) = stairs.plot([], [], color=BLUE, lw=2, label=OURS)
+    (artists[AUTHORS],) = stairs.plot([], [], color=ORANGE, lw=2, ls="--", label=AUTHORS)
     stairs.legend(loc="upper left")
     # Right above the values, with a line for each level.
     tensors.histogram(result.values, values, result.view)
     values.set(xlim=result.view, xlabel="", ylabel="values (%)")
     values.set_title("values and levels; shaded: clipped", loc="left")
     values.grid(False, axis="x")
-    artists["levels"] = values.plot(
-        [], [], color=BLUE, lw=1, alpha=0.8, transform=values.get_xaxis_transform()
-    )[0]
+    across = values.get_xaxis_transform()
+    (artists["levels"],) = values.plot([], [], color=BLUE, lw=1, alpha=0.8, transform=across)
     style = {"color": RED, "alpha": 0.15, "lw": 0, "hatch": "///"}
     artists["clipped"] = [values.axvspan(0, 1, **style), values.axvspan(0, 1, **style)]
     # Right below what is lost, a pair of bars for each range.
@@ -162,9 +184,8 @@ def draw(result: Result, figure) -> dict:
         artists[f"loss, {name}"] = list(bars)
         texts = [errors.text(1, y + shift, "", va="center", fontsize=9) for y in range(2)]
         artists[f"loss in words, {name}"] = texts
-    errors.set(
-        xscale="log", xlim=(FLOOR, 1e4), ylim=(1.8, -0.4), xlabel="lost of the sum of squares (%)"
-    )
+    errors.set(xscale="log", xlim=(FLOOR, 1e4), ylim=(1.8, -0.4))
+    errors.set_xlabel("lost of the sum of squares (%)")
     errors.set_yticks([0.2, 1.2], ["rounding", "clipping"])
     errors.set_xticks([1e-4, 1e-2, 1, 100])
     errors.minorticks_off()
@@ -174,12 +195,19 @@ def draw(result: Result, figure) -> dict:
 
 
 def move(result: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        result: what `compute` returned.
+        artists: from `draw`.
+    """
     scheme = result.scheme
     artists["title"].set_text(f"{scheme.levels} levels, step {scheme.step:g}")
     levels = result.ranges[OURS].levels
     # Many lines would hide the histogram.
     height = 1 if len(levels) <= 32 else 0.12
-    artists["levels"].set_data(np.repeat(levels, 3), np.tile([0, height, np.nan], len(levels)))
+    heights = np.tile([0, height, np.nan], len(levels))
+    artists["levels"].set_data(np.repeat(levels, 3), heights)
     # What lies beyond the outermost levels by half a step is clipped.
     low, high = artists["clipped"]
     ends = levels[0] - scheme.step / 2, levels[-1] + scheme.step / 2
@@ -192,7 +220,8 @@ def move(result: Result, artists: dict) -> None:
         shown = result.ranges.get(name)
         artists[name].set_data(shown.stairs if shown else ([], []))
         losses = (shown.loss.rounding, shown.loss.clipping) if shown else (0, 0)
-        bars = zip(artists[f"loss, {name}"], artists[f"loss in words, {name}"], losses, strict=True)
+        words = artists[f"loss in words, {name}"]
+        bars = zip(artists[f"loss, {name}"], words, losses, strict=True)
         for bar, text, value in bars:
             bar.set_width(max(100 * value, FLOOR) - FLOOR)
             text.set_text(f" {percent(value)}" if shown else "")

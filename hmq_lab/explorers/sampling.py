@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import seaborn as sns
 import torch
 
 from hmq_lab.explorers import tensors
-from hmq_lab.explorers.controls import Choice, Real, Whole
+from hmq_lab.explorers.controls import Choice, Control, Real, Whole
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.modules import Module
 from hmq_lab.gumbel import Cycles, relaxed_categorical
 from hmq_lab.plots import BLUE, GREEN, INK, ORANGE, PALE, RED
+from hmq_lab.plots.frame import Look
 
 MOST = 1000  # samples
 DECIDED = 0.95  # a sample with so large an entry is as good as one-hot
-SCHEDULE, EPOCHS = Cycles(steps_per_epoch=100), 10  # the paper's, two cycles of it
+# the paper's, two cycles of it
+SCHEDULE = Cycles(steps_per_epoch=100)
+EPOCHS = 10
 CORNERS = np.array([[0, 0], [1, 0], [0.5, math.sqrt(3) / 2]])  # of the simplex, in the plane
 EDGES = np.linspace(0, 1, 21)
 
@@ -44,19 +48,33 @@ class State:
 
     @property
     def logit(self) -> float:
+        """The logit of the chosen category."""
         return self.logits[self.category]
 
     def change(self, logit: float | None = None, **values) -> State:
+        """Return the state with other values; an epoch sets the temperature of the schedule.
+
+        Args:
+            logit: of the chosen category.
+            values: other fields.
+
+        Returns:
+            The new state.
+
+        Raises:
+            ValueError: the number of logits is another one.
+        """
         if "epoch" in values and "temperature" not in values:
             values["temperature"] = SCHEDULE(round(values["epoch"] * SCHEDULE.steps_per_epoch))
         state = replace(self, **values)
         if len(state.logits) != len(self.logits):
-            raise ValueError(
-                f"logits must stay {len(self.logits)} numbers, got {len(state.logits)}"
-            )
+            count = len(self.logits)
+            raise ValueError(f"logits must stay {count} numbers, got {len(state.logits)}")
         if logit is None:
             return state
-        logits = (*state.logits[: state.category], logit, *state.logits[state.category + 1 :])
+        before = state.logits[: state.category]
+        after = state.logits[state.category + 1 :]
+        logits = (*before, logit, *after)
         return replace(state, logits=logits)
 
 
@@ -88,22 +106,21 @@ def gumbel(logits=None, **initial) -> Explorer:
 
     Source: HMQ, section 3.3; Jang, Gu, Poole (2017).
     """
-    given = tensors.values(
-        [math.log(0.6), math.log(0.3), math.log(0.1)] if logits is None else logits
-    )
+    if logits is None:
+        logits = [math.log(0.6), math.log(0.3), math.log(0.1)]
+    given = tensors.values(logits)
     # The slider of a logit reaches at least from -6 to 6.
     low = min(-6.0, math.floor(given.min()))
     high = max(6.0, math.ceil(given.max()))
-    controls = {
-        "temperature": Real("temperature", 0.05, 20.0, 0.02, logarithmic=True),
-        "epoch": Real("epoch (schedule)", 0.0, float(EPOCHS), 0.04),
-        "category": Choice(
-            "category", tuple(range(given.size)), tuple(f"{i + 1}" for i in range(given.size))
-        ),
-        "logit": Real("its logit", low, high, 0.1),
-        "samples": Whole("samples", 10, MOST, 10),
-        "seed": Whole("seed of the noise", 0, 99),
-    }
+    numbers = tuple(range(given.size))
+    names = tuple(f"{i + 1}" for i in numbers)
+    controls: dict[str, Control] = {}
+    controls["temperature"] = Real("temperature", 0.05, 20.0, 0.02, logarithmic=True)
+    controls["epoch"] = Real("epoch (schedule)", 0.0, float(EPOCHS), 0.04)
+    controls["category"] = Choice("category", numbers, names)
+    controls["logit"] = Real("its logit", low, high, 0.1)
+    controls["samples"] = Whole("samples", 10, MOST, 10)
+    controls["seed"] = Whole("seed of the noise", 0, 99)
     data = {"epochs": EPOCHS, "schedule": _schedule()}
     fields = ("logits", "category", "temperature", "epoch", "samples", "seed")
     module = Module("gumbel", "samples of Gumbel-Softmax", data, fields)
@@ -117,35 +134,44 @@ def _schedule() -> dict[str, float]:
     length = round(SCHEDULE.epochs * SCHEDULE.steps_per_epoch)
     update = length / (5 * SCHEDULE.updates)
     steps = SCHEDULE.steps_per_epoch
-    return {
-        "steps": steps,
-        "length": length,
-        "update": update,
-        "decay": SCHEDULE.decay,
-        "floor": SCHEDULE.floor,
-    }
+    times = {"steps": steps, "length": length, "update": update}
+    return times | {"decay": SCHEDULE.decay, "floor": SCHEDULE.floor}
 
 
 def noise(seed: int, categories: int) -> torch.Tensor:
-    """All the noise there is for a seed: fewer samples are the first of more."""
+    """All the noise there is for a seed: fewer samples are the first of more.
+
+    Args:
+        seed: of the noise.
+        categories: how many there are.
+
+    Returns:
+        Gumbel noise (samples, categories).
+    """
     return torch.from_numpy(tensors.noise(seed, MOST * categories)).view(MOST, categories)
 
 
 def compute(state: State) -> Result:
     # Samples from the library's own function, with the explorer's noise.
+    """Draw the samples of a state.
+
+    Args:
+        state: what the controls are set to.
+
+    Returns:
+        What is shown.
+    """
     logits = torch.tensor(state.logits, dtype=torch.float64)
-    drawn = relaxed_categorical(
-        logits, state.temperature, noise(state.seed, len(logits))[: state.samples]
-    ).numpy()
+    gumbel = noise(state.seed, len(logits))[: state.samples]
+    drawn = relaxed_categorical(logits, state.temperature, gumbel).numpy()
     p = torch.softmax(logits, 0).numpy()
     # What they choose, and how many are as good as one-hot.
-    chosen = np.bincount(drawn.argmax(1), minlength=len(p)) / len(drawn)
+    counts = np.bincount(drawn.argmax(1), minlength=len(p))
+    chosen = counts / len(drawn)
     decided = float((drawn.max(1) > DECIDED).mean())
-    text = (
-        f"At temperature {state.temperature:.3g}, {tensors.percent(decided)} of {len(drawn)} "
-        f"samples have an entry above {DECIDED}: "
-        f"as good as one-hot. "
-    )
+    text = f"At temperature {state.temperature:.3g}, {tensors.percent(decided)} of {len(drawn)} "
+    text += f"samples have an entry above {DECIDED}: "
+    text += "as good as one-hot. "
     if len(p) <= 4:
         text += (
             f"The largest entry is that of categories 1 to {len(p)} in {_shares(chosen)} of them; "
@@ -154,13 +180,11 @@ def compute(state: State) -> Result:
     else:
         # Of many categories only the most probable is told.
         top = int(p.argmax())
-        text += (
-            f"Category {top + 1}, the most probable of {len(p)} with "
-            f"{tensors.percent(p[top], 1)}, has the largest entry in "
-            f"{tensors.percent(chosen[top], 1)} of them, and "
-            f"{tensors.percent(drawn[:, top].mean(), 1)} of the mass on "
-            f"average."
-        )
+        text += f"Category {top + 1}, the most probable of {len(p)} with "
+        text += f"{tensors.percent(p[top], 1)}, has the largest entry in "
+        text += f"{tensors.percent(chosen[top], 1)} of them, and "
+        text += f"{tensors.percent(drawn[:, top].mean(), 1)} of the mass on "
+        text += "average."
     return Result(state, p, drawn, chosen, drawn.mean(0), decided, text)
 
 
@@ -170,21 +194,28 @@ def _shares(values: np.ndarray) -> str:
 
 
 def draw(result: Result, figure) -> dict:
-    """The samples; how near to one-hot they are; the schedule of the temperature."""
-    axes = figure.subplot_mosaic(
-        [["samples", "largest"], ["samples", "schedule"]], width_ratios=(1.1, 1)
-    )
+    """The samples; how near to one-hot they are; the schedule of the temperature.
+
+    Args:
+        result: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
+    """
+    mosaic = [["samples", "largest"], ["samples", "schedule"]]
+    axes = figure.subplot_mosaic(mosaic, width_ratios=(1.1, 1))
     # Three categories are the corners of a triangle, more are bars.
-    artists = (_simplex if len(result.probabilities) == 3 else _bars)(result, axes["samples"])
+    draw_samples = _simplex if len(result.probabilities) == 3 else _bars
+    artists = draw_samples(result, axes["samples"])
 
     # How near to one-hot the samples are.
     largest = axes["largest"]
     # Bars to be moved.
     sns.histplot(x=[0.5], bins=EDGES, ax=largest, color=BLUE, edgecolor="white")
     artists["largest"] = list(largest.patches)
-    largest.set(
-        xlim=(0, 1), ylim=(0, 100), xlabel="largest entry of a sample", ylabel="samples (%)"
-    )
+    largest.set(xlim=(0, 1), ylim=(0, 100))
+    largest.set(xlabel="largest entry of a sample", ylabel="samples (%)")
 
     # The temperature over the epochs, and where it stands.
     schedule = axes["schedule"]
@@ -193,12 +224,10 @@ def draw(result: Result, figure) -> dict:
     steps = [round(e * SCHEDULE.steps_per_epoch) for e in epochs]
     schedule.plot(epochs, [SCHEDULE(s) for s in steps], color=GREEN, label="the paper's schedule")
     artists["cursor"] = schedule.axvline(0, color=PALE, lw=2)
-    artists["now"] = schedule.plot(
-        [], [], "o", color=RED, ms=9, mec="white", clip_on=False, label="now"
-    )[0]
-    schedule.set(
-        yscale="log", xlim=(0, EPOCHS), ylim=(0.05, 20), xlabel="epoch", ylabel="temperature τ"
-    )
+    dot: Look = {"color": RED, "ms": 9, "mec": "white", "clip_on": False}
+    (artists["now"],) = schedule.plot([], [], "o", label="now", **dot)
+    schedule.set(yscale="log", xlim=(0, EPOCHS), ylim=(0.05, 20))
+    schedule.set(xlabel="epoch", ylabel="temperature τ")
     schedule.set_yticks([0.1, 1, 10], ["0.1", "1", "10"])
     schedule.minorticks_off()
     schedule.legend(loc="upper right", ncols=2)
@@ -209,14 +238,9 @@ def draw(result: Result, figure) -> dict:
 def _simplex(result: Result, ax) -> dict:
     ax.fill(*CORNERS.T, facecolor="#f7f7f7", edgecolor=INK, lw=1)
     for i, ((x, y), side) in enumerate(zip(CORNERS, ("right", "left", "center"), strict=True)):
-        ax.text(
-            x,
-            y + (0.03 if y else -0.03),
-            f"category {i + 1}",
-            ha=side,
-            va="bottom" if y else "top",
-            fontsize=10,
-        )
+        height = y + 0.03 if y else -0.03
+        where = "bottom" if y else "top"
+        ax.text(x, height, f"category {i + 1}", ha=side, va=where, fontsize=10)
     # The lower two begin and end with the triangle.
     ax.texts[0].set_ha("left")
     ax.texts[1].set_ha("right")
@@ -224,17 +248,14 @@ def _simplex(result: Result, ax) -> dict:
     ax.axis("off")
     # Samples, their mean and the probabilities have a marker each.
     style = {"ls": "none", "clip_on": False}
-    artists = {
-        "samples": ax.plot(
-            [], [], marker="o", ms=4.5, color=BLUE, alpha=0.35, mew=0, label="samples", **style
-        )[0],
-        "mean": ax.plot(
-            [], [], marker="D", ms=9, color=ORANGE, mec="white", label="their mean", **style
-        )[0],
-        "probabilities": ax.plot(
-            [], [], marker="^", ms=11, color=INK, mec="white", label="probabilities", **style
-        )[0],
-    }
+    artists = {}
+
+    def mark(name: str, label: str, **look) -> None:
+        (artists[name],) = ax.plot([], [], label=label, **look, **style)
+
+    mark("samples", "samples", marker="o", ms=4.5, color=BLUE, alpha=0.35, mew=0)
+    mark("mean", "their mean", marker="D", ms=9, color=ORANGE, mec="white")
+    mark("probabilities", "probabilities", marker="^", ms=11, color=INK, mec="white")
     ax.legend(loc="lower center", ncols=3, frameon=False, handletextpad=0.2, columnspacing=1)
     return artists
 
@@ -242,30 +263,32 @@ def _simplex(result: Result, ax) -> dict:
 def _bars(result: Result, ax) -> dict:
     count = len(result.probabilities)
     at = np.arange(1, count + 1)
-    artists = {
-        "probabilities": list(ax.bar(at, 1, 0.84, color=PALE, label="probability")),
-        "mean": ax.plot([], [], "D", color=ORANGE, ms=6, label="mean of the samples")[0],
-        "chosen": ax.plot([], [], "_", color=BLUE, ms=12, mew=2.5, label="share of arg max")[0],
-    }
-    ax.set(xlim=(0.3, count + 0.7), ylim=(0, 100), xlabel="category", ylabel="%")
+    bars = ax.bar(at, 1, 0.84, color=PALE, label="probability")
+    artists: dict[str, Any] = {"probabilities": list(bars)}
+    (artists["mean"],) = ax.plot([], [], "D", color=ORANGE, ms=6, label="mean of the samples")
+    dash: Look = {"color": BLUE, "ms": 12, "mew": 2.5}
+    (artists["chosen"],) = ax.plot([], [], "_", label="share of arg max", **dash)
+    ax.set(xlim=(0.3, count + 0.7), ylim=(0, 100))
+    ax.set(xlabel="category", ylabel="%")
     ax.set_xticks(at[:: max(1, math.ceil(count / 12))])
     ax.grid(False, axis="x")
-    ax.legend(
-        loc="upper left",
-        bbox_to_anchor=(0, 1.2),
-        ncols=2,
-        frameon=False,
-        columnspacing=1,
-        handletextpad=0.4,
-    )
+    place: Look = {"loc": "upper left", "bbox_to_anchor": (0, 1.2), "frameon": False}
+    ax.legend(ncols=2, columnspacing=1, handletextpad=0.4, **place)
     return artists
 
 
 def move(result: Result, artists: dict) -> None:
     # Points of the simplex are mixtures of its corners.
+    """Put a result on the artists of `draw`.
+
+    Args:
+        result: what `compute` returned.
+        artists: from `draw`.
+    """
     if "samples" in artists:
         for name in ("samples", "mean", "probabilities"):
-            artists[name].set_data((np.atleast_2d(getattr(result, name)) @ CORNERS).T)
+            points = np.atleast_2d(getattr(result, name)) @ CORNERS
+            artists[name].set_data(points.T)
     else:
         at = np.arange(1, len(result.probabilities) + 1)
         for bar, p in zip(artists["probabilities"], result.probabilities, strict=True):

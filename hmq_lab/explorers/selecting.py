@@ -5,8 +5,10 @@ beside each other.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import seaborn as sns
@@ -17,11 +19,12 @@ from matplotlib.patches import Rectangle
 
 from hmq_lab import budget
 from hmq_lab.explorers import heat, tensors
-from hmq_lab.explorers.controls import Choice, Player
+from hmq_lab.explorers.controls import Choice, Control, Player
 from hmq_lab.explorers.frame import Explorer
 from hmq_lab.explorers.modules import Module
 from hmq_lab.explorers.playback import Run, State, chosen, moment, short
 from hmq_lab.plots import BLUE, INK, ORANGE, RED
+from hmq_lab.plots.frame import Look
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
 
@@ -44,14 +47,21 @@ class Search:
 
     @classmethod
     def of(cls, record: Record) -> Search:
+        """Return what the map needs of a record.
+
+        Args:
+            record: of a search, with tables.
+
+        Returns:
+            The search.
+        """
         run = Run.of(record)
         if not run.weights:
             raise ValueError("the record holds no tables of weights: there is no network to draw")
-        final = (
-            {t["name"]: (t["bits"], t["threshold_exponent"]) for t in record.tensors}
-            if record.of("repair")
-            else {}
-        )
+        final = {}
+        if record.of("repair"):
+            for t in record.tensors:
+                final[t["name"]] = (t["bits"], t["threshold_exponent"])
         return cls(run, records.label(record), final)
 
 
@@ -98,48 +108,51 @@ def selection(record: Record, other: Record | None = None, **initial) -> Explore
     searches = tuple(Search.of(r) for r in (record, other) if r is not None)
     # The tensors that both searches have.
     runs = [search.run for search in searches]
-    names = tuple(name for name in runs[0].tables if all(name in run.tables for run in runs))
+    shared = set.intersection(*(set(run.tables) for run in runs))
+    names = tuple(name for name in runs[0].tables if name in shared)
     weights = tuple(name for name in runs[0].weights if name in names)
     if not weights:
-        raise ValueError(
-            f"two records of one network are needed, these share no weight: {runs[0].weights[0]}, "
-            f"... and "
-            f"{runs[1].weights[0]}, ..."
-        )
+        first, second = (run.weights[0] for run in runs)
+        text = f"these share no weight: {first}, ... and {second}, ..."
+        raise ValueError(f"two records of one network are needed, {text}")
     # After the last step comes the selection that the repair left.
-    steps = runs[0].steps + ((FIXED,) if all(search.final for search in searches) else ())
+    steps: tuple = runs[0].steps
+    if all(search.final for search in searches):
+        steps = (*steps, FIXED)
     texts = [runs[0].text(name) for name in names]
-    controls = {
-        "step": Choice("step", steps, tuple(map(str, steps))),
-        "layer": Choice("layer", names, tuple(texts), rows=4),
-        "play": Player("play", 0, len(steps) - 1),
-    }
-    state = State(steps, max(weights, key=lambda name: runs[0].tensors[name]["size"]), steps[0])
-    data = {
-        "searches": [search.data() for search in searches],
-        "weights": list(weights),
-        "steps": list(steps),
-    }
+    controls: dict[str, Control] = {}
+    controls["step"] = Choice("step", steps, tuple(map(str, steps)))
+    controls["layer"] = Choice("layer", names, tuple(texts), rows=4)
+    controls["play"] = Player("play", 0, len(steps) - 1)
+    largest = max(weights, key=lambda name: runs[0].tensors[name]["size"])
+    state = State(steps, largest, steps[0])
+    data: dict[str, Any] = {"searches": [search.data() for search in searches]}
+    data |= {"weights": list(weights), "steps": list(steps)}
     data["stages"] = [list(stage) for stage in stages(weights)]
     module = Module("selection", "selection of a search", data, ("layer", "step"))
-    return Explorer(
-        state,
-        lambda state: compute(state, searches, weights),
-        draw,
-        move,
-        controls,
-        initial,
-        4.6,
-        module,
-    )
+
+    def computed(state: State) -> Result:
+        return compute(state, searches, weights)
+
+    return Explorer(state, computed, draw, move, controls, initial, 4.6, module)
 
 
 def compute(state: State, searches: tuple[Search, ...], weights: tuple[str, ...]) -> Result:
-    """What the records say at a moment."""
+    """What the records say at a moment.
+
+    Args:
+        state: what the controls are set to.
+        searches: one or two.
+        weights: names of the weights that they share.
+
+    Returns:
+        What is shown.
+    """
     sides = tuple(_side(state, search, searches[0].run, weights) for search in searches)
     differ = sides[0].bits != sides[-1].bits
     result = Result(state.layer, weights, sides, differ, "")
-    return Result(state.layer, weights, sides, differ, _sentence(result, state.step == FIXED))
+    text = _sentence(result, state.step == FIXED)
+    return Result(state.layer, weights, sides, differ, text)
 
 
 def _side(state: State, search: Search, first: Run, weights: tuple[str, ...]) -> Side:
@@ -147,20 +160,23 @@ def _side(state: State, search: Search, first: Run, weights: tuple[str, ...]) ->
     fixed = state.step == FIXED
     # The same share of its own search, for a second record of other length.
     share = 1.0 if fixed or not first.steps[-1] else state.step / first.steps[-1]
-    at = int(np.abs(np.array(run.steps) - share * run.steps[-1]).argmin())
+    away = np.abs(np.array(run.steps) - share * run.steps[-1])
+    at = int(away.argmin())
     # The tensor's table and selection; after the repair those of the record.
     table = run.tables[state.layer][at]
-    choice = (
-        search.final[state.layer] if fixed else chosen(table, run.tensors[state.layer]["space"])
-    )
-    now = {
-        n: search.final[n][0] if fixed else int(b)
-        for n, b in zip(run.weights, run.selected[at], strict=True)
-    }
-    rate = budget.compression(now, {name: run.tensors[name]["size"] for name in run.weights})
+    if fixed:
+        choice = search.final[state.layer]
+    else:
+        choice = chosen(table, run.tensors[state.layer]["space"])
+    now = {}
+    for name, selected in zip(run.weights, run.selected[at], strict=True):
+        now[name] = search.final[name][0] if fixed else int(selected)
+    sizes = {name: run.tensors[name]["size"] for name in run.weights}
+    rate = budget.compression(now, sizes)
     # The bits of all weights, in the order of the map.
     bits = np.array([now[name] for name in weights])
-    return Side(search, run.steps[at], bits, table, choice, float(run.expected_rate[at]), rate)
+    expected = float(run.expected_rate[at])
+    return Side(search, run.steps[at], bits, table, choice, expected, rate)
 
 
 def _sentence(result: Result, fixed: bool) -> str:
@@ -177,15 +193,16 @@ def _sentence(result: Result, fixed: bool) -> str:
     texts = []
     for side in result.sides:
         # Each search has its scheme and its compression.
-        space, (bits, exponent) = side.search.run.tensors[layer]["space"], side.choice
+        space = side.search.run.tensors[layer]["space"]
+        bits, exponent = side.choice
         share = side.table[space["bits"].index(bits)].sum()
         scheme = f"{tensors.many(bits, 'bit')} below 2^{exponent}"
         searched = (
             f"{tensors.percent(share)} probable{' at the end of the search' if fixed else ''}"
         )
-        rates = f"compression of the network {side.rate:.2f}" + (
-            "" if fixed else f", expected {side.expected_rate:.2f}"
-        )
+        rates = f"compression of the network {side.rate:.2f}"
+        if not fixed:
+            rates += f", expected {side.expected_rate:.2f}"
         of = f" for {side.search.label}" if len(result.sides) > 1 else ""
         texts.append(f"{scheme}{of} ({searched}, {rates})")
     text += " and ".join(texts) + "."
@@ -205,49 +222,50 @@ def _sentence(result: Result, fixed: bool) -> str:
 def draw(result: Result, figure) -> dict:
     """A map of the network for each search; the layer's table in each; of a single search, the
     layer's bits by step.
+
+    Args:
+        result: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
     """
     two = len(result.sides) > 1
     artists = {}
     below = [["table", "other"]]
     # A map for each search above, tables below.
-    mosaic = [["map", "map"], ["second", "second"], *below] if two else [["map", "map"], *below]
+    mosaic = [["map", "map"], *below]
+    if two:
+        mosaic.insert(1, ["second", "second"])
     axes = figure.subplot_mosaic(mosaic, height_ratios=(1, 1, 1.75) if two else (1, 1.5))
     maps = [axes["map"], axes["second"]] if two else [axes["map"]]
     # Both maps have one scale of colours.
     top = max(8, *(b for side in result.sides for b in side.search.run.bits))
     for number, (ax, side) in enumerate(zip(maps, result.sides, strict=True)):
-        artists |= {
-            f"{part} {number}": found for part, found in _map(ax, result, side, top).items()
-        }
+        for part, found in _map(ax, result, side, top).items():
+            artists[f"{part} {number}"] = found
         said = f"{side.search.label}: bits of every weight"
-        ax.set_title(
-            f"{said}; ▼: not those above" if number else f"{said}; height: its elements",
-            loc="left",
-        )
+        note = "▼: not those above" if number else "height: its elements"
+        ax.set_title(f"{said}; {note}", loc="left")
         ax.tick_params(labelbottom=ax is maps[-1])
     # The chosen tensor's table in each search.
     for number, ax in enumerate([axes["table"], axes["other"]] if two else [axes["table"]]):
-        artists |= {
-            f"{part} {number}": found for part, found in _table(ax, result.sides[number]).items()
-        }
+        for part, found in _table(ax, result.sides[number]).items():
+            artists[f"{part} {number}"] = found
     # Of a single search there is room for the tensor's bits over the steps.
     if not two:
         ax = axes["other"]
         run = result.sides[0].search.run
-        artists["history"] = ax.plot([], [], color=BLUE, label="mean")[0]
+        (artists["history"],) = ax.plot([], [], color=BLUE, label="mean")
         style = {"color": ORANGE, "marker": "o", "ms": 3, "lw": 1}
-        artists["selected"] = ax.plot([], [], label="selected", **style)[0]
+        (artists["selected"],) = ax.plot([], [], label="selected", **style)
         artists["cursor"] = ax.axvline(0, color=RED, lw=2)
-        ax.set(
-            xlabel="training step",
-            ylabel="bits of the layer",
-            ylim=(0.5, top + 0.5),
-            yticks=range(1, top + 1),
-        )
-        ax.set_xlim(run.steps[0], max(run.steps[-1], run.steps[0] + 1))
-        ax.legend(
-            loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, frameon=False, borderaxespad=0
-        )
+        ax.set(xlabel="training step", ylabel="bits of the layer")
+        ax.set(ylim=(0.5, top + 0.5), yticks=range(1, top + 1))
+        first = run.steps[0]
+        ax.set_xlim(first, max(run.steps[-1], first + 1))
+        place: Look = {"loc": "lower left", "bbox_to_anchor": (-0.02, 1), "borderaxespad": 0}
+        ax.legend(ncols=2, frameon=False, **place)
     move(result, artists)
     return artists
 
@@ -258,36 +276,35 @@ def _map(ax: Axes, result: Result, side: Side, top: int) -> dict:
     sizes = np.array([side.search.run.tensors[name]["size"] for name in result.weights])
     places = np.arange(len(sizes))
     floor = sizes.min() / 3
-    bars = [Rectangle((i - 0.43, floor), 0.86, size - floor) for i, size in enumerate(sizes)]
+    boxes = [Rectangle((i - 0.43, floor), 0.86, size - floor) for i, size in enumerate(sizes)]
     # A bit-width looks the same in every figure.
     colours = ListedColormap(sns.color_palette("viridis", top))
-    bars = ax.add_collection(PatchCollection(bars, cmap=colours, clim=(0.5, top + 0.5), zorder=2))
-    texts = [
-        ax.text(i, 1.15 * size, "8", ha="center", va="bottom", fontsize=9)
-        for i, size in enumerate(sizes)
-    ]
+    collection = PatchCollection(boxes, cmap=colours, clim=(0.5, top + 0.5), zorder=2)
+    bars = ax.add_collection(collection)
+    above: Look = {"ha": "center", "va": "bottom", "fontsize": 9}
+    texts = [ax.text(i, 1.15 * size, "8", **above) for i, size in enumerate(sizes)]
     # A frame for the chosen weight, and marks where two searches differ.
     across = ax.get_xaxis_transform()
-    frame = Rectangle(
-        (0, 0), 1, 1, transform=across, fill=False, edgecolor=RED, lw=2.5, clip_on=False, zorder=5
-    )
-    differ = ax.plot([], [], "v", color=INK, ms=5, transform=across, zorder=4)[0]
+    edge: Look = {"fill": False, "edgecolor": RED, "lw": 2.5, "clip_on": False, "zorder": 5}
+    frame = Rectangle((0, 0), 1, 1, transform=across, **edge)
+    (differ,) = ax.plot([], [], "v", color=INK, ms=5, transform=across, zorder=4)
     ax.set_yscale("log")
     # Room above the bars for their numbers.
     ends = np.log10(floor), np.log10(sizes.max())
-    ax.set(xlim=(-0.7, len(sizes) - 0.3), ylim=(floor, 10 ** (ends[1] + 0.6 * (ends[1] - ends[0]))))
-    ax.set_yticks(10.0 ** np.arange(math.ceil(ends[0]), math.floor(ends[1]) + 1))
+    low, high = ends
+    ax.set_xlim(-0.7, len(sizes) - 0.3)
+    ax.set_ylim(floor, 10 ** (high + 0.6 * (high - low)))
+    ax.set_yticks(10.0 ** np.arange(math.ceil(low), math.floor(high) + 1))
     ax.minorticks_off()
     ax.grid(False, axis="x")
     # The names of the network's parts, where they fit.
     groups = stages(result.weights)
     # Of the axis: nine points in some 700 pixels.
     per_letter = 0.0105 * (len(sizes) + 0.4)
-    kept = [
-        (places[i : i + n].mean(), text)
-        for i, n, text in groups
-        if per_letter * len(text) <= 1.3 * n
-    ]
+    kept = []
+    for i, n, text in groups:
+        if per_letter * len(text) <= 1.3 * n:
+            kept.append((places[i : i + n].mean(), text))
     ax.set_xticks([place for place, _ in kept], [text for _, text in kept])
     for i, _, _ in groups[1:]:
         ax.axvline(i - 0.5, color=INK, lw=0.6, ls=":")
@@ -297,9 +314,11 @@ def _map(ax: Axes, result: Result, side: Side, top: int) -> dict:
 def _table(ax: Axes, side: Side) -> dict:
     run = side.search.run
     columns = max(t.shape[2] for t in run.tables.values())
-    artists = {"table": heat.blank(ax, run.rows, [""] * columns, **heat.PERCENT)}
+    artists: dict[str, Any] = {}
+    artists["table"] = heat.blank(ax, run.rows, [""] * columns, **heat.PERCENT)
     artists |= {"choice": heat.frame(ax), "words": heat.words(ax)}
-    below = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "top", "fontsize": 9}
+    below: Look = {"ha": "center", "va": "top", "fontsize": 9}
+    below["transform"] = ax.get_xaxis_transform()
     artists["exponents"] = [ax.text(i + 0.5, -0.03, "-0", **below) for i in range(columns)]
     artists["title"] = ax.set_title("name", loc="left")
     ax.set_xlabel("\nM of the threshold $2^M$")
@@ -310,6 +329,12 @@ def _table(ax: Axes, side: Side) -> dict:
 
 
 def move(result: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        result: what `compute` returned.
+        artists: from `draw`.
+    """
     for number, side in enumerate(result.sides):
         artists[f"bars {number}"].set_array(side.bits)
         for text, bits in zip(artists[f"bits {number}"], side.bits, strict=True):
@@ -319,19 +344,18 @@ def move(result: Result, artists: dict) -> None:
         frame.set_visible(result.layer in result.weights)
         if result.layer in result.weights:
             frame.set_x(result.weights.index(result.layer) - 0.5)
-        places = np.flatnonzero(result.differ) if number else []
+        places = np.flatnonzero(result.differ).tolist() if number else []
         artists[f"differ {number}"].set_data(places, [0.92] * len(places))
-        _move_table(
-            result.layer,
-            side,
-            {part: artists[f"{part} {number}"] for part in TABLE},
-            len(result.sides) > 1,
-        )
+        parts = {part: artists[f"{part} {number}"] for part in TABLE}
+        _move_table(result.layer, side, parts, len(result.sides) > 1)
     if "history" in artists:
         run = result.sides[0].search.run
-        space, found = run.tensors[result.layer]["space"], run.tables[result.layer].sum(2)  # (K, B)
+        # (K, B)
+        space = run.tensors[result.layer]["space"]
+        found = run.tables[result.layer].sum(2)
         artists["history"].set_data(run.steps, found @ np.array(space["bits"]))
-        artists["selected"].set_data(run.steps, np.array(space["bits"])[found.argmax(1)])
+        selected = np.array(space["bits"])[found.argmax(1)]
+        artists["selected"].set_data(run.steps, selected)
         artists["cursor"].set_xdata([result.sides[0].step] * 2)
 
 
@@ -346,16 +370,15 @@ def _move_table(layer: str, side: Side, artists: dict, two: bool) -> None:
         shown[run.rows.index(b), : len(row)] = 100 * row
     artists["table"].set_array(np.ma.masked_invalid(shown))
     heat.write(artists["words"], shown)
-    artists["choice"].set_xy(
-        (space["exponents"].index(side.choice[1]), run.rows.index(side.choice[0]))
-    )
+    bits, exponent = side.choice
+    corner = space["exponents"].index(exponent), run.rows.index(bits)
+    artists["choice"].set_xy(corner)
     for i, text in enumerate(artists["exponents"]):
         text.set_text(f"{space['exponents'][i]}" if i < len(space["exponents"]) else "")
     name = short(layer)
     name = name if len(name) < 25 else "…" + name[-23:]
-    artists["title"].set_text(
-        f"{name}: {side.search.label}" if two else f"{name}: probabilities (%)"
-    )
+    what = side.search.label if two else "probabilities (%)"
+    artists["title"].set_text(f"{name}: {what}")
 
 
 def stages(names: tuple[str, ...]) -> list[tuple[int, int, str]]:
@@ -367,13 +390,20 @@ def stages(names: tuple[str, ...]) -> list[tuple[int, int, str]]:
 
     By the first component of the names; by the second one within a component that has more than
     half of the tensors, as torchvision's `features` do.
+
+    Args:
+        names: of the weights, in the network's order.
+
+    Returns:
+        First place, number of tensors and name of each part.
     """
     paths = [short(name).split(".") for name in names]
     heads = [path[0] for path in paths]
-    large = {head for head in heads if 2 * heads.count(head) > len(heads) and heads.count(head) > 1}
-    keys = [
-        ".".join(path[1:2] if path[0] in large and len(path) > 1 else path[:1]) for path in paths
-    ]
+    counts = Counter(heads)
+    large = {head for head, n in counts.items() if n > 1 and 2 * n > len(heads)}
+    keys = []
+    for head, *rest in paths:
+        keys.append(rest[0] if head in large and rest else head)
     found = []
     at = 0
     for key, group in groupby(keys):

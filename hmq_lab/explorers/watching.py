@@ -68,22 +68,24 @@ def live(
         FileNotFoundError: where there is no run and no argument.
         ValueError: where the run there was started with others, and what `start` raises.
     """
+    folder = Path(out).resolve()
     try:
         # A run that is there already must be the one that is asked for.
         run = Run.attach(out, trust)
     except FileNotFoundError:
         if not arguments:
             raise
-        plain(
-            **{key: value for key, value in arguments.items() if key not in ("resume", "overwrite")}
-        )
-        run = start(out, **arguments) if begin else None
-    else:
-        if arguments.pop("overwrite", False) and begin and not run.is_alive():
-            run = start(out, **arguments, overwrite=True)
-        arguments.pop("resume", None)
-        _check_same(run, arguments)
-    return Live(Path(out).resolve(), run, arguments, layer)
+        # The arguments are checked, also where the button will start the search.
+        given = dict(arguments)
+        given.pop("resume", None)
+        given.pop("overwrite", None)
+        plain(**given)
+        return Live(folder, start(out, **arguments) if begin else None, arguments, layer)
+    if arguments.pop("overwrite", False) and begin and not run.is_alive():
+        run = start(out, **arguments, overwrite=True)
+    arguments.pop("resume", None)
+    _check_same(run, arguments)
+    return Live(folder, run, arguments, layer)
 
 
 def _check_same(run: Run, given: dict) -> None:
@@ -136,21 +138,18 @@ class Live:
         self.explorer: Explorer | None = None
         self.events: list[dict] = []
         self._layer = layer
-        self._shown = None
+        # State and number of events that are shown.
+        self._shown: tuple | None = None
         self._due = 0.0
-        self._task = None
+        self._task: asyncio.Task | None = None
         # The state that was last said to who listens.
         self._told: str | None = None
         self._words = widgets.HTML(layout={"max_width": f"{WIDTH * DPI:.0f}px"})
-        self.buttons = {
-            "go": _button("Start", "start the search, or go on with it", self._go),
-            "pause": _button("Pause", "finish the step, save, and wait", lambda: self.run.pause()),
-            "interrupt": _button(
-                "Interrupt",
-                "finish the step, save, and end the process",
-                lambda: self.run.interrupt(),
-            ),
-        }
+        go = _button("Start", "start the search, or go on with it", self._go)
+        pause = _button("Pause", "finish the step, save, and wait", self._pause)
+        end = "finish the step, save, and end the process"
+        interrupt = _button("Interrupt", end, self._interrupt)
+        self.buttons = {"go": go, "pause": pause, "interrupt": interrupt}
         for button in self.buttons.values():
             button.on_click(self._pressed)
         self._body = widgets.VBox([self._words])
@@ -163,18 +162,22 @@ class Live:
 
     @property
     def sentence(self) -> str:
+        """What the view says."""
         return self.explorer.sentence if self.explorer else self._said
 
     @property
     def controls(self) -> dict:
+        """The controls of the explorer; none before there is one."""
         return self.explorer.controls if self.explorer else {}
 
     @property
     def figure(self):
+        """The figure of the explorer; None before there is one."""
         return self.explorer and self.explorer.figure
 
     @property
     def result(self):
+        """The result of the explorer; None before there is one."""
         return self.explorer and self.explorer.result
 
     def set(self, **values) -> None:
@@ -194,8 +197,9 @@ class Live:
     def update(self, patient: bool = False) -> None:
         """Look at the folder, and show what is new.
 
-        patient: leave new steps for later while the last picture is not paid off; a new state is
-        shown at once.
+        Args:
+            patient: whether to leave new steps for later while the last drawing is not paid off;
+                a new state is shown at once.
         """
         status = self.run.status() if self.run else None
         wish = self.run.wish if self.run else ""
@@ -204,7 +208,7 @@ class Live:
         if patient and self._shown and state == self._shown[0] and time.monotonic() < self._due:
             return
         begun = time.thread_time()
-        if status:
+        if self.run is not None and status:
             self.events += self.run.follow(len(self.events))
         if (state, len(self.events)) != self._shown:
             self._shown = state, len(self.events)
@@ -224,8 +228,10 @@ class Live:
 
     def _show(self, status: Status | None, wish: str) -> None:
         # Before the first table there are only words.
-        record = self.run.record(self.events) if status else None
-        if record is None or not record.of("tables"):
+        record = None
+        if self.run is not None and status is not None:
+            record = self.run.record(self.events)
+        if status is None or record is None or not record.of("tables"):
             self._say(html.escape(_waiting(status, wish)))
             self._said = _waiting(status, wish)
             return
@@ -262,6 +268,14 @@ class Live:
         else:
             self.run.resume()
 
+    def _pause(self) -> None:
+        if self.run is not None:
+            self.run.pause()
+
+    def _interrupt(self) -> None:
+        if self.run is not None:
+            self.run.interrupt()
+
     def _pressed(self, button: widgets.Button) -> None:
         try:
             button.does()
@@ -280,8 +294,14 @@ class Live:
             with suppress(RuntimeError):
                 self._task = asyncio.get_running_loop().create_task(self._look())
 
+    def _is_alive(self) -> bool:
+        """Whether the state that is shown is one of a search that runs."""
+        if self._shown is None or not self._shown[0]:
+            return False
+        return self._shown[0][0] in ALIVE
+
     async def _look(self) -> None:
-        while self._box.comm is not None and self._shown[0] and self._shown[0][0] in ALIVE:
+        while self._box.comm is not None and self._is_alive():
             await asyncio.sleep(LOOK)
             try:
                 self.update(patient=True)
@@ -327,6 +347,17 @@ class Now:
     @classmethod
     def of(cls, record: Record, status: Status, wish: str, out: Path) -> Now:
         # The curve of the loss, and the words about state and time.
+        """Return what is known of a search that runs.
+
+        Args:
+            record: of the events so far.
+            status: of its process.
+            wish: what its process was asked for.
+            out: its folder.
+
+        Returns:
+            The moment.
+        """
         steps = record.of("step")
         settings = record.header["settings"]
         loss = np.array([e["step"] for e in steps]), np.array([e["task_loss"] for e in steps])
@@ -366,7 +397,7 @@ def _stage(record: Record, step: dict) -> str:
         return f"{epoch}, temperature {step['temperature']:.2f}"
     text = f"fine-tuning, epoch {step['epoch'] + 1} of {settings['final_epochs']}"
     if repairs := record.of("repair"):
-        text += f", rate {repairs[-1]['rate_after']:.2f}"
+        text += f", compression {repairs[-1]['rate_after']:.2f}"
     return text + (
         f", validation accuracy {epochs[-1]['validation_accuracy']:.1f} %" if epochs else ""
     )
@@ -411,7 +442,11 @@ class Growing(Explorer):
         )
 
     def grow(self, now: Now) -> None:
-        """The layer stays; the map is that of the newest step that has one."""
+        """The layer stays; the map is that of the newest step that has one.
+
+        Args:
+            now: the events so far.
+        """
         room = limits(self.now)
         self.now = now
         # Axes stand still, so that little is painted again: now and then they must give.
@@ -429,7 +464,15 @@ class Growing(Explorer):
 
 
 def compute(state: playback.State, now: Now) -> Result:
-    """What the events so far say, as `playback.compute` of a whole record."""
+    """What the events so far say, as `playback.compute` of a whole record.
+
+    Args:
+        state: what the controls are set to.
+        now: the events so far.
+
+    Returns:
+        What is shown.
+    """
     found = vars(playback.compute(state, now.run))
     # After the step and what goes with it.
     _, _, said = found["sentence"].partition(": ")
@@ -437,7 +480,14 @@ def compute(state: playback.State, now: Now) -> Result:
 
 
 def limits(now: Now) -> tuple[float, float, float]:
-    """Ends of the axes of compression (low, high) and loss (high), with room to grow."""
+    """Ends of the axes of compression (low, high) and loss (high), with room to grow.
+
+    Args:
+        now: the events so far.
+
+    Returns:
+        The three ends.
+    """
     run = now.run
     rates = np.r_[
         run.expected_rate, run.actual_rate, run.events["target_rate"], run.target * (1 + run.margin)
@@ -451,7 +501,15 @@ def limits(now: Now) -> tuple[float, float, float]:
 
 
 def draw(result: Result, figure) -> dict:
-    """The replay's figure with axes for the whole search, on which the curves grow."""
+    """The replay's figure with axes for the whole search, on which the curves grow.
+
+    Args:
+        result: what `compute` returned.
+        figure: an empty figure.
+
+    Returns:
+        The artists that `move` changes, by name.
+    """
     now = result.now
     artists = playback.draw(result, figure)
     rate, temperature, loss = (cursor.axes for cursor in artists["cursor"])
@@ -468,7 +526,12 @@ def draw(result: Result, figure) -> dict:
 
 
 def fit(now: Now, artists: dict) -> None:
-    """Give the axes of rate and loss room for what there is."""
+    """Give the axes of compression and loss room for what there is.
+
+    Args:
+        now: the events so far.
+        artists: from `draw`.
+    """
     low, high, most = limits(now)
     # Axes give only now and then, so that little is painted again.
     rate, _, loss = (cursor.axes for cursor in artists["cursor"])
@@ -477,6 +540,12 @@ def fit(now: Now, artists: dict) -> None:
 
 
 def move(result: Result, artists: dict) -> None:
+    """Put a result on the artists of `draw`.
+
+    Args:
+        result: what `compute` returned.
+        artists: from `draw`.
+    """
     playback.move(result, artists)
     run = result.run
     events = result.run.events

@@ -86,40 +86,62 @@ FIGURES = {draw.__name__: draw for draw in (compression, probabilities, scheme_m
 
 
 def all_figures(record: Record) -> dict[str, Drawing]:
-    """Every figure of a record, by name; `quantizer_as_mass_moves` needs no record and is not among
-    them.
+    """Return every figure of a record, by name.
+
+    `quantizer_as_mass_moves` needs no record and is not among them.
 
     >>> all_figures(record)["compression"].savefig("compression.png")
+
+    Args:
+        record: of a search.
+
+    Returns:
+        The drawings.
     """
     return {name: draw(record) for name, draw in FIGURES.items()}
 
 
 def all_sentences(record: Record) -> dict[str, str]:
-    """The sentence of every figure, as alternative text, without drawing.
+    """Return the sentence of every figure, as alternative text, without drawing.
 
     >>> all_sentences(record)["compression"]
+
+    Args:
+        record: of a search.
+
+    Returns:
+        The sentences by the names of the figures.
     """
     return {name: draw.sentence(record) for name, draw in FIGURES.items()}
 
 
 def write_all(record: Record, folder: Path, formats=("png", "svg")) -> list[Path]:
-    """Write every figure of a record, its sentence as the file's title: the same bytes for the same
-    record.
+    """Write every figure of a record, its sentence as the file's title, and return the paths.
 
-    >>> write_all(record, "runs/builtin/figures")
-    [PosixPath('runs/builtin/figures/compression.png'),
-    PosixPath('runs/builtin/figures/compression.svg'), ...]
+    The same record makes the same bytes.
 
-    Raises ValueError for a format that is not png, svg or pdf.
+    >>> from hmq_lab.runs import records
+    >>> paths = write_all(records.recorded("builtin-tiny_resnet8-w8-a8"), "figures")
+    >>> [path.name for path in paths][:2]
+    ['compression.png', 'compression.svg']
+
+    Args:
+        record: of a search.
+        folder: where to write.
+        formats: some of png, svg and pdf.
+
+    Returns:
+        The paths: every figure in every format.
+
+    Raises:
+        ValueError: a format is not png, svg or pdf.
     """
-    if unknown := set(formats) - FORMATS.keys():
-        raise ValueError(
-            f"formats must be among {', '.join(FORMATS)}, got {', '.join(sorted(unknown))}"
-        )
+    unknown = set(formats) - FORMATS.keys()
+    if unknown:
+        allowed = ", ".join(FORMATS)
+        raise ValueError(f"formats must be among {allowed}, got {', '.join(sorted(unknown))}")
     # Drawn once, saved in every format.
-    drawings = all_figures(record)
-    return [
-        save(drawing, Path(folder) / f"{name}.{kind}")
-        for name, drawing in drawings.items()
-        for kind in formats
-    ]
+    paths = []
+    for name, drawing in all_figures(record).items():
+        paths += [save(drawing, Path(folder) / f"{name}.{kind}") for kind in formats]
+    return paths

@@ -8,27 +8,41 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
-from hmq_lab.plots.frame import BLUE, ORANGE, figure
+from hmq_lab.plots.frame import BLUE, ORANGE, Artists, Look, figure
 
 
-def step_time(found: dict, ax: Axes) -> list[Artist]:
-    """The median time of a search step over the schemes per tensor, with its quartiles."""
+def step_time(found: dict, ax: Axes) -> Artists:
+    """The median time of a search step over the schemes per tensor, with its quartiles.
+
+    Args:
+        found: what `hmq-lab bench --json` writes.
+        ax: where to draw.
+
+    Returns:
+        The artists.
+    """
     rows = found["spaces"]
     # Milliseconds, from quartile to quartile.
-    low, middle, high = (
-        1e3 * np.array([row[key] for row in rows]) for key in ("low", "seconds", "high")
-    )
-    drawn = ax.errorbar(
-        _schemes(found), middle, [middle - low, high - middle], color=BLUE, marker="o", capsize=4
-    )
+    low = 1e3 * np.array([row["low"] for row in rows])
+    middle = 1e3 * np.array([row["seconds"] for row in rows])
+    high = 1e3 * np.array([row["high"] for row in rows])
+    style: Look = {"color": BLUE, "marker": "o", "capsize": 4}
+    drawn = ax.errorbar(_schemes(found), middle, [middle - low, high - middle], **style)
     return _finished(found, ax, [drawn], "milliseconds a step", max(high))
 
 
-def step_memory(found: dict, ax: Axes) -> list[Artist]:
-    """The peak memory of a search step over the schemes per tensor."""
+def step_memory(found: dict, ax: Axes) -> Artists:
+    """The peak memory of a search step over the schemes per tensor.
+
+    Args:
+        found: what `hmq-lab bench --json` writes.
+        ax: where to draw.
+
+    Returns:
+        The artists.
+    """
     mebibytes = [row["bytes"] / 2**20 for row in found["spaces"]]
     drawn = ax.plot(_schemes(found), mebibytes, color=ORANGE, marker="s", ls="--")
     return _finished(found, ax, drawn, "MiB at the peak of a step", max(mebibytes))
@@ -48,20 +62,20 @@ def spaces(found: dict) -> str:
     first = found["spaces"][0]
     last = found["spaces"][-1]
     spread = max(row["high"] / row["low"] for row in found["spaces"])
-    return (
-        f"With {last['schemes']} schemes per tensor instead of {first['schemes']} a step takes "
-        f"{last['seconds'] / first['seconds']:.2f} times as long (quartiles of one space are up "
-        f"to a factor of "
-        f"{spread:.2f} apart) and {last['bytes'] / first['bytes']:.2f} times the memory."
-    )
+    longer = last["seconds"] / first["seconds"]
+    memory = last["bytes"] / first["bytes"]
+    text = f"With {last['schemes']} schemes per tensor instead of {first['schemes']} a step "
+    text += f"takes {longer:.2f} times as long (quartiles of one space are up to a factor of "
+    return text + f"{spread:.2f} apart) and {memory:.2f} times the memory."
 
 
 def _schemes(found: dict) -> list[int]:
     return [row["schemes"] for row in found["spaces"]]
 
 
-def _finished(found: dict, ax: Axes, artists: list[Artist], label: str, top: float) -> list[Artist]:
+def _finished(found: dict, ax: Axes, artists: Artists, label: str, top: float) -> Artists:
     ax.set(xscale="log", xlabel="schemes per tensor", ylabel=label, ylim=(0, 1.15 * top))
-    ax.set_xticks(_schemes(found), [str(schemes) for schemes in _schemes(found)])
+    schemes = _schemes(found)
+    ax.set_xticks(schemes, [str(count) for count in schemes])
     ax.minorticks_off()
     return artists

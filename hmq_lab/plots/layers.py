@@ -5,49 +5,43 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
-from hmq_lab.plots.frame import COLOURS, HATCHES, figure, finished, of_kind
+from hmq_lab.plots.frame import COLOURS, HATCHES, Artists, Look, figure, finished, of_kind
 from hmq_lab.plots.schemes import _groups, bits
 from hmq_lab.runs.records import Record
 
 
-def parts(record: Record, ax: Axes) -> list[Artist]:
+def parts(record: Record, ax: Axes) -> Artists:
     """Mean bits of the weight tensors in the first, middle and last third of the network, by kind
     of layer.
+
+    Args:
+        record: of a search.
+        ax: where to draw.
+
+    Returns:
+        The artists.
     """
     weights = of_kind(record, "weight")
     # The first, middle and last third of the tensors.
     thirds = np.array_split(np.arange(len(weights)), 3)
     groups = _groups(weights)
-    artists = []
+    artists: Artists = []
     width = 0.8 / max(1, len(groups))
     for k, (name, at) in enumerate(groups.items()):
-        means = [
-            np.mean([weights[i]["bits"] for i in set(at) & set(third)] or [np.nan])
-            for third in thirds
-        ]
+        means = []
+        for third in thirds:
+            found = [weights[i]["bits"] for i in at if i in third]
+            means.append(np.mean(found or [np.nan]))
         # A bar for each kind, with its mean above it.
         x = np.arange(3) + width * (k - (len(groups) - 1) / 2)
-        style = {
-            "color": COLOURS[k % 4],
-            "hatch": HATCHES[k % 4],
-            "edgecolor": "white",
-            "lw": 0,
-            "label": name,
-        }
-        artists.append(ax.bar(x, means, 0.92 * width, **style))
+        style: Look = {"color": COLOURS[k % 4], "hatch": HATCHES[k % 4], "label": name}
+        artists.append(ax.bar(x, means, 0.92 * width, edgecolor="white", lw=0, **style))
+        above: Look = {"textcoords": "offset points", "ha": "center", "fontsize": 9}
         for where, mean in zip(x, means, strict=True):
             if not np.isnan(mean):
-                ax.annotate(
-                    f"{mean:.1f}",
-                    (where, mean),
-                    (0, 2),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=9,
-                )
+                ax.annotate(f"{mean:.1f}", (where, mean), (0, 2), **above)
     ax.set_xticks(range(3), ["first third of the layers", "middle third", "last third"])
     ax.margins(y=0.15)
     ax.set_ylabel("mean bits\nof the tensors")
@@ -61,16 +55,24 @@ def bits_per_layer(record: Record) -> str:
     late.
 
     >>> bits_per_layer(records.recorded("cifar10-resnet20-w16-a8"))
+
+    Args:
+        record: of a search.
+
+    Returns:
+        The drawing.
     """
     weights = of_kind(record, "weight")
     found = np.array([t["bits"] for t in weights])
-    thirds = [found[at] for at in np.array_split(np.arange(len(found)), 3)]
-    first, middle, last = (f"{third.mean():.1f}" if len(third) else "none" for third in thirds)
+    thirds = [f"{bits.mean():.1f}" if len(bits) else "none" for bits in np.array_split(found, 3)]
+    first, middle, last = thirds
     # The same means by kind alone.
-    groups = {name: found[at].mean() for name, at in _groups(weights).items()}
-    said = ", ".join(f"{name} {mean:.1f}" for name, mean in groups.items())
-    text = f"At a compression of {record.results['rates']['weights']:.2f} the weight tensors have "
-    text += f"on average {first} bits in "
-    text += f"the first third of the layers, {middle} in the middle, {last} in the last; by kind: "
-    text += f"{said}"
-    return text + ("." if "depthwise" in groups else "; this network has no depthwise convolution.")
+    groups = _groups(weights)
+    said = ", ".join(f"{name} {found[at].mean():.1f}" for name, at in groups.items())
+    compression = record.results["rates"]["weights"]
+    text = f"At a compression of {compression:.2f} the weight tensors have on average {first} "
+    text += f"bits in the first third of the layers, {middle} in the middle, {last} in the last; "
+    text += f"by kind: {said}"
+    if "depthwise" not in groups:
+        text += "; this network has no depthwise convolution"
+    return text + "."

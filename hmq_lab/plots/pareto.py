@@ -1,17 +1,18 @@
-"""The board of a class: accuracy over rate, a staircase for each player, beside HMQ's selection and
-uniform bits.
+"""The board of a class: accuracy over compression, a staircase for each player, beside HMQ's
+selection and uniform bits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib as mpl
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from hmq_lab.plots.frame import COLOURS, INK, MARKERS, PALE, STYLE, Drawing
-from hmq_lab.rivals.scores import Board, Outcome
+from hmq_lab.plots.frame import COLOURS, INK, MARKERS, PALE, STYLE, Artists, Drawing, Look
+from hmq_lab.rivals.scores import Board, Outcome, Saved
 
 RATES = (4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 PERCENT = (0, 50, 70, 80, 90, 95, 98, 100)
@@ -19,23 +20,26 @@ NAMED = 16  # so many players have a colour and marker of their own, and their n
 
 
 def rate_and_accuracy(ax: Axes) -> None:
-    """Axes for rates from 4 to 32 and accuracies from 0 to 100, with more room the better these
-    are.
+    """Give axes compressions from 4 to 32 and accuracies from 0 to 100, with more room at 100.
 
     >>> rate_and_accuracy(ax)
     >>> ax.plot([o.rate for o in outcomes], [o.accuracy for o in outcomes])
+
+    Args:
+        ax: where to draw.
     """
+
+    # The height of an accuracy, and back.
+    def height(accuracy):
+        return -np.log10(np.maximum(102 - accuracy, 1e-3))
+
+    def accuracy_at(height):
+        return 102 - 10.0**-height
+
     ax.set_xscale("log")
-    ax.set_yscale(
-        "function",
-        functions=(lambda a: -np.log10(np.maximum(102 - a, 1e-3)), lambda v: 102 - 10.0**-v),
-    )
-    ax.set(
-        xlim=(3.8, 34),
-        ylim=(0, 100),
-        xlabel="rate of the weights",
-        ylabel="held images right (%)",
-    )
+    ax.set_yscale("function", functions=(height, accuracy_at))
+    ax.set(xlim=(3.8, 34), ylim=(0, 100))
+    ax.set(xlabel="compression of the weights", ylabel="held images right (%)")
     # Ticks where readers look for them.
     ax.xaxis.set_major_locator(FixedLocator(RATES))
     ax.yaxis.set_major_locator(FixedLocator(PERCENT))
@@ -44,85 +48,116 @@ def rate_and_accuracy(ax: Axes) -> None:
         axis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def references(ax: Axes, found: dict[str, Outcome], target: float) -> list[Artist]:
-    """What nobody played: the same bits everywhere, HMQ's selection, the target."""
+def references(ax: Axes, found: dict[str, Outcome], target: float) -> Artists:
+    """Draw what nobody played: the same bits everywhere, HMQ's selection, the target.
+
+    Args:
+        ax: where to draw.
+        found: outcomes by name, "HMQ" and those that begin with "uniform".
+        target: of the weights' compression.
+
+    Returns:
+        The artists.
+    """
     same = [o for name, o in found.items() if name.startswith("uniform")]
     # Uniform bits as a line, HMQ as a diamond, the target as a line upwards.
-    at = [o.rate for o in same], [o.accuracy for o in same]
-    artists = [ax.axvline(target, color=INK, ls="--", lw=1.2, label=f"target {target:g}")]
-    artists += ax.plot(*at, "s-", color="#999999", ms=4, lw=1, label="uniform bits")
+    aim = ax.axvline(target, color=INK, ls="--", lw=1.2, label=f"target {target:g}")
+    artists: Artists = [aim]
+    artists += ax.plot(*_line(same), "s-", color="#999999", ms=4, lw=1, label="uniform bits")
     if "HMQ" in found:
         hmq = found["HMQ"]
-        style = {"ls": "none", "mfc": "white", "mec": INK, "mew": 1.8, "zorder": 5}
-        artists += ax.plot(hmq.rate, hmq.accuracy, "D", ms=8, label="HMQ, not fine-tuned", **style)
+        look: Look = {"ls": "none", "mfc": "white", "mec": INK, "mew": 1.8, "ms": 8, "zorder": 5}
+        artists += ax.plot(hmq.rate, hmq.accuracy, "D", label="HMQ, not fine-tuned", **look)
     return artists
 
 
+def _line(outcomes: Sequence[Outcome]) -> tuple[list[float], list[float]]:
+    """Compressions and accuracies."""
+    return [o.rate for o in outcomes], [o.accuracy for o in outcomes]
+
+
 def pareto(board: Board) -> Drawing:
-    """Everybody's best choices on one picture.
+    """Return everybody's best choices in one drawing.
 
     >>> pareto(game.board("collected")).savefig("board.png")
 
-    A staircase says which accuracy a player reached at a rate or above; its largest marker is the
-    score at the target. From the 17th player on, by the score at the target, all are drawn alike.
+    A staircase says which accuracy a player reached at a compression or above; its largest marker
+    is the score at the target. From the 17th player on, by the score at the target, all are drawn
+    alike.
+
+    Args:
+        board: of a class.
+
+    Returns:
+        The drawing.
     """
     with mpl.rc_context(STYLE):
         drawing = Drawing(figsize=(10, 5), dpi=100, layout="constrained")
         ax = drawing.subplots()
         rate_and_accuracy(ax)
         references(ax, board.references, board.target)
-        for i, player in reversed(list(enumerate(board.players))):
-            colour = COLOURS[i % 4] if i < NAMED else PALE
-            marker = MARKERS[(i + i // 4) % 4] if i < NAMED else "."
-            at = [o.rate for o in player.scores], [o.accuracy for o in player.scores]
-            label = None if i > NAMED else player.player if i < NAMED else "others"
-            line = {
-                "drawstyle": "steps-pre",
-                "color": colour,
-                "lw": 1.4,
-                "ms": 4,
-                "zorder": 3 + 1 / (1 + i),
-            }
-            ax.plot(*at, marker=marker, label=label, **line)
-            if (best := player.best(board.target)) is not None:
-                style = {"color": colour, "ms": 10, "mec": INK, "mew": 1, "zorder": 6 - i / 100}
-                ax.plot(best.rate, best.accuracy, marker=marker, **style)
+        # The best player is drawn last, above all others.
+        ranked = list(enumerate(board.players))
+        for rank, player in reversed(ranked):
+            _staircase(ax, player, rank, board.target)
+        # The legend: what nobody played, then the players from the best on.
         handles, labels = ax.get_legend_handles_labels()
-        order = [*range(3 if "HMQ" in board.references else 2), *reversed(range(len(labels)))][
-            : len(labels)
-        ]
-        ax.legend(
-            [handles[i] for i in order],
-            [labels[i] for i in order],
-            loc="center left",
-            bbox_to_anchor=(1, 0.5),
-            frameon=False,
-        )
+        count = len(labels)
+        first = range(3 if "HMQ" in board.references else 2)
+        order = [*first, *reversed(range(count))][:count]
+        handles = [handles[i] for i in order]
+        labels = [labels[i] for i in order]
+        ax.legend(handles, labels, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
         drawing.sentence = sentence(board)
         return drawing
 
 
+def _staircase(ax: Axes, player: Saved, rank: int, target: float) -> None:
+    """Draw the scores of one player, the best at the target larger."""
+    # Those behind the named ones look alike, and have one label together.
+    colour = PALE
+    marker = "."
+    label = "others" if rank == NAMED else None
+    if rank < NAMED:
+        colour = COLOURS[rank % 4]
+        marker = MARKERS[(rank + rank // 4) % 4]
+        label = player.player
+    line: Look = {"drawstyle": "steps-pre", "lw": 1.4, "ms": 4, "zorder": 3 + 1 / (1 + rank)}
+    ax.plot(*_line(player.scores), color=colour, marker=marker, label=label, **line)
+    best = player.best(target)
+    if best is not None:
+        point: Look = {"ms": 10, "mec": INK, "mew": 1, "zorder": 6 - rank / 100}
+        ax.plot(best.rate, best.accuracy, color=colour, marker=marker, **point)
+
+
 def sentence(board: Board) -> str:
-    """Who leads at the target, and by how much."""
-    at = [(player.player, player.best(board.target)) for player in board.players]
-    at = [(name, best) for name, best in at if best is not None]
+    """Return who leads at the target, and by how much.
+
+    Args:
+        board: of a class.
+
+    Returns:
+        The sentence.
+    """
+    reached = []
+    for player in board.players:
+        best = player.best(board.target)
+        if best is not None:
+            reached.append((player.player, best))
     # What was played, and who leads at the target.
-    text = f"{len(board.players)} {'player' if len(board.players) == 1 else 'players'}, "
-    if not at:
-        return text + f"none of them at the target rate of {board.target:g} yet."
-    name, best = at[0]
-    text += (
-        f"{len(at)} at the target rate of {board.target:g} or above: the best there is {name} with "
-    )
-    text += f"{best.accuracy:.1f} % at a rate of {best.rate:.2f}"
+    count = len(board.players)
+    target = f"the target compression of {board.target:g}"
+    text = f"{count} {'player' if count == 1 else 'players'}, "
+    if not reached:
+        return text + f"none of them at {target} yet."
+    name, best = reached[0]
+    text += f"{len(reached)} at {target} or above: the best there is {name} with "
+    text += f"{best.accuracy:.1f} % at a compression of {best.rate:.2f}"
     if "HMQ" not in board.references:
         return text + "."
+    # How it compares with HMQ.
     hmq = board.references["HMQ"]
     ahead = sum(any(score.beats(hmq) for score in player.scores) for player in board.players)
-    text += (
-        f"; HMQ's selection, not fine-tuned either, has {hmq.accuracy:.1f} % at {hmq.rate:.2f}. "
-    )
-    return (
-        text
-        + f"{ahead} of {len(board.players)} beat it: no worse in rate and accuracy, better in one."
-    )
+    text += "; HMQ's selection, not fine-tuned either, has "
+    text += f"{hmq.accuracy:.1f} % at {hmq.rate:.2f}. {ahead} of {count} beat it: "
+    return text + "no worse in compression and accuracy, better in one."

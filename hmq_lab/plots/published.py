@@ -22,15 +22,22 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Value:
-    """An accuracy at a compression rate of the weights, published or ours.
+    """An accuracy at a compression of the weights, published or ours.
 
-    data: cifar10, imagenet, or what a record names. wcr: 32 over the mean bits of a quantized
-    weight. accuracy,
-    float_accuracy: top-1 in %, of the quantized network and of the float network it was made from.
-    activation_bits: of every activation; acr: the compression rate of the largest activation, where
-    that was the target. source: a key of SOURCES, for the accuracy, and for the rate where there is
-    one. weights: elements that the rate counts. run: the name of a record of ours; target: of its
-    weights; epochs: of its search and of its fine-tuning.
+    Args:
+        data: "cifar10", "imagenet", or what a record names.
+        network: its name.
+        method: who found it: "HMQ", a rival, or "ours".
+        wcr: 32 over the mean bits of a quantized weight.
+        accuracy: top-1 in %, of the quantized network.
+        source: a key of SOURCES: where accuracy and compression come from.
+        activation_bits: bits of every activation.
+        acr: compression of the largest activation, where that was the target.
+        float_accuracy: top-1 in %, of the float network that it was made from.
+        weights: elements that the compression counts.
+        run: the name of a record of ours.
+        target: the target of its weights.
+        epochs: of its search and of its fine-tuning.
     """
 
     data: str
@@ -49,51 +56,71 @@ class Value:
 
     @property
     def size(self) -> float | None:
-        """Of the counted weights, in millions of bytes."""
-        return None if None in (self.weights, self.wcr) else 4e-6 * self.weights / self.wcr
+        """Of the counted weights, in millions of bytes; None where it is not known."""
+        if self.weights is None or self.wcr is None:
+            return None
+        return 4e-6 * self.weights / self.wcr
 
     @property
     def distance(self) -> float | None:
         """Points above (or, negative, below) the own float network."""
-        return (
-            None if self.float_accuracy is None else round(self.accuracy - self.float_accuracy, 4)
-        )
+        if self.float_accuracy is None:
+            return None
+        return round(self.accuracy - self.float_accuracy, 4)
 
 
-# Activation bits, method: (rate of the weights, accuracy), all from plots; the paper's figure 3.
-CIFAR10 = {
-    (8, "HMQ"): [(10.47, 92.90), (11.15, 92.85), (13.82, 92.81), (14.09, 92.79), (14.71, 92.63),
-                 (17.31, 92.50), (18.17, 92.24), (19.12, 92.11), (19.17, 91.96), (19.27, 91.92),
-                 (19.46, 91.84), (19.80, 91.56)],
-    (8, "DNAS"): [(11.15, 92.72), (16.60, 92.00)],
-    (8, "UNIQ"): [(8, 91.50), (16, 90.88)],
-    (8, "LQ-Nets"): [(10.65, 92.00), (15.84, 91.80)],
-    (4, "HMQ"): [(4.01, 92.55), (8.09, 92.54), (13.07, 92.36), (14.84, 92.26),
-                 (17.46, 92.08), (19.68, 90.77)],
-    (4, "HAWQ"): [(13.10, 92.22)],
-    (4, "UNIQ"): [(8, 89.49), (16, 88.10)],
-}  # fmt: skip
+# The paper's figure 3, all read off plots: activation bits, method, compression, accuracy.
+CIFAR10 = """
+8 HMQ     10.47 92.90
+8 HMQ     11.15 92.85
+8 HMQ     13.82 92.81
+8 HMQ     14.09 92.79
+8 HMQ     14.71 92.63
+8 HMQ     17.31 92.50
+8 HMQ     18.17 92.24
+8 HMQ     19.12 92.11
+8 HMQ     19.17 91.96
+8 HMQ     19.27 91.92
+8 HMQ     19.46 91.84
+8 HMQ     19.80 91.56
+8 DNAS    11.15 92.72
+8 DNAS    16.60 92.00
+8 UNIQ     8    91.50
+8 UNIQ    16    90.88
+8 LQ-Nets 10.65 92.00
+8 LQ-Nets 15.84 91.80
+4 HMQ      4.01 92.55
+4 HMQ      8.09 92.54
+4 HMQ     13.07 92.36
+4 HMQ     14.84 92.26
+4 HMQ     17.46 92.08
+4 HMQ     19.68 90.77
+4 HAWQ    13.10 92.22
+4 UNIQ     8    89.49
+4 UNIQ    16    88.10
+"""
 
 # Accuracy of the float networks.
 FLOAT = {"ResNet-50": 76.15, "MobileNetV2": 71.88}  # of the other two no source says it
 
-IMAGENET = [  # network, method, rate, rate of the activations, accuracy, source
-    ("ResNet-50", "HMQ", 15.7, None, 75.0, "table"),
-    ("ResNet-50", "HMQ", 10.9, None, 76.1, "plot"),
-    ("ResNet-50", "HMQ", 9.0, None, 76.3, "table"),
-    ("ResNet-50", "HMQ", None, 8, 75.45, "table"),
-    ("MobileNetV1", "HMQ", 14.1, None, 68.35, "plot"),
-    ("MobileNetV1", "HMQ", 10.7, None, 69.80, "plot"),
-    ("MobileNetV1", "HMQ", 7.6, None, 70.91, "plot"),
-    ("MobileNetV2", "HMQ", 14.4, None, 65.7, "table"),
-    ("MobileNetV2", "HMQ", 7.7, None, 71.4, "table"),
-    ("MobileNetV2", "HMQ", 8, 8, 70.9, "table"),
-    ("MobileNetV2", "DQ", 8.54, 8.05, 69.74, "table"),
-    ("EfficientNet-B0", "HMQ", 3.99, None, 76.44, "plot"),
-    ("EfficientNet-B0", "HMQ", 7.94, None, 75.99, "plot"),
-    ("EfficientNet-B0", "HMQ", 11.97, None, 74.61, "plot"),
-    ("EfficientNet-B0", "HMQ", 14.69, None, 71.54, "plot"),
-]
+# ImageNet: network, method, compression of the weights and of the activations, accuracy, source.
+IMAGENET = """
+ResNet-50       HMQ 15.7  -    75.0  table
+ResNet-50       HMQ 10.9  -    76.1  plot
+ResNet-50       HMQ  9.0  -    76.3  table
+ResNet-50       HMQ  -    8    75.45 table
+MobileNetV1     HMQ 14.1  -    68.35 plot
+MobileNetV1     HMQ 10.7  -    69.80 plot
+MobileNetV1     HMQ  7.6  -    70.91 plot
+MobileNetV2     HMQ 14.4  -    65.7  table
+MobileNetV2     HMQ  7.7  -    71.4  table
+MobileNetV2     HMQ  8    8    70.9  table
+MobileNetV2     DQ   8.54 8.05 69.74 table
+EfficientNet-B0 HMQ  3.99 -    76.44 plot
+EfficientNet-B0 HMQ  7.94 -    75.99 plot
+EfficientNet-B0 HMQ 11.97 -    74.61 plot
+EfficientNet-B0 HMQ 14.69 -    71.54 plot
+"""
 
 # Elements of the weight tensors that are quantized and counted; the authors' ResNet-50 leaves its
 # last.
@@ -116,39 +143,60 @@ WITHOUT_TRAINING = tuple(
 # A narrow network of that class; which one exactly is not known.
 CIFAR10_NETWORK = "class of ResNet-20"
 
-# Every published value, one by one.
-VALUES: tuple[Value, ...] = tuple(
-    Value(
+
+def _on_cifar10(line: str) -> Value:
+    bits, method, compression, accuracy = line.split()
+    return Value(
         "cifar10",
         "ResNet-20" if method == "HAWQ" else CIFAR10_NETWORK,
         method,
-        wcr,
-        accuracy,
+        float(compression),
+        float(accuracy),
         "plot",
-        bits,
+        int(bits),
     )
-    for (bits, method), values in CIFAR10.items()
-    for wcr, accuracy in values
-) + tuple(
-    Value(
+
+
+def _on_imagenet(line: str) -> Value:
+    network, method, compression, activations, accuracy, source = line.split()
+    return Value(
         "imagenet",
         network,
         method,
-        wcr,
-        accuracy,
+        _number(compression),
+        float(accuracy),
         source,
-        acr=acr,
+        acr=_number(activations),
         float_accuracy=FLOAT.get(network),
         weights=WEIGHTS[network],
     )
-    for network, method, wcr, acr, accuracy, source in IMAGENET
+
+
+def _number(text: str) -> float | None:
+    return None if text == "-" else float(text)
+
+
+# Every published value, one by one.
+VALUES: tuple[Value, ...] = (
+    *map(_on_cifar10, CIFAR10.strip().splitlines()),
+    *map(_on_imagenet, IMAGENET.strip().splitlines()),
 )
 
 
 def select(**wanted) -> list[Value]:
-    """The values whose fields are these.
+    """Return the published values that have these fields.
 
     >>> select(data="imagenet", acr=8, network="MobileNetV2")[0].accuracy
     70.9
+
+    Args:
+        wanted: fields of a `Value`, and what they must be.
+
+    Returns:
+        The values, in the order of VALUES.
     """
-    return [v for v in VALUES if all(getattr(v, name) == value for name, value in wanted.items())]
+
+    def fits(value: Value) -> bool:
+        return all(getattr(value, name) == right for name, right in wanted.items())
+
+    return [value for value in VALUES if fits(value)]

@@ -5,11 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from hmq_lab.hardware.costs import Accelerator, Layer
-from hmq_lab.plots.frame import COLOURS, INK, MARKERS, figure, finished
+from hmq_lab.plots.frame import COLOURS, INK, MARKERS, Artists, Look, figure, finished
+
+LINES = ("-", "--", "-.", ":")
+RANGES = {
+    "1 or 2": range(1, 3),
+    "3 or 4": range(3, 5),
+    "5 to 8": range(5, 9),
+    "more": range(9, 65),
+}
 
 
 @dataclass(frozen=True)
@@ -20,59 +27,52 @@ class Costs:
     accelerator: Accelerator
 
 
-def layers(source: Costs, ax: Axes) -> list[Artist]:
+def layers(source: Costs, ax: Axes) -> Artists:
     """Each layer's multiply-accumulates per cycle over those per byte, under the roofs of its bits.
 
     >>> layers(Costs(count(network), Accelerator()), ax)
+
+    Args:
+        source: layers on an accelerator.
+        ax: where to draw.
+
+    Returns:
+        The artists.
     """
     machine = source.accelerator
-    artists = []
+    artists: Artists = []
     # Work per byte: left of the corner a layer waits for memory.
-    x = np.array([layer.macs / layer.bytes for layer in source.layers])
+    x = np.array([_per_byte(layer) for layer in source.layers])
     reach = np.geomspace(x.min() / 2, x.max() * 6, 200)
     # A roof for each pair of widths that the machine has.
-    peaks = {}
+    peaks: dict[float, tuple[int, int]] = {}
     for layer in source.layers:
-        key = machine.width(layer.weight_bits), machine.width(layer.input_bits)
-        peaks.setdefault(machine.macs_per_cycle(*key), key)
+        w = machine.width(layer.weight_bits)
+        a = machine.width(layer.input_bits)
+        peaks.setdefault(machine.macs_per_cycle(w, a), (w, a))
+    place: Look = {"textcoords": "offset points", "ha": "right", "fontsize": 9, "color": INK}
     for i, (peak, (w, a)) in enumerate(sorted(peaks.items())):
         roof = np.minimum(peak, machine.bandwidth * reach)
-        artists += ax.plot(reach, roof, color=INK, lw=1, ls=("-", "--", "-.", ":")[i % 4])
-        ax.annotate(
-            f"{w} x {a} bits: {peak:g}",
-            (reach[-1], peak),
-            (-4, 3),
-            textcoords="offset points",
-            ha="right",
-            fontsize=9,
-            color=INK,
-        )
+        artists += ax.plot(reach, roof, color=INK, lw=1, ls=LINES[i % 4])
+        ax.annotate(f"{w} x {a} bits: {peak:g}", (reach[-1], peak), (-4, 3), **place)
     # A marker for each range of bits.
-    groups = [("1 or 2", 0, 2), ("3 or 4", 2, 4), ("5 to 8", 4, 8), ("more", 8, 64)]
-    for (name, above, upto), colour, marker in zip(groups, COLOURS, MARKERS, strict=True):
-        own = [layer for layer in source.layers if above < layer.weight_bits <= upto]
+    for (name, bits), colour, marker in zip(RANGES.items(), COLOURS, MARKERS, strict=True):
+        own = [layer for layer in source.layers if layer.weight_bits in bits]
         if own:
-            at = (
-                [layer.macs / layer.bytes for layer in own],
-                [layer.macs / machine.cycles(layer) for layer in own],
-            )
-            artists += ax.plot(
-                *at,
-                marker,
-                color=colour,
-                ms=8,
-                mec="white",
-                label=f"{name} bits a weight ({len(own)})",
-            )
+            x = np.array([_per_byte(layer) for layer in own])
+            y = [layer.macs / machine.cycles(layer) for layer in own]
+            label = f"{name} bits a weight ({len(own)})"
+            artists += ax.plot(x, y, marker, color=colour, ms=8, mec="white", label=label)
     # Both axes are logarithmic: roofs are straight.
     ax.margins(y=0.1)
-    ax.set(
-        xscale="log",
-        yscale="log",
-        xlabel="multiply-accumulates per byte moved",
-        ylabel="multiply-accumulates per cycle",
-    )
+    ax.set(xscale="log", yscale="log")
+    ax.set_xlabel("multiply-accumulates per byte moved")
+    ax.set_ylabel("multiply-accumulates per cycle")
     return finished(ax, artists)
+
+
+def _per_byte(layer: Layer) -> float:
+    return layer.macs / layer.bytes
 
 
 @figure("layers under the roofs of an accelerator", [[layers]], 4.6)
@@ -81,19 +81,21 @@ def roofline(source: Costs) -> str:
     multipliers do.
 
     >>> roofline(Costs(count(network), Accelerator()))
+
+    Args:
+        source: layers on an accelerator.
+
+    Returns:
+        The drawing.
     """
     machine = source.accelerator
-    bound = [
-        layer
-        for layer in source.layers
-        if machine.memory_cycles(layer) > machine.compute_cycles(layer)
-    ]
+    bound = 0
+    for layer in source.layers:
+        bound += machine.memory_cycles(layer) > machine.compute_cycles(layer)
     slowest = max(source.layers, key=machine.cycles)
     cycles = sum(map(machine.cycles, source.layers))
-    return (
-        f"With {machine.units} units and {machine.bandwidth:g} bytes a cycle, {len(bound)} of "
-        f"{len(source.layers)} "
-        f"layers wait for memory, the others for multipliers; a picture takes {cycles:,.0f} "
-        f"cycles, {slowest.name} the "
-        f"most, {machine.cycles(slowest) / cycles:.0%} of them."
-    )
+    share = machine.cycles(slowest) / cycles
+    text = f"With {machine.units} units and {machine.bandwidth:g} bytes a cycle, {bound} of "
+    text += f"{len(source.layers)} layers wait for memory, the others for multipliers; "
+    text += f"an image takes {cycles:,.0f} cycles, "
+    return text + f"{slowest.name} the most, {share:.0%} of them."

@@ -6,7 +6,6 @@ import math
 from functools import partial
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
@@ -18,6 +17,8 @@ from hmq_lab.plots.frame import (
     MARKERS,
     ORANGE,
     PALE,
+    Artists,
+    Look,
     figure,
     finished,
     of_kind,
@@ -27,80 +28,108 @@ from hmq_lab.runs.records import Record
 NAMES = 64  # so many names fit below a panel 1000 pixels wide
 
 
-def bits(record: Record, ax: Axes, kind: str = "weight") -> list[Artist]:
-    """The bits of each tensor of a kind as bars, with an outline of what they were before the
-    repair.
+def bits(record: Record, ax: Axes, kind: str = "weight") -> Artists:
+    """Draw the bits of each tensor of a kind as bars, outlined where the repair changed them.
+
+    Args:
+        record: of a search.
+        ax: where to draw.
+        kind: "weight" or "activation".
+
+    Returns:
+        The artists.
     """
     tensors = of_kind(record, kind)
-    artists = []
+    artists: Artists = []
     for at, style, _, hatch in _styled(tensors):
-        artists += ax.bar(
-            at,
-            [tensors[i]["bits"] for i in at],
-            0.84,
-            hatch=hatch,
-            edgecolor="white",
-            lw=0,
-            **style,
-        )
+        heights = [tensors[i]["bits"] for i in at]
+        artists += ax.bar(at, heights, 0.84, hatch=hatch, edgecolor="white", lw=0, **style)
     # An outline where the repair changed the bits.
-    before = {
-        i: t["bits_before_repair"]
-        for i, t in enumerate(tensors)
-        if t["bits_before_repair"] != t["bits"]
-    }
+    before = {}
+    for i, t in enumerate(tensors):
+        if t["bits_before_repair"] != t["bits"]:
+            before[i] = t["bits_before_repair"]
     if before:
-        style = {
-            "label": "before the repair",
-            "fill": False,
-            "edgecolor": INK,
-            "ls": ":",
-            "lw": 1.2,
-        }
-        artists += ax.bar(list(before), list(before.values()), 0.84, **style)
+        outline: Look = {"fill": False, "edgecolor": INK, "ls": ":", "lw": 1.2}
+        heights = list(before.values())
+        artists += ax.bar(list(before), heights, 0.84, label="before the repair", **outline)
     return _over_tensors(record, ax, kind, artists, "bits", f"bits of each {kind}")
 
 
-def exponents(record: Record, ax: Axes, kind: str = "weight", legend: bool = True) -> list[Artist]:
-    """The exponent M of each tensor's threshold 2^M, on the range that it was chosen from."""
+def exponents(record: Record, ax: Axes, kind: str = "weight", legend: bool = True) -> Artists:
+    """Draw the exponent M of each tensor's threshold 2^M, on the range that it was chosen from.
+
+    Args:
+        record: of a search.
+        ax: where to draw.
+        kind: "weight" or "activation".
+        legend: whether the panel has a legend.
+
+    Returns:
+        The artists.
+    """
     tensors = of_kind(record, kind)
     # The range of each tensor in grey, its choice as a dot.
     for i, t in enumerate(tensors):
-        ends = min(t["space"]["exponents"]), max(t["space"]["exponents"])
-        ax.plot([i, i], ends, color=PALE, lw=4, label="" if i else "range of the search")
+        allowed = t["space"]["exponents"]
+        label = "" if i else "range of the search"
+        ax.plot([i, i], [min(allowed), max(allowed)], color=PALE, lw=4, label=label)
     artists = _dots(ax, tensors, "threshold_exponent")
     title = f"threshold $2^M$ of each {kind}; grey: its range"
     return _over_tensors(record, ax, kind, artists, "M", title, legend)
 
 
-def sizes(record: Record, ax: Axes, kind: str = "weight", legend: bool = True) -> list[Artist]:
-    """The elements of each tensor, on a logarithmic scale."""
+def sizes(record: Record, ax: Axes, kind: str = "weight", legend: bool = True) -> Artists:
+    """Draw the elements of each tensor, on a logarithmic scale.
+
+    Args:
+        record: of a search.
+        ax: where to draw.
+        kind: "weight" or "activation".
+        legend: whether the panel has a legend.
+
+    Returns:
+        The artists.
+    """
     dots = _dots(ax, of_kind(record, kind), "size")
     artists = _over_tensors(record, ax, kind, dots, "elements", f"size of each {kind}", legend)
     ax.set_yscale("log")
     return artists
 
 
-def histogram(record: Record, ax: Axes, kind: str = "weight") -> list[Artist]:
-    """The share of a kind's tensors, and of their elements, that has so many bits; and the rate
-    that makes.
+def histogram(record: Record, ax: Axes, kind: str = "weight") -> Artists:
+    """Draw the share of tensors, and of their elements, that has so many bits.
+
+    Args:
+        record: of a search.
+        ax: where to draw; its label says the compression that the bits make.
+        kind: "weight" or "activation".
+
+    Returns:
+        The artists.
     """
     tensors = of_kind(record, kind)
-    artists = []
+    artists: Artists = []
     found = [t["bits"] for t in tensors]
-    size = [t["size"] for t in tensors]
     top = max([8, *found])
+
     # Two bars a bit-width: tensors and elements.
-    looks = (-0.2, "tensors", [1] * len(found), BLUE, ""), (0.2, "elements", size, ORANGE, "///")
-    for shift, label, weights, colour, hatch in looks if found else ():
+    def draw(shift: float, weights: list[int], **look) -> None:
         share = 100 * np.bincount(found, weights, top + 1)[1:] / sum(weights)
-        style = {"label": label, "color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0}
-        artists.append(ax.bar(np.arange(1, top + 1) + shift, share, 0.4, **style))
+        x = np.arange(1, top + 1) + shift
+        artists.append(ax.bar(x, share, 0.4, edgecolor="white", lw=0, **look))
+
+    if found:
+        draw(-0.2, [1] * len(found), label="tensors", color=BLUE, hatch="")
+        size = [t["size"] for t in tensors]
+        draw(0.2, size, label="elements", color=ORANGE, hatch="///")
     # The compression that this makes, where the record has it.
+    label = f"{kind} bits"
     rate = record.results.get("rates", {}).get(f"{kind}s")
-    counted = "these tensors" if kind == "weight" else "the largest"
-    ax.set_xlabel(f"{kind} bits" + (f"; compression of {counted}: {rate:.2f}" if rate else ""))
-    ax.set(ylabel="share (%)", xticks=range(1, top + 1))
+    if rate:
+        counted = "these tensors" if kind == "weight" else "the largest"
+        label += f"; compression of {counted}: {rate:.2f}"
+    ax.set(xlabel=label, ylabel="share (%)", xticks=range(1, top + 1))
     ax.grid(False, axis="x")
     return finished(ax, artists, f"{kind}s by their bits")
 
@@ -120,29 +149,36 @@ ROWS = [list(row) for row in zip(WEIGHTS, ACTIVATIONS, strict=True)]
 
 @figure("the selected schemes", ROWS, 7.8, (4, 3, 3, 3), (WEIGHTS[:-1], ACTIVATIONS[:-1]))
 def scheme_map(record: Record):
-    """Bits and threshold of every tensor; the histogram of the bits beside the rate, as "4 bits"
-    may mislead.
+    """Draw bits and threshold of every tensor, and the histogram of the bits.
 
     >>> print(scheme_map(record).sentence)
+
+    Args:
+        record: of a search.
+
+    Returns:
+        The drawing.
     """
     parts = []
     for kind in ("weight", "activation"):
         tensors = of_kind(record, kind)
-        rate = record.results.get("rates", {}).get(f"{kind}s")
         # Mean bits of each kind of layer.
-        groups = {name: [tensors[i]["bits"] for i in at] for name, at in _groups(tensors).items()}
-        means = ", ".join(f"{name} {np.mean(found):.1f}" for name, found in groups.items())
-        parts.append(
-            f"the {len(tensors)} {kind}s ({means})"
-            + (f" at a compression of {rate:.2f}" if rate else "")
-        )
+        means = []
+        for name, at in _groups(tensors).items():
+            mean = np.mean([tensors[i]["bits"] for i in at])
+            means.append(f"{name} {mean:.1f}")
+        text = f"the {len(tensors)} {kind}s ({', '.join(means)})"
+        rate = record.results.get("rates", {}).get(f"{kind}s")
+        if rate:
+            text += f" at a compression of {rate:.2f}"
+        parts.append(text)
     return f"Mean bits of {' and of '.join(parts)}."
 
 
 def _groups(tensors: list[dict]) -> dict[str, list[int]]:
     """Which tensors belong together: weights by their layer, activations by their sign."""
     # Each tensor in the first group that fits.
-    groups = {}
+    groups: dict[str, list[int]] = {}
     for i, t in enumerate(tensors):
         # The kind of a layer follows from the shape of its weight.
         channels, *kernel = t["shape"][1:] or [0]
@@ -161,32 +197,29 @@ def _groups(tensors: list[dict]) -> dict[str, list[int]]:
 
 def _styled(tensors: list[dict]):
     """Indices, label and colour, marker, hatch of each group."""
-    for (name, at), colour, marker, hatch in zip(
-        _groups(tensors).items(), COLOURS, MARKERS, HATCHES, strict=False
-    ):
+    groups = _groups(tensors).items()
+    looks = zip(groups, COLOURS, MARKERS, HATCHES, strict=False)
+    for (name, at), colour, marker, hatch in looks:
         yield at, {"label": name, "color": colour}, marker, hatch
 
 
-def _dots(ax: Axes, tensors: list[dict], key: str) -> list[Artist]:
-    found = [
-        (at, [tensors[i][key] for i in at], marker, style)
-        for at, style, marker, _ in _styled(tensors)
-    ]
-    return [
-        ax.plot(at, values, ls="none", marker=marker, **style)[0]
-        for at, values, marker, style in found
-    ]
+def _dots(ax: Axes, tensors: list[dict], key: str) -> Artists:
+    artists: Artists = []
+    for at, style, marker, _ in _styled(tensors):
+        values = [tensors[i][key] for i in at]
+        artists += ax.plot(at, values, ls="none", marker=marker, **style)
+    return artists
 
 
 def _over_tensors(
     record: Record,
     ax: Axes,
     kind: str,
-    artists: list[Artist],
+    artists: Artists,
     label: str,
     title: str,
     legend: bool = True,
-) -> list[Artist]:
+) -> Artists:
     """What the panels over the tensors share: names below, as many as fit; labels, a title, a
     legend.
     """

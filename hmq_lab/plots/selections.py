@@ -16,55 +16,56 @@ NUMBERED = 60  # so many numbers fit into a row
 
 
 def bits_by_record(found: Mapping[str, Record]) -> Drawing:
-    """The bits of every weight in every record: a row for each record, a column for each weight.
+    """Return the bits of every weight in every record: a row for each record.
 
     >>> plots.show(bits_by_record(records.matching(data="cifar10", model="resnet20")))
 
-    The rows are in the mapping's order. Raises ValueError for no records, and for those of
-    different networks.
+    Args:
+        found: records of one network, by name; the rows are in this order.
+
+    Returns:
+        The drawing, with a column for each weight.
+
+    Raises:
+        ValueError: there are no records, or they are of different networks.
     """
     if not found:
         raise ValueError("at least one record is needed, got none")
     # All records must be of one network.
-    names = {name: [t["name"] for t in of_kind(record, "weight")] for name, record in found.items()}
-    first, *others = names
+    weights = {name: of_kind(record, "weight") for name, record in found.items()}
+    first, *others = weights
+    columns = _names(weights[first])
     for name in others:
-        if names[name] != names[first]:
-            raise ValueError(
-                f"records of one network are needed: the weights of {name} are not those of {first}"
-            )
+        if _names(weights[name]) != columns:
+            which = f"the weights of {name} are not those of {first}"
+            raise ValueError(f"records of one network are needed: {which}")
     # A row of bits for each record.
-    table = np.array([[t["bits"] for t in of_kind(record, "weight")] for record in found.values()])
+    rows = []
+    for tensors in weights.values():
+        rows.append([t["bits"] for t in tensors])
+    table = np.array(rows)
     top = max(8, table.max())
     drawing, ax = canvas(height=1.9 + 0.33 * len(found))
     with mpl.rc_context(STYLE):
         # The colour of a bit-width is the same in every figure.
-        style = {
-            "cmap": sns.color_palette("viridis", top),
-            "vmin": 0.5,
-            "vmax": top + 0.5,
-            "cbar": False,
-        }
-        style |= {"annot": table.shape[1] <= NUMBERED, "fmt": "d", "linewidths": 0.5}
-        columns = [name.removesuffix(".weight") for name in names[first]]
+        palette = sns.color_palette("viridis", top)
+        colours = {"cmap": palette, "vmin": 0.5, "vmax": top + 0.5, "cbar": False}
+        numbers = {"annot": len(columns) <= NUMBERED, "fmt": "d", "linewidths": 0.5}
+        labels = [records.label(record) for record in found.values()]
         every = -(-len(columns) // NUMBERED)
-        sns.heatmap(
-            table,
-            ax=ax,
-            yticklabels=[records.label(r) for r in found.values()],
-            xticklabels=every,
-            **style,
-        )
-        ax.set_xticks(np.arange(0, len(columns), every) + 0.5, columns[::every], rotation=90)
+        sns.heatmap(table, ax=ax, yticklabels=labels, xticklabels=every, **colours, **numbers)
+        at = np.arange(0, len(columns), every) + 0.5
+        ax.set_xticks(at, columns[::every], rotation=90)
         ax.tick_params(axis="y", rotation=0)
-    # What the searches agree on.
-    same = sum(len(set(column)) == 1 for column in table.T)
-    # How many searches used a single bit.
-    ones = sum(1 in row for row in table)
-    drawing.sentence = (
-        f"The bits of {len(columns)} weights in {len(found)} searches, from {table.min()} to "
-        f"{table.max()}; {same} of "
-        f"the weights have the same bits in all of them, and in {ones} of the searches some "
-        f"weight has 1 bit."
-    )
+    # What the searches agree on, and how many of them used a single bit.
+    same = int((table == table[0]).all(axis=0).sum())
+    ones = int((table == 1).any(axis=1).sum())
+    text = f"The bits of {len(columns)} weights in {len(found)} searches, "
+    text += f"from {table.min()} to {table.max()}; {same} of the weights have the same bits in "
+    text += f"all of them, and in {ones} of the searches some weight has 1 bit."
+    drawing.sentence = text
     return drawing
+
+
+def _names(tensors: list[dict]) -> list[str]:
+    return [t["name"].removesuffix(".weight") for t in tensors]

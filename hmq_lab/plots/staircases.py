@@ -5,28 +5,34 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
-from hmq_lab.plots.frame import BLUE, INK, figure
+from hmq_lab.plots.frame import BLUE, INK, Artists, figure
 from hmq_lab.quantizer import Scheme, quantize
 
 
-def staircase(
-    bits: tuple[int, int], ax: Axes, mass: float = 0.5, signed: bool = True
-) -> list[Artist]:
-    """x -> Q(x) below the threshold 1, with `mass` on the second of two bit-widths; dotted, x
-    itself.
+def staircase(bits: tuple[int, int], ax: Axes, mass: float = 0.5, signed: bool = True) -> Artists:
+    """Draw x -> Q(x) below the threshold 1, between two bit-widths, and return x and Q(x).
 
     >>> identity, stairs = staircase((2, 3), ax, mass=0.5)
+
+    Args:
+        bits: the two bit-widths.
+        ax: where to draw.
+        mass: probability of the second one.
+        signed: whether the range has negative values.
+
+    Returns:
+        The dotted line of x itself, and the staircase.
     """
     x, y, step = _mixed(bits, mass, signed)
-    count = len(y.unique())
-    ax.set_title(
-        f"{1 - mass:.0%} on {bits[0]} bits,\n{mass:.0%} on {bits[1]} bits:\nstep {step:g}, {count} levels"
-    )
+    few, many = bits
+    title = f"{1 - mass:.0%} on {few} bits,\n{mass:.0%} on {many} bits:\n"
+    ax.set_title(title + f"step {step:g}, {len(y.unique())} levels")
     ax.set(xlabel="x", ylabel="Q(x)")
-    return ax.plot(x, x, color=INK, lw=1, ls=":") + ax.plot(x, y, color=BLUE, lw=2)
+    identity = ax.plot(x, x, color=INK, lw=1, ls=":")
+    stairs = ax.plot(x, y, color=BLUE, lw=2)
+    return identity + stairs
 
 
 @figure(
@@ -35,20 +41,28 @@ def staircase(
     3.6,
 )
 def quantizer_as_mass_moves(bits: tuple[int, int], signed: bool = True):
-    """The paper's figure 1: what expected step and threshold make of the quantizer between two
-    bit-widths.
+    """Draw the paper's figure 1: the quantizer of the expected step and threshold.
 
-    >>> quantizer_as_mass_moves((2, 3))
+    >>> quantizer_as_mass_moves((2, 3)).sentence[:43]
+    'As the mass moves from 2 to 3 bits below th'
+
+    Args:
+        bits: two bit-widths; the probability moves from the first to the second.
+        signed: whether the range has negative values.
+
+    Returns:
+        The drawing.
     """
     # Both ends and the middle.
-    cases = [_mixed(bits, mass, signed) for mass in (0, 0.5, 1)]
-    (a, first), (half, middle), (b, last) = ((step, len(y.unique())) for _, y, step in cases)
-    return (
-        f"As the mass moves from {bits[0]} to {bits[1]} bits below the threshold 1, the step goes "
-        f"from {a:g} to {b:g} "
-        f"and {first} levels become {last}; half-way, with a step of {half:g}, there are "
-        f"{middle}, and the two end levels are less than a step away from their neighbours."
-    )
+    _, first, few_step = _mixed(bits, 0, signed)
+    _, middle, half_step = _mixed(bits, 0.5, signed)
+    _, last, many_step = _mixed(bits, 1, signed)
+    few, many = bits
+    text = f"As the mass moves from {few} to {many} bits below the threshold 1, the step goes "
+    text += f"from {few_step:g} to {many_step:g} and {len(first.unique())} levels become "
+    text += f"{len(last.unique())}; half-way, with a step of {half_step:g}, there are "
+    text += f"{len(middle.unique())}, and the two end levels are less than a step away "
+    return text + "from their neighbours."
 
 
 def _mixed(bits, mass, signed):
@@ -56,5 +70,6 @@ def _mixed(bits, mass, signed):
     # The expected step is between those of the two schemes.
     few, many = (Scheme(b, 0, signed).step for b in bits)
     step = (1 - mass) * few + mass * many
-    x = torch.linspace(-1.25 if signed else -0.25, 1.25, 4001, dtype=torch.float64)
+    lowest = -1.25 if signed else -0.25
+    x = torch.linspace(lowest, 1.25, 4001, dtype=torch.float64)
     return x, quantize(x, step, 1.0, signed), step

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hmq_lab import plots
+from hmq_lab.plots.frame import BLUE, INK, ORANGE, Drawing, canvas
 from hmq_lab.plots.lessons import counted, listed
 from hmq_lab.runs.records import Record
 
 
 def error_by_threshold(
     exponents: Sequence[int], errors: Sequence[float], largest: float, bits: int
-) -> plots.Drawing:
+) -> Drawing:
     """Return the error of one layer over the threshold, and where its largest weight lies.
 
     Args:
@@ -26,9 +26,9 @@ def error_by_threshold(
     import math
 
     # The error over the exponent, and a line at the largest weight.
-    drawing, ax = plots.canvas(height=3.2)
-    ax.plot(exponents, errors, color=plots.BLUE, marker="o", label=f"{bits} bits")
-    ax.axvline(math.log2(largest), color=plots.INK, ls="--", label="the largest weight")
+    drawing, ax = canvas(height=3.2)
+    ax.plot(exponents, errors, color=BLUE, marker="o", label=f"{bits} bits")
+    ax.axvline(math.log2(largest), color=INK, ls="--", label="the largest weight")
     # Axes and legend.
     ax.set(xlabel="M of the threshold $2^M$", ylabel="root mean square error")
     ax.set(xticks=list(exponents), ylim=(0, None))
@@ -41,13 +41,15 @@ def error_by_threshold(
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"The largest weight of this layer has the magnitude {largest:.2f}. With {bits} bits the "
-        f"error is smallest with the threshold 2^{best} = {2.0**best:g}, which is {side} the "
-        f"largest weight; the error is then {least:.3f}."
     )
+    drawing.sentence += (
+        f"error is smallest with the threshold 2^{best} = {2.0**best:g}, which is {side} the "
+    )
+    drawing.sentence += f"largest weight; the error is then {least:.3f}."
     return drawing
 
 
-def bits_and_elements(record: Record) -> plots.Drawing:
+def bits_and_elements(record: Record) -> Drawing:
     """Return the bits of every weight tensor beside the number of its elements.
 
     Args:
@@ -60,9 +62,9 @@ def bits_and_elements(record: Record) -> plots.Drawing:
     weights = [t for t in record.tensors if t["kind"] == "weight"]
     names = [t["name"].removesuffix(".weight") for t in weights]
     # Two bar charts share the names at the left.
-    drawing, (left, right) = plots.canvas(1, 2, height=0.3 * len(names) + 1.1, sharey=True)
-    left.barh(names, [t["bits"] for t in weights], color=plots.BLUE)
-    right.barh(names, [t["size"] for t in weights], color=plots.ORANGE, hatch="///", ec="white")
+    drawing, (left, right) = canvas(1, 2, height=0.3 * len(names) + 1.1, sharey=True)
+    left.barh(names, [t["bits"] for t in weights], color=BLUE)
+    right.barh(names, [t["size"] for t in weights], color=ORANGE, hatch="///", ec="white")
     left.invert_yaxis()
     # Axes and legend.
     left.set(xlabel="bits", xlim=(0, 8.4), title="bits after the search")

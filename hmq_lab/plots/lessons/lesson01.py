@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hmq_lab import plots
+from hmq_lab.plots.frame import BLUE, COLOURS, MARKERS, ORANGE, Drawing, canvas
 from hmq_lab.quantizer import Scheme
 
 
-def rounding_bias(dropped: Sequence[int], bias: Mapping[str, Sequence[float]]) -> plots.Drawing:
+def rounding_bias(dropped: Sequence[int], bias: Mapping[str, Sequence[float]]) -> Drawing:
     """Return the mean error of several roundings over the bits dropped.
 
     Args:
@@ -20,8 +20,8 @@ def rounding_bias(dropped: Sequence[int], bias: Mapping[str, Sequence[float]]) -
         The figure; its sentence says what it shows, with the numbers.
     """
     # One curve for each rounding.
-    drawing, ax = plots.canvas(height=3.2)
-    looks = zip(plots.COLOURS, plots.MARKERS, (":", "--", "-"), strict=False)
+    drawing, ax = canvas(height=3.2)
+    looks = zip(COLOURS, MARKERS, (":", "--", "-"), strict=False)
     for (name, errors), (colour, marker, line) in zip(bias.items(), looks, strict=True):
         ax.plot(dropped, errors, color=colour, marker=marker, ls=line, label=name)
     # Axes and legend.
@@ -31,9 +31,11 @@ def rounding_bias(dropped: Sequence[int], bias: Mapping[str, Sequence[float]]) -
     worst = max(abs(error) for error in bias["half to even"])
 
     # What the figure shows, with its numbers.
-    drawing.sentence = (
-        f"With {dropped[0]} bit dropped, the mean error of rounding a half up is "
+    drawing.sentence = f"With {dropped[0]} bit dropped, the mean error of rounding a half up is "
+    drawing.sentence += (
         f"{bias['half up'][0]:+.2f} steps, and that of rounding down is {bias['down'][0]:+.2f}. "
+    )
+    drawing.sentence += (
         f"Rounding half to even stays within {worst:.3f} steps of 0 for any number of bits."
     )
     return drawing
@@ -56,7 +58,7 @@ def released_levels(scheme: Scheme) -> list[float]:
     return [*scheme.values, scheme.threshold]
 
 
-def two_ranges(widths: Sequence[int] = (1, 2, 3, 4)) -> plots.Drawing:
+def two_ranges(widths: Sequence[int] = (1, 2, 3, 4)) -> Drawing:
     """Return the levels of two's complement and of the released range, below the threshold 1.
 
     Args:
@@ -66,9 +68,9 @@ def two_ranges(widths: Sequence[int] = (1, 2, 3, 4)) -> plots.Drawing:
         The figure; its sentence says what it shows, with the numbers.
     """
     # The two ranges have different colours and markers.
-    drawing, axes = plots.canvas(1, 2, height=3.4)
-    ours = {"color": plots.BLUE, "marker": "o", "ls": "none", "label": "two's complement"}
-    theirs = {"color": plots.ORANGE, "marker": "x", "ls": "none", "label": "the released range"}
+    drawing, axes = canvas(1, 2, height=3.4)
+    ours = {"color": BLUE, "marker": "o", "ls": "none", "label": "two's complement"}
+    theirs = {"color": ORANGE, "marker": "x", "ls": "none", "label": "the released range"}
     counts = {}
     # Signed levels at the left, unsigned ones at the right.
     for ax, signed in zip(axes, (True, False), strict=True):
@@ -91,12 +93,14 @@ def two_ranges(widths: Sequence[int] = (1, 2, 3, 4)) -> plots.Drawing:
     numbers = ", ".join(str(counts[bits, False]) for bits in widths)
 
     # What the figure shows, with its numbers.
-    drawing.sentence = (
-        f"Signed, the released range is the mirror image of two's complement: "
+    drawing.sentence = "Signed, the released range is the mirror image of two's complement: "
+    drawing.sentence += (
         f"{counts[max(widths), True]} levels with {max(widths)} bits, and with 1 bit the two "
-        f"levels 0 and t. Unsigned it has one level too many for b bits: {numbers} levels with "
-        f"{widths[0]} to {widths[-1]} bits."
     )
+    drawing.sentence += (
+        f"levels 0 and t. Unsigned it has one level too many for b bits: {numbers} levels with "
+    )
+    drawing.sentence += f"{widths[0]} to {widths[-1]} bits."
     return drawing
 
 
@@ -114,7 +118,8 @@ def level_sentence(shares: Mapping[int, float]) -> str:
     """
     told: list[str] = []
     for bits, share in shares.items():
-        told.append(f"{100 * (1 - share):.0f} % {'of the error ' if not told else ''}with {bits} ")
+        whole = "" if told else "of the error "
+        told.append(f"{100 * (1 - share):.0f} % {whole}with {bits} ")
         told[-1] += "bit" if bits == 1 else "bits"
     return f"One level more takes away {', '.join(told)}."
 

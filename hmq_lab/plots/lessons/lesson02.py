@@ -10,7 +10,7 @@ import numpy as np
 import seaborn as sns
 from torch import Tensor
 
-from hmq_lab import plots
+from hmq_lab.plots.frame import BLUE, COLOURS, GREEN, INK, MARKERS, ORANGE, RED, Drawing, canvas
 from hmq_lab.plots.lessons import counted, listed
 from hmq_lab.quantizer import quantize, threshold_exponent
 
@@ -93,7 +93,7 @@ def two_errors(
     powers: Mapping[int, float],
     largest: float,
     bits: int,
-) -> plots.Drawing:
+) -> Drawing:
     """Return the losses by rounding and by clipping over the threshold.
 
     Args:
@@ -109,16 +109,16 @@ def two_errors(
     """
     # Three curves: each error alone, and their sum.
     total = rounding + clipping
-    drawing, ax = plots.canvas(height=3.6)
-    ax.plot(thresholds, 100 * rounding, color=plots.BLUE, ls="--", label="rounding")
-    ax.plot(thresholds, 100 * clipping, color=plots.ORANGE, ls=":", lw=2, label="clipping")
-    ax.plot(thresholds, 100 * total, color=plots.GREEN, lw=3, alpha=0.6, label="both")
+    drawing, ax = canvas(height=3.6)
+    ax.plot(thresholds, 100 * rounding, color=BLUE, ls="--", label="rounding")
+    ax.plot(thresholds, 100 * clipping, color=ORANGE, ls=":", lw=2, label="clipping")
+    ax.plot(thresholds, 100 * total, color=GREEN, lw=3, alpha=0.6, label="both")
     # A search can choose powers of two alone.
     at = [2.0**e for e in powers]
     values = [100 * lost for lost in powers.values()]
-    ax.plot(at, values, "o", color=plots.INK, label="powers of two")
+    ax.plot(at, values, "o", color=INK, label="powers of two")
     # The largest weight is the threshold that clips nothing.
-    ax.axvline(largest, color=plots.INK, lw=1)
+    ax.axvline(largest, color=INK, lw=1)
     ax.annotate("largest weight", (largest, 0.08), (4, 0), textcoords="offset points")
     # Axes and legend.
     ax.set(xscale="log", yscale="log", ylim=(0.05, 500))
@@ -132,9 +132,11 @@ def two_errors(
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"With {bits} bits the threshold {best:.2f} loses least, {100 * total.min():.1f} % of the "
-        f"sum of squares. It is {best / largest:.0%} of the largest weight. Below it clipping is "
-        "the larger error, above it rounding."
     )
+    drawing.sentence += (
+        f"sum of squares. It is {best / largest:.0%} of the largest weight. Below it clipping is "
+    )
+    drawing.sentence += "the larger error, above it rounding."
     return drawing
 
 
@@ -152,7 +154,7 @@ def place_of_best(ratio: float) -> str:
     return "near it" if ratio > 0.8 else "well below it"
 
 
-def surfaces(tables: Mapping[str, Surface]) -> plots.Drawing:
+def surfaces(tables: Mapping[str, Surface]) -> Drawing:
     """Return tables of losses by bits and threshold, with the best threshold of every bit-width.
 
     Args:
@@ -162,10 +164,10 @@ def surfaces(tables: Mapping[str, Surface]) -> plots.Drawing:
         The figure; its sentence says what it shows, with the numbers.
     """
     # One table for each tensor.
-    drawing, axes = plots.canvas(1, 2, height=4.4)
+    drawing, axes = canvas(1, 2, height=4.4)
     for ax, (name, table) in zip(axes, tables.items(), strict=True):
         share = 100 * table.lost
-        texts = [[f"{v:.2g}" if v < 99.5 else f"{v:.0f}" for v in row] for row in share]
+        texts = [[_percent(v) for v in row] for row in share]
         columns = [f"$2^{{{e}}}$" for e in table.exponents]
         # Colours follow the logarithm, numbers are percent.
         style = {"cmap": "cividis_r", "cbar": False, "annot": texts, "fmt": ""}
@@ -174,17 +176,17 @@ def surfaces(tables: Mapping[str, Surface]) -> plots.Drawing:
         ax.invert_yaxis()
         ax.tick_params(axis="y", rotation=0)
         # A ring marks the best threshold of each row.
-        ring = {"ms": 30, "mfc": "none", "mec": plots.RED, "mew": 1.8}
+        ring = {"ms": 30, "mfc": "none", "mec": RED, "mew": 1.8}
         for row, bits in enumerate(WIDTHS):
             column = table.exponents.index(table.best(bits))
             ax.plot(column + 0.5, row + 0.5, "o", **ring)
         ax.set_title(f"{name}\n{'signed' if table.signed else 'unsigned'}", loc="left")
         ax.set(xlabel="threshold", ylabel="bits")
     # How far the best threshold falls from 8 bits to 1.
-    fallen = [
-        f"{counted(table.best(8) - table.best(1), 'octave')} ({name})"
-        for name, table in tables.items()
-    ]
+    fallen = []
+    for name, table in tables.items():
+        octaves = table.best(8) - table.best(1)
+        fallen.append(f"{counted(octaves, 'octave')} ({name})")
 
     # What the figure shows, with its numbers.
     drawing.sentence = (
@@ -192,6 +194,11 @@ def surfaces(tables: Mapping[str, Surface]) -> plots.Drawing:
         f"threshold of each bit-width. From 8 bits to 1 bit it falls by {listed(fallen)}."
     )
     return drawing
+
+
+def _percent(share: float) -> str:
+    """Two digits, or whole percents from 100 % on."""
+    return f"{share:.2g}" if share < 99.5 else f"{share:.0f}"
 
 
 def wrong_octave_sentence(table: Surface, widths: Sequence[int] = (8, 2)) -> str:
@@ -220,7 +227,7 @@ def wrong_octave_sentence(table: Surface, widths: Sequence[int] = (8, 2)) -> str
     return f"One octave too low multiplies the loss {'; '.join(told)}."
 
 
-def two_histograms(weight: Tensor, activation: Tensor, names: tuple[str, str]) -> plots.Drawing:
+def two_histograms(weight: Tensor, activation: Tensor, names: tuple[str, str]) -> Drawing:
     """Return the distributions of a weight, and of an activation without its zeros.
 
     Args:
@@ -232,12 +239,12 @@ def two_histograms(weight: Tensor, activation: Tensor, names: tuple[str, str]) -
         The figure; its sentence says what it shows, with the numbers.
     """
     # Weights at the left.
-    drawing, (left, right) = plots.canvas(1, 2, height=3)
+    drawing, (left, right) = canvas(1, 2, height=3)
     style = {"bins": 60, "stat": "percent", "edgecolor": "white", "lw": 0.3}
-    sns.histplot(weight.flatten().numpy(), ax=left, color=plots.BLUE, **style)
+    sns.histplot(weight.flatten().numpy(), ax=left, color=BLUE, **style)
     # An activation after ReLU is mostly 0: its zeros would hide the rest.
     positive = activation[activation > 0].numpy()
-    sns.histplot(positive, ax=right, color=plots.ORANGE, **style)
+    sns.histplot(positive, ax=right, color=ORANGE, **style)
     # Axes and legend.
     left.set(xlabel="weight", ylabel="weights (%)")
     right.set(xlabel="activation", ylabel="values above 0 (%)")
@@ -250,7 +257,11 @@ def two_histograms(weight: Tensor, activation: Tensor, names: tuple[str, str]) -
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"The weights lie around 0; their standard deviation, {weight.std():.3f}, is {spread:.0%} "
+    )
+    drawing.sentence += (
         f"of the largest weight. {zeros:.0%} of the activation's values are exactly 0, a level "
+    )
+    drawing.sentence += (
         f"of every scheme. The others are positive and go up to {activation.max():.1f}."
     )
     return drawing
@@ -258,7 +269,7 @@ def two_histograms(weight: Tensor, activation: Tensor, names: tuple[str, str]) -
 
 def distributions(
     widths: Sequence[int], found: Mapping[str, Sequence[tuple[float, float, float]]]
-) -> plots.Drawing:
+) -> Drawing:
     """Return the best real threshold of several tensors, and what a power of two costs.
 
     Args:
@@ -270,8 +281,8 @@ def distributions(
         The figure; its sentence says what it shows, with the numbers.
     """
     # Best thresholds at the left, the price of powers of two at the right.
-    drawing, (left, right) = plots.canvas(1, 2, height=3.8)
-    looks = zip(plots.COLOURS, plots.MARKERS, ("-", "--", ":", "-."), strict=True)
+    drawing, (left, right) = canvas(1, 2, height=3.8)
+    looks = zip(COLOURS, MARKERS, ("-", "--", ":", "-."), strict=True)
     for (name, rows), (colour, marker, line) in zip(found.items(), looks, strict=True):
         style = {"color": colour, "marker": marker, "ls": line, "ms": 5, "label": name}
         left.plot(widths, [row[0] for row in rows], **style)
@@ -285,7 +296,8 @@ def distributions(
     right.set(ylabel="error of the best power of two,\ndecibels above that of the best")
     # The sentence takes 4 bits as its example.
     at = list(widths).index(4)
-    told = ", ".join(f"{rows[at][0]:.1f} for {name}" for name, rows in found.items())
+    texts = [f"{rows[at][0]:.1f} for {name}" for name, rows in found.items()]
+    told = ", ".join(texts)
 
     # What the figure shows, with its numbers.
     drawing.sentence = (
@@ -317,23 +329,20 @@ def price_sentence(found: Mapping[str, Sequence[tuple[float, float, float]]]) ->
     """
     # The price of a power of two, and the gain of one more bit.
     price = [price_of_power(row) for rows in found.values() for row in rows]
-    gain = [
-        float(10 * np.log10(few[1] / more[1]))
-        for rows in found.values()
-        for few, more in pairwise(rows)
-    ]
+    gain = []
+    for rows in found.values():
+        for few, more in pairwise(rows):
+            gain.append(float(10 * np.log10(few[1] / more[1])))
     # Their means are compared.
     compared = "less" if np.mean(price) < np.mean(gain) else "more"
-    return (
-        f"The power of two costs {np.mean(price):.1f} decibels on average, between "
-        f"{min(price):.1f} and {max(price):.1f}. That is {compared} than one bit gains: "
-        f"{np.mean(gain):.1f} on average, {min(gain):.1f} at least."
-    )
+    text = f"The power of two costs {np.mean(price):.1f} decibels on average, between "
+    text += f"{min(price):.1f} and {max(price):.1f}. That is {compared} than one bit gains: "
+    return text + f"{np.mean(gain):.1f} on average, {min(gain):.1f} at least."
 
 
 def accuracy_over_error(
     trials: Mapping[str, Sequence[tuple[float, float]]], whole: float
-) -> plots.Drawing:
+) -> Drawing:
     """Return accuracy over lost share, for one tensor at a time with 2 bits and four thresholds.
 
     Args:
@@ -344,17 +353,18 @@ def accuracy_over_error(
         The figure; its sentence says what it shows, with the numbers.
     """
     # One small panel for each tensor.
-    drawing, axes = plots.canvas(2, 4, height=4.9, sharex=True, sharey=True)
+    drawing, axes = canvas(2, 4, height=4.9, sharex=True, sharey=True)
     places = ("tight", "1 octave below", "2 octaves below", "3 octaves below")
     # The float network's accuracy is the line to reach.
     for ax, (name, pairs) in zip(axes.flat, trials.items(), strict=True):
-        ax.axhline(whole, color=plots.INK, lw=1, ls=":")
-        looks = zip(places, plots.COLOURS, plots.MARKERS, strict=True)
+        ax.axhline(whole, color=INK, lw=1, ls=":")
+        looks = zip(places, COLOURS, MARKERS, strict=True)
         for (lost, accuracy), (place, colour, marker) in zip(pairs, looks, strict=True):
             style = {"color": colour, "marker": marker, "ls": "none", "ms": 7, "label": place}
             ax.plot(lost, accuracy, **style)
         # A ring marks the least error.
-        ring = {"ms": 15, "mfc": "none", "mec": plots.INK, "mew": 1.5, "ls": "none"}
+        ring = {"mfc": "none", "mec": INK, "mew": 1.5, "ls": "none"}
+        ring["ms"] = 15
         ax.plot(*min(pairs), "o", label="least error", **ring)
         ax.set_title(name.removesuffix(".weight"), loc="left")
     # Labels stand at the outer edges alone.
@@ -380,7 +390,11 @@ def agreeing(trials: Mapping[str, Sequence[tuple[float, float]]]) -> int:
     Returns:
         Number of tensors.
     """
-    return sum(min(pairs)[1] == max(p[1] for p in pairs) for pairs in trials.values())
+    count = 0
+    for pairs in trials.values():
+        _, accuracy = min(pairs)
+        count += accuracy == max(other for _, other in pairs)
+    return count
 
 
 def agreement_sentence(trials: Mapping[str, Sequence[tuple[float, float]]]) -> str:
@@ -404,14 +418,19 @@ gives 70.0 %; another one gives 75.0 % although it loses 3 instead of 1 % of the
     if agreeing(trials) == len(trials):
         return start
     # The tensor in which they differ most.
-    highest = {name: max(pairs, key=lambda pair: pair[1]) for name, pairs in trials.items()}
-    gap = max(trials, key=lambda name: highest[name][1] - min(trials[name])[1])
+    highest = {}
+    gained = {}
+    for name, pairs in trials.items():
+        highest[name] = max(pairs, key=lambda pair: pair[1])
+        _, accuracy = min(pairs)
+        gained[name] = highest[name][1] - accuracy
+    gap = max(gained, key=lambda name: gained[name])
     lost, accuracy = min(trials[gap])
     other, best = highest[gap]
-    return (
+    text = (
         f"{start} In {gap} it gives {accuracy:.1f} %; another one gives {best:.1f} % although it "
-        f"loses {other:.0f} instead of {lost:.0f} % of the squares."
     )
+    return text + f"loses {other:.0f} instead of {lost:.0f} % of the squares."
 
 
 def rank_sentence(pairs: Mapping[str, tuple[float, float]]) -> str:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmq_lab import plots
+from hmq_lab.plots.frame import BLUE, GREEN, INK, ORANGE, RED, Drawing, canvas
 
 
 def staircase_and_slopes(
     x: Tensor, stairs: Tensor, narrow: Tensor, wide: Tensor, straight: Tensor
-) -> plots.Drawing:
+) -> Drawing:
     """Return a staircase, and its slope seen from near, from far and by straight-through.
 
     Args:
@@ -28,17 +28,17 @@ def staircase_and_slopes(
         The figure; its sentence says what it shows, with the numbers.
     """
     # The staircase at the left.
-    drawing, (left, right) = plots.canvas(1, 2, height=3.4)
-    left.plot(x, x, color=plots.INK, lw=1, ls=":", label="x")
-    left.plot(x, stairs, color=plots.BLUE, lw=2, label="Q(x)")
+    drawing, (left, right) = canvas(1, 2, height=3.4)
+    left.plot(x, x, color=INK, lw=1, ls=":", label="x")
+    left.plot(x, stairs, color=BLUE, lw=2, label="Q(x)")
     # Axes and legend.
     left.set(xlabel="x", ylabel="Q(x)")
     left.legend(frameon=False)
     # Jumps are cut off: they would hide the rest.
     near = narrow.clamp(max=3)
-    right.plot(x, near, color=plots.BLUE, lw=1, label="moved by 0.01 (cut off at 3)")
-    right.plot(x, wide, color=plots.GREEN, lw=4, alpha=0.5, label="moved by one step")
-    right.plot(x, straight, color=plots.ORANGE, ls="--", label="straight-through")
+    right.plot(x, near, color=BLUE, lw=1, label="moved by 0.01 (cut off at 3)")
+    right.plot(x, wide, color=GREEN, lw=4, alpha=0.5, label="moved by one step")
+    right.plot(x, straight, color=ORANGE, ls="--", label="straight-through")
     right.set(xlabel="x", ylabel="slope", ylim=(-0.1, 4.6))
     right.legend(frameon=False, loc="upper center")
     # Where the slope from far is that of straight-through.
@@ -47,10 +47,14 @@ def staircase_and_slopes(
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"Moved by 0.01, the slope is 0 at {(narrow == 0).float().mean():.0%} of the points; the "
-        "others are at the jumps. Moved by one step, it is 1 inside the range and 0 outside. The "
-        f"straight-through gradient is equal to that at {agree:.0%} of the points; the others are "
-        "within half a step of an end."
     )
+    drawing.sentence += (
+        "others are at the jumps. Moved by one step, it is 1 inside the range and 0 outside. The "
+    )
+    drawing.sentence += (
+        f"straight-through gradient is equal to that at {agree:.0%} of the points; the others are "
+    )
+    drawing.sentence += "within half a step of an end."
     return drawing
 
 
@@ -60,7 +64,7 @@ def derivatives(
     within: Tensor,
     by_step: tuple[Tensor, Tensor],
     by_threshold: tuple[Tensor, Tensor],
-) -> plots.Drawing:
+) -> Drawing:
     """Return true and straight-through derivatives by the step and by the threshold.
 
     Args:
@@ -74,21 +78,22 @@ def derivatives(
         The figure; its sentence says what it shows, with the numbers.
     """
     # Derivatives by the step at the left.
-    drawing, (left, right) = plots.canvas(1, 2, height=3.4)
+    drawing, (left, right) = canvas(1, 2, height=3.4)
     straight, true = by_step
     gaps = torch.where(calm, true, math.nan)  # holes where there is no derivative
-    left.plot(x, gaps, color=plots.BLUE, lw=2, label="true derivative: r inside")
-    line = {"color": plots.ORANGE, "ls": "--", "lw": 1.6}
+    left.plot(x, gaps, color=BLUE, lw=2, label="true derivative: r inside")
+    line = {"color": ORANGE, "ls": "--", "lw": 1.6}
     left.plot(x, straight, label="straight-through: r - x / step", **line)
     # Axes and legend.
     left.set(xlabel="x", ylabel="dQ/dstep", ylim=(-4.6, 5.6))
     left.legend(frameon=False, loc="upper left")
     # The largest values inside, for the sentence.
-    most, least = true[within].abs().max(), straight[within].abs().max()
+    most = true[within].abs().max()
+    least = straight[within].abs().max()
     # Derivatives by the threshold at the right.
     straight, true = by_threshold
     gaps = torch.where(calm, true, math.nan)
-    right.plot(x, gaps, color=plots.BLUE, lw=4, alpha=0.5, label="true derivative")
+    right.plot(x, gaps, color=BLUE, lw=4, alpha=0.5, label="true derivative")
     right.plot(x, straight, label="straight-through", **line)
     right.set(xlabel="x", ylabel="dQ/dthreshold", ylim=(-1.5, 2))
     right.legend(frameon=False, loc="upper left")
@@ -96,13 +101,15 @@ def derivatives(
     # What the figure shows, with its numbers.
     drawing.sentence = (
         "By the threshold the two agree. By the step they agree outside the range. Inside, the "
-        f"true derivative is r, here up to {most:.0f}, and straight-through gives r - x / step, "
-        f"here at most {least:.2f}."
     )
+    drawing.sentence += (
+        f"true derivative is r, here up to {most:.0f}, and straight-through gives r - x / step, "
+    )
+    drawing.sentence += f"here at most {least:.2f}."
     return drawing
 
 
-def slopes_of_error(steps: Tensor, true: np.ndarray, straight: np.ndarray) -> plots.Drawing:
+def slopes_of_error(steps: Tensor, true: np.ndarray, straight: np.ndarray) -> Drawing:
     """Return the slope of a layer's squared error by the step, true and estimated.
 
     Args:
@@ -114,9 +121,9 @@ def slopes_of_error(steps: Tensor, true: np.ndarray, straight: np.ndarray) -> pl
         The figure; its sentence says what it shows, with the numbers.
     """
     # Both slopes over the step.
-    drawing, ax = plots.canvas(height=3.4)
-    ax.plot(steps, 100 * true, color=plots.BLUE, marker="o", ms=4, label="true, over 4 %")
-    ax.plot(steps, 100 * straight, color=plots.ORANGE, ls="--", label="straight-through")
+    drawing, ax = canvas(height=3.4)
+    ax.plot(steps, 100 * true, color=BLUE, marker="o", ms=4, label="true, over 4 %")
+    ax.plot(steps, 100 * straight, color=ORANGE, ls="--", label="straight-through")
     # Axes and legend.
     ax.set(xscale="log", yscale="log", xlabel="step")
     ax.set(ylabel="change of the error (% of the squares)\nfor a relative change of the step")
@@ -132,6 +139,8 @@ def slopes_of_error(steps: Tensor, true: np.ndarray, straight: np.ndarray) -> pl
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"For steps up to 2^-5 straight-through is {fine:.2f} times the true slope in the median, "
+    )
+    drawing.sentence += (
         f"from 2^-3 on {coarse:.2f} times. Both have the same sign at {same:.0%} of the steps."
     )
     return drawing
@@ -149,7 +158,8 @@ def ratios(steps: Tensor, true: np.ndarray, straight: np.ndarray) -> tuple[float
         The ratio for fine steps, and that for coarse ones.
     """
     ratio = straight / true
-    fine, coarse = (steps <= 2**-5).numpy(), (steps >= 2**-3).numpy()
+    fine = (steps <= 2**-5).numpy()
+    coarse = (steps >= 2**-3).numpy()
     return float(np.median(ratio[fine])), float(np.median(ratio[coarse]))
 
 
@@ -170,7 +180,7 @@ def descents(
     levels: np.ndarray,
     tied: Mapping[tuple[int, float], np.ndarray],
     best: Mapping[int, float],
-) -> plots.Drawing:
+) -> Drawing:
     """Return bits over a descent with free step and threshold, and thresholds over tied ones.
 
     Args:
@@ -182,13 +192,13 @@ def descents(
         The figure; its sentence says what it shows, with the numbers.
     """
     # Bits of the free descent at the left.
-    drawing, (left, right) = plots.canvas(1, 2, height=3.6)
-    left.plot(levels, color=plots.BLUE)
+    drawing, (left, right) = canvas(1, 2, height=3.6)
+    left.plot(levels, color=BLUE)
     # Axes and legend.
     left.set(xlabel="iteration", ylabel="bits, log2(2 threshold / step)")
     left.set_title("step and threshold free", loc="left")
     # Thresholds of the tied descents at the right, by bits.
-    looks = {2: (plots.ORANGE, "--", "o"), 4: (plots.GREEN, "-", "s")}
+    looks = {2: (ORANGE, "--", "o"), 4: (GREEN, "-", "s")}
     named = set()
     for (bits, _), reached in tied.items():
         colour, line, _ = looks[bits]
@@ -197,7 +207,8 @@ def descents(
         right.plot(reached, color=colour, ls=line, label=label)
     # Rings mark the best threshold of a scan.
     for bits, threshold in best.items():
-        ring = {"marker": looks[bits][2], "color": plots.INK, "mfc": "none", "ms": 10, "ls": "none"}
+        ring = {"color": INK, "mfc": "none", "ms": 10, "ls": "none"}
+        ring["marker"] = looks[bits][2]
         right.plot(len(reached) - 1, threshold, label=f"best, {bits} bits", **ring)
     right.set(xlabel="iteration", ylabel="threshold", yscale="log")
     # Ticks at powers of two.
@@ -227,7 +238,8 @@ def arrival_sentence(
     """
     told = []
     for bits, threshold in best.items():
-        ends = " and ".join(f"{r[-1]:.3f}" for (b, _), r in tied.items() if b == bits)
+        last = [reached[-1] for (own, _), reached in tied.items() if own == bits]
+        ends = " and ".join(f"{threshold:.3f}" for threshold in last)
         told.append(f"with {bits} bits the threshold ends at {ends}; a scan finds {threshold:.3f}")
     return f"Tied, {'; '.join(told)}."
 
@@ -243,10 +255,10 @@ def how_many_arrive(tied: Mapping[tuple[int, float], np.ndarray], best: Mapping[
         best: best threshold of a scan, by bits.
     """
     # Which descents end near the best threshold.
-    arrived = {
-        (bits, start): abs(math.log2(reached[-1] / best[bits])) <= 0.25
-        for (bits, start), reached in tied.items()
-    }
+    arrived = {}
+    for (bits, start), reached in tied.items():
+        octaves = math.log2(reached[-1] / best[bits])
+        arrived[bits, start] = abs(octaves) <= 0.25
     # All or none of them.
     if all(arrived.values()):
         return "all of them"
@@ -265,7 +277,7 @@ def one_bit_training(
     shares: Mapping[int, tuple[float, float]],
     runs: Mapping[str, tuple[Sequence[float], float, float]],
     count: int,
-) -> plots.Drawing:
+) -> Drawing:
     """Return the weights with a gradient under two rules, and the training of a 1-bit layer.
 
     Args:
@@ -277,35 +289,35 @@ def one_bit_training(
         The figure; its sentence says what it shows, with the numbers.
     """
     # Weights with a gradient at the left, under both rules.
-    drawing, (left, right) = plots.canvas(1, 2, height=3.4)
+    drawing, (left, right) = canvas(1, 2, height=3.4)
     bits = list(shares)
     inclusive = [100 * a for a, _ in shares.values()]
     strict = [100 * b for _, b in shares.values()]
-    left.plot(bits, inclusive, color=plots.BLUE, marker="o", label="inclusive")
-    left.plot(bits, strict, color=plots.RED, marker="x", ls="--", label="strict")
+    left.plot(bits, inclusive, color=BLUE, marker="o", label="inclusive")
+    left.plot(bits, strict, color=RED, marker="x", ls="--", label="strict")
     # Axes and legend.
     left.set(xlabel="bits", ylabel="weights with a gradient (%)", ylim=(-5, 105))
     left.legend(frameon=False, loc="lower right")
     # Losses of the training at the right.
-    right.plot(runs["inclusive"][0], color=plots.BLUE, label="inclusive")
-    right.plot(runs["strict"][0], color=plots.RED, ls="--", label="strict")
+    right.plot(runs["inclusive"][0], color=BLUE, label="inclusive")
+    right.plot(runs["strict"][0], color=RED, ls="--", label="strict")
     right.set(xlabel="training step", ylabel="loss", ylim=(0, None))
     right.legend(frameon=False)
     # One part of the sentence for each rule.
     told = []
     for rule, (_, moved, accuracy) in runs.items():
-        told.append(
-            f"under the {rule} rule {moved:.0%} of the weights have moved and {accuracy:.1f} % of "
-            f"{count:,} test images are right"
-        )
+        text = f"under the {rule} rule {moved:.0%} of the weights have moved "
+        told.append(f"{text}and {accuracy:.1f} % of {count:,} test images are right")
     steps = len(runs["strict"][0])
 
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"With 1 bit, {shares[1][0]:.0%} of the weights have a gradient under the inclusive rule "
-        f"and {shares[1][1]:.0%} under the strict one. After {steps} training steps, "
-        f"{'; '.join(told)}."
     )
+    drawing.sentence += (
+        f"and {shares[1][1]:.0%} under the strict one. After {steps} training steps, "
+    )
+    drawing.sentence += f"{'; '.join(told)}."
     return drawing
 
 
@@ -322,7 +334,8 @@ def loss_goes(losses: Sequence[float], part: int = 5) -> str:
     Returns:
         Text in plain English.
     """
-    first, last = np.mean(losses[:part]), np.mean(losses[-part:])
+    first = np.mean(losses[:part])
+    last = np.mean(losses[-part:])
     if last < 0.9 * first:
         return "it falls"
     return "it rises" if last > 1.1 * first else "it stays"

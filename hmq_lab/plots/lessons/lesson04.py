@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hmq_lab import plots
+from hmq_lab.plots.frame import BLUE, GREEN, INK, ORANGE, PALE, RED, Drawing, canvas
 
 # Corners of the triangle of three probabilities.
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(0.75)]])
 
 
-def draws(p: Tensor, share: Tensor, count: int) -> plots.Drawing:
+def draws(p: Tensor, share: Tensor, count: int) -> Drawing:
     """Return how often each category won beside its probability.
 
     Args:
@@ -28,11 +28,11 @@ def draws(p: Tensor, share: Tensor, count: int) -> plots.Drawing:
     """
     # Bars are probabilities, points are shares with their noise.
     error = (p * (1 - p) / count).sqrt()  # standard error of a share
-    drawing, ax = plots.canvas(height=3)
+    drawing, ax = canvas(height=3)
     at = np.arange(1, len(p) + 1)
-    ax.bar(at, p, 0.7, color=plots.PALE, label="probability")
+    ax.bar(at, p, 0.7, color=PALE, label="probability")
     label = "share of the draws ± 2 standard errors"
-    ax.errorbar(at, share, 2 * error, fmt="o", color=plots.BLUE, capsize=5, label=label)
+    ax.errorbar(at, share, 2 * error, fmt="o", color=BLUE, capsize=5, label=label)
     # Axes and legend.
     ax.set(xlabel="category", xticks=at, ylabel="share")
     ax.legend(frameon=False)
@@ -43,12 +43,12 @@ def draws(p: Tensor, share: Tensor, count: int) -> plots.Drawing:
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"In {count:,} draws the categories win {shares}. The largest distance from a probability "
-        f"is {far:.1f} standard errors."
     )
+    drawing.sentence += f"is {far:.1f} standard errors."
     return drawing
 
 
-def triangles(p: Tensor, samples: Mapping[float, Tensor]) -> plots.Drawing:
+def triangles(p: Tensor, samples: Mapping[float, Tensor]) -> Drawing:
     """Return relaxed samples of three categories as points in a triangle, by temperature.
 
     Args:
@@ -59,16 +59,17 @@ def triangles(p: Tensor, samples: Mapping[float, Tensor]) -> plots.Drawing:
         The figure; its sentence says what it shows, with the numbers.
     """
     # One triangle for each temperature.
-    drawing, axes = plots.canvas(1, len(samples), height=3.3)
+    drawing, axes = canvas(1, len(samples), height=3.3)
     told = []
     for (temperature, z), ax in zip(samples.items(), axes, strict=True):
         # The cloud of samples, their mean and the true probabilities.
-        ax.fill(*CORNERS.T, facecolor="#f7f7f7", edgecolor=plots.INK)
-        cloud = {"color": plots.BLUE, "ms": 4, "alpha": 0.3, "mew": 0, "label": "samples"}
+        ax.fill(*CORNERS.T, facecolor="#f7f7f7", edgecolor=INK)
+        cloud = {"color": BLUE, "ms": 4, "alpha": 0.3, "mew": 0}
+        cloud["label"] = "samples"
         ax.plot(*(z.numpy() @ CORNERS).T, "o", **cloud)
-        mean = {"color": plots.ORANGE, "ms": 9, "mec": "white", "label": "their mean"}
+        mean = {"color": ORANGE, "ms": 9, "mec": "white", "label": "their mean"}
         ax.plot(*(z.mean(0).numpy() @ CORNERS), "D", **mean)
-        exact = {"color": plots.INK, "ms": 10, "mec": "white", "label": "probabilities"}
+        exact = {"color": INK, "ms": 10, "mec": "white", "label": "probabilities"}
         ax.plot(*(p.numpy() @ CORNERS), "^", **exact)
         # The corners are the categories.
         for (x, y), value, side in zip(CORNERS, p, ("left", "right", "center"), strict=True):
@@ -78,7 +79,8 @@ def triangles(p: Tensor, samples: Mapping[float, Tensor]) -> plots.Drawing:
         ax.set(title=f"τ = {temperature:g}", aspect="equal", **limits)
         ax.axis("off")
         # A sample is nearly hard where one entry has almost everything.
-        hard = (z.max(1).values > 0.95).float().mean().item()
+        largest = z.max(1).values
+        hard = (largest > 0.95).float().mean().item()
         told.append(f"{hard:.0%} at τ = {temperature:g}")
     # One legend below all triangles.
     handles = axes[0].get_legend_handles_labels()
@@ -94,7 +96,7 @@ def triangles(p: Tensor, samples: Mapping[float, Tensor]) -> plots.Drawing:
 
 def bias_and_noise(
     temperatures: Sequence[float], found: Mapping[str, Tensor], samples: int
-) -> plots.Drawing:
+) -> Drawing:
     """Return bias and noise of the gradient over the temperature, for two losses.
 
     Args:
@@ -106,15 +108,15 @@ def bias_and_noise(
         The figure; its sentence says what it shows, with the numbers.
     """
     # One panel for each loss.
-    drawing, axes = plots.canvas(1, 2, height=3.8, sharey=True)
+    drawing, axes = canvas(1, 2, height=3.8, sharey=True)
     for ax, (name, values) in zip(axes, found.items(), strict=True):
-        one = {"color": plots.ORANGE, "marker": "s", "label": "noise of one sample"}
+        one = {"color": ORANGE, "marker": "s", "label": "noise of one sample"}
         ax.loglog(temperatures, values[:, 1], **one)
-        ax.loglog(temperatures, values[:, 0], color=plots.BLUE, marker="o", label="bias")
+        ax.loglog(temperatures, values[:, 0], color=BLUE, marker="o", label="bias")
         # A mean of many samples has less noise.
         limit = values[:, 1] / math.sqrt(samples)
         label = f"noise of the mean of {samples}"
-        ax.loglog(temperatures, limit, color=plots.INK, ls=":", label=label)
+        ax.loglog(temperatures, limit, color=INK, ls=":", label=label)
         ax.set(xlabel="temperature τ", title=name)
         ax.set_xticks(temperatures, [f"{t:g}" for t in temperatures])
         ax.minorticks_off()
@@ -140,16 +142,17 @@ def bias_sentence(temperatures: Sequence[float], found: Mapping[str, Tensor]) ->
     # One part of the sentence for each loss.
     told = []
     for name, values in found.items():
-        bias, noise = values[:, 0], values[:, 1]
+        bias = values[:, 0]
+        noise = values[:, 1]
         # The temperature with the least bias.
         least = temperatures[int(bias.argmin())]
-        told.append(
-            f"{name}: the noise of one sample goes from {noise[-1]:.2g} to {noise[0]:.2g} times "
-            f"the exact gradient, the bias from {bias[-1]:.2f} to {bias[0]:.2f}; the bias is "
-            f"smallest, {bias.min():.2f}, at τ = {least:g}"
-        )
+        text = f"{name}: the noise of one sample goes from {noise[-1]:.2g} to {noise[0]:.2g} "
+        text += f"times the exact gradient, the bias from {bias[-1]:.2f} to {bias[0]:.2f}; "
+        text += f"the bias is smallest, {bias.min():.2f}, at τ = {least:g}"
+        told.append(text)
     start = f"From τ = {temperatures[-1]:g} down to {temperatures[0]:g}. "
-    return start + ". ".join(t[0].upper() + t[1:] for t in told) + "."
+    sentences = [text[0].upper() + text[1:] for text in told]
+    return start + ". ".join(sentences) + "."
 
 
 def smallest_bias_at(temperatures: Sequence[float], values: Tensor) -> str:
@@ -171,7 +174,7 @@ def smallest_bias_at(temperatures: Sequence[float], values: Tensor) -> str:
     return "between the two ends"
 
 
-def schedules(shown: Mapping[str, Callable], per_epoch: int, epochs: int = 15) -> plots.Drawing:
+def schedules(shown: Mapping[str, Callable], per_epoch: int, epochs: int = 15) -> Drawing:
     """Return the temperature over the epochs under several schedules.
 
     Args:
@@ -183,9 +186,10 @@ def schedules(shown: Mapping[str, Callable], per_epoch: int, epochs: int = 15) -
         The figure; its sentence says what it shows, with the numbers.
     """
     # One curve for each schedule.
-    drawing, ax = plots.canvas(height=3)
+    drawing, ax = canvas(height=3)
     at = np.arange(epochs * per_epoch)
-    looks = ((plots.GREEN, "--", 2.5), (plots.BLUE, "-", 5), (plots.ORANGE, ":", 2.5))
+    looks = [(GREEN, "--", 2.5), (BLUE, "-", 5)]
+    looks.append((ORANGE, ":", 2.5))
     for (name, schedule), (colour, line, width) in zip(shown.items(), looks, strict=True):
         values = [schedule(int(i)) for i in at]
         ax.plot(at / per_epoch, values, color=colour, ls=line, lw=width, label=name)
@@ -200,12 +204,12 @@ def schedules(shown: Mapping[str, Callable], per_epoch: int, epochs: int = 15) -
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"The cycles fall to their floor of {min(first):g} within {floor:.2f} epochs, stay there, "
-        "and begin again at epoch 5."
     )
+    drawing.sentence += "and begin again at epoch 5."
     return drawing
 
 
-def restarts(landscape: Tensor, ends: Mapping[str, Tensor]) -> plots.Drawing:
+def restarts(landscape: Tensor, ends: Mapping[str, Tensor]) -> Drawing:
     """Return the errors of the thresholds, and where the runs of each schedule ended.
 
     Args:
@@ -217,13 +221,13 @@ def restarts(landscape: Tensor, ends: Mapping[str, Tensor]) -> plots.Drawing:
     """
     # The errors of all thresholds at the left.
     best = int(landscape.argmin())
-    drawing, (left, right) = plots.canvas(1, 2, height=3.8, width_ratios=(1, 1.3))
+    drawing, (left, right) = canvas(1, 2, height=3.8, width_ratios=(1, 1.3))
     names = [f"$2^{{{-k}}}$" for k in range(len(landscape))]
-    left.plot(landscape, color=plots.BLUE, marker="o")
+    left.plot(landscape, color=BLUE, marker="o")
     # Rings mark the start and the best.
     ring = {"mfc": "none", "mew": 2, "ls": "none"}
-    left.plot(0, landscape[0], "s", color=plots.RED, ms=12, label="start", **ring)
-    left.plot(best, landscape[best], "D", color=plots.GREEN, ms=13, label="best", **ring)
+    left.plot(0, landscape[0], "s", color=RED, ms=12, label="start", **ring)
+    left.plot(best, landscape[best], "D", color=GREEN, ms=13, label="best", **ring)
     # Axes and legend.
     left.set(xlabel="threshold", ylabel="error of the hard choice")
     left.set_xticks(range(len(landscape)), names)
@@ -231,16 +235,18 @@ def restarts(landscape: Tensor, ends: Mapping[str, Tensor]) -> plots.Drawing:
     left.legend(frameon=False)
 
     # The mean error of each schedule at the right, with its noise.
-    told, labels = [], []
+    told = []
+    labels = []
     for at, (name, end) in enumerate(ends.items()):
         mean, spread = mean_error(landscape, end)
         hit = (end == best).float().mean().item()
-        right.errorbar(mean, at, xerr=spread, fmt="o", color=plots.BLUE, capsize=5)
+        right.errorbar(mean, at, xerr=spread, fmt="o", color=BLUE, capsize=5)
         labels.append(f"{name} ({hit:.0%})")
-        told.append(f"{name} {mean:.3f} ± {spread:.3f}, {hit:.0%}")
+        error = f"{mean:.3f} ± {spread:.3f}"
+        told.append(f"{name} {error}, {hit:.0%}")
     # The same two lines as at the left.
-    right.axvline(landscape[0], color=plots.RED, ls="--", label="start")
-    right.axvline(landscape[best], color=plots.GREEN, ls=":", label="best")
+    right.axvline(landscape[0], color=RED, ls="--", label="start")
+    right.axvline(landscape[best], color=GREEN, ls=":", label="best")
     right.set(xlabel=f"error of the selection, mean of {len(end)} runs ± 2 standard errors")
     right.set_yticks(range(len(ends)), labels)
     right.set_title("in brackets: share of the runs that found the best")
@@ -249,7 +255,8 @@ def restarts(landscape: Tensor, ends: Mapping[str, Tensor]) -> plots.Drawing:
 
     # What the figure shows, with its numbers.
     said = "; ".join(told)
-    drawing.sentence = f"Mean error ± 2 standard errors, and the share of runs that found the best threshold: {said}."
+    drawing.sentence = "Mean error ± 2 standard errors, and the share of runs that found the best "
+    drawing.sentence += f"threshold: {said}."
     return drawing
 
 
@@ -264,7 +271,8 @@ def mean_error(landscape: Tensor, end: Tensor) -> tuple[float, float]:
         The mean, and two standard errors.
     """
     errors = landscape[end]
-    return errors.mean().item(), 2 * errors.std().item() / math.sqrt(len(end))
+    two_errors = 2 * errors.std().item() / math.sqrt(len(end))
+    return errors.mean().item(), two_errors
 
 
 def restart_sentences(landscape: Tensor, ends: Mapping[str, Tensor]) -> list[str]:
@@ -286,11 +294,10 @@ def restart_sentences(landscape: Tensor, ends: Mapping[str, Tensor]) -> list[str
         return int((ends[name] != 0).sum())
 
     # The start is told by counts.
-    said = [
-        f"Of {runs} runs, {left('constant 0.1')} leave the start at a constant temperature of "
-        f"0.1, {left('one decay to 0.1')} with one decay to 0.1, and {left('two cycles to 0.1')} "
-        "with two cycles to 0.1."
-    ]
+    text = f"Of {runs} runs, {left('constant 0.1')} leave the start at a constant temperature of "
+    text += f"0.1, {left('one decay to 0.1')} with one decay to 0.1, "
+    text += f"and {left('two cycles to 0.1')} with two cycles to 0.1."
+    said = [text]
     # A run that leaves the start need not arrive at a better place.
     end = ends["two cycles to 0.1"]
     missed = end[(end != 0) & (end != int(landscape.argmin()))]
@@ -298,15 +305,16 @@ def restart_sentences(landscape: Tensor, ends: Mapping[str, Tensor]) -> list[str
         mean = landscape[missed].mean().item()
         start = landscape[0].item()
         compared = "worse" if mean > start else "better"
-        said.append(
-            f"After two cycles to 0.1, {len(missed)} of the runs that left have missed the best "
-            f"threshold. Their mean error is {mean:.3f}, {compared} than the {start:.3f} they "
-            "began with."
-        )
+        text = f"After two cycles to 0.1, {len(missed)} of the runs that left have missed the "
+        text += f"best threshold. Their mean error is {mean:.3f}, {compared} than the "
+        said.append(f"{text}{start:.3f} they began with.")
     # One decay against two cycles, for each floor.
     for floor in ("0.1", "0.5"):
-        one, two = f"one decay to {floor}", f"two cycles to {floor}"
-        said.append(compared_sentence(one, two, landscape[ends[one]], landscape[ends[two]]))
+        one = f"one decay to {floor}"
+        two = f"two cycles to {floor}"
+        first = landscape[ends[one]]
+        second = landscape[ends[two]]
+        said.append(compared_sentence(one, two, first, second))
     return said
 
 
@@ -328,7 +336,8 @@ def compared_sentence(one: str, two: str, errors: Tensor, others: Tensor) -> str
     """
     # The difference of the means beside its standard error.
     difference = (errors.mean() - others.mean()).item()
-    noise = math.sqrt((errors.var() / len(errors) + others.var() / len(others)).item())
+    variance = errors.var() / len(errors) + others.var() / len(others)
+    noise = math.sqrt(variance.item())
     start = f"The mean errors of {one} and {two} differ by {abs(difference):.3f}: "
     # Within two standard errors nothing is said.
     if abs(difference) <= 2 * noise:
@@ -368,9 +377,7 @@ def cosines(gradients: Mapping[float, Tensor], exact: Tensor) -> list[str]:
     for temperature, rows in gradients.items():
         # The mean of all samples, and single ones.
         mean = torch.cosine_similarity(rows.mean(0), exact, dim=0).item()
-        single = torch.cosine_similarity(rows, exact[None], dim=1).mean().item()
-        lines.append(
-            f"τ = {temperature:g}: cosine with the exact gradient {mean:.3f} for the mean, "
-            f"{single:.2f} on average for one sample"
-        )
+        cosines = torch.cosine_similarity(rows, exact[None], dim=1)
+        line = f"τ = {temperature:g}: cosine with the exact gradient {mean:.3f} for the mean, "
+        lines.append(f"{line}{cosines.mean().item():.2f} on average for one sample")
     return lines

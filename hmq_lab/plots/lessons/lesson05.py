@@ -9,13 +9,13 @@ import seaborn as sns
 from matplotlib.ticker import LogLocator
 from torch import Tensor
 
-from hmq_lab import plots
+from hmq_lab.plots.frame import BLUE, GREEN, INK, ORANGE, Drawing, canvas
 from hmq_lab.quantizer import Scheme, quantize
 
 
 def mixtures(
     x: Tensor, pair: Sequence[Scheme], mixed: Mapping[str, Tensor], step: float, threshold: float
-) -> plots.Drawing:
+) -> Drawing:
     """Return two mixtures of the same two quantizers, beside the quantizers themselves.
 
     Args:
@@ -29,21 +29,22 @@ def mixtures(
         The figure; its sentence says what it shows, with the numbers.
     """
     # One panel for each mixture.
-    drawing, axes = plots.canvas(1, 2, height=3.6, sharey=True)
+    drawing, axes = canvas(1, 2, height=3.6, sharey=True)
     counts = {name: len(y.unique()) for name, y in mixed.items()}
     for ax, (name, y) in zip(axes, mixed.items(), strict=True):
-        looks = ((plots.ORANGE, "--"), (plots.GREEN, ":"))
+        looks = ((ORANGE, "--"), (GREEN, ":"))
         # The two quantizers themselves, below the mixture.
         for scheme, (colour, line) in zip(pair, looks, strict=True):
             hard = quantize(x, scheme.step, scheme.threshold, scheme.signed)
             label = f"{scheme.bits} bits below {scheme.threshold:g}"
             ax.plot(x, hard, color=colour, ls=line, lw=1.5, label=label)
-        ax.plot(x, y, color=plots.BLUE, lw=2.5, label=name)
+        ax.plot(x, y, color=BLUE, lw=2.5, label=name)
         ax.set(title=f"{name}: {counts[name]} levels", xlabel="x")
         ax.legend(frameon=False, loc="upper left")
     axes[0].set_ylabel("Q(x)")
     # The numbers of levels go into the sentence.
-    told = " and ".join(f"{name} give {count} levels" for name, count in counts.items())
+    texts = [f"{name} give {count} levels" for name, count in counts.items()]
+    told = " and ".join(texts)
 
     # What the figure shows, with its numbers.
     drawing.sentence = f"The mixed step is {step:g} and the mixed threshold {threshold:g}: {told}."
@@ -52,7 +53,7 @@ def mixtures(
 
 def mixture_and_selection(
     masses: Sequence[float], curves: Mapping[str, Sequence[float]], count: int
-) -> plots.Drawing:
+) -> Drawing:
     """Return the accuracy of the mixtures and of the selection, as the mass moves to 2 bits.
 
     Args:
@@ -69,24 +70,27 @@ def mixture_and_selection(
     )
     percent = [100 * mass for mass in masses]
     # The selection jumps at half and half.
-    drawing, ax = plots.canvas(height=3.6)
-    ax.plot(percent, soft, color=plots.BLUE, marker="o", label="mixed parameters: the block")
-    ax.plot(percent, outputs, color=plots.GREEN, marker="D", ls=":", label="mixed outputs")
+    drawing, ax = canvas(height=3.6)
+    ax.plot(percent, soft, color=BLUE, marker="o", label="mixed parameters: the block")
+    ax.plot(percent, outputs, color=GREEN, marker="D", ls=":", label="mixed outputs")
     jump = [hard[0], hard[0], hard[-1], hard[-1]]
-    ax.plot([0, 50, 50, 100], jump, color=plots.ORANGE, ls="--", lw=2.5, label="the selection")
+    ax.plot([0, 50, 50, 100], jump, color=ORANGE, ls="--", lw=2.5, label="the selection")
     # Axes and legend.
     ax.set(xlabel="mass on 2 bits (%)", ylabel=f"accuracy (%) on {count:,} images")
     ax.legend(frameon=False)
     # The widest gap between block and selection.
     gaps = [s - h for s, h in zip(soft, hard, strict=True)]
-    wide = max(range(len(gaps)), key=lambda i: abs(gaps[i]))
+    widest = max(gaps, key=abs)
+    wide = gaps.index(widest)
 
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"8 bits have {soft[0]:.1f} %, 2 bits {soft[-1]:.1f} %. The widest gap is with "
-        f"{masses[wide]:.0%} of the mass on 2 bits: the block has {soft[wide]:.1f} % there, the "
-        f"selection {hard[wide]:.1f} %, mixed outputs {outputs[wide]:.1f} %."
     )
+    drawing.sentence += (
+        f"{masses[wide]:.0%} of the mass on 2 bits: the block has {soft[wide]:.1f} % there, the "
+    )
+    drawing.sentence += f"selection {hard[wide]:.1f} %, mixed outputs {outputs[wide]:.1f} %."
     return drawing
 
 
@@ -143,7 +147,7 @@ def where_half_lies(eight: float, half: float, two: float) -> str:
     return "between the two" if share > 0.25 else "near that of 2 bits"
 
 
-def spreads(found: Mapping[str, Mapping[int, tuple[float, float]]], draws: int) -> plots.Drawing:
+def spreads(found: Mapping[str, Mapping[int, tuple[float, float]]], draws: int) -> Drawing:
     """Return the spread of the logits' gradient, and its mean's length, over samples.
 
     Args:
@@ -154,7 +158,7 @@ def spreads(found: Mapping[str, Mapping[int, tuple[float, float]]], draws: int) 
         The figure; its sentence says what it shows, with the numbers.
     """
     # One panel for each tensor.
-    drawing, axes = plots.canvas(1, 2, height=3.6)
+    drawing, axes = canvas(1, 2, height=3.6)
     told = []
     for ax, (name, rows) in zip(axes, found.items(), strict=True):
         numbers = list(rows)
@@ -163,9 +167,9 @@ def spreads(found: Mapping[str, Mapping[int, tuple[float, float]]], draws: int) 
         signal = [length for _, length in rows.values()]
         # Independent samples would lower the noise like this.
         ideal = [noise[0] / math.sqrt(n) for n in numbers]
-        ax.loglog(numbers, noise, color=plots.BLUE, marker="o", label="spread")
-        ax.loglog(numbers, ideal, color=plots.INK, ls=":", label="1 / √samples")
-        mean = {"color": plots.GREEN, "marker": "D", "ls": "--", "label": "length of the mean"}
+        ax.loglog(numbers, noise, color=BLUE, marker="o", label="spread")
+        ax.loglog(numbers, ideal, color=INK, ls=":", label="1 / √samples")
+        mean = {"color": GREEN, "marker": "D", "ls": "--", "label": "length of the mean"}
         ax.loglog(numbers, signal, **mean)
         ax.set(title=name, xlabel="samples", ylabel="gradient of the logits")
         # Few numbers on the axes.
@@ -173,9 +177,9 @@ def spreads(found: Mapping[str, Mapping[int, tuple[float, float]]], draws: int) 
         ax.yaxis.set_major_formatter("{x:g}")
         ax.set_xticks(numbers, numbers)
         ax.minorticks_off()
-        told.append(
-            f"{name.split(':')[0]}: the spread is {noise[0]:.2g} with one sample and {noise[-1]:.2g} with {numbers[-1]}"
-        )
+        tensor, *_ = name.split(":")
+        text = f"{tensor}: the spread is {noise[0]:.2g} with one sample "
+        told.append(f"{text}and {noise[-1]:.2g} with {numbers[-1]}")
     # One legend at the right.
     axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
@@ -205,15 +209,14 @@ times smaller; 4 independent gradients would make it 2.0 times smaller.'
         most = max(rows)
         gain = noise / rows[most][0]
         tensor = name.partition(":")[0].capitalize()
-        said.append(
-            f"{tensor}: with one shared sample the noise is {noise / signal:.1f} "
-            f"times the signal. With {most} samples it is {gain:.1f} times smaller; {most} "
-            f"independent gradients would make it {math.sqrt(most):.1f} times smaller."
-        )
+        text = f"{tensor}: with one shared sample the noise is {noise / signal:.1f} times the "
+        text += f"signal. With {most} samples it is {gain:.1f} times smaller; {most} independent "
+        text += f"gradients would make it {math.sqrt(most):.1f} times smaller."
+        said.append(text)
     return said
 
 
-def logit_gradient(gradient: Tensor, exponents: Sequence[int], title: str) -> plots.Drawing:
+def logit_gradient(gradient: Tensor, exponents: Sequence[int], title: str) -> Drawing:
     """Return the gradient by each logit as a table of bits and thresholds.
 
     Args:
@@ -225,7 +228,7 @@ def logit_gradient(gradient: Tensor, exponents: Sequence[int], title: str) -> pl
         The figure; its sentence says what it shows, with the numbers.
     """
     # Colours are even on both sides of 0.
-    drawing, ax = plots.canvas(height=3.8)
+    drawing, ax = canvas(height=3.8)
     reach = gradient.abs().max().item()
     names = [f"$2^{{{e}}}$" for e in exponents]
     style = {"cmap": "vlag", "vmin": -reach, "vmax": reach, "linewidths": 0.5}
@@ -242,6 +245,6 @@ def logit_gradient(gradient: Tensor, exponents: Sequence[int], title: str) -> pl
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"Descent raises most the logit of {row + 1} bits below 2^{exponents[column]}; the "
-        f"largest gradient has the magnitude {reach:.2g}."
     )
+    drawing.sentence += f"largest gradient has the magnitude {reach:.2g}."
     return drawing

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import seaborn as sns
 
-from hmq_lab import plots
+from hmq_lab.plots.frame import BLUE, GREEN, INK, ORANGE, PALE, RED, Drawing, canvas
 from hmq_lab.plots.lessons import counted, listed
 from hmq_lab.runs.records import Record
 
 
-def shares(sizes: Mapping[str, int]) -> plots.Drawing:
+def shares(sizes: Mapping[str, int]) -> Drawing:
     """Return the share of the weights that each tensor holds.
 
     Args:
@@ -22,9 +22,10 @@ def shares(sizes: Mapping[str, int]) -> plots.Drawing:
         The figure; its sentence says what it shows, with the numbers.
     """
     # One bar for each tensor, the first at the top.
-    share = 100 * np.array(list(sizes.values())) / sum(sizes.values())
-    drawing, ax = plots.canvas(height=2.8)
-    ax.barh(short(sizes), share, color=plots.BLUE)
+    elements = np.array(list(sizes.values()))
+    share = 100 * elements / elements.sum()
+    drawing, ax = canvas(height=2.8)
+    ax.barh(short(sizes), share, color=BLUE)
     ax.invert_yaxis()
     # Axes and legend.
     ax.set(xlabel="share of the weights (%)")
@@ -32,15 +33,14 @@ def shares(sizes: Mapping[str, int]) -> plots.Drawing:
     largest = max(sizes, key=sizes.__getitem__)
 
     # What the figure shows, with its numbers.
-    drawing.sentence = (
-        f"{largest} holds {share.max():.0f} % of the {sum(sizes.values()):,} weights."
-    )
+    text = f"{largest} holds {share.max():.0f} % "
+    drawing.sentence = f"{text}of the {elements.sum():,} weights."
     return drawing
 
 
 def costs(
     table: Mapping[str, Mapping[int, float]], sizes: Mapping[str, int], base: float
-) -> plots.Drawing:
+) -> Drawing:
     """Return how much the loss rises when one tensor alone gets fewer bits.
 
     Args:
@@ -55,7 +55,7 @@ def costs(
     widths = list(next(iter(table.values())))
     fewest = min(widths)
     values = np.array([list(row.values()) for row in table.values()])
-    drawing, ax = plots.canvas(height=3.4)
+    drawing, ax = canvas(height=3.4)
     bar = {"label": "rise of the loss"}
     options = {"annot": True, "fmt": ".3f", "cmap": "cividis", "cbar_kws": bar}
     # An empty cell is no reason to warn.
@@ -70,15 +70,17 @@ def costs(
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"With {max(widths)} bits everywhere the loss is {base:.3f}. {fewest} bits for {worst} "
-        f"alone add {table[worst][fewest]:.3f}, the most; for the largest tensor alone, {largest}, "
-        f"they add {table[largest][fewest]:.3f}."
     )
+    drawing.sentence += (
+        f"alone add {table[worst][fewest]:.3f}, the most; for the largest tensor alone, {largest}, "
+    )
+    drawing.sentence += f"they add {table[largest][fewest]:.3f}."
     return drawing
 
 
 def landscape(
     losses: np.ndarray, compressions: np.ndarray, target: float, best: Mapping[str, int]
-) -> plots.Drawing:
+) -> Drawing:
     """Return all choices of bits: loss over compression, and the optimum within the budget.
 
     Args:
@@ -98,14 +100,14 @@ def landscape(
     order = np.argsort(-compressions, kind="stable")
     least = np.minimum.accumulate(losses[order])
     # A cloud of all choices, and the least loss above it.
-    drawing, ax = plots.canvas(height=4.2)
-    cloud = {"s": 4, "color": plots.PALE, "label": "a choice of bits", "rasterized": True}
+    drawing, ax = canvas(height=4.2)
+    cloud = {"s": 4, "color": PALE, "label": "a choice of bits", "rasterized": True}
     ax.scatter(compressions, losses, **cloud)
     label = "the best with at least this compression"
-    ax.step(compressions[order], least, color=plots.BLUE, lw=2, label=label)
+    ax.step(compressions[order], least, color=BLUE, lw=2, label=label)
     # The target and the optimum.
-    ax.axvline(target, color=plots.INK, ls="--", label="target")
-    star = {"ms": 14, "color": plots.RED, "ls": "none"}
+    ax.axvline(target, color=INK, ls="--", label="target")
+    star = {"ms": 14, "color": RED, "ls": "none"}
     ax.plot(at, best_loss, "*", label="the optimum within the budget", **star)
     # Axes and legend.
     ax.set(xlabel="compression of the weights", ylabel="loss", xscale="log", yscale="log")
@@ -115,14 +117,15 @@ def landscape(
     ax.minorticks_off()
     ax.legend(frameon=False)
     # The optimum's bits, in words.
-    chosen = ", ".join(f"{n} {b}" for n, b in zip(short(best), best.values(), strict=True))
+    named = zip(short(best), best.values(), strict=True)
+    chosen = ", ".join(f"{name} {bits}" for name, bits in named)
 
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"Of {len(losses):,} choices {within.sum():,} reach the target. The best of them has the "
-        f"loss {best_loss:.3f} ({chosen}); half of them have more than "
-        f"{np.median(losses[within]):.2f}."
     )
+    drawing.sentence += f"loss {best_loss:.3f} ({chosen}); half of them have more than "
+    drawing.sentence += f"{np.median(losses[within]):.2f}."
     return drawing
 
 
@@ -130,7 +133,7 @@ def regrets(
     rivals: Mapping[float, Mapping[str, float]],
     hmq: Mapping[float, Sequence[float]],
     half: Mapping[float, float],
-) -> plots.Drawing:
+) -> Drawing:
     """Return the regret of HMQ, for each seed, and of its rivals, by target.
 
     Args:
@@ -142,37 +145,39 @@ def regrets(
         The figure; its sentence says what it shows, with the numbers.
     """
     # One group of marks for each target.
-    drawing, ax = plots.canvas(height=3.8)
+    drawing, ax = canvas(height=3.8)
     names = list(next(iter(rivals.values())))
-    colours = (plots.ORANGE, plots.GREEN, plots.RED, plots.INK)
+    colours = (ORANGE, GREEN, RED, INK)
     for place, target in enumerate(rivals):
         first = place == 0
         # The rivals stand side by side.
         for shift, name in enumerate(names):
-            look = {"color": colours[shift], "marker": "sD^v"[shift], "ms": 8, "ls": "none"}
+            look = {"color": colours[shift], "marker": "sD^v"[shift]}
+            look |= {"ms": 8, "ls": "none"}
             at = place + 0.12 * (shift - 1)
             ax.plot(at, rivals[target][name], label=name if first else None, **look)
         # The seeds stand beside each other, so that equal ones do not hide one another.
         found = hmq[target]
         beside = place - 0.3 + 0.06 * np.arange(len(found))
-        ring = {"color": plots.BLUE, "ms": 9, "mfc": "none", "mew": 2, "ls": "none"}
+        ring = {"color": BLUE, "ms": 9, "mfc": "none", "mew": 2, "ls": "none"}
         ax.plot(beside, found, "o", label="HMQ, each seed" if first else None, **ring)
         # A short line: the median of all choices.
         label = "half of all choices are worse" if first else None
-        ax.plot([place - 0.38, place + 0.38], [half[target]] * 2, color=plots.PALE, label=label)
+        ends = [place - 0.38, place + 0.38]
+        ax.plot(ends, [half[target]] * 2, color=PALE, label=label)
     # Regrets near 0 need a linear scale.
     ax.set_yscale("symlog", linthresh=0.01)
-    ax.set_xticks(range(len(rivals)), [f"target {target:g}" for target in rivals])
+    names = [f"target {target:g}" for target in rivals]
+    ax.set_xticks(range(len(rivals)), names)
     ax.set(ylabel="regret", ylim=(-0.002, None))
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     # One part of the sentence for each target.
     told = []
     for target, found in hmq.items():
         least = min(rivals[target], key=rivals[target].__getitem__)
-        told.append(
-            f"at the target {target:g}, HMQ's regret is {min(found):.3f} to {max(found):.3f} and "
-            f"the least of the rivals', {least}, is {rivals[target][least]:.3f}"
-        )
+        regret = f"{min(found):.3f} to {max(found):.3f}"
+        text = f"at the target {target:g}, HMQ's regret is {regret} and the least of the rivals', "
+        told.append(f"{text}{least}, is {rivals[target][least]:.3f}")
 
     # What the figure shows, with its numbers.
     drawing.sentence = "; ".join(told).replace("at", "At", 1) + "."
@@ -203,11 +208,10 @@ greedy finds it.']
         hits = sum(rank == 1 for rank in ranks)
         verb = "finds" if len(found) <= 1 else "find"
         others = f"{listed(found)} {verb} it" if found else "none finds it"
-        said.append(
-            f"At the target {target:g}, HMQ finds the optimum with {hits} of "
-            f"{counted(len(ranks), 'seed')} (ranks {', '.join(map(str, ranks))}); of the rivals, "
-            f"{others}."
-        )
+        listed_ranks = ", ".join(map(str, ranks))
+        text = f"At the target {target:g}, HMQ finds the optimum with {hits} of "
+        text += f"{counted(len(ranks), 'seed')} (ranks {listed_ranks}); of the rivals, "
+        said.append(f"{text}{others}.")
     return said
 
 
@@ -228,7 +232,7 @@ def how_often(ranks: Sequence[int]) -> str:
 
 def schedules(
     records: Mapping[str, Sequence[Record]], lost: Mapping[str, Sequence[float]]
-) -> plots.Drawing:
+) -> Drawing:
     """Return temperature, regret and test accuracy of searches under several schedules.
 
     Args:
@@ -239,8 +243,8 @@ def schedules(
         The figure; its sentence says what it shows, with the numbers.
     """
     # Temperatures at the left.
-    drawing, (left, middle, right) = plots.canvas(1, 3, height=3.4)
-    looks = ((plots.BLUE, "-"), (plots.ORANGE, "--"), (plots.GREEN, ":"))
+    drawing, (left, middle, right) = canvas(1, 3, height=3.4)
+    looks = ((BLUE, "-"), (ORANGE, "--"), (GREEN, ":"))
     for (name, found), (colour, line) in zip(records.items(), looks, strict=True):
         steps = found[0].of("step")
         at = [e["step"] for e in steps]
@@ -267,8 +271,9 @@ def schedules(
     # One part of the sentence for each schedule.
     said = []
     for name, own in accuracies.items():
-        span = f"{np.mean(own):.1f} % ({min(own):.1f} to {max(own):.1f})"
-        said.append(f"{name} {np.mean(lost[name]):.3f} and {span}")
+        right_share = f"{np.mean(own):.1f} % ({min(own):.1f} to {max(own):.1f})"
+        loss = np.mean(lost[name])
+        said.append(f"{name} {loss:.3f} and {right_share}")
     seeds = counted(len(next(iter(lost.values()))), "seed")
 
     # What the figure shows, with its numbers.
@@ -286,7 +291,10 @@ def own_accuracies(records: Mapping[str, Sequence[Record]]) -> dict[str, list[fl
     Returns:
         Accuracies (%) by schedule.
     """
-    return {name: [r.results["accuracy"]["test"] for r in found] for name, found in records.items()}
+    accuracies = {}
+    for name, found in records.items():
+        accuracies[name] = [record.results["accuracy"]["test"] for record in found]
+    return accuracies
 
 
 def schedule_sentence(lost: Mapping[str, Sequence[float]]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import seaborn as sns
 
-from hmq_lab import plots
+from hmq_lab.plots.frame import COLOURS, INK, MARKERS, PALE, Drawing, canvas
 from hmq_lab.plots.lessons import listed
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
@@ -68,11 +68,8 @@ def look(number: int) -> dict:
     Returns:
         Arguments of a plot, by name.
     """
-    return {
-        "color": plots.COLOURS[number % 4],
-        "marker": plots.MARKERS[number % 4],
-        "ls": ("-", "--", ":")[number // 4 % 3],
-    }
+    line = ("-", "--", ":")[number // 4 % 3]
+    return {"color": COLOURS[number % 4], "marker": MARKERS[number % 4], "ls": line}
 
 
 def overview(found: Mapping[str, Record]) -> str:
@@ -89,13 +86,15 @@ def overview(found: Mapping[str, Record]) -> str:
     lines = [f"{'':40s}{'epochs':>8s}{head}"]
     # One line for each search.
     for record in found.values():
-        settings, results = record.header["settings"], record.results
+        settings = record.header["settings"]
+        results = record.results
         name = records.label(record)
         if kind(record) == "8-bit activations":
             name += ", 8-bit activations"
         # Epochs of both stages, then the numbers.
         epochs = f"{settings['search_epochs']} + {settings['final_epochs']}"
-        accuracy, minutes = results["accuracy"], record.timing["seconds"] / 60
+        accuracy = results["accuracy"]
+        minutes = record.timing["seconds"] / 60
         numbers = f"{results['rates']['weights']:8.2f}{accuracy['test']:8.2f}"
         numbers += f"{accuracy['float_test']:9.2f}{minutes:9.1f}"
         lines.append(f"{name:40s}{epochs:>8s}{numbers}")
@@ -134,7 +133,7 @@ def part_class(part: float) -> str:
     return "two to three fifths" if part < 0.6 else "more than three fifths"
 
 
-def expected_and_actual(found: Mapping[str, Record]) -> plots.Drawing:
+def expected_and_actual(found: Mapping[str, Record]) -> Drawing:
     """Return how far the actual compression is from the expected one, and both from the target.
 
     Args:
@@ -144,7 +143,7 @@ def expected_and_actual(found: Mapping[str, Record]) -> plots.Drawing:
         The figure; its sentence says what it shows, with the numbers.
     """
     # Gaps over the epochs at the left, three ends of each search at the right.
-    drawing, (left, right) = plots.canvas(1, 2, height=3.6)
+    drawing, (left, right) = canvas(1, 2, height=3.6)
     over = []
     for number, record in enumerate(found.values()):
         gaps = epoch_gaps(record)
@@ -155,14 +154,16 @@ def expected_and_actual(found: Mapping[str, Record]) -> plots.Drawing:
         target = record.header["target"]["weights"]
         last = [e for e in record.of("epoch") if e["stage"] == 1][-1]
         ends = [last["expected_rate"], repair["rate_before"], repair["rate_after"]]
-        right.plot(range(3), [100 * (end / target - 1) for end in ends], **look(number))
+        over_target = [100 * (end / target - 1) for end in ends]
+        right.plot(range(3), over_target, **look(number))
         over.append(100 * (record.results["rates"]["weights"] / target - 1))
     # 0 is the line to reach, on both sides.
-    left.axhline(0, color=plots.INK, lw=1)
+    left.axhline(0, color=INK, lw=1)
     # Axes and legend.
     left.set(xlabel="after epoch of stage 1", ylabel="actual over expected (%)")
-    left.set_xticks(range(1, 1 + max(len(epoch_gaps(r)) for r in found.values())))
-    right.axhline(0, color=plots.INK, lw=1)
+    most = max(len(epoch_gaps(record)) for record in found.values())
+    left.set_xticks(range(1, 1 + most))
+    right.axhline(0, color=INK, lw=1)
     right.set_xticks(range(3), ["expected", "selected", "repaired"])
     right.set(ylabel="over the target (%)", xlim=(-0.3, 2.3))
     drawing.legend(loc="outside right center", frameon=False, fontsize=9)
@@ -172,9 +173,11 @@ def expected_and_actual(found: Mapping[str, Record]) -> plots.Drawing:
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"After the first epoch the actual compression is up to {early:.0f} % off the expected "
-        f"one, at the end of stage 1 up to {late:.1f} %. The repair brings every search to at most "
-        f"{max(over):.1f} % above its target."
     )
+    drawing.sentence += (
+        f"one, at the end of stage 1 up to {late:.1f} %. The repair brings every search to at most "
+    )
+    drawing.sentence += f"{max(over):.1f} % above its target."
     return drawing
 
 
@@ -201,7 +204,9 @@ def gap_ends(found: Mapping[str, Record]) -> tuple[float, float]:
         The largest gap (%) after the first epoch and after the last.
     """
     gaps = [epoch_gaps(record) for record in found.values()]
-    return max(abs(g[0]) for g in gaps), max(abs(g[-1]) for g in gaps)
+    first = max(abs(gap[0]) for gap in gaps)
+    last = max(abs(gap[-1]) for gap in gaps)
+    return first, last
 
 
 def moves(record: Record) -> list[str]:
@@ -216,7 +221,8 @@ def moves(record: Record) -> list[str]:
     # The repair's move needs the tensor's size.
     sizes = {t["name"]: t["size"] for t in tensors(record)}
     repair = record.of("repair")[0]
-    before, after = repair["rate_before"], repair["rate_after"]
+    before = repair["rate_before"]
+    after = repair["rate_after"]
     # One line for the search, one for each move.
     lines = [f"{records.label(record)}: {before:.2f} to {after:.2f}"]
     for move in repair["moves"]:
@@ -251,7 +257,7 @@ def repair_gives_to(found: Mapping[str, Record]) -> str:
     return "to small ones" if np.mean(raised) < np.mean(every) else "to large ones"
 
 
-def stage_two(found: Mapping[str, Record]) -> plots.Drawing:
+def stage_two(found: Mapping[str, Record]) -> Drawing:
     """Return the validation accuracy over the epochs of both stages.
 
     Args:
@@ -261,7 +267,7 @@ def stage_two(found: Mapping[str, Record]) -> plots.Drawing:
         The figure; its sentence says what it shows, with the numbers.
     """
     # One curve for each search.
-    drawing, ax = plots.canvas(height=3.6)
+    drawing, ax = canvas(height=3.6)
     for number, record in enumerate(found.values()):
         epochs = record.of("epoch")
         accuracies = [e["validation_accuracy"] for e in epochs]
@@ -273,7 +279,7 @@ def stage_two(found: Mapping[str, Record]) -> plots.Drawing:
         ax.plot(range(1, len(first) + 1), first, **hollow)
     # The float network is the line to reach.
     level = record.results["accuracy"]["float_validation"]
-    ax.axhline(level, color=plots.INK, ls="--", label="float network")
+    ax.axhline(level, color=INK, ls="--", label="float network")
     # Axes and legend.
     ax.set(xlabel="after epoch (hollow: of stage 1)", ylabel="validation accuracy (%)")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
@@ -281,9 +287,11 @@ def stage_two(found: Mapping[str, Record]) -> plots.Drawing:
     back, share = given_back(found)
 
     # What the figure shows, with its numbers.
-    drawing.sentence = (
-        "Compared with the repaired selection at the end of stage 1, stage 2 gains "
+    drawing.sentence = "Compared with the repaired selection at the end of stage 1, stage 2 gains "
+    drawing.sentence += (
         f"{min(back):.1f} to {max(back):.1f} points of validation accuracy. That is "
+    )
+    drawing.sentence += (
         f"{min(share):.0%} to {max(share):.0%} of what was missing to the float network."
     )
     return drawing
@@ -299,7 +307,8 @@ def given_back(found: Mapping[str, Record]) -> tuple[list[float], list[float]]:
         Points and shares, one for each search.
     """
     # Points gained, and their share of what was missing.
-    back, share = [], []
+    back = []
+    share = []
     for record in found.values():
         own = record.results["accuracy"]
         gained = own["validation"] - own["after_search"]
@@ -308,9 +317,7 @@ def given_back(found: Mapping[str, Record]) -> tuple[list[float], list[float]]:
     return back, share
 
 
-def accuracy_over_compression(
-    found: Mapping[str, Record], plain: Mapping[str, Record]
-) -> plots.Drawing:
+def accuracy_over_compression(found: Mapping[str, Record], plain: Mapping[str, Record]) -> Drawing:
     """Return test accuracy over compression of all searches, by their kind.
 
     Args:
@@ -321,12 +328,12 @@ def accuracy_over_compression(
         The figure; its sentence says what it shows, with the numbers.
     """
     # The searches of one kind share a colour; the plain ones come first.
-    drawing, ax = plots.canvas(height=4)
+    drawing, ax = canvas(height=4)
     names = {kind(r) for r in found.values()}
     kinds = sorted(names, key=lambda name: (name != "8-bit activations", name))
     tested = next(iter(found.values())).header["pictures"][2]
-    colours = itertools.cycle([*plots.COLOURS, plots.INK, plots.PALE])
-    markers = itertools.cycle(plots.MARKERS + "vPX*p")
+    colours = itertools.cycle([*COLOURS, INK, PALE])
+    markers = itertools.cycle(MARKERS + "vPX*p")
     # One group of points for each kind, with standard errors.
     for name, colour, marker in zip(kinds, colours, markers, strict=False):
         group = [r for r in found.values() if kind(r) == name]
@@ -339,20 +346,23 @@ def accuracy_over_compression(
     floats = sorted({r.results["accuracy"]["float_test"] for r in found.values()})
     for value in floats:
         label = "float network" if value == floats[0] else None
-        ax.axhline(value, color=plots.INK, ls="--", label=label)
+        ax.axhline(value, color=INK, ls="--", label=label)
     # Axes and legend.
     ax.set(xlabel="compression of the weights (32 / mean bits)", ylabel="test accuracy (%)")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     # The two ends of the plain searches.
     change = changes(plain)
-    low, high = min(change), max(change)
+    low = min(change)
+    high = max(change)
 
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"With 8-bit activations the test accuracy changes by {change[low]:+.2f} points at a "
-        f"compression of {low:.2f} and by {change[high]:+.2f} at {high:.2f}. The bars are one "
-        f"standard error of an accuracy on {tested:,} images."
     )
+    drawing.sentence += (
+        f"compression of {low:.2f} and by {change[high]:+.2f} at {high:.2f}. The bars are one "
+    )
+    drawing.sentence += f"standard error of an accuracy on {tested:,} images."
     return drawing
 
 
@@ -387,10 +397,12 @@ def how_it_falls(change: Mapping[float, float]) -> str:
         Text in plain English.
     """
     # The change half way between the two ends.
-    x, y = np.array(list(change)), np.array(list(change.values()))
+    x = np.array(list(change))
+    y = np.array(list(change.values()))
     middle = np.interp((x[0] + x[-1]) / 2, x, y)
     # The falls before and after it are compared.
-    first, second = y[0] - middle, middle - y[-1]
+    first = y[0] - middle
+    second = middle - y[-1]
     if second > 2 * first:
         return "mostly at the end"
     return "mostly early" if first > 2 * second else "steadily"
@@ -417,11 +429,10 @@ def four_bits_sentence(found: Mapping[str, Record], plain: Mapping[str, Record])
         own = record.results
         there = own["rates"]["weights"]
         straight = accuracy_at(plain, there)
-        told.append(
-            f"{records.label(record)} has {own['accuracy']['test']:.2f} % at {there:.2f}; with "
-            f"8-bit activations a straight line between the nearest searches gives "
-            f"{straight:.2f} %."
-        )
+        accuracy = own["accuracy"]["test"]
+        text = f"{records.label(record)} has {accuracy:.2f} % at {there:.2f}; with 8-bit "
+        text += "activations a straight line between the nearest searches gives "
+        told.append(f"{text}{straight:.2f} %.")
     return " ".join(told) or "No search with activations below 8 bits is among these records."
 
 
@@ -435,9 +446,11 @@ def accuracy_at(plain: Mapping[str, Record], compression: float) -> float:
     Returns:
         Accuracy (%).
     """
-    points = sorted(
-        (r.results["rates"]["weights"], r.results["accuracy"]["test"]) for r in plain.values()
-    )
+    points = []
+    for record in plain.values():
+        found = record.results
+        points.append((found["rates"]["weights"], found["accuracy"]["test"]))
+    points.sort()
     x, y = zip(*points, strict=True)
     return float(np.interp(compression, x, y))
 
@@ -481,7 +494,8 @@ def one_bit_lines(found: Mapping[str, Record]) -> list[str]:
     for record in found.values():
         # The share of 1-bit weights, and the least share that its compression needs.
         ones = [t for t in tensors(record) if t["bits"] == 1]
-        share = sum(t["size"] for t in ones) / sum(t["size"] for t in tensors(record))
+        every = sum(t["size"] for t in tensors(record))
+        share = sum(t["size"] for t in ones) / every
         least = max(0.0, 2 - 32 / record.results["rates"]["weights"])
         where = listed(t["name"].removesuffix(".weight") for t in ones)
         lines.append(f"{records.label(record)}: {share:.0%} of the weights, at least {least:.0%}")
@@ -507,7 +521,7 @@ def octaves_below(found: Mapping[str, Record]) -> dict[int, list[int]]:
     return dict(sorted(told.items()))
 
 
-def thresholds_by_bits(found: Mapping[str, Record]) -> plots.Drawing:
+def thresholds_by_bits(found: Mapping[str, Record]) -> Drawing:
     """Return how often each bit-width was selected with each threshold.
 
     Args:
@@ -524,7 +538,7 @@ def thresholds_by_bits(found: Mapping[str, Record]) -> plots.Drawing:
         for octaves in values:
             counts[octaves, bits - 1] += 1
     # Empty cells have no number.
-    drawing, ax = plots.canvas(height=3.6)
+    drawing, ax = canvas(height=3.6)
     texts = np.where(counts, counts.astype(str), "")
     style = {"annot": texts, "fmt": "", "cmap": "cividis", "linewidths": 0.5}
     bar = {"label": "weight tensors"}
@@ -534,14 +548,17 @@ def thresholds_by_bits(found: Mapping[str, Record]) -> plots.Drawing:
     # Axes and legend.
     ax.set(xlabel="selected bits", ylabel="octaves below the\nhighest threshold")
     # The mean of each column goes into the sentence.
-    told = ", ".join(f"{np.mean(v):.1f} with {b}" for b, v in by_bits.items())
+    means = [f"{np.mean(values):.1f} with {bits}" for bits, values in by_bits.items()]
+    told = ", ".join(means)
 
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"The {counts.sum()} weight tensors of {len(found)} searches: how far their thresholds are "
-        "below the highest one that a search could choose. On average, in octaves by bits: "
-        f"{told}."
     )
+    drawing.sentence += (
+        "below the highest one that a search could choose. On average, in octaves by bits: "
+    )
+    drawing.sentence += f"{told}."
     return drawing
 
 
@@ -610,7 +627,8 @@ def cost_lines(found: Mapping[str, Record]) -> tuple[list[str], list[float]]:
         # The median epoch of each stage.
         first, second = (float(np.median(epoch_seconds(record, stage))) for stage in (1, 2))
         ratios.append(first / second)
-        numbers = f"{record.timing['seconds'] / 60:9.1f}{first:21.0f}{second:9.0f}{ratios[-1]:8.2f}"
+        minutes = record.timing["seconds"] / 60
+        numbers = f"{minutes:9.1f}{first:21.0f}{second:9.0f}{ratios[-1]:8.2f}"
         lines.append(f"{records.label(record):40s}{numbers}")
     return lines, ratios
 

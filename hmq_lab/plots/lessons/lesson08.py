@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hmq_lab import budget, plots
+from hmq_lab import budget
+from hmq_lab.plots.frame import BLUE, COLOURS, HATCHES, INK, MARKERS, ORANGE, PALE, Drawing, canvas
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
 
@@ -52,12 +53,16 @@ def kind_shares(weights: Sequence[tuple[str, int]]) -> tuple[list[float], list[f
         Shares of the kinds.
     """
     every = sum(size for _, size in weights)
-    tensors = [100 * float(np.mean([k == wanted for k, _ in weights])) for wanted in KINDS]
-    elements = [100 * sum(n for k, n in weights if k == wanted) / every for wanted in KINDS]
+    tensors = []
+    elements = []
+    for wanted in KINDS:
+        sizes = [size for own, size in weights if own == wanted]
+        tensors.append(100 * len(sizes) / len(weights))
+        elements.append(100 * sum(sizes) / every)
     return tensors, elements
 
 
-def shares(found: Mapping[str, tuple[list[float], list[float]]]) -> plots.Drawing:
+def shares(found: Mapping[str, tuple[list[float], list[float]]]) -> Drawing:
     """Return the shares of the kinds of layers in tensors and in elements, by network.
 
     Args:
@@ -68,20 +73,21 @@ def shares(found: Mapping[str, tuple[list[float], list[float]]]) -> plots.Drawin
     """
     # Tensors at the left, elements at the right.
     names = list(found)
-    drawing, axes = plots.canvas(1, 2, height=3.4, sharey=True)
-    colours = [*plots.COLOURS, plots.PALE]
+    drawing, axes = canvas(1, 2, height=3.4, sharey=True)
+    colours = [*COLOURS, PALE]
     for ax, which, label in zip(axes, (0, 1), ("tensors", "elements"), strict=True):
         # The shares of a network stand end to end.
         left = np.zeros(len(names))
         for number, wanted in enumerate(KINDS):
             values = np.array([found[name][which][number] for name in names])
-            style = {"color": colours[number], "hatch": plots.HATCHES[number], "edgecolor": "white"}
+            style = {"color": colours[number], "hatch": HATCHES[number], "edgecolor": "white"}
             ax.barh(names, values, left=left, lw=0, label=wanted, **style)
             # A share is written where there is room.
             for at in np.flatnonzero(values >= 8):
                 box = {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none"}
                 place = {"ha": "center", "va": "center", "fontsize": 9, "bbox": box}
-                ax.text(left[at] + values[at] / 2, at, f"{values[at]:.0f}", **place)
+                middle = left[at] + values[at] / 2
+                ax.text(middle, at, f"{values[at]:.0f}", **place)
             left += values
         ax.set(xlabel=f"share of the weight {label} (%)", xlim=(0, 100))
         ax.grid(False, axis="y")
@@ -90,18 +96,18 @@ def shares(found: Mapping[str, tuple[list[float], list[float]]]) -> plots.Drawin
     handles = axes[0].get_legend_handles_labels()
     drawing.legend(*handles, ncols=len(KINDS), loc="outside upper left", frameon=False)
     # The sentence is about depthwise layers.
-    told = [
-        f"{name} {tensors[0]:.0f} % of the tensors and {elements[0]:.1f} % of the elements"
-        for name, (tensors, elements) in found.items()
-        if tensors[0]
-    ]
+    told = []
+    for name, (tensors, elements) in found.items():
+        if tensors[0]:
+            text = f"{name} {tensors[0]:.0f} % of the tensors "
+            told.append(f"{text}and {elements[0]:.1f} % of the elements")
 
     # What the figure shows, with its numbers.
     drawing.sentence = f"Depthwise convolutions hold: {'; '.join(told)}."
     return drawing
 
 
-def activation_bits(sizes: Mapping[str, Mapping[str, int]], acr: float) -> plots.Drawing:
+def activation_bits(sizes: Mapping[str, Mapping[str, int]], acr: float) -> Drawing:
     """Return the size of every activation, and which ones get fewer than 8 bits.
 
     Args:
@@ -112,7 +118,7 @@ def activation_bits(sizes: Mapping[str, Mapping[str, int]], acr: float) -> plots
         The figure; its sentence says what it shows, with the numbers.
     """
     # One panel for each network.
-    drawing, axes = plots.canvas(1, len(sizes), height=3.4, sharey=True)
+    drawing, axes = canvas(1, len(sizes), height=3.4, sharey=True)
     axes = np.atleast_1d(axes)
     for ax, (name, own) in zip(axes, sizes.items(), strict=True):
         # The paper's rule gives the bits.
@@ -121,21 +127,27 @@ def activation_bits(sizes: Mapping[str, Mapping[str, int]], acr: float) -> plots
         width = np.array([bits[n] for n in own])
         place = np.arange(len(size))
         # Two marks: 8 bits, and fewer.
-        ax.plot(place[width == 8], size[width == 8], "o", color=plots.BLUE, ms=5)
-        ax.plot(place[width < 8], size[width < 8], "s", color=plots.ORANGE, ms=8)
+        full = width == 8
+        ax.plot(place[full], size[full], "o", color=BLUE, ms=5)
+        ax.plot(place[~full], size[~full], "s", color=ORANGE, ms=8)
         # What is above the line has no room for 8 bits.
-        ax.axhline(4 * size.max() / acr, color=plots.INK, ls="--", lw=1)
+        room = 4 * size.max() / acr
+        ax.axhline(room, color=INK, ls="--", lw=1)
         ax.set(title=name, xlabel="activation, in order", yscale="log")
     # The legend is made by hand: a panel may lack one of the marks.
     axes[0].set_ylabel("elements of an image")
-    entries = [("o", plots.BLUE, "8 bits"), ("s", plots.ORANGE, "fewer")]
-    entries.append(("--", plots.INK, "room for 8 bits"))
-    lines = [axes[0].plot([], [], look, color=c, label=text)[0] for look, c, text in entries]
+    entries = [("o", BLUE, "8 bits"), ("s", ORANGE, "fewer")]
+    entries.append(("--", INK, "room for 8 bits"))
+    lines = []
+    for look, colour, text in entries:
+        lines += axes[0].plot([], [], look, color=colour, label=text)
     drawing.legend(handles=lines, ncols=3, loc="outside upper left", frameon=False)
     # The counts go into the sentence.
-    told = "; ".join(
-        f"{name} {bit_counts(budget.activation_bits(own, acr))}" for name, own in sizes.items()
-    )
+    texts = []
+    for name, own in sizes.items():
+        bits = budget.activation_bits(own, acr)
+        texts.append(f"{name} {bit_counts(bits)}")
+    told = "; ".join(texts)
 
     # What the figure shows, with its numbers.
     drawing.sentence = f"Activations at an ACR of {acr:g}: {told}."
@@ -155,7 +167,8 @@ def bit_counts(bits: Mapping[str, int]) -> str:
         Text in plain English.
     """
     counts = Counter(bits.values())
-    return ", ".join(f"{count} of {width} bits" for width, count in sorted(counts.items()))
+    texts = [f"{counts[width]} of {width} bits" for width in sorted(counts)]
+    return ", ".join(texts)
 
 
 def four_bit_class(bits: Mapping[str, int]) -> str:
@@ -187,10 +200,11 @@ def actual_acr(sizes: Mapping[str, int], bits: Mapping[str, int]) -> float:
     Returns:
         The compression, 1 or more.
     """
-    return 32 * max(sizes.values()) / max(sizes[name] * bits[name] for name in sizes)
+    largest = max(sizes[name] * bits[name] for name in sizes)
+    return 32 * max(sizes.values()) / largest
 
 
-def acr_curves(sizes: Mapping[str, Mapping[str, int]], targets: Sequence[int]) -> plots.Drawing:
+def acr_curves(sizes: Mapping[str, Mapping[str, int]], targets: Sequence[int]) -> Drawing:
     """Return, over the target, how many activations lose bits and what the actual ACR is.
 
     Args:
@@ -201,27 +215,28 @@ def acr_curves(sizes: Mapping[str, Mapping[str, int]], targets: Sequence[int]) -
         The figure; its sentence says what it shows, with the numbers.
     """
     # One curve for each network, in both panels.
-    drawing, (left, right) = plots.canvas(1, 2, height=3.4)
+    drawing, (left, right) = canvas(1, 2, height=3.4)
     ends = {}
     for number, (name, own) in enumerate(sizes.items()):
         # Bits, their share below 8, and the actual ACR.
         tables = [budget.activation_bits(own, float(target)) for target in targets]
         fewer = [100 * np.mean([b < 8 for b in bits.values()]) for bits in tables]
         actual = [actual_acr(own, bits) for bits in tables]
-        look = {"color": plots.COLOURS[number], "marker": plots.MARKERS[number]}
+        look = {"color": COLOURS[number], "marker": MARKERS[number]}
         look |= {"markevery": (number, 4), "ms": 6}
         left.plot(targets, fewer, label=name, **look)
         right.plot(targets, actual, **look)
         ends[name] = max(actual)
     # The diagonal: as much as was asked for.
-    right.plot(targets, targets, color=plots.INK, ls="--", lw=1)
+    right.plot(targets, targets, color=INK, ls="--", lw=1)
     right.text(20, 21, "target", rotation=30, ha="center", fontsize=9)
     # Axes and legend.
     left.set(xlabel="target ACR", ylabel="activations below 8 bits (%)")
     right.set(xlabel="target ACR", ylabel="actual ACR", ylim=(0, 33))
     left.legend(frameon=False)
     # The largest actual ACR of each network.
-    told = ", ".join(f"{end:.1f} for {name}" for name, end in ends.items())
+    texts = [f"{end:.1f} for {name}" for name, end in ends.items()]
+    told = ", ".join(texts)
 
     # What the figure shows, with its numbers.
     drawing.sentence = (
@@ -243,7 +258,9 @@ def record_lines(found: Mapping[str, Record]) -> list[str]:
     # Four lines for each record.
     lines = []
     for name, record in found.items():
-        header, results, used = record.header, record.results, record.header["settings"]
+        header = record.header
+        results = record.results
+        used = record.header["settings"]
         pixels = header["picture"][-1]
         lines.append(f"{name}: {header['model']} on {header['data']}, {pixels} pixels")
         # How it was searched.
@@ -268,21 +285,23 @@ def accuracy_lines(record: Record) -> tuple[list[str], float]:
         The lines, and two standard errors (points).
     """
     # Both accuracies and their standard errors.
-    accuracy, tested = record.results["accuracy"], record.header["pictures"][2]
-    own, before = accuracy["test"], accuracy["float_test"]
+    accuracy = record.results["accuracy"]
+    tested = record.header["pictures"][2]
+    own = accuracy["test"]
+    before = accuracy["float_test"]
     error = [(a * (100 - a) / tested) ** 0.5 for a in (own, before)]
     # The difference as a number of images.
     changed = abs(own - before) / 100 * tested
-    lines = [
-        f"{tested:,} test images",
-        f"    float     {before:.2f} %, standard error {error[1]:.2f}",
-        f"    searched  {own:.2f} %, standard error {error[0]:.2f}: {own - before:+.2f} points",
-        f"    the difference is {changed:.0f} images; its standard error is at least {changed**0.5:.1f} images",
-    ]
+    lines = [f"{tested:,} test images"]
+    lines.append(f"    float     {before:.2f} %, standard error {error[1]:.2f}")
+    searched = f"    searched  {own:.2f} %, standard error {error[0]:.2f}"
+    lines.append(f"{searched}: {own - before:+.2f} points")
+    least = f"its standard error is at least {changed**0.5:.1f} images"
+    lines.append(f"    the difference is {changed:.0f} images; {least}")
     return lines, 2 * max(error)
 
 
-def bits_by_size(record: Record) -> plots.Drawing:
+def bits_by_size(record: Record) -> Drawing:
     """Return the searched bits of every weight over its elements and over its place.
 
     Args:
@@ -293,13 +312,15 @@ def bits_by_size(record: Record) -> plots.Drawing:
     """
     # One mark for each kind of layer.
     found = [t for t in record.tensors if t["kind"] == "weight"]
-    drawing, (left, right) = plots.canvas(1, 2, height=3.6, sharey=True)
+    drawing, (left, right) = canvas(1, 2, height=3.6, sharey=True)
     groups = grouped(record)
-    colours = [*plots.COLOURS, plots.INK]
+    colours = [*COLOURS, INK]
     for number, (wanted, group) in enumerate((k, g) for k, g in groups.items() if g):
-        look = {"ls": "none", "color": colours[number], "marker": "osD^v"[number], "alpha": 0.8}
+        look = {"color": colours[number], "marker": "osD^v"[number]}
+        look |= {"ls": "none", "alpha": 0.8}
         # Marks of different kinds are moved apart a little.
-        bits = np.array([t["bits_before_repair"] for t in group]) + 0.08 * (number - 1)
+        bits = np.array([t["bits_before_repair"] for t in group])
+        bits = bits + 0.08 * (number - 1)
         left.plot([t["size"] for t in group], bits, label=wanted, **look)
         right.plot([found.index(t) for t in group], bits, **look)
     # Axes and legend.
@@ -308,7 +329,8 @@ def bits_by_size(record: Record) -> plots.Drawing:
     right.set(xlabel="place in the network")
     drawing.legend(ncols=len(KINDS), loc="outside upper left", frameon=False)
     # The means go into the sentence.
-    means = ", ".join(f"{wanted} {mean_bits(g):.1f}" for wanted, g in groups.items() if g)
+    texts = [f"{wanted} {mean_bits(group):.1f}" for wanted, group in groups.items() if group]
+    means = ", ".join(texts)
     name = f"{record.header['model']}, {records.label(record)}"
 
     # What the figure shows, with its numbers.
@@ -327,7 +349,10 @@ def grouped(record: Record) -> dict[str, list[dict]]:
         Weight tensors by kind.
     """
     found = [t for t in record.tensors if t["kind"] == "weight"]
-    return {k: [t for t in found if kind(t["name"], t["shape"]) == k] for k in KINDS}
+    groups: dict[str, list[dict]] = {wanted: [] for wanted in KINDS}
+    for t in found:
+        groups[kind(t["name"], t["shape"])].append(t)
+    return groups
 
 
 def mean_bits(group: Sequence[dict]) -> float:
@@ -370,9 +395,10 @@ def same_size_sentence(groups: Mapping[str, Sequence[dict]]) -> str:
     near = pointwise_of_same_size(groups)
     if not near:
         return "No pointwise tensor is as small as the depthwise ones."
+    text = f"The {len(near)} pointwise tensors that are as small as the depthwise ones have "
     return (
-        f"The {len(near)} pointwise tensors that are as small as the depthwise ones have "
-        f"{mean_bits(near):.1f} bits, the depthwise ones {mean_bits(groups['depthwise']):.1f}."
+        text
+        + f"{mean_bits(near):.1f} bits, the depthwise ones {mean_bits(groups['depthwise']):.1f}."
     )
 
 

@@ -7,8 +7,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import seaborn as sns
 
-from hmq_lab import plots
 from hmq_lab.plots import published
+from hmq_lab.plots.frame import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    MARKERS,
+    ORANGE,
+    PALE,
+    RED,
+    Drawing,
+    canvas,
+)
 from hmq_lab.plots.lessons import listed
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
@@ -55,7 +65,7 @@ def spearman(one: Sequence[float], two: Sequence[float]) -> float:
     # Signs of all differences give the ranks, ties included.
     ranks = []
     for values in (one, two):
-        signs = np.sign(np.subtract.outer(np.asarray(values), np.asarray(values)))
+        signs = np.sign(np.subtract.outer(values, values))
         ranks.append(signs.sum(1).astype(float))
     # Ranks around 0: their cosine is the correlation.
     first, second = ranks
@@ -63,7 +73,7 @@ def spearman(one: Sequence[float], two: Sequence[float]) -> float:
     return float(first @ second / scale) if scale else float("nan")
 
 
-def parts_and_sizes(found: Mapping[str, Record]) -> plots.Drawing:
+def parts_and_sizes(found: Mapping[str, Record]) -> Drawing:
     """Return mean bits by part of the network, and by place among tensors of one size.
 
     Args:
@@ -77,10 +87,10 @@ def parts_and_sizes(found: Mapping[str, Record]) -> plots.Drawing:
     parts = [t["name"].split(".")[0] for t in weights(first)]
     order = list(dict.fromkeys(parts))
     # Mean bits by part at the left, one curve for each search.
-    drawing, (left, right) = plots.canvas(1, 2, height=3.8)
+    drawing, (left, right) = canvas(1, 2, height=3.8)
     for number, record in enumerate(found.values()):
         means = part_means(bits(record), parts, order)
-        look = {"color": plots.COLOURS[number % 4], "marker": plots.MARKERS[number % 4]}
+        look = {"color": COLOURS[number % 4], "marker": MARKERS[number % 4]}
         look["ls"] = ("-", "--", ":")[number // 4 % 3]
         left.plot(range(len(order)), means, label=records.label(record), **look)
     left.set_xticks(range(len(order)), order)
@@ -88,7 +98,7 @@ def parts_and_sizes(found: Mapping[str, Record]) -> plots.Drawing:
 
     # Mean bits by place at the right, one curve for each size.
     mean, groups = same_size(found)
-    looks = zip(plots.COLOURS, plots.MARKERS, strict=True)
+    looks = zip(COLOURS, MARKERS, strict=True)
     for (size, places), (colour, marker) in zip(groups.items(), looks, strict=False):
         at = range(1, len(places) + 1)
         right.plot(at, mean[places], color=colour, marker=marker, label=f"{size:,} elements")
@@ -99,16 +109,14 @@ def parts_and_sizes(found: Mapping[str, Record]) -> plots.Drawing:
     left.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.1, 1), **style)
     right.legend(**style)
     # Two lists of numbers for the sentence.
-    by_part = ", ".join(
-        f"{part} {m:.1f}"
-        for part, m in zip(order, part_means(mean.tolist(), parts, order), strict=True)
-    )
-    told = "; ".join(
-        "{:,}: {:.1f} for the earlier half, {:.1f} for the later".format(
-            size, *halves(mean, places)
-        )
-        for size, places in groups.items()
-    )
+    means = part_means(mean.tolist(), parts, order)
+    texts = [f"{part} {m:.1f}" for part, m in zip(order, means, strict=True)]
+    by_part = ", ".join(texts)
+    texts = []
+    for size, places in groups.items():
+        early, late = halves(mean, places)
+        texts.append(f"{size:,}: {early:.1f} for the earlier half, {late:.1f} for the later")
+    told = "; ".join(texts)
 
     # What the figure shows, with its numbers.
     drawing.sentence = (
@@ -129,7 +137,11 @@ def part_means(values: Sequence[float], parts: Sequence[str], order: Sequence[st
         One mean for each part.
     """
     pairs = list(zip(values, parts, strict=True))
-    return [float(np.mean([v for v, part in pairs if part == wanted])) for wanted in order]
+    means = []
+    for wanted in order:
+        own = [value for value, part in pairs if part == wanted]
+        means.append(float(np.mean(own)))
+    return means
 
 
 def same_size(found: Mapping[str, Record]) -> tuple[np.ndarray, dict[int, list[int]]]:
@@ -202,7 +214,7 @@ def bright_columns(found: Mapping[str, Record], least: int = 8) -> str:
     return listed(t["name"].removesuffix(".weight") for t, low in pairs if low >= least)
 
 
-def correlations(found: Mapping[str, Record]) -> plots.Drawing:
+def correlations(found: Mapping[str, Record]) -> Drawing:
     """Return the rank correlation of the bits of every search with every other one.
 
     Args:
@@ -213,10 +225,11 @@ def correlations(found: Mapping[str, Record]) -> plots.Drawing:
     """
     # Every search against every other one.
     labels = [records.label(r) for r in found.values()]
-    rows = [[spearman(bits(a), bits(b)) for b in found.values()] for a in found.values()]
+    selections = [bits(record) for record in found.values()]
+    rows = [[spearman(one, other) for other in selections] for one in selections]
     table = np.array(rows)
     # A table with the number in each cell.
-    drawing, ax = plots.canvas(height=1.6 + 0.42 * len(labels))
+    drawing, ax = canvas(height=1.6 + 0.42 * len(labels))
     style = {"cmap": "cividis", "vmin": 0, "vmax": 1, "annot": True, "fmt": ".2f"}
     bar = {"label": "rank correlation"}
     names = {"xticklabels": labels, "yticklabels": labels}
@@ -228,14 +241,12 @@ def correlations(found: Mapping[str, Record]) -> plots.Drawing:
     # What the figure shows, with its numbers.
     drawing.sentence = (
         "The order of the bits over the weight tensors, every search against every other: the "
-        f"rank correlations are {off.min():.2f} to {off.max():.2f}."
     )
+    drawing.sentence += f"rank correlations are {off.min():.2f} to {off.max():.2f}."
     return drawing
 
 
-def sensitivities(
-    chosen: Mapping[str, int], measures: Mapping[str, Sequence[float]]
-) -> plots.Drawing:
+def sensitivities(chosen: Mapping[str, int], measures: Mapping[str, Sequence[float]]) -> Drawing:
     """Return the selected bits over four measures of a tensor.
 
     Args:
@@ -247,10 +258,11 @@ def sensitivities(
         The figure; its sentence says what it shows, with the numbers.
     """
     # One panel for each measure.
-    drawing, axes = plots.canvas(1, 4, height=3.4, sharey=True)
-    looks = zip(axes, plots.COLOURS, plots.MARKERS, strict=True)
+    drawing, axes = canvas(1, 4, height=3.4, sharey=True)
+    looks = zip(axes, COLOURS, MARKERS, strict=True)
     for (what, values), (ax, colour, marker) in zip(measures.items(), looks, strict=True):
-        ax.plot(values, list(chosen.values()), ls="none", marker=marker, color=colour, ms=8)
+        heights = list(chosen.values())
+        ax.plot(values, heights, ls="none", marker=marker, color=colour, ms=8)
         ax.set(xlabel=what, ylim=(0.5, 8.5))
         ax.margins(x=0.12)
     # Sizes differ by powers of ten.
@@ -262,7 +274,8 @@ def sensitivities(
         ax.set_xlim(2 * min(0, *values) - 0.004, 2 * max(values))
     # One label at the left, one number for each measure.
     axes[0].set_ylabel("selected bits")
-    told = ", ".join(f"{c:+.2f} with {what}" for what, c in measured(chosen, measures).items())
+    correlations = measured(chosen, measures)
+    told = ", ".join(f"{c:+.2f} with {what}" for what, c in correlations.items())
 
     # What the figure shows, with its numbers.
     drawing.sentence = f"The selected bits of {len(chosen)} tensors: rank correlation {told}."
@@ -281,7 +294,8 @@ def measured(
     Returns:
         Rank correlation by measure.
     """
-    return {what: spearman(list(chosen.values()), values) for what, values in measures.items()}
+    bits = list(chosen.values())
+    return {what: spearman(bits, values) for what, values in measures.items()}
 
 
 def measures_sentence(correlation: Mapping[str, float], strong: float = 0.7) -> str:
@@ -304,7 +318,10 @@ def measures_sentence(correlation: Mapping[str, float], strong: float = 0.7) -> 
         return f"No measure has a rank correlation of {strong:g} or more in magnitude."
     # Singular or plural.
     verb = "goes" if len(good) == 1 else "go"
-    end = f"; {listed(rest)} {'says' if len(rest) == 1 else 'say'} less." if rest else "."
+    end = "."
+    if rest:
+        says = "says" if len(rest) == 1 else "say"
+        end = f"; {listed(rest)} {says} less."
     told = f"{verb} with the selected bits (at least {strong:g} in magnitude)"
     return f"{listed(good)} {told}{end}"
 
@@ -326,7 +343,8 @@ weights: rise 0.200, error 2.000, search 0.300; the least is that of the rise.'
     # The programme that agrees more, and the one that loses less.
     nearer = max(same, key=same.__getitem__)
     least = min(losses, key=losses.__getitem__)
-    told = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items())
+    texts = [f"{name} {loss:.3f}" for name, loss in losses.items()]
+    told = ", ".join(texts)
     agrees = f"The programme on the {nearer} agrees with the search for more weights."
     # Equal shares are said to be equal.
     if max(same.values()) - min(same.values()) < 1e-9:
@@ -364,7 +382,7 @@ def has_depthwise(record: Record) -> bool:
     return "depthwise" in [layer_kind(t, n) for n, t in enumerate(weights(record))]
 
 
-def kinds(record: Record, seed: int) -> plots.Drawing:
+def kinds(record: Record, seed: int) -> Drawing:
     """Return selected bits by the kind of layer, and what share of the weights a kind holds.
 
     Args:
@@ -378,11 +396,11 @@ def kinds(record: Record, seed: int) -> plots.Drawing:
     tensors = weights(record)
     of = [layer_kind(t, number) for number, t in enumerate(tensors)]
     order = sorted(set(of))
-    drawing, (left, right) = plots.canvas(1, 2, height=3.6)
+    drawing, (left, right) = canvas(1, 2, height=3.6)
     # A mark is moved aside a little, so that equal ones do not hide each other.
     aside = np.random.default_rng(seed).uniform(-0.12, 0.12, len(tensors))
     late = np.arange(len(tensors)) >= len(tensors) / 2
-    looks = ((False, "early", plots.BLUE, "o", -0.18), (True, "late", plots.ORANGE, "s", 0.18))
+    looks = ((False, "early", BLUE, "o", -0.18), (True, "late", ORANGE, "s", 0.18))
     # Early and late layers have their own marks.
     for is_late, half, colour, marker, shift in looks:
         chosen = np.flatnonzero(late == is_late)
@@ -396,13 +414,13 @@ def kinds(record: Record, seed: int) -> plots.Drawing:
     left.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     # The weights that each kind holds, at the right.
     share = kind_shares(record)
-    right.bar(order, [100 * share[o] for o in order], color=plots.BLUE)
+    right.bar(order, [100 * share[o] for o in order], color=BLUE)
     right.set(ylabel="share of the weights (%)")
     # Mean bits and share of each kind, for the sentence.
     told = []
     for o in order:
-        mean = np.mean([b for b, k in zip(bits(record), of, strict=True) if k == o])
-        told.append(f"{o} {mean:.1f} ({share[o]:.1%} of the weights)")
+        own = [b for b, k in zip(bits(record), of, strict=True) if k == o]
+        told.append(f"{o} {np.mean(own):.1f} ({share[o]:.1%} of the weights)")
     name = f"{record.header['model']}, {records.label(record)}"
 
     # What the figure shows, with its numbers.
@@ -431,7 +449,7 @@ def kind_shares(record: Record) -> dict[str, float]:
 
 def ways_to_compress(
     ways: Mapping[str, Mapping[float, float]], searched: tuple[float, float]
-) -> plots.Drawing:
+) -> Drawing:
     """Return accuracy over compression for several ways to choose bits, and for one search.
 
     Args:
@@ -442,13 +460,13 @@ def ways_to_compress(
         The figure; its sentence says what it shows, with the numbers.
     """
     # A curve for each way.
-    drawing, ax = plots.canvas(height=3.8)
-    looks = zip((plots.ORANGE, plots.GREEN, plots.RED), "s^D", ("--", ":", "-"), strict=True)
+    drawing, ax = canvas(height=3.8)
+    looks = zip((ORANGE, GREEN, RED), "s^D", ("--", ":", "-"), strict=True)
     for (name, found), (colour, marker, line) in zip(ways.items(), looks, strict=False):
         style = {"color": colour, "marker": marker, "ls": line, "ms": 7}
         ax.plot(list(found), list(found.values()), label=name, **style)
     # The search is one point.
-    star = {"color": plots.BLUE, "marker": "*", "ms": 20, "mfc": "none", "mew": 2, "ls": "none"}
+    star = {"color": BLUE, "marker": "*", "ms": 20, "mfc": "none", "mew": 2, "ls": "none"}
     ax.plot(*searched, label="HMQ, a recorded search", **star)
     ax.set(xlabel="compression", ylabel="test accuracy (%)")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -540,7 +558,7 @@ def search_gains(found: Mapping[str, Record]) -> dict[float, tuple[float, float,
     return gains
 
 
-def what_a_search_buys(found: Mapping[str, Record]) -> plots.Drawing:
+def what_a_search_buys(found: Mapping[str, Record]) -> Drawing:
     """Return the accuracies of recorded searches beside a library that trains nothing.
 
     Args:
@@ -550,18 +568,18 @@ def what_a_search_buys(found: Mapping[str, Record]) -> plots.Drawing:
         The figure; its sentence says what it shows, with the numbers.
     """
     # One point for each search.
-    drawing, ax = plots.canvas(height=3.8)
+    drawing, ax = canvas(height=3.8)
     reached = [r.results["rates"]["weights"] for r in found.values()]
     accuracies = [r.results["accuracy"]["test"] for r in found.values()]
-    searches = {"color": plots.BLUE, "marker": "o", "ls": "none", "ms": 8}
+    searches = {"color": BLUE, "marker": "o", "ls": "none", "ms": 8}
     ax.plot(reached, accuracies, label="HMQ, recorded searches", **searches)
     # The library's points, and the float network.
     other = published.WITHOUT_TRAINING
     places = [v.wcr for v in other], [v.accuracy for v in other]
-    style = {"color": plots.ORANGE, "marker": "s", "ls": "--", "ms": 8}
+    style = {"color": ORANGE, "marker": "s", "ls": "--", "ms": 8}
     ax.plot(*places, label=f"{other[0].method}, no training", **style)
     floats = next(iter(found.values())).results["accuracy"]["float_test"]
-    ax.axhline(floats, color=plots.PALE, label="float network")
+    ax.axhline(floats, color=PALE, label="float network")
     ax.set(xlabel="compression", ylabel="test accuracy (%)")
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 

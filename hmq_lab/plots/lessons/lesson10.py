@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from hmq_lab import plots
+from hmq_lab.plots.frame import BLUE, GREEN, INK, ORANGE, PALE, RED, Drawing, canvas
 from hmq_lab.plots.lessons import listed
 
 
@@ -35,7 +35,7 @@ def spread(weight: Tensor) -> float:
     return (channels.max() / channels.min()).item()
 
 
-def channels(before: Tensor, after: Tensor, name: str) -> plots.Drawing:
+def channels(before: Tensor, after: Tensor, name: str) -> Drawing:
     """Return the weights of each output channel, before and after folding.
 
     Args:
@@ -47,25 +47,19 @@ def channels(before: Tensor, after: Tensor, name: str) -> plots.Drawing:
         The figure; its sentence says what it shows, with the numbers.
     """
     # One panel before folding, one after it.
-    drawing, axes = plots.canvas(1, 2, height=3.2)
+    drawing, axes = canvas(1, 2, height=3.2)
     titles = ("before folding", "after folding")
     for ax, weight, title in zip(axes, (before, after), titles, strict=True):
         values = [w.flatten().numpy() for w in weight]
-        line = {"color": plots.INK}
-        style = {"boxprops": {"facecolor": plots.PALE}, "medianprops": line}
-        dots = {"marker": ".", "markersize": 3, "markeredgecolor": plots.INK}
+        line = {"color": INK}
+        style = {"boxprops": {"facecolor": PALE}, "medianprops": line}
+        dots = {"marker": ".", "markersize": 3, "markeredgecolor": INK}
         # One box for each channel.
-        ax.boxplot(
-            values,
-            positions=range(len(values)),
-            widths=0.7,
-            patch_artist=True,
-            flierprops=dots,
-            **style,
-        )
+        boxes = {"widths": 0.7, "patch_artist": True, "flierprops": dots} | style
+        ax.boxplot(values, positions=range(len(values)), **boxes)
         # The band is an eighth of the largest weight.
         limit = reach(weight).max()
-        ax.axhspan(-limit / 8, limit / 8, color=plots.ORANGE, alpha=0.3, lw=0)
+        ax.axhspan(-limit / 8, limit / 8, color=ORANGE, alpha=0.3, lw=0)
         ax.set(title=f"{name}, {title}", xlabel="output channel", ylabel="weights")
         # About eight numbers on the axis.
         ticks = range(0, len(weight), max(1, len(weight) // 8))
@@ -76,16 +70,20 @@ def channels(before: Tensor, after: Tensor, name: str) -> plots.Drawing:
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"In {name} the largest channel reaches {spread(before):.1f} times as far as the smallest "
-        f"before folding, and {spread(after):.3g} times after it. The band is an eighth of the "
-        f"largest weight on either side. After folding, {inside} of {len(after)} channels lie "
-        "completely inside it."
     )
+    drawing.sentence += (
+        f"before folding, and {spread(after):.3g} times after it. The band is an eighth of the "
+    )
+    drawing.sentence += (
+        f"largest weight on either side. After folding, {inside} of {len(after)} channels lie "
+    )
+    drawing.sentence += "completely inside it."
     return drawing
 
 
 def accumulators(
     names: Sequence[str], seen: Sequence[int], bound: Sequence[int], count: int
-) -> plots.Drawing:
+) -> Drawing:
     """Return the bits that the sums of each layer need, on some images and on any.
 
     Args:
@@ -98,13 +96,13 @@ def accumulators(
         The figure; its sentence says what it shows, with the numbers.
     """
     # Squares are bounds, points are what was seen.
-    drawing, ax = plots.canvas(height=3.4)
-    square = {"color": plots.ORANGE, "ms": 9, "mfc": "none", "mew": 2, "ls": "none"}
+    drawing, ax = canvas(height=3.4)
+    square = {"color": ORANGE, "ms": 9, "mfc": "none", "mew": 2, "ls": "none"}
     ax.plot(bound, marker="s", label="for any image", **square)
-    ax.plot(seen, "o", color=plots.BLUE, ms=8, label=f"on {count:,} images")
+    ax.plot(seen, "o", color=BLUE, ms=8, label=f"on {count:,} images")
     # The two usual registers.
     for register, style in ((16, "--"), (32, "-")):
-        ax.axhline(register, color=plots.RED, lw=1.2, ls=style, label=f"{register} bits")
+        ax.axhline(register, color=RED, lw=1.2, ls=style, label=f"{register} bits")
     # Names of the layers below, the legend at the side.
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
     ax.set(ylabel="bits of the sum", ylim=(10, 34))
@@ -115,12 +113,12 @@ def accumulators(
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"The sums need {min(seen)} to {max(seen)} bits on these images, and at most {max(bound)} "
-        f"on any image. More than 16 are needed in {listed(beyond, 'no layer')}."
     )
+    drawing.sentence += f"on any image. More than 16 are needed in {listed(beyond, 'no layer')}."
     return drawing
 
 
-def faults(shares: Mapping[str, Sequence[float]], tensors: Sequence[str]) -> plots.Drawing:
+def faults(shares: Mapping[str, Sequence[float]], tensors: Sequence[str]) -> Drawing:
     """Return how many codes each fault changes, tensor by tensor.
 
     Args:
@@ -131,8 +129,8 @@ def faults(shares: Mapping[str, Sequence[float]], tensors: Sequence[str]) -> plo
         The figure; its sentence says what it shows, with the numbers.
     """
     # One curve for each fault.
-    drawing, ax = plots.canvas(height=3.8)
-    colours = (plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED, plots.INK)
+    drawing, ax = canvas(height=3.8)
+    colours = (BLUE, ORANGE, GREEN, RED, INK)
     looks = zip(colours, "osD^v", ("-", "--", ":", "-.", (0, (6, 2))), strict=True)
     for (name, share), (colour, marker, line) in zip(shares.items(), looks, strict=True):
         ax.plot(share, color=colour, marker=marker, ls=line, label=name)
@@ -153,7 +151,8 @@ def faults(shares: Mapping[str, Sequence[float]], tensors: Sequence[str]) -> plo
 
     # What the figure shows, with its numbers.
     said = ", ".join(told)
-    drawing.sentence = f"The first tensor with a wrong code: {said}. From there the difference spreads to the logits."
+    drawing.sentence = f"The first tensor with a wrong code: {said}. "
+    drawing.sentence += "From there the difference spreads to the logits."
     return drawing
 
 
@@ -178,10 +177,10 @@ accuracy, 84.0 points.', 'So the number of wrong codes says little about the acc
     means = {name: sum(values) / len(values) for name, values in shares.items()}
     most = max(means, key=means.__getitem__)
     worst = min(accuracies, key=accuracies.__getitem__)
-    said = [
-        f"{most} changes the most codes on average, and costs {exact - accuracies[most]:.1f} points of accuracy.",
-        f"{worst} costs the most accuracy, {exact - accuracies[worst]:.1f} points.",
-    ]
+    lost = exact - accuracies[most]
+    said = [f"{most} changes the most codes on average, and costs {lost:.1f} points of accuracy."]
+    lost = exact - accuracies[worst]
+    said.append(f"{worst} costs the most accuracy, {lost:.1f} points.")
     # They need not be the same.
     if most != worst:
         said.append("So the number of wrong codes says little about the accuracy.")
@@ -220,7 +219,5 @@ def machine_sentence(gains: Mapping[str, float]) -> str:
     # The two ends of the gains.
     most = max(gains, key=gains.__getitem__)
     least = min(gains, key=gains.__getitem__)
-    return (
-        f"Fewer bits save most with {most} ({gains[most]:.2f} times as fast) and least with "
-        f"{least} ({gains[least]:.2f} times)."
-    )
+    text = f"Fewer bits save most with {most} ({gains[most]:.2f} times as fast) and least with "
+    return text + f"{least} ({gains[least]:.2f} times)."

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hmq_lab import plots
 from hmq_lab.plots import comparison
+from hmq_lab.plots.frame import BLUE, INK, ORANGE, Drawing, canvas
 from hmq_lab.plots.lessons import listed
 from hmq_lab.plots.published import Value
 
@@ -37,7 +37,8 @@ def beside_published(ours: Sequence[Value], theirs: Sequence[Value]) -> list[str
         there = np.interp(compression(v), rates, losses)
         within = rates[0] <= compression(v) <= rates[-1]
         told = f"{there:+.2f}" if within else "none"
-        lines.append(f"{v.run:34s}{v.wcr:7.2f}{v.distance:+8.2f}{told:>11s}")
+        numbers = f"{v.wcr:7.2f}{v.distance:+8.2f}"
+        lines.append(f"{v.run:34s}{numbers}{told:>11s}")
     return lines
 
 
@@ -53,7 +54,7 @@ def compression(value: Value) -> float:
     return value.wcr or 0.0
 
 
-def front(values: Sequence[Value]) -> plots.Drawing:
+def front(values: Sequence[Value]) -> Drawing:
     """Return published values by method, and the front: those that no other one beats.
 
     Args:
@@ -63,16 +64,17 @@ def front(values: Sequence[Value]) -> plots.Drawing:
         The figure; its sentence says what it shows, with the numbers.
     """
     # One mark for each method, HMQ in colour.
-    drawing, ax = plots.canvas(height=3.4)
+    drawing, ax = canvas(height=3.4)
     on = comparison.front(values)
     methods = list(dict.fromkeys(v.method for v in values))
     for method, marker in zip(methods, "ovs^D", strict=False):
         own = [v for v in values if v.method == method]
-        style = {"color": plots.BLUE if method == "HMQ" else plots.INK, "mfc": "white"}
+        style = {"color": BLUE if method == "HMQ" else INK, "mfc": "white"}
         style |= {"ls": "none", "label": method, "marker": marker}
-        ax.plot([v.wcr for v in own], [v.accuracy for v in own], **style)
+        compressions = [v.wcr for v in own]
+        ax.plot(compressions, [v.accuracy for v in own], **style)
     # A step line joins the values on the front.
-    line = {"where": "pre", "color": plots.ORANGE, "lw": 1.2, "label": "front"}
+    line = {"where": "pre", "color": ORANGE, "lw": 1.2, "label": "front"}
     ax.step([v.wcr for v in on], [v.accuracy for v in on], **line)
     # Axes and legend.
     ax.set(xlabel="compression of the weights (WCR)", ylabel="test accuracy (%)")

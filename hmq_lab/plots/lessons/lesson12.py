@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hmq_lab import plots
+from hmq_lab.plots.frame import BLUE, ORANGE, RED, Drawing, canvas
 from hmq_lab.plots.pareto import rate_and_accuracy
 from hmq_lab.plots.pareto import references as draw_references
 from hmq_lab.rivals.arena import Arena
@@ -14,7 +14,7 @@ from hmq_lab.rivals.hints import Hint
 from hmq_lab.rivals.scores import Outcome
 
 
-def references(arena: Arena, target: float, fine_tuned: float) -> plots.Drawing:
+def references(arena: Arena, target: float, fine_tuned: float) -> Drawing:
     """Return uniform bits and HMQ's selection by compression and accuracy.
 
     Args:
@@ -26,24 +26,27 @@ def references(arena: Arena, target: float, fine_tuned: float) -> plots.Drawing:
         The figure; its sentence says what it shows, with the numbers.
     """
     # The axes and references are those of the game.
-    drawing, ax = plots.canvas(height=3.8)
+    drawing, ax = canvas(height=3.8)
     rate_and_accuracy(ax)
     draw_references(ax, arena.references, target)
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     # The two points that the sentence compares.
-    same, hmq = arena.references["uniform 4"], arena.hmq
+    same = arena.references["uniform 4"]
+    hmq = arena.hmq
     assert hmq is not None
 
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"4 bits everywhere: {same.accuracy:.1f} % at a compression of {same.rate:.2f}. HMQ's "
-        f"selection: {hmq.accuracy:.1f} % at {hmq.rate:.2f}. Fine-tuned, in its record, it has "
-        f"{fine_tuned:.1f} % on the test images."
     )
+    drawing.sentence += (
+        f"selection: {hmq.accuracy:.1f} % at {hmq.rate:.2f}. Fine-tuned, in its record, it has "
+    )
+    drawing.sentence += f"{fine_tuned:.1f} % on the test images."
     return drawing
 
 
-def one_bit(hint: Hint, sizes: Mapping[str, int], compression: float) -> plots.Drawing:
+def one_bit(hint: Hint, sizes: Mapping[str, int], compression: float) -> Drawing:
     """Return what one bit less or more changes in each layer, as it is and for each bit.
 
     Args:
@@ -57,17 +60,18 @@ def one_bit(hint: Hint, sizes: Mapping[str, int], compression: float) -> plots.D
     # Total changes at the left, changes for each bit at the right.
     layers = list(sizes)
     at = np.arange(len(layers))
-    drawing, (left, right) = plots.canvas(1, 2, height=3.4, sharey=True)
+    drawing, (left, right) = canvas(1, 2, height=3.4, sharey=True)
     # Less and more stand side by side.
     looks = (
-        (-0.2, hint.less, plots.ORANGE, "", "one bit less"),
-        (0.2, hint.more, plots.BLUE, "///", "one bit more"),
+        (-0.2, hint.less, ORANGE, "", "one bit less"),
+        (0.2, hint.more, BLUE, "///", "one bit more"),
     )
     for shift, found, colour, hatch, label in looks:
         style = {"color": colour, "hatch": hatch, "edgecolor": "white", "lw": 0, "label": label}
         change = np.array([found.get(name, np.nan) for name in layers])
         left.barh(at + shift, change, 0.4, **style)
-        right.barh(at + shift, 1000 * change / np.array(list(sizes.values())), 0.4, **style)
+        elements = np.array(list(sizes.values()))
+        right.barh(at + shift, 1000 * change / elements, 0.4, **style)
     # The first layer stands at the top.
     left.set_yticks(at, [name.removesuffix(".weight") for name in layers])
     # Axes and legend.
@@ -79,10 +83,8 @@ def one_bit(hint: Hint, sizes: Mapping[str, int], compression: float) -> plots.D
     worst = max(hint.less, key=hint.less.__getitem__)
 
     # What the figure shows, with its numbers.
-    drawing.sentence = (
-        f"At a compression of {compression:.2f}, one bit less costs most in {worst} "
-        f"({hint.less[worst]:+.3f}). {hint.sentence}"
-    )
+    drawing.sentence = f"At a compression of {compression:.2f}, one bit less costs most in {worst} "
+    drawing.sentence += f"({hint.less[worst]:+.3f}). {hint.sentence}"
     return drawing
 
 
@@ -123,7 +125,7 @@ def gains_sentence(hint: Hint) -> str:
 
 def thresholds(
     exponents: Sequence[int], outcomes: Sequence[Outcome], fitted: int, layer: str
-) -> plots.Drawing:
+) -> Drawing:
     """Return the accuracy over the threshold of one layer.
 
     Args:
@@ -136,12 +138,12 @@ def thresholds(
         The figure; its sentence says what it shows, with the numbers.
     """
     # One point for each threshold.
-    drawing, ax = plots.canvas(height=3)
+    drawing, ax = canvas(height=3)
     accuracies = [o.accuracy for o in outcomes]
-    ax.plot(exponents, accuracies, "o-", color=plots.BLUE, label="4 bits in every layer")
+    ax.plot(exponents, accuracies, "o-", color=BLUE, label="4 bits in every layer")
     # A square marks the least squared error.
     at = accuracies[list(exponents).index(fitted)]
-    ring = {"ms": 12, "mfc": "none", "mec": plots.RED, "mew": 2, "ls": "none"}
+    ring = {"ms": 12, "mfc": "none", "mec": RED, "mew": 2, "ls": "none"}
     ax.plot(fitted, at, "s", label="least squared error", **ring)
     # Axes and legend.
     ax.set(xlabel=f"M of the threshold $2^M$ of {layer}", ylabel="held images right (%)")
@@ -152,7 +154,7 @@ def thresholds(
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"The least squared error is at 2^{fitted}, with {at:.1f} % right. The highest accuracy, "
-        f"{accuracies[best]:.1f} %, is at 2^{exponents[best]}. The compression is "
-        f"{outcomes[best].rate:.2f} for all of them."
     )
+    drawing.sentence += f"{accuracies[best]:.1f} %, is at 2^{exponents[best]}. The compression is "
+    drawing.sentence += f"{outcomes[best].rate:.2f} for all of them."
     return drawing

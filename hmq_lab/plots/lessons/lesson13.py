@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from hmq_lab import plots
+from hmq_lab.plots.frame import BLUE, COLOURS, INK, Drawing, canvas
 from hmq_lab.plots.lessons import listed
 
 
 def running_maxima(
     counts: Sequence[int], theta: Mapping[str, Sequence[float]], largest: Mapping[str, float]
-) -> plots.Drawing:
+) -> Drawing:
     """Return the running maximum of each activation over the number of batches.
 
     Args:
@@ -23,14 +23,14 @@ def running_maxima(
         The figure; its sentence says what it shows, with the numbers.
     """
     # One curve for each activation.
-    drawing, ax = plots.canvas(height=3.4)
-    looks = zip((*plots.COLOURS, plots.INK, plots.BLUE), "osD^vP", strict=True)
+    drawing, ax = canvas(height=3.4)
+    looks = zip((*COLOURS, INK, BLUE), "osD^vP", strict=True)
     for (name, values), (colour, marker) in zip(theta.items(), looks, strict=False):
         ax.plot(counts, values, color=colour, marker=marker, ms=4, lw=1.2, label=name)
     # Broken lines at the powers of two.
     exponents = range(4)
     for exponent in exponents:
-        ax.axhline(2.0**exponent, color=plots.INK, lw=0.8, ls="--")
+        ax.axhline(2.0**exponent, color=INK, lw=0.8, ls="--")
     # Axes and legend.
     ax.set(xlabel="batches of 32 images", ylabel="running maximum", yscale="log")
     ax.set_yticks([2.0**e for e in exponents], [f"$2^{e}$" for e in exponents])
@@ -43,10 +43,14 @@ def running_maxima(
     # What the figure shows, with its numbers.
     drawing.sentence = (
         f"The running maxima of {len(theta)} activations over {counts[-1]} batches; broken lines "
-        f"are powers of two. The threshold changes on the way for {len(moved)} of them "
-        f"({listed(moved)}). For {len(above)} the largest value of all is above the final "
-        "threshold."
     )
+    drawing.sentence += (
+        f"are powers of two. The threshold changes on the way for {len(moved)} of them "
+    )
+    drawing.sentence += (
+        f"({listed(moved)}). For {len(above)} the largest value of all is above the final "
+    )
+    drawing.sentence += "threshold."
     return drawing
 
 
@@ -74,7 +78,12 @@ def crossing(theta: Mapping[str, Sequence[float]]) -> list[str]:
     Returns:
         Names of the activations.
     """
-    return [n for n, values in theta.items() if len({exponent_of(v) for v in values}) > 1]
+    moved = []
+    for name, values in theta.items():
+        exponents = {exponent_of(value) for value in values}
+        if len(exponents) > 1:
+            moved.append(name)
+    return moved
 
 
 def settled_after(counts: Sequence[int], theta: Mapping[str, Sequence[float]]) -> int:
