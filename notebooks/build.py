@@ -5,6 +5,7 @@ executed and cleaned.
     python notebooks/build.py 01 05          # those whose names begin so
     python notebooks/build.py --quick DIR    # not executed, with small parameters: for tests
     python notebooks/build.py --handout DIR  # for a class: no solutions and no outputs
+    python notebooks/build.py --text 01      # only what is not code: no lesson is executed
 
 A source is a Python file in jupytext's percent format, `notebooks/source/NN_name.py`. The tags of
 its cells:
@@ -25,6 +26,7 @@ import io
 import os
 import sys
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from itertools import zip_longest
 from pathlib import Path
 
 import jupytext
@@ -42,14 +44,18 @@ EDITIONS = {"student": HERE, "solutions": HERE / "solutions"}
 HANDOUT = "handout"  # an edition that is made for a class and not kept here
 AT_ONCE = 2  # kernels; each may need 2 GB
 WIDGET = "application/vnd.jupyter.widget-view+json"
+# What JupyterLab writes when it saves a notebook; jupyter_server_config.py keeps the version short.
 LANGUAGE = {
-    "name": "python",
+    "codemirror_mode": {"name": "ipython", "version": 3},
     "file_extension": ".py",
     "mimetype": "text/x-python",
+    "name": "python",
+    "nbconvert_exporter": "python",
     "pygments_lexer": "ipython3",
+    "version": "3",
 }
 METADATA = {
-    "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+    "kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"},
     "language_info": LANGUAGE,
 }
 
@@ -176,6 +182,22 @@ def merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
     return result
 
 
+def reworded(built: NotebookNode, wanted: NotebookNode) -> NotebookNode:
+    """The edition that is wanted, with the outputs of one that was built from the same code.
+
+    Raises:
+        ValueError: the code is another; names the first cell that is.
+    """
+    old, new = ([c for c in n.cells if c.cell_type == "code"] for n in (built, wanted))
+    for before, after in zip_longest(old, new):
+        if before is None or after is None or before.source != after.source:
+            changed = after or before
+            raise ValueError(f"its code has changed, build it: {changed.source[:60]!r}")
+    for before, after in zip(old, new, strict=True):
+        after.outputs, after.execution_count = before.outputs, before.execution_count
+    return wanted
+
+
 def write(notebook: NotebookNode, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
@@ -198,12 +220,23 @@ def main() -> None:
         metavar="DIR",
         help="write the edition for a class there, not executed",
     )
+    parser.add_argument(
+        "--text", action="store_true", help="renew the text of built lessons, execute nothing"
+    )
     options = parser.parse_args()
     if options.handout is not None:
         for source in sources(options.lessons):
             write(edition(source, HANDOUT), options.handout / f"{source.stem}.ipynb")
         return
     both = [(source, which) for source in sources(options.lessons) for which in EDITIONS]
+    if options.text:
+        for source, which in both:
+            path = EDITIONS[which] / f"{source.stem}.ipynb"
+            try:
+                write(reworded(nbformat.read(path, 4), edition(source, which)), path)
+            except ValueError as error:
+                print(f"{path.name}, {which}: {error}", file=sys.stderr)
+        return
     if options.quick is not None:
         for source, which in both:
             write(

@@ -359,7 +359,7 @@ def test_the_quantizer_draws_and_says_what_it_computes():
         said = [float(v) for v in re.findall(r"([\d.e+-]+) %", explorer.sentence)]
         assert sum(said) / 100 == pytest.approx(total, rel=0.01)
         assert f"{scheme.levels} levels, {scheme.step:g} apart" in explorer.sentence
-        assert f"meets {ours.loss.clipped:,} of them" in explorer.sentence
+        assert f"clipped values: {ours.loss.clipped:,})" in explorer.sentence
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,15 @@ import itertools
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jupytext
 import nbformat
 import numpy as np
 import pytest
 import torch
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelspec import get_kernel_dict
 from nbformat.v4 import new_output
 from PIL import Image
 
@@ -100,6 +103,23 @@ def test_a_lesson_has_its_parts(build, source):
     assert "explorers." in code
 
 
+def test_teachers_are_told_the_minutes_that_the_lesson_says(source):
+    said = re.search(r"\*\*Minutes:\*\* (\d+) \((\d+) s of them", prose(source)[0])
+    notes = (NOTEBOOKS / "README.md").read_text(encoding="utf-8")
+    number, exercises = source.name[:2], len(re.findall("^## Exercise", markdown_of(source), re.M))
+    row = f"({source.stem}.ipynb) | {said[1]} | {said[2]} | {exercises} |"
+    assert row in notes, row
+    # A question to begin with, mistakes to expect, and answers.
+    assert re.search(rf"^\| {number} \| .+\? \|$", notes, re.MULTILINE)
+    section = re.search(rf"^### {number} .*?(?=^###? |\Z)", notes, re.MULTILINE | re.DOTALL)[0]
+    before, after = section.split("To talk about")
+    assert len(re.findall(r'^\* \*"', before, re.MULTILINE)) >= 3
+    asked = re.search(r"^## To talk about$(.*?)\*\*In the paper", markdown_of(source), re.M | re.S)[
+        1
+    ]
+    assert len(re.findall(r"^\* ", after, re.MULTILINE)) >= len(re.findall(r"^\* ", asked, re.M))
+
+
 def test_a_lesson_begins_with_its_parameters(build, source):
     notebook = build.edition(source, "student")
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -149,6 +169,10 @@ WRONG_WORDS = {  # word: what to say instead
 def read(source):
     """The cells of a lesson's source; reading takes time, and many tests look at them."""
     return jupytext.read(source, fmt="py:percent").cells
+
+
+def markdown_of(source):
+    return "\n\n".join(cell.source for cell in read(source) if cell.cell_type == "markdown")
 
 
 def code_cells(source):
@@ -308,6 +332,26 @@ def test_an_edition_ran_from_top_to_bottom(built):
         assert output.get("name") != "stderr", output.text
 
 
+def test_an_edition_is_stored_as_jupyterlab_stores_it(build, source, which, built):
+    path = build.EDITIONS[which] / f"{source.stem}.ipynb"
+    assert nbformat.writes(built) + "\n" == path.read_text(encoding="utf-8")
+    # JupyterLab takes both from the kernel.
+    assert built.metadata.language_info == IPythonKernel.language_info | {"version": "3"}
+    assert built.metadata.kernelspec.display_name == get_kernel_dict()["display_name"]
+
+
+def test_jupyterlab_writes_a_short_version_into_lessons_alone():
+    settings = NOTEBOOKS.parent / "jupyter_server_config.py"
+    scope = {"c": SimpleNamespace(FileContentsManager=SimpleNamespace())}
+    exec(settings.read_text(encoding="utf-8"), scope)
+    hook = scope["c"].FileContentsManager.pre_save_hook
+    for path, version in (("notebooks/00.ipynb", "3"), ("own.ipynb", "3.12.4")):
+        content = {"metadata": {"language_info": {"name": "python", "version": "3.12.4"}}}
+        hook(model={"type": "notebook", "content": content}, path=path, contents_manager=None)
+        assert content["metadata"]["language_info"] == {"name": "python", "version": version}
+    hook(model={"type": "file", "content": "text"}, path="notebooks/README.md")
+
+
 def test_an_edition_needs_no_kernel_to_be_read(built):
     nbformat.validate(built)
     assert built.metadata.kernelspec.name == "python3" and "widgets" not in built.metadata
@@ -427,6 +471,23 @@ def test_the_quick_profile_sets_its_values_behind_the_parameters(build, lesson):
 def test_a_build_is_the_same_again(build, lesson, which):
     first, second = (nbformat.writes(build.edition(lesson, which)) for _ in range(2))
     assert first == second and '"id": "cell-00"' in first
+
+
+def test_text_is_renewed_without_executing_a_lesson(build, lesson):
+    built = build.edition(lesson, "solutions")
+    code = [cell for cell in built.cells if cell.cell_type == "code"]
+    for number, cell in enumerate(code, 1):
+        cell.execution_count, cell.outputs = number, [new_output("stream", text=f"{number}\n")]
+    lesson.write_text(SOURCE.replace("# # A lesson", "# # Another title"), encoding="utf-8")
+    renewed = build.reworded(built, build.edition(lesson, "solutions"))
+    assert renewed.cells[0].source == "# Another title"
+    kept = [cell for cell in renewed.cells if cell.cell_type == "code"]
+    assert [cell.outputs[0].text for cell in kept] == ["1\n", "2\n", "3\n", "4\n"]
+    assert [cell.execution_count for cell in kept] == [1, 2, 3, 4]
+    for changed in (SOURCE.replace("x + 1", "1 + x"), SOURCE + "# %%\nmore\n"):
+        lesson.write_text(changed, encoding="utf-8")
+        with pytest.raises(ValueError, match="code has changed, build it: '(def f|more)"):
+            build.reworded(built, build.edition(lesson, "solutions"))
 
 
 def test_a_solution_without_a_check_is_refused(build, lesson):

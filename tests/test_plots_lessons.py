@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hmq_lab.plots import lessons
+from hmq_lab.plots import lessons, published
 from hmq_lab.plots.lessons import (
     lesson00,
     lesson01,
@@ -23,14 +23,78 @@ from hmq_lab.plots.lessons import (
     lesson13,
 )
 from hmq_lab.quantizer import Scheme
+from hmq_lab.runs import records
 
 ranks = st.integers(1, 9)
 shares = st.floats(0.01, 1.0)
+accuracies = st.floats(1, 99)
 regrets = st.lists(st.floats(0, 1), min_size=2, max_size=4)
 
 
 def numbers(text):
     return [float(n.replace(",", "")) for n in re.findall(r"-?\d[\d,]*\.?\d*", text)]
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), accuracies, min_size=1), accuracies)
+def test_where_a_search_loses_is_said_first(others, hmq):
+    text = lesson09.gain_sentence(others, hmq, images=2000, compression=10.5)
+    first = text.split(". ")[0]
+    told = {
+        name: float(points) for points, name in re.findall(r"(\d+\.\d) points below ([a-d])", first)
+    }
+    assert told.keys() == {name for name, value in others.items() if value > hmq}
+    assert all(
+        points == pytest.approx(others[name] - hmq, abs=0.051) for name, points in told.items()
+    )
+    assert ("below none of them" in first) == (not told)
+    # Two binomial standard errors, of the difference of two independent accuracies.
+    p = hmq / 100
+    noise = 200 * np.sqrt(2 * p * (1 - p) / 2000)
+    close = {name for name, value in others.items() if abs(value - hmq) <= noise}
+    last = text.rpartition("points: ")[2]
+    assert set(re.findall(r"\b[a-d]\b", last)) == close and "10.5" in first
+
+
+def test_what_a_search_gains_is_in_the_records():
+    found = records.matching(data="cifar10", model="resnet20")
+    found = {n: r for n, r in found.items() if n.rstrip("-s1").endswith("a8")}
+    gains = lesson09.search_gains(found)
+    assert [value.source for value in published.WITHOUT_TRAINING] == ["library"] * 2
+    assert not set(published.WITHOUT_TRAINING) & set(published.VALUES)
+    at_10 = [found[f"cifar10-resnet20-w10.5-a8{end}"] for end in ("", "-s1")]
+    without, searched, minutes = gains[10.5]
+    assert without == 82.29 and searched == pytest.approx((91.49 + 91.27) / 2)
+    assert minutes == pytest.approx(sum(r.timing["seconds"] for r in at_10) / 120)
+    drawing = lesson09.what_a_search_buys(found)
+    assert "at 8 a search gains" in drawing.sentence and "9.1 points" in drawing.sentence
+
+
+def test_every_way_to_compress_is_drawn():
+    ways = {
+        "uniform": {8.0: 80.0, 16.0: 17.5},
+        "by error": {8.0: 93.8},
+        "trained uniform": {16.0: 80.5},
+    }
+    drawing = lesson09.ways_to_compress(ways, (8.02, 93.9))
+    curves = {line.get_label(): line for line in drawing.axes[0].lines}
+    assert list(curves["uniform"].get_ydata()) == [80.0, 17.5] and len(curves) == 4
+    assert numbers(drawing.sentence) == [
+        80.0,
+        8,
+        17.5,
+        16,
+        93.8,
+        8,
+        93.8,
+        8,
+        80.5,
+        16,
+        80.5,
+        16,
+        93.9,
+        8.02,
+    ]
+    assert "from 17.5 % to 80.5 % at 16" in lesson09.training_sentence(ways)
 
 
 @given(st.lists(st.sampled_from(["a", "b", "c", "d"]), unique=True))

@@ -125,7 +125,7 @@ def _sentence(scheme: Scheme, ranges: dict[str, Range], x: tensors.Sample) -> st
         f"Of the sum of squares of {x.size:,} values {percent(ours.rounding)} is lost to rounding "
     )
     text += "and "
-    text += f"{percent(ours.clipping)} to clipping, which meets {ours.clipped:,} of them"
+    text += f"{percent(ours.clipping)} to clipping (clipped values: {ours.clipped:,})"
     if AUTHORS in ranges:
         other = ranges[AUTHORS]
         text += f"; {AUTHORS} has {len(other.levels)} levels from {other.levels[0]:g} to "

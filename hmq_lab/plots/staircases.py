@@ -61,8 +61,8 @@ def quantizer_as_mass_moves(bits: tuple[int, int], signed: bool = True):
     text = f"As the mass moves from {few} to {many} bits below the threshold 1, the step goes "
     text += f"from {few_step:g} to {many_step:g} and {len(first.unique())} levels become "
     text += f"{len(last.unique())}; half-way, with a step of {half_step:g}, there are "
-    text += f"{len(middle.unique())}, and the outermost stand less than a step from their "
-    return text + "neighbours."
+    text += f"{len(middle.unique())}, and the two end levels are less than a step away "
+    return text + "from their neighbours."
 
 
 def _mixed(bits, mass, signed):

@@ -480,7 +480,7 @@ def summary(record: Record) -> str:
 
     >>> print(summary(recorded("builtin-tiny_resnet8-w8-a8")))       # doctest: +ELLIPSIS
     weights: 8.02 times smaller (target 8); counting all weights 8.02, the whole checkpoint 6.78
-    activations: the largest 4.00 times smaller
+    largest activation: 4.00 times smaller
     test accuracy: 93.85 %, float 94.10 % (-0.25)
     time: ...
 
@@ -492,7 +492,7 @@ def summary(record: Record) -> str:
     lines = [
         f"weights: {rates.weights:.2f} times smaller (target {target:g}); counting all weights "
         f"{rates.all_weights:.2f}, the whole checkpoint {rates.checkpoint:.2f}",
-        f"activations: the largest {rates.activations:.2f} times smaller",
+        f"largest activation: {rates.activations:.2f} times smaller",
     ]
 
     # Of a search that chose next to nothing, say what to change.

@@ -16,14 +16,14 @@
 #
 # ## How to use the lab
 #
-# Every lesson goes the same way. *Predict* what a cell will show, run it (Shift+Enter), and read
+# Every lesson has the same form. *Predict* what a cell will show, run it (Shift+Enter), and read
 # the sentence below the figure. An explorer is a figure with sliders. An exercise has a stub for
-# you to fill in, and a check that tells you what it found. Hint and solution are folded away
-# below the check. The first cell of Python holds the sizes and the seed. Change them, and
-# everything below follows. No lesson needs a network connection or a GPU.
+# you to fill in, and a check that tells you what it found. Hint and solution are folded away below
+# the check. The first cell of Python holds the sizes and the seed. If you change them, everything
+# below is computed with your values. No lesson needs a network connection or a GPU.
 #
-# A prediction is one click. It is kept in the folder `.hmq_lab` beside the notebook, and you see
-# it again beside the result. Once the result was shown, the prediction cannot be changed. Delete
+# A prediction is one click. It is kept in the folder `.hmq_lab` beside the notebook, and you see it
+# again beside the result. After you have seen the result, you cannot change the prediction. Delete
 # the folder to begin anew.
 #
 # Run the cells from the top. After a restart, Run → Run All Above Selected Cell brings you back
@@ -84,8 +84,8 @@ print(shipped().layer3[0].conv2.weight.shape, builtin.classes)
 # %% [markdown]
 # ## Your progress
 #
-# How far you came in each lesson: predictions made, checks passed, minutes. The table stays when
-# you close the lab.
+# This table shows for each lesson how many predictions you made, how many checks you passed, and
+# how many minutes you worked. It is kept when you close the lab.
 
 # %%
 checks.progress_table()
@@ -164,8 +164,8 @@ best = 2.0 ** exponents[errors.index(min(errors))]
 side.result(f"{'below' if best < largest_weight else 'above'} the largest weight")
 
 # %% [markdown]
-# Four levels are better spent on the many small weights than on the few large ones. So bits and
-# threshold have to be chosen *together*, for each tensor. HMQ searches both.
+# There are only four levels. Most weights are small, so levels close to 0 reduce the error of many
+# weights. So bits and threshold have to be chosen *together*, for each tensor. HMQ searches both.
 #
 # ## A block moves probability between quantizers
 #
@@ -192,8 +192,8 @@ levels.result(len(quantize(line, expected_step, 1.0, True).unique()))
 #
 # ## Blocks on a network
 #
-# `attach` puts a block on every weight and activation that the method quantizes. `placements`
-# says of every tensor what became of it and why.
+# `attach` puts a block on every weight and activation that the method quantizes. `placements` lists
+# every tensor and says whether it is quantized, and why.
 #
 # *Predict:* does the input image of the network get a block?
 
@@ -211,9 +211,9 @@ image = next(place for place in placements(network) if place.name == "x")
 image_block.result("yes" if image.quantized else "no")
 
 # %% [markdown]
-# Look at one block at its start. Nearly all of its probability is on the most bits and the
-# largest threshold. During training, every image and every input channel sees a random sample of
-# the step. `detach` takes the blocks off again.
+# Look at one block before the training begins. Nearly all of its probability is on the most bits
+# and the largest threshold. During training, every image and every input channel sees a random
+# sample of the step. `detach` takes the blocks off again.
 
 # %%
 block = blocks(network)["layer3.0.conv2.weight"]
@@ -241,7 +241,7 @@ _ = detach(network)
 keepers = predict("keep-bits", "the small ones", "the large ones", "all alike")
 
 # %% [markdown]
-# The next cell computes for about a minute. `[*]` stands beside it meanwhile.
+# The next cell computes for about a minute. While it computes, `[*]` stands beside it.
 
 # %%
 small = data.Data(
@@ -262,9 +262,9 @@ print(records.summary(record).rsplit("\n", 1)[0])  # without the time: it differ
 plots.show(plots.compression(record))
 
 # %% [markdown]
-# The line is the **expected compression**: under the probabilities as they are at that step. The
-# dots are the **actual compression**: of the most probable bits. The loss sees the expected one.
-# A chip stores the actual one.
+# The line is the **expected compression**: it is computed with the probabilities at that step. The
+# dots are the **actual compression**: it is computed with the most probable bits. The loss uses the
+# expected one. A chip stores the actual one.
 
 # %%
 plots.show(figures.bits_and_elements(record))
@@ -277,7 +277,7 @@ keepers.result(figures.small_or_large(record))
 # ## Exercise 2 · The mean bits of a weight (easy, 5 minutes)
 #
 # Write `mean_bits(bits, sizes)`: how many bits a weight has on average, over the whole network.
-# `bits` and `sizes` are lists of the same length, with one entry a tensor: its bits and its
+# `bits` and `sizes` are lists of the same length, with one entry for each tensor: its bits and its
 # number of elements.
 
 
@@ -303,9 +303,9 @@ checks.mean_bits(mean_bits)
 #
 # ## Explorer: ResNet-20 on CIFAR10, a recorded search
 #
-# A **record** is the file that a search leaves: every step, the result, the seed, the settings,
-# the versions, the hardware and the time. This record comes with the package. It is of a search
-# on real images with 16 as the target: on average 2 bits a weight.
+# A **record** is the file that a search leaves: every step, the result, the seed, the settings, the
+# versions, the hardware and the time. The record below comes with the package. It is from a search
+# on real images; the target is 16, on average 2 bits for each weight.
 
 # %%
 recorded = records.recorded("cifar10-resnet20-w16-a8")
@@ -314,14 +314,14 @@ print(records.summary(recorded))
 # %% [markdown]
 # Three settings worth trying:
 #
-# * **Drag `step` from the first to the last, or press play.** All rows start at 8 bits. Which
-#   rows leave 8 bits first? Compare with the number of weights: to which part of the network do
-#   these rows belong?
+# * **Drag `step` from the first to the last, or press play.** All rows start at 8 bits. Which rows
+#   leave 8 bits first? To which part of the network do these rows belong, and how many weights do
+#   they have?
 # * **Choose `layer` linear.** It has few weights, and it computes the scores. Does its dot move?
 # * **Choose `layer` layer3.2.conv1 and stop at step 245**, in the first fifth of the search. Look
 #   at its table: 1 bit and 2 bits share the probability. In this record, the expected and the
 #   actual compression (line and dots on the right) are then furthest apart. In the middle of the
-#   search this layer has decided.
+#   search, nearly all probability of this layer is on 2 bits.
 
 # %%
 last = recorded.of("tables")[-1]["step"]
@@ -330,7 +330,7 @@ explorers.replay(recorded, step=last, layer="layer3.2.conv1.weight")
 # %% [markdown]
 # ## Summary
 #
-# * A scheme is a bit-width and a power-of-two threshold. With few bits, the best threshold is
+# * A scheme is a bit-width and a power-of-two threshold. With few bits, the best threshold is often
 #   below the largest value.
 # * HMQ mixes the two *parameters* of the quantizer. So one quantization is enough, and gradient
 #   descent can learn the choice.

@@ -112,7 +112,7 @@ for code in range(low, high + 1):
     print(f"{code & 0b111:03b}     {code:4d}  {code * scheme.step:6g}")
 pattern.result(f"{low * scheme.step:g}")
 # %% [markdown]
-# It is the one negative value without a positive partner, $-t$.
+# The pattern `100` stands for $-t$. There is no pattern for $+t$.
 #
 # Now the real layer. *Predict:* we keep only the codes and multiply them by the step. How many of
 # the 9,216 values differ from `quantize`?
@@ -161,9 +161,9 @@ checks.to_codes(to_codes)
 # ## Round half to even
 #
 # Which code does 2.5 get? At school one learns to round a half up. The quantizer rounds a half to
-# the *even* neighbour: 0.5 to 0, 1.5 to 2, 2.5 to 2. Measured numbers are hardly ever exactly on a
-# half. But quantized numbers are coarse, and when bits of a coarse number are dropped, halves occur
-# all the time.
+# the *even* neighbour: 0.5 to 0, 1.5 to 2, 2.5 to 2. A measured number is hardly ever exactly on a
+# half. But quantized numbers are coarse. When a coarse number loses its last bits, halves are
+# common.
 #
 # *Predict:* the 8-bit pixels of the built-in images lose their last bit. How large is the mean
 # error of rounding a half up, in units of the new step?
@@ -187,8 +187,8 @@ for places in dropped:
 plots.show(figures.rounding_bias(dropped, bias))
 half_up.result(f"{bias['half up'][0]:.2f}")
 # %% [markdown]
-# An error with a mean other than zero does more harm than a random one. A convolution adds hundreds
-# of products: random errors cancel, equal errors add up.
+# If the mean of an error is not zero, it does more harm than a random error. A convolution adds
+# hundreds of products: random errors cancel, errors with the same sign add up.
 #
 # ## Count the levels
 #
@@ -233,7 +233,8 @@ checks.released(released)
 
 
 # %% [markdown]
-# *Predict:* a real activation with 1 bit: how much of its error does one more level take away?
+# *Predict:* we quantize a real activation with 1 bit. How much of its error does one more level
+# remove?
 # %%
 level_more = predict("level-more", "less than 10 %", "10 to 50 %", "more than 50 %")
 # %%
@@ -299,8 +300,8 @@ sums_differ.result("no sum differs" if count == 0 else f"{count:,} sums differ")
 #
 # The next layer has a scheme of its own for its input, with a step $\Delta_y$. So each sum is
 # multiplied by $\Delta_w \Delta_x / \Delta_y$, rounded and clipped. If all three steps are powers
-# of two, so is the factor. Then the multiplication is a shift, by a number of places that is known
-# before the first image comes.
+# of two, so is the factor. Then the multiplication is a shift. The number of places is known before
+# any image is seen.
 #
 # With any other threshold the factor is a real number. Hardware then multiplies by an integer $m$
 # and shifts by $n$ places, with $m / 2^n$ near the factor.

@@ -2,8 +2,8 @@
 # # Threshold and bits
 #
 # A quantizer makes two errors: it rounds what lies below its threshold and clips what lies above.
-# The best threshold balances the two, it depends on the bits, and the least error is not always the
-# best accuracy.
+# The best threshold balances the two errors, and it depends on the bits. The threshold with the
+# least error does not always give the best accuracy.
 #
 # **Minutes:** 45 (20 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
 # lesson 01; mean and standard deviation
@@ -78,7 +78,8 @@ best = thresholds[int((rounding + clipping).argmin())]
 best_place.result(figures.place_of_best(best / largest))
 # %% [markdown]
 # The best threshold clips some values. There are few values near the largest one and many near 0.
-# Finer levels for the many are worth the error of the few.
+# Finer levels make the error of the many values smaller. This gain is larger than the loss at the
+# few clipped values.
 
 
 # %% [markdown]
@@ -247,11 +248,11 @@ for bits in (1, 2, 3, 4):
     print(f"        unsigned equals signed with {bits + 1} bits {places}")
 sign_bits.result(1 if all(equal) else "another number")
 # %% [markdown]
-# A sign halves the levels that a tensor on one side can use. A signed scheme of one bit has no
-# level above 0, so it loses everything.
+# If all values are on one side of 0, a signed scheme can use only half of its levels. A signed
+# scheme of one bit has no level above 0, so every positive value becomes 0.
 #
-# Weights suffer from the same thing. One bit gives $-t$ and 0, and all positive weights become 0.
-# Therefore the last column of the table above is so large for weight tensors.
+# Weights have the same problem. One bit gives $-t$ and 0, and all positive weights become 0. This
+# is why the numbers in the last column of the table above are so large for weight tensors.
 #
 # ## How far below? It depends on the distribution
 #
@@ -287,8 +288,9 @@ tails.result(
     "Laplace" if laplace > gauss else "Gaussian" if gauss > laplace else "both the same"
 )
 # %% [markdown]
-# Ten decibels are a factor of ten in the squared error, three a factor of two. How much a power of
-# two costs depends on where the best threshold happens to lie between two powers.
+# In the squared error, 10 decibels are a factor of ten, and 3 decibels are a factor of about two.
+# How much a power of two costs depends on where the best threshold happens to lie between two
+# powers.
 #
 # The four curves differ because their tails differ. No formula for one distribution fits all layers:
 # HMQ lets each tensor choose.
@@ -329,9 +331,9 @@ for name, (lost, accuracy) in sorted(least.items(), key=lambda item: item[1]):
     print(f"{name:24s} {lost:8.1f} {accuracy:9.1f}")
 say(figures.rank_sentence(least))
 # %% [markdown]
-# The error counts every weight alike; the network does not. Layers differ in how much the next
-# layers use of their output. And after quantization there is training, which may repair one kind of
-# damage better than another.
+# In the squared error, every weight counts the same. For the accuracy, some weights matter more
+# than others. And after quantization there is training, which may repair one kind of error better
+# than another.
 #
 # So HMQ does not minimize the error of any tensor. The bits and thresholds of all tensors go into
 # the *task's* loss, and gradient descent chooses. Lesson 03 shows how a staircase can have a
@@ -345,8 +347,8 @@ say(figures.rank_sentence(least))
 #    errors leave the curve of rounding?
 # 2. *2 bits at the best threshold for 8 bits.* The sentence says how many octaves you are off, and
 #    what that costs.
-# 3. *1 bit.* The whole row has a large error: half of the weights become 0, and the threshold can
-#    only help the other half.
+# 3. *1 bit.* The whole row has a large error: half of the weights become 0, and the threshold only
+#    changes the error of the other half.
 #
 # Try another tensor: `explorers.surface(weights["conv1.weight"])` or
 # `explorers.surface(activations["relu"])`.
@@ -357,7 +359,8 @@ explorers.surface(weight)
 #
 # * The squared error is rounding plus clipping. A higher threshold means more rounding error and
 #   less clipping error.
-# * The best threshold lies below the largest value: the fewer the bits, the lower.
+# * With few bits, the best threshold often lies below the largest value. With fewer bits it goes
+#   down, or stays.
 # * A sign costs a tensor on one side of 0 exactly one bit.
 # * A power of two costs up to a few decibels, depending on where the best threshold lies.
 # * The least error of a tensor need not be the best accuracy of the network.
@@ -368,8 +371,8 @@ explorers.surface(weight)
 #   taken from the maximum, and to one of least error?
 # * Which other measure could replace the squared error, so that it tells more about accuracy? What
 #   would it cost?
-# * Two tensors lose the same share. Which facts about the network would let you guess which one
-#   hurts more?
+# * Two tensors lose the same share. Which facts about the network help you to guess which of the
+#   two lowers the accuracy more?
 # * Weights are fixed, activations change with the image. Who should choose the activations'
 #   thresholds, and when?
 #

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # Straight-through gradients
 #
-# A staircase is flat, so its derivative does not help. One assumption, "rounding has the slope 1",
-# makes weights, step and threshold learnable. This lesson shows what the assumption makes possible,
-# where it differs from the truth, and why the end levels decide whether a 1-bit tensor can learn.
+# A quantizer is a staircase. It is flat almost everywhere, so its derivative is 0, and gradient
+# descent cannot use it. One assumption, "rounding has the slope 1", makes weights, step and
+# threshold learnable. This lesson shows what the assumption makes possible, where it differs from
+# the truth, and why the end levels decide whether a 1-bit tensor can learn.
 #
 # **Minutes:** 40 (15 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
 # lessons 01 and 02; the chain rule; what `backward()` does
@@ -172,9 +173,9 @@ checks.gradient_step(gradient_step)
 # ## Against finite differences
 #
 # Now move the step and the threshold a little instead of x, and compare with the true function. We
-# take 1.1 for the threshold, as an HMQ block may mix it. (With a threshold of exactly 4 steps, what
-# rounds to an end level is at a kink: it is inside if the threshold moves up, and clipped if it
-# moves down. There the truth has two slopes, and "inclusive" is a choice.)
+# take 1.1 for the threshold, as an HMQ block may mix it. (If the threshold is exactly 4 steps, a
+# value that rounds to an end level is at a kink. It is inside if the threshold grows, and clipped
+# if the threshold falls. So the true function has two slopes there, and "inclusive" is a choice.)
 #
 # *Predict:* the formulas assume something false about rounding. Where do they differ from the truth?
 # %%
@@ -319,9 +320,9 @@ arriving.result(figures.how_many_arrive(tied, best))
 
 
 # %% [markdown]
-# Clipped values pull the threshold up, rounded ones push it down. Descent stops where the two are
-# equal. This need not be the best threshold exactly, because the slopes are estimates; with fewer
-# bits the estimate is rougher.
+# Clipped values pull the threshold up, rounded values push it down. Descent stops where the two
+# effects are equal. This may differ from the best threshold, because the slopes are estimates. With
+# fewer bits the estimate is rougher.
 
 
 # %% [markdown]
@@ -378,13 +379,13 @@ ends_where.result(f"where Q(x) = {last[0]:g}" if len(set(last)) == 1 else "it ne
 
 
 # %% [markdown]
-# Below the jump the slope says "up", above it "down". So x swings around the place where Q jumps.
-# It is on each side so often that the *mean* of Q is near 0.3. This is the price of an assumed
-# slope. With a smaller learning rate the swings are shorter; they do not end.
+# Below the jump the gradient moves x up, above the jump it moves x down. So x swings around the
+# place where Q jumps. The *mean* of Q over many iterations is near 0.3. This is the price of an
+# assumed slope. With a smaller learning rate the swings are shorter; they do not end.
 #
 # ## One bit, and the end levels
 #
-# The released code differs at one place: a value that rounds *to* an end level gets no gradient. It
+# The released code differs in one point: a value that rounds *to* an end level gets no gradient. It
 # asks $lo < r < hi$ where we ask $lo \le r \le hi$.
 #
 # *Predict:* what share of the layer's weights gets no gradient under this strict rule with 1 bit, in
@@ -485,8 +486,8 @@ strict_loss.result(figures.loss_goes(runs["strict"][0]))
 #    threshold up.
 # 2. *3 bits, threshold down to 2^-4.* More and more is shaded. The error of clipping is what pulls
 #    the threshold up again.
-# 3. *1 bit, threshold 2^-3.* What rounds beyond 0 is shaded: weights above half a threshold get no
-#    gradient. Which of the negative weights get none?
+# 3. *1 bit, threshold 2^-3.* Weights that round to more than 0 are shaded: weights above half of
+#    the threshold get no gradient. Which of the negative weights get none?
 # %%
 explorers.quantizer(weight, bits=3, exponent=-2)
 # %% [markdown]
@@ -494,7 +495,7 @@ explorers.quantizer(weight, bits=3, exponent=-2)
 #
 # * The true derivative of a quantizer by x is 0 almost everywhere: with it, descent does not move.
 # * Straight-through assumes that rounding has the slope 1. Inside the range dQ/dx is 1 and dQ/dstep
-#   is r - x / step; everything else is the truth.
+#   is r - x / step; all other derivatives are exact.
 # * For a whole tensor the estimate is good for fine steps and rough for coarse ones.
 # * Squared error alone always wants more levels: bits need a price. With the bits fixed, descent
 #   comes near the best threshold.

@@ -45,13 +45,13 @@ print(weight.shape)
 #
 # A block has a **logit** for every scheme: a number that a softmax turns into a probability,
 # $p = \operatorname{softmax}(\text{logits})$. To choose a scheme at random, you could throw a die
-# with that many unequal sides. The **Gumbel-max** way gives the same shares. Add independent
-# **Gumbel noise**
+# with unequal sides, one side for each scheme. The **Gumbel-max** method gives the same shares. Add
+# independent **Gumbel noise**
 #
 # $$g_k = -\log(-\log u_k), \quad u_k \text{ uniform between 0 and 1}$$
 #
-# to every $\log p_k$ and take the arg max. Probabilities and noise meet in nothing but a sum.
-# This matters later: a gradient can pass through a sum.
+# to every $\log p_k$ and take the arg max. The probabilities and the noise are only added. This
+# matters later: a gradient can pass through a sum.
 #
 # *Predict:* four categories have 45, 30, 20 and 5 %. In what share of the draws does the last one
 # win?
@@ -68,7 +68,7 @@ plots.show(figures.draws(p, share, draws))
 last_wins.result(f"{100 * share[3].item():.1f} %")
 
 # %% [markdown]
-# The shares are the probabilities; what is left is the error of counting. Gumbel-max is exact,
+# The shares are the probabilities, except for the error of a finite sample. Gumbel-max is exact,
 # not an approximation.
 #
 # ## Exercise 1 · Gumbel-max (easy, 5 minutes)
@@ -125,9 +125,9 @@ corners.result(f"{max(hard, key=hard.get):g}")
 
 # %% [markdown]
 # A low temperature gives nearly hard choices, a high one gives nearly the same mixture every time.
-# The largest entry of a sample is the same category at every temperature: dividing by $\tau$
-# changes no order. So the temperature does not change *which* scheme wins; it changes *how much*
-# it wins. The mean of the samples is $p$ only in the limit $\tau \to 0$.
+# The largest entry of a sample is the same category at every temperature: dividing by $\tau$ does
+# not change the order. So the temperature does not change *which* scheme wins; it changes *how
+# much* it wins. The mean of the samples is $p$ only in the limit $\tau \to 0$.
 #
 # ## Exercise 2 · The relaxed sample (easy, 5 minutes)
 #
@@ -285,10 +285,10 @@ least_bias.result(figures.smallest_bias_at(temperatures, found["mixed parameters
 # %% [markdown]
 # For mixed losses the theory is known: a low temperature has little bias and much noise, a high one
 # has little noise and much bias, until hardly any gradient is left. For HMQ's mixed parameters the
-# bias does not go to zero at low temperatures. There are two reasons. The loss is no straight line
-# in step and threshold. And the straight-through gradient (lesson 03) is an estimate. When the
-# samples become hard, a gradient sees the slope *at* one scheme, not the difference *between* two
-# schemes. How good is the direction of the gradient?
+# bias does not go to zero at low temperatures. There are two reasons. The loss is not linear in
+# step and threshold. And the straight-through gradient (lesson 03) is an estimate. When the samples
+# become hard, a gradient sees the slope *at* one scheme, not the difference *between* two schemes.
+# How good is the direction of the gradient?
 
 # %%
 hmq_loss = losses_of["mixed parameters, as in HMQ"]
@@ -414,7 +414,7 @@ say(*figures.restart_sentences(landscape, ends))
 # %% [markdown]
 # At a temperature of 0.1 nearly every sample *is* the most probable scheme, so the others get no
 # gradient: the search is frozen. A restart can undo a freeze. The paper's schedule never goes below
-# 0.5, where nothing freezes. Whether it needs its restarts, this tensor cannot show.
+# 0.5, where nothing freezes. This tensor cannot show whether that schedule needs its restarts.
 #
 # ## Summary
 #

@@ -52,8 +52,9 @@ print(weight.shape, f"largest magnitude {weight.abs().max():.3f}")
 #
 # A block has one logit for every *pair* of a bit-width and a threshold: here 8 bit-widths times 8
 # powers of two. The largest threshold is one octave above the **tight** threshold, the smallest
-# power of two that no value exceeds. The 64 pairs share one softmax. There is no softmax for the
-# bits and another for the threshold, because the best threshold depends on the bits (lesson 02).
+# power of two that no value exceeds. The 64 pairs share one softmax. Two softmaxes, one for the
+# bits and one for the threshold, would not be enough: the best threshold depends on the bits
+# (lesson 02).
 
 # %%
 block = HMQ.for_weight(weight, SearchSpace(), generator=generator(seed, "block"))
@@ -144,8 +145,8 @@ more_levels.result("both the same" if same else max(counts, key=counts.get))
 # Mixed parameters give a uniform quantizer again. Only its two end levels are special: the mixed
 # threshold is no multiple of the mixed step, so they are less than a step away from their
 # neighbours. Mixed outputs give levels at uneven distances. Mixed outputs also need memory: the
-# largest activation of ResNet-20 has 16,384 numbers an image, and they would be there 64 times.
-# One quantization costs the same however many schemes there are.
+# largest activation of ResNet-20 has 16,384 numbers for each image, and they would be stored 64
+# times. One quantization costs the same however many schemes there are.
 
 # %%
 batch = 16384 * 64 * 4 / 2**20
@@ -190,7 +191,7 @@ checks.expected_parameters(expected_parameters)
 # with its best threshold. Move the probability mass from 8 bits to 2 bits, the same in all layers,
 # without noise and without training.
 #
-# *Predict:* at half and half, where is the accuracy of the mixture?
+# *Predict:* half of the mass is on each scheme. Where is the accuracy of the mixture?
 
 # %%
 half_way = predict(
@@ -369,8 +370,9 @@ plots.show(
 raised.result("those with a threshold above the expected one" if agree else "others")
 
 # %% [markdown]
-# The formula says why they are not raised alike. The factor $t - \bar t$ is larger for larger
-# thresholds, and $\hat p$ is larger for the schemes that have more weight in this sample.
+# The formula shows why descent does not raise them all by the same amount. The factor $t - \bar t$
+# is larger for larger thresholds, and $\hat p$ is larger for the schemes that have more weight in
+# this sample.
 #
 # Now the squared error of the layer as the loss:
 
@@ -401,8 +403,8 @@ relative = [f"{v:.1e}" for v in (values / values[0])[:4].tolist()]
 print("singular values, divided by the largest:", relative)
 
 # %% [markdown]
-# From the third on they are rounding errors: the rank is two. So one sample tells little about 64
-# schemes; it takes many samples to tell them apart.
+# All values after the second are rounding errors, so the rank is two. One sample says little about
+# 64 schemes; many samples are needed to tell them apart.
 #
 # ## Exercise 3 · The gradient of the logits (medium, 10 minutes)
 #
@@ -511,8 +513,8 @@ checks.selection(selection)
 # %% [markdown]
 # ## Blocks on a module of your own
 #
-# `attach` works on any module whose forward pass torch.export can read. It puts a block on every weight
-# of a convolution or fully connected layer, and on activations after non-linearities, linear
+# `attach` works on any module whose forward pass torch.export can read. It puts a block on every
+# weight of a convolution or fully connected layer, and on activations after non-linearities, linear
 # bottlenecks and residual sums. The largest thresholds of activations come from the batch that you
 # pass. Setting them from many batches is called **calibration**; `calibrate` does it.
 
@@ -542,9 +544,9 @@ for place in placements(own):
     print(f"{place.name:17s} {place.kind:10s} {state:10s}{place.reason}")
 
 # %% [markdown]
-# The list says what became of every tensor, and why. Read it before you train. Then calibrate on
-# more than one batch, and train in a loop of your own. The loop has two additions: new noise before
-# every step, and the compression term in the loss,
+# The list says for every tensor whether it is quantized, and why. Read it before you train. Then
+# calibrate on more than one batch, and train in a loop of your own. The loop has two additions: new
+# noise before every step, and the compression term in the loss,
 #
 # $$L = L_\text{task} + \gamma \cdot \max\left(\frac{R_\text{target} - R}{R_\text{target}},
 # 0\right)^2, \qquad R = \frac{32 \sum_i n_i}{\sum_i n_i\, \mathbb E[b_i]}$$
@@ -563,15 +565,13 @@ noise = generator(seed, "noise")
 own.train()
 for _, (x, y) in zip(range(training_steps), builtin.train.batches(64, seed=seed)):
     resample(own, noise)
-    loss = F.cross_entropy(own(x), y) + 32 * hinge(
-        expected_compression(own), 8.0
-    )  # L above, γ = 32
+    missing = hinge(expected_compression(own), 8.0)
+    loss = F.cross_entropy(own(x), y) + 32 * missing  # L above, γ = 32
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-print(
-    f"expected compression {expected_compression(own):.2f}, actual {rates(own.eval()).weights:.2f}"
-)
+expected = expected_compression(own).item()
+print(f"expected compression {expected:.2f}, actual {rates(own.eval()).weights:.2f}")
 for name, b in blocks(own, "weight").items():
     print(f"{name:17s} {b.scheme}, expected bits {b.expected_bits():.2f}")
 
@@ -586,8 +586,9 @@ detach(own)
 print(type(own).__name__, [name for name, _ in own.named_parameters()])
 
 # %% [markdown]
-# `attach` refuses what torch.export cannot read, and names the line. The most common case is an `if` on
-# the *values* of a tensor. Write it as a module of its own, or as an operation (`torch.where`).
+# `attach` refuses what torch.export cannot read, and names the line. The most common case is an
+# `if` on the *values* of a tensor. Write it as a module of its own, or as an operation
+# (`torch.where`).
 
 
 # %%
@@ -613,7 +614,8 @@ except ValueError as error:
 #   sum, and then the threshold.
 # * The logits learn through two numbers alone. Many samples, one for every image or input channel,
 #   make their gradient less noisy.
-# * `attach`, `placements`, `calibrate`, `resample`, `detach` work on any module that torch.export reads.
+# * `attach`, `placements`, `calibrate`, `resample`, `detach` work on any module that torch.export
+#   reads.
 #
 # ## To talk about
 #

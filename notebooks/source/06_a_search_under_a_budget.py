@@ -115,8 +115,8 @@ dearest = max(sizes, key=lambda name: costs[name][min(widths)])
 largest_costs.result("yes" if dearest == largest else "no")
 
 # %% [markdown]
-# How large a tensor is, and how much its bits matter, are two different things. Lower the bits of
-# a tensor that is large *and* whose loss rises little.
+# How large a tensor is, and how much its bits matter, are two different things. The best tensors to
+# lower are those that are large *and* raise the loss little.
 #
 # ## The truth, by trying everything
 #
@@ -373,11 +373,12 @@ say(*figures.choice_sentences(ranks, hmq_ranks))
 hmq_finds.result(figures.how_often(hmq_ranks[target]))
 
 # %% [markdown]
-# The costs differ, too. A search goes through the images `epochs` times, forward and backward,
-# however many tensors and widths there are. The rivals' runs, in the table above, grow with both.
+# The costs differ, too. A search goes through the images `epochs` times, forward and backward. This
+# number does not depend on how many tensors and widths there are. The rivals' runs, in the table
+# above, grow with both.
 #
-# (The learning rate of the logits matters. With 0.05 instead of `logit_rate`, 240 steps are not enough to move the probability away from 8 bits. Try it, and look at the next
-# figure.)
+# (The learning rate of the logits matters. Set `logit_rate` to 0.05, run this section again, and
+# look at the next figure. Are there enough steps to move the probability away from 8 bits?)
 #
 # ## Expected and actual
 #
@@ -416,10 +417,11 @@ for at in targets:
 #
 # The paper lets the temperature fall from 1 to 0.5 and start again, several times. We compare with
 # one long decay, and with a temperature that stays at 1. The bits are judged as before. The search
-# chooses thresholds, too; so we also look at the accuracy of the searched network, with its own
-# thresholds, on test images.
+# chooses thresholds, too. So we also look at the accuracy of the network with the thresholds of the
+# search, on test images.
 #
-# *Predict:* which schedule has the least regret, by more than its seeds differ?
+# *Predict:* which schedule has the least regret? A difference counts only if it is larger than the
+# differences between seeds.
 
 # %%
 best_schedule = predict("best-schedule", "cycles", "one decay", "constant", "no difference")
@@ -469,9 +471,9 @@ unseen_order = sorted(rows, key=lambda name: test_loss(rows[name]))
 same_order.result("the same order" if seen_order == unseen_order else "another order")
 
 # %% [markdown]
-# In a real search the weights learn together with the bits, and **fine-tuning**
-# follows: training with the schemes fixed. Then the loss of the chosen bits falls. No rival above
-# can use this.
+# In a real search the weights learn together with the bits, and **fine-tuning** follows: training
+# with the schemes fixed. Then the loss of the chosen bits falls. The rivals above do not train
+# anything.
 #
 # ## Explorer: two searches, step by step
 #
@@ -502,11 +504,11 @@ explorers.replay(own_search, step=own_search.of("tables")[-1]["step"])
 #
 # * A budget counts weights. A choice of bits is judged by its loss among all choices that reach
 #   the target.
-# * Trying everything gives the truth for eight tensors and three widths, and for hardly more.
+# * Trying every choice is possible for eight tensors and three widths, and for hardly more.
 # * Rivals differ in what they look at: sizes alone, errors, single rises of the loss, or the loss
 #   step by step.
-# * HMQ learns the bits of all tensors at once, by gradient descent. Its choice differs from seed to
-#   seed, so report a rank together with its spread over seeds.
+# * HMQ learns the bits of all tensors at once, by gradient descent. Its choice may differ from seed
+#   to seed, so report a rank together with its spread over seeds.
 # * The loss pulls the expected compression; the repair closes the gap to the actual one.
 #
 # ## To talk about
@@ -516,8 +518,8 @@ explorers.replay(own_search, step=own_search.of("tables")[-1]["step"])
 # * The rises of single tensors do not add up. Where in a network would you expect that most?
 # * HMQ's choice is judged here on weights that do not change, which it was not made for. What would
 #   a fairer comparison need, and what would it cost?
-# * Two searches with different seeds give different bits and nearly the same loss. Someone reads
-#   the bits per layer as a property of the network. Is this good news or bad news for them?
+# * Suppose two searches with different seeds give different bits and nearly the same loss. Someone
+#   reads the bits per layer as a property of the network. Is this good news or bad news?
 #
 # **In the paper:** the loss and the two stages are section 4; figure 2 compares expected and actual
 # compression. **Differences:** the paper trains weights and logits together and fine-tunes

@@ -58,8 +58,8 @@ def at(target):
 # ResNet-20 has 20 weight tensors with 268,336 elements. It was trained elsewhere in float. Each
 # search starts from it, with all tensors at 8 bits. **Stage 1** trains weights and probabilities
 # together. The repair then fixes the schemes, and **stage 2** trains the weights alone, which is
-# called **fine-tuning**. The epochs are few, because two CPU cores had to do; the paper has 30 and
-# 20.
+# called **fine-tuning**. There are few epochs, because the searches ran on two CPU cores. The paper
+# has 30 and 20.
 #
 # *Predict:* the target goes from 8 to 16. How many points of test accuracy does that cost?
 
@@ -183,9 +183,9 @@ _, shares = figures.given_back(plain)
 wins_back.result(f"{100 * np.mean(shares):.0f} %")
 
 # %% [markdown]
-# A warning: the validation images are a part of the images that the float network was trained on. So
-# all these accuracies are too good. They still say which epoch is the best one. The value of the
-# network is measured once, on the test set.
+# A warning: the validation images are a part of the images that the float network was trained on.
+# So all these accuracies are too high. They still show which epoch is the best one. The final
+# accuracy of the network is measured once, on the test set.
 #
 # ## Explorer: two searches beside each other
 #
@@ -246,8 +246,9 @@ checks.standard_error(standard_error)
 
 # %% [markdown]
 # Two networks on the *same* images have most right images in common. So the difference of their
-# accuracies has less noise than two separate accuracies: only the images on which they differ count.
-# Two searches also differ by their seeds. Where a target was searched twice, the records show it:
+# accuracies has less noise than each accuracy: only the images count on which the two networks
+# differ. Two searches also differ by their seeds. Where a target was searched twice, the records
+# show it:
 
 # %%
 by_target = {}
@@ -312,7 +313,7 @@ print("share of the weights with 1 bit, and the least share that the compression
 print("\n".join(figures.one_bit_lines(found)))
 
 # %% [markdown]
-# Where more weights have 1 bit than must, other layers have 3 bits or more in return.
+# If more weights have 1 bit than the target needs, other layers have 3 bits or more in return.
 #
 # A signed tensor of 1 bit has two values, $-t$ and 0 (lesson 01): all weights above a level become
 # 0, the others become $-t$.
@@ -355,9 +356,9 @@ print(f"on {hardware['processor']}, {hardware['threads']} threads")
 longer.result(f"one of stage {1 if np.median(ratios) > 1 else 2}")
 
 # %% [markdown]
-# Other programs ran on the same two cores, so the minutes are rough; the ratios within one run say
-# more. A step of stage 1 draws noise for every block and trains the logits, too. Apart from that it
-# does what a step of stage 2 does.
+# Other programs ran on the same two cores, so the minutes are not exact. The ratios within one run
+# are more reliable. A step of stage 1 draws noise for every block and trains the logits, too. Apart
+# from that it does what a step of stage 2 does.
 #
 # ## A search of your own
 #

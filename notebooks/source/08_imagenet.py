@@ -1,8 +1,8 @@
 # %% [markdown]
 # # ImageNet
 #
-# Four networks for large images: where their weights and activations are, what a compression asks
-# of them, and a whole search of MobileNetV2 on ten of the thousand classes.
+# Four networks for large images: where their weights and activations are, what a compression
+# requires of each layer, and a whole search of MobileNetV2 on ten of the thousand classes.
 #
 # **Minutes:** 45 (30 s of them computing) · **Data:** none for the counts; the searches are records
 # that come with the package; ImageNet, or a folder of images, only for a search of your own ·
@@ -12,12 +12,12 @@
 #
 # * take stock of a network: which tensors are quantized, where its elements are, which of them can
 #   save bits,
-# * say which weights a compression counts, and what it asks of the others when one layer keeps its
+# * say which weights a compression counts, and what the others must reach when one layer keeps its
 #   bits,
 # * compute activation bits from a compression of the largest tensor, and read it with a histogram of
 #   bits,
 # * turn a size in bytes into a compression, and count what stays float,
-# * say in a selection what belongs to depthwise layers and what to small ones.
+# * say whether a layer keeps many bits because it is depthwise or because it is small.
 
 # %% tags=["parameters"] quick={"names": ["mobilenet_v1", "mobilenet_v2"], "pixels": 128}
 # Parameters: the networks, the size of the images, the target ACR, and the room on a phone.
@@ -65,8 +65,8 @@ def kinds_and_sizes(network):
 
 
 # %% [markdown]
-# For counting, a network needs no training, and noise will do for an image. The blocks are attached:
-# everything below is counted on the networks' own graphs.
+# To count weights, we need no trained network, and an image of noise is enough. The blocks are
+# attached, so everything below is counted on the networks' own graphs.
 #
 # ## Taking stock
 #
@@ -173,8 +173,9 @@ explorers.placements(networks[explored], sample, show="activations", tensor=larg
 # ## What a compression counts
 #
 # The authors leave the last layer of ResNet-50 float and do not count it. Their compression of 15.7
-# is 7.2 for the whole network; lesson 11 has the exercise. Here is the opposite question. A
-# compression is asked of *all* weights, and some keep their bits. What must the others reach?
+# is 7.2 for the whole network; lesson 11 has the exercise. Here is the opposite question. *All*
+# weights together must reach a compression, and some of them keep their bits. Which compression
+# must the others reach?
 #
 # ## Exercise 2 · The compression of the rest (medium, 6 minutes)
 #
@@ -348,8 +349,9 @@ for rate in (4.0, 8.0, 16.0, 32.0):
         peak_smaller.result(f"{before / peak:.1f}")
 
 # %% [markdown]
-# Above 8 the ACR does not change, and the peak still falls: the neighbours of the largest tensor lose
-# bits. An ACR stands for what you want; look at what you want as well.
+# Above 8 the ACR does not change, and the peak still falls: the neighbours of the largest tensor
+# lose bits. The ACR is only a substitute for the memory that you want to save. So compute that
+# memory as well.
 #
 # ## A budget in bytes
 #
@@ -378,9 +380,9 @@ for name, network in networks.items():
 above_16.result(sum(compression > 16 for compression in needed))
 
 # %% [markdown]
-# What stays float is small beside float weights, and a good part beside quantized ones. **Folding**
-# moves a batch norm into the weights and bias of the layer before it (lesson 10); one number for
-# each channel is left.
+# Compared with float weights, the tensors that stay float are small. Compared with quantized
+# weights, they are a large part. **Folding** moves a batch norm into the weights and bias of the
+# layer before it (lesson 10); one number for each channel is left.
 #
 # *Predict:* which network has the best published accuracy within this room, counting its weights
 # alone?
@@ -485,8 +487,8 @@ last = first.of("tables")[-1]["step"] if large else None
 explorers.selection(first, step=last) if large else print(missing)
 
 # %% [markdown]
-# The same search as it went: compression, loss, accuracy, and the table of a layer. Press **play**
-# from the first step, then choose the layer that lost the most bits.
+# The same search, step by step: compression, loss, accuracy, and the table of a layer. Press
+# **play** from the first step, then choose the layer that lost the most bits.
 
 # %%
 explorers.replay(first, step=last) if large else print(missing)

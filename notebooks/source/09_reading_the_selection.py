@@ -4,37 +4,46 @@
 # A search gives you a list of bits. What does it say about the network, and what only about this
 # one run?
 #
-# **Minutes:** 40 (20 s of them computing) · **Data:** records that come with the package and
+# **Minutes:** 50 (60 s of them computing) · **Data:** records that come with the package and
 # built-in images, nothing to fetch · **Know first:** lessons 06 and 07
 #
 # **After this you can**
 #
 # * draw the bits of a network by layer, and separate early from late and large from small,
 # * compare two selections by the weights they agree on and by their order, and with chance,
-# * say what no search gave up, and how little this says where it costs nothing,
-# * set a selection beside each layer's error and rise of the loss, and read their disagreement.
+# * name the tensors that keep many bits in every search, and say why this proves little,
+# * compare a selection with each layer's error and rise of the loss,
+# * say at which compression a search gains much, and at which it gains nothing.
 
-# %% tags=["parameters"] quick={"images": 64, "shuffles": 200, "seed": 3}
+# %% tags=["parameters"] quick={"images": 64, "shuffles": 200, "seed": 3, "tuned": 1, "examples": 256}
 # Parameters: images that the sensitivities are measured on, and shuffles of a list.
 images = 512
 shuffles = 2000
 seed = 0
+tuned = 3  # epochs of fine-tuning, in the last section
+examples = 8000  # training images of an epoch
 
 # %%
+import copy
+import dataclasses
 import itertools
 
 import numpy as np
 
-from hmq_lab import SearchSpace, attach, budget, checks, data, explorers, models, plots
+from hmq_lab import SearchSpace, Target, attach, budget, checks, data
+from hmq_lab import explorers, models, plots
 from hmq_lab.graph.folding import fold
+from hmq_lab.models.training import evaluate
 from hmq_lab.models.weights import SHIPPED, load_weights
-from hmq_lab.placement import calibrate
+from hmq_lab.placement import blocks, calibrate
 from hmq_lab.plots.lessons import lesson09 as figures
 from hmq_lab.plots.lessons import say
 from hmq_lab.plots.lessons.lesson09 import bits, spearman
 from hmq_lab.rivals.landscape import Landscape
 from hmq_lab.rivals.methods import alone, integer_programme
 from hmq_lab.runs import records
+from hmq_lab.settings import preset
+from hmq_lab.stages import Search
 
 predict = checks.predictions("09")
 
@@ -98,8 +107,8 @@ mean, groups = figures.same_size(plain)
 later_fewer.result(figures.fewer_later(mean, groups[min(groups)]))
 
 # %% [markdown]
-# On the left, depth and size change together and cannot be separated. On the right the size is the
-# same.
+# In the left panel, depth and size change together and cannot be separated. In the right panel the
+# size is the same.
 #
 # ## Exercise 1 · The order of the bits (medium, 8 minutes)
 #
@@ -290,8 +299,9 @@ held_share.result(f"{100 * shares[8]:.1f} %")
 
 # %% [markdown]
 # Lowering the bits of such a tensor would save next to nothing, so the budget hardly acts on it.
-# "The network needs these bits" and "nobody asked for them" look the same in a selection. To tell
-# them apart, lower the bits of this tensor alone, and see what the loss does.
+# Perhaps the network needs these bits. Perhaps the budget only did not ask for them. Both look the
+# same in a selection. To tell them apart, lower the bits of this tensor alone, and look at the
+# loss.
 #
 # ## Sensitivity
 #
@@ -341,8 +351,9 @@ say(figures.measures_sentence(correlation))
 goes_with.result(max(correlation, key=lambda what: abs(correlation[what])))
 
 # %% [markdown]
-# Eight points are few, and the sensitivities belong to the network before the search, which trained
-# the weights, too. Two of these measures are related: few elements make a large rise per element.
+# Eight points are few. And the sensitivities belong to the network before the search; the search
+# changed the weights, too. Two of these measures are related: few elements make a large rise per
+# element.
 #
 # An integer programme can choose with these rises as its costs.
 #
@@ -371,9 +382,10 @@ say(figures.programmes_sentence(same, losses))
 programme_agrees.result(f"{100 * same['rise']:.0f} %")
 
 # %% [markdown]
-# Both programmes minimize a sum exactly, over what single tensors cost. The loss says what that is
-# worth when all tensors are lowered together. The rises were measured on these frozen weights, and
-# the search trained the weights along; so the programme on the rises may have the lower loss here.
+# Both programmes find the exact minimum of a sum of costs of single tensors. The loss shows how
+# good this choice is when all tensors have fewer bits together. The rises were measured on these
+# frozen weights, and the search trained the weights as well. So the programme on the rises may have
+# the lower loss here.
 #
 # ## Depthwise against pointwise
 #
@@ -399,6 +411,96 @@ if not mobile:
 # convolutions keep more bits, this alone does not show that they need them. It is the same question
 # as above: lower their bits alone, and look at the loss.
 #
+# ## What a search buys
+#
+# A search takes minutes. What do you get for them? First the built-in network, with 8-bit
+# activations and no folding. We compare three ways to choose bits:
+#
+# * *uniform*: the same bits everywhere, and no training,
+# * *by error*: the bits of an integer programme on the squared errors, and no training,
+# * *trained uniform*: the same bits everywhere, then `tuned` epochs of fine-tuning.
+#
+# In all three, each threshold is the power of two with the least squared error. (The programme on
+# the errors, above, worked on folded weights. Folding changes how large the weights of a layer are,
+# so here it chooses other bits.) Beside them stands the recorded search of above: HMQ, with
+# fine-tuning, at a compression of 8.
+#
+# *Predict:* at a compression of 8, how many points is HMQ above the better of the two ways without
+# training?
+
+# %%
+points_at_8 = predict("points-at-8", low=-10, high=90)
+
+# %%
+fresh = models.build("tiny_resnet8")
+load_weights(fresh, SHIPPED / "builtin_tiny_resnet8.safetensors")
+attach(fresh.eval(), space, x[:64])
+calibrate(fresh, [x])
+unseen, labels = next(builtin.test.batches(len(builtin.test)))
+judge = Landscape(fresh, unseen, labels)
+ways = {"uniform": {}, "by error": {}, "trained uniform": {}}
+for b in (8, 6, 5, 4, 3, 2):
+    chosen_bits = integer_programme(judge.errors, small, 32 / b)
+    ways["uniform"][32 / b] = judge.accuracy(dict.fromkeys(small, b))
+    ways["by error"][32 / b] = judge.accuracy(chosen_bits)
+
+# %% [markdown]
+# The next cell trains three networks: about half a minute.
+
+# %%
+few = dataclasses.replace(builtin, train=builtin.train.subset(range(examples)))
+settings = preset("quick/builtin", final_epochs=tuned)
+
+
+def fine_tuned(bits):
+    """The test accuracy after stage 2 alone, all weights with these bits."""
+    network = copy.deepcopy(fresh)
+    for name, block in blocks(network).items():
+        block.fix(judge.schemes[name][bits] if name in small else None)
+    target = Target(weights=32 / bits)
+    stage = Search(network, few, target, settings, accuracy=evaluate, seed=seed)
+    stage.progress.stage = 2
+    for _ in stage.run():
+        pass
+    return evaluate(network, builtin.test)
+
+
+for b in (4, 3, 2):
+    ways["trained uniform"][32 / b] = fine_tuned(b)
+
+# %%
+hmq = recorded.results["accuracy"]["test"]
+plots.show(figures.ways_to_compress(ways, (recorded.results["rates"]["weights"], hmq)))
+at_8 = {name: found[8.0] for name, found in ways.items()}
+say(figures.gain_sentence(at_8, hmq, len(builtin.test)), figures.training_sentence(ways))
+points_at_8.result(f"{hmq - max(at_8['uniform'], at_8['by error']):.1f}")
+
+# %% [markdown]
+# The record's search has more epochs than `tuned`. If a way without training is as good as the
+# search, you need no search at this compression. Then compare the curves at their right end.
+#
+# The next figure is of ResNet-20 on CIFAR10. It reads the records of our machine. Beside them are
+# two accuracies *without* training. They were measured beforehand on the same network, with another
+# library: Sony's Model Compression Toolkit 2.6.1, one run each. That library needed 48 seconds at a
+# compression of 8. It has one threshold for each channel, which need not be a power of two. HMQ has
+# one power of two for each tensor.
+#
+# *Predict:* at a compression of 10.5, how many points does a search gain?
+
+# %%
+points_at_10 = predict("points-at-10.5", low=-10, high=90)
+
+# %%
+plots.show(figures.what_a_search_buys(plain))
+gains = figures.search_gains(plain)
+without, searched, _ = gains[10.5]
+points_at_10.result(f"{searched - without:.1f}")
+
+# %% [markdown]
+# At a compression where little is lost without training, a search gains little, and it costs
+# minutes instead of seconds. Where much is lost, these minutes are well spent. In between, measure
+# both.
+#
 # ## Summary
 #
 # * A selection answers the budget first: bits fall with elements. What is left after that is about
@@ -408,7 +510,9 @@ if not mobile:
 # * Read what the searches chose before the repair. The repair gives small tensors bits that no
 #   gradient asked for.
 # * A tensor that has many bits in every search may need them, or may only be cheap. Sensitivities
-#   tell, as far as single tensors go.
+#   can tell the two apart, one tensor at a time.
+# * At a low compression, bits chosen by error without any training can be as good as a search. At a
+#   high one, the network has to be trained.
 #
 # ## To talk about
 #

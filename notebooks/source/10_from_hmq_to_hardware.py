@@ -90,9 +90,9 @@ after = {pair.layer: network.get_submodule(pair.layer).weight.detach() for pair 
 widest = max(after, key=lambda name: figures.spread(after[name]))
 plots.show(figures.channels(before[widest], after[widest], widest))
 # %% [markdown]
-# Folding changes nothing except rounding errors of floats. But it matters for the quantizer: one
-# threshold and one step serve all channels, and after folding the channels differ in size. This is
-# the price of hardware mode, in bits of weights. The paper leaves batch norm unfolded and float.
+# Folding changes nothing except rounding errors of floats. But it matters for the quantizer: all
+# channels share one threshold and one step, and after folding the channels differ in size. So in
+# hardware mode the same bits give a larger error. The paper leaves batch norm unfolded and float.
 #
 # ## What else is float
 #
@@ -101,7 +101,7 @@ plots.show(figures.channels(before[widest], after[widest], widest))
 # $\Delta_w \Delta_x$, the unit of the sum it is added to. (It would fold, too; we did that already.)
 #
 # For the bits we take what a recorded search chose for this network. That search ran in the paper's
-# mode, so its thresholds do not fit the folded weights. We choose the thresholds again, by least
+# mode, so its thresholds do not fit the folded weights. So we choose the thresholds again, by least
 # squared error as in lesson 02. A whole search in hardware mode is `hmq-lab search --hardware`.
 #
 # *Predict:* the search fine-tuned the network with its schemes; here it is not fine-tuned. How many
@@ -291,8 +291,9 @@ sixteen_enough.result("yes" if max(seen) <= 16 else "no")
 
 # %% [markdown]
 # The squares come from the weights alone: the sum of $|w|$ times the largest input, plus the bias.
-# `IntegerNetwork` checks this bound against int32 when it is made. The bound is safe and a little too
-# large: inputs that are never negative cannot make positive and negative weights add up.
+# `IntegerNetwork` checks this bound against int32 when it is made. The bound is safe, and a little
+# too large: it takes the magnitudes of all weights together, but inputs that are never negative
+# cannot reach both the positive and the negative part at once.
 #
 # ## Exercise 3 · As narrow as possible (medium, 8 minutes)
 #
@@ -382,10 +383,10 @@ plots.show(figures.faults(shares, tensors))
 say(*figures.fault_sentences(exact, accuracies, shares))
 worst_fault.result(min(accuracies, key=accuracies.get))
 # %% [markdown]
-# A dropped bit makes a code wrong by one, always in the same direction. A sum that wraps is wrong by
-# the whole range. How *many* codes differ is one thing, how *much* is another. But zero is the only
-# count that is easy to test. If a difference of one is allowed here and there, nobody can tell an
-# error of the hardware from another rounding.
+# A dropped bit makes a code wrong by one, always in the same direction. A sum that wraps is wrong
+# by the whole range. How *many* codes differ and how *much* they differ are two questions. But only
+# "no code differs" is easy to test. If a test allows a difference of one here and there, it cannot
+# tell an error of the hardware from another rounding rule.
 #
 # ## Explore: one image, one layer
 #
@@ -425,9 +426,10 @@ file_smaller.result(f"{small.unpacked / small.file:.1f}")
 
 
 # %% [markdown]
-# A compression says only something about what it counts. Biases and the names of the tensors do not
-# shrink, and they are a larger part of a small file: compare the last percentages of the two. (The
-# rebuilt ResNet-20 has the recorded schemes and random weights, which take as many bytes.)
+# A compression says something only about the tensors that it counts. Biases and the names of the
+# tensors do not shrink, and they are a larger part of a small file: compare the last percentages of
+# the two. (The rebuilt ResNet-20 has the recorded schemes and random weights, which take as many
+# bytes.)
 #
 # ## Exercise 4 · Pack the bits (harder, 10 minutes)
 #

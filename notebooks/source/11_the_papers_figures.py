@@ -68,8 +68,8 @@ print("not known: the values of HAQ, those of HAWQ on ImageNet, and the float ac
 print("network in figure 3")
 
 # %% [markdown]
-# So reading off is the smaller problem. The larger one: two networks are not the same network.
-# Remember this for figure 3.
+# So the error of reading off is the smaller problem. The larger problem is that the paper's network
+# is not our network. Remember this for figure 3.
 #
 # ## Figure 1: the quantizer as the mass moves
 #
@@ -138,8 +138,8 @@ checks.wcr(wcr)
 # The claim to look at: the weights shrink, and the accuracy hardly falls. Our float network has
 # 91.73 %. The paper's network has 92.90 % when it is already quantized.
 #
-# *Predict:* the figure has accuracies in the upper row and distances to the own float network in the
-# lower row. Which row compares methods?
+# *Predict:* the figure has two rows. The upper row shows accuracies. The lower row shows the
+# distance of each network to its own float network. Which row compares methods?
 
 # %%
 which_row = predict("which-row", "the upper row", "the lower row", "both rows")
@@ -240,8 +240,8 @@ plots.show(figures.front(values))
 rival_on_front.result(figures.rivals_on_front(values))
 
 # %% [markdown]
-# Two warnings. The plot is by the authors of HMQ, so they chose which rivals are in it. And a front
-# says nothing about how many runs are behind a point, nor about the spread over seeds.
+# Two warnings. The authors of HMQ made the plot, so they chose which rivals are in it. And a front
+# does not show how many runs are behind a point, or the spread over seeds.
 #
 # ## Figure 4: ImageNet, four networks
 #

@@ -10,7 +10,7 @@
 # **After this you can**
 #
 # * say when one choice of bits beats another, and when two cannot be compared,
-# * read a hint: what one bit less costs, for each bit it saves,
+# * read a hint: what one bit less costs the loss, divided by the bits that it saves,
 # * say what a threshold changes that bits do not,
 # * tell the bytes of a network from its bit operations,
 # * play a whole game, keep your scores, and put them on the board of a class.
@@ -115,9 +115,9 @@ say(figures.gains_sentence(hint))
 gives_up.result(figures.cheapest(hint, arena.sizes))
 
 # %% [markdown]
-# The left panel compares the layers as they are, the right one for each bit: this is what counts for
-# a budget. A bar to the left is a gain. One bit *less* can be a gain, because it brings another
-# threshold, and because the errors of two layers may cancel.
+# The left panel shows the change of the loss. The right panel shows the change for each saved bit:
+# this is what counts for a budget. A bar to the left is a gain. One bit *less* can be a gain,
+# because it brings another threshold, and because the errors of two layers may cancel.
 #
 # ## Exercise 2 · The cheapest bit (medium, 8 minutes)
 #
@@ -193,8 +193,8 @@ for name, bits in (("8 bits early", early), ("5 bits late", late), ("4 bits", fo
 same_operations.result("yes" if operations[0] == operations[1] else "no")
 
 # %% [markdown]
-# Early layers have few weights and use each of them at many places. Their bits take little memory and
-# much computing.
+# Early layers have few weights and use each of them at many places. Their bits need little memory
+# and many operations.
 #
 # ## Exercise 3 · Bit operations (easy, 5 minutes)
 #
@@ -228,8 +228,8 @@ checks.bit_operations(bit_operations)
 # * **Choose layer3.0.conv2 and lower its bits to 2, one by one.** It is the largest layer. Watch the
 #   red dot. Does the accuracy fall with every bit? Then move `threshold` at 2 bits. `undo` takes it
 #   back.
-# * **Start from HMQ's bits.** The diamonds mark its choice. Look for a bit that you can take away at
-#   no cost, and spend what you saved elsewhere. Press `hint` if you want help.
+# * **Start from HMQ's bits.** The diamonds mark its choice. Look for a bit that you can take away
+#   at no cost, and give the saved bits to another layer. Press `hint` if you want help.
 # * **Choose conv1, lock it, start from the greedy choice.** Greedy may not change a locked layer. Is
 #   the target still reached?
 #

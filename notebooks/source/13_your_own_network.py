@@ -102,8 +102,8 @@ print("classes:", ", ".join(own.classes))
 # %% [markdown]
 # Without `val/`, a tenth of the training images is used for validation. With only one of `val/` and
 # `test/`, that one is the test set. `normalize="half"` maps values from 0..1 to -1..1. If your
-# weights were trained elsewhere, name the statistics they were trained with (`data.STATISTICS` lists
-# them). The library cannot see a wrong choice: it only lowers the accuracy.
+# weights were trained elsewhere, name the statistics they were trained with (`data.STATISTICS`
+# lists them). The library cannot detect a wrong choice; you only see a lower accuracy.
 #
 # *Predict:* three damaged copies follow: one without a second split; one where a class is missing in
 # `val/`; one with an image of another size. How many of them does `data.load` refuse, with no further
@@ -127,13 +127,13 @@ resized = data.load(home / "sizes", image_size=32)
 print(f"with a size of 32 given: {len(resized.train)} training images")
 # %% [markdown]
 # Each message names the folder or the file, and what was expected. Images of different sizes are
-# allowed if you say which size they shall get.
+# allowed if you name one size for all of them.
 #
 # ## A module of your own
 #
-# Any module will do that `torch.export` can read. It runs `forward` once with placeholders instead of
-# tensors, and notes what is done to them. Placeholders have no values. So a forward pass may do
-# anything except *decide* by the values of tensors.
+# You can use any module that `torch.export` can read. It runs `forward` once with placeholders
+# instead of tensors, and notes what is done to them. Placeholders have no values. So a forward pass
+# may do anything except *decide* by the values of tensors.
 #
 # *Predict:* the class `Deciding` below turns dark images into bright ones. Which line of its
 # `forward` does the error message name?
@@ -176,9 +176,9 @@ except ValueError as error:
 
 
 # %% [markdown]
-# Four networks, four messages: a decision by a value, with the line; a forward pass that changes what
-# the network holds; a weight that something else computes already; and a sample that does not fit the
-# network.
+# There were four networks and four messages. The first network decides by a value; the message
+# names the line. The second changes its own state in the forward pass. In the third, something else
+# already computes a weight. In the fourth, the sample does not fit the network.
 #
 # ## Exercise 1 · Without a decision (medium, 8 minutes)
 #
@@ -320,9 +320,9 @@ batches_needed.result(figures.settled_after(counts, theta))
 
 
 # %% [markdown]
-# Nine tenths of each new maximum count, so the running maximum is nearly that of the last batch. It
-# is quick, and it forgets. The threshold changes only where a line crosses a power of two. A maximum
-# close to a power of two may end on either side of it.
+# Each new maximum counts for nine tenths, so the running maximum is nearly that of the last batch.
+# This is fast, but earlier batches are soon forgotten. The threshold changes only where a line
+# crosses a power of two. A maximum close to a power of two may end on either side of it.
 #
 # ## Exercise 3 · The largest threshold (medium, 6 minutes)
 #
@@ -447,8 +447,8 @@ keep.cleanup()
 #
 # * Your images at work are darker than those you calibrated on. What goes wrong, and where would you
 #   see it?
-# * Which part of a network you know would `torch.export` refuse? Can it be written without a decision, or
-#   be kept outside?
+# * Think of a network that you know. Which part of it would `torch.export` refuse? Can it be
+#   written without a decision, or be kept outside of the module?
 # * The mean of 64 values is exact in shifts, a mean of 49 is not. What could one do about a 7x7 mean?
 #
 # **In the paper:** thresholds of activations and the order of the two stages are section 4; which

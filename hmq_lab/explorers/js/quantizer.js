@@ -45,7 +45,7 @@ function sentence(x, { bits, exponent, signed }, step, levels, ranges) {
     return `${text}The ${commas(x.size)} values are all zero: nothing is lost.`;
   const ours = ranges[OURS].loss;
   text += `Of the sum of squares of ${commas(x.size)} values ${share(ours.rounding)} is lost to rounding and `;
-  text += `${share(ours.clipping)} to clipping, which meets ${commas(ours.clipped)} of them`;
+  text += `${share(ours.clipping)} to clipping (clipped values: ${commas(ours.clipped)})`;
   const other = ranges[AUTHORS];
   if (other) {
     const [low, high] = other.ends;

@@ -1,4 +1,4 @@
-"""Figures of lesson 09: bits by part and by size, agreement of searches, sensitivities, kinds."""
+"""Figures of lesson 09: bits by part and by size, agreement, sensitivities, what a search buys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import seaborn as sns
 
-from hmq_lab.plots.frame import BLUE, COLOURS, MARKERS, ORANGE, Drawing, canvas
+from hmq_lab.plots import published
+from hmq_lab.plots.frame import (
+    BLUE,
+    COLOURS,
+    GREEN,
+    MARKERS,
+    ORANGE,
+    PALE,
+    RED,
+    Drawing,
+    canvas,
+)
 from hmq_lab.plots.lessons import listed
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
@@ -103,9 +114,8 @@ def parts_and_sizes(found: Mapping[str, Record]) -> Drawing:
     by_part = ", ".join(texts)
     texts = []
     for size, places in groups.items():
-        first = mean[places[0]]
-        last = mean[places[-1]]
-        texts.append(f"{size:,}: {first:.1f} for the first, {last:.1f} for the last")
+        early, late = halves(mean, places)
+        texts.append(f"{size:,}: {early:.1f} for the earlier half, {late:.1f} for the later")
     told = "; ".join(texts)
 
     # What the figure shows, with its numbers.
@@ -155,6 +165,23 @@ def same_size(found: Mapping[str, Record]) -> tuple[np.ndarray, dict[int, list[i
     return mean, groups
 
 
+def halves(mean: np.ndarray, places: Sequence[int]) -> tuple[float, float]:
+    """Return the mean bits of the earlier half of some tensors and of the later half.
+
+    >>> halves(np.array([8.0, 4.0, 3.0, 2.0, 1.0]), [0, 1, 2, 3, 4])
+    (6.0, 1.5)
+
+    Args:
+        mean: mean bits of each tensor.
+        places: places of the tensors, in order; one in the middle counts for neither half.
+
+    Returns:
+        The two means.
+    """
+    half = len(places) // 2
+    return float(mean[places[:half]].mean()), float(mean[places[-half:]].mean())
+
+
 def fewer_later(mean: np.ndarray, places: Sequence[int]) -> str:
     """Return whether the later half of some tensors has fewer bits: "yes", "no" or "equal".
 
@@ -165,9 +192,7 @@ def fewer_later(mean: np.ndarray, places: Sequence[int]) -> str:
     Returns:
         Text in plain English.
     """
-    half = len(places) // 2
-    early = mean[places[:half]].mean()
-    late = mean[places[-half:]].mean()
+    early, late = halves(mean, places)
     if abs(early - late) < 0.25:
         return "equal"
     return "yes" if late < early else "no"
@@ -420,3 +445,150 @@ def kind_shares(record: Record) -> dict[str, float]:
         name = layer_kind(t, number)
         shares[name] = shares.get(name, 0.0) + t["size"] / total
     return shares
+
+
+def ways_to_compress(
+    ways: Mapping[str, Mapping[float, float]], searched: tuple[float, float]
+) -> Drawing:
+    """Return accuracy over compression for several ways to choose bits, and for one search.
+
+    Args:
+        ways: test accuracy (%) by way and compression.
+        searched: compression and test accuracy (%) of HMQ's selection.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
+    """
+    # A curve for each way.
+    drawing, ax = canvas(height=3.8)
+    looks = zip((ORANGE, GREEN, RED), "s^D", ("--", ":", "-"), strict=True)
+    for (name, found), (colour, marker, line) in zip(ways.items(), looks, strict=False):
+        style = {"color": colour, "marker": marker, "ls": line, "ms": 7}
+        ax.plot(list(found), list(found.values()), label=name, **style)
+    # The search is one point.
+    star = {"color": BLUE, "marker": "*", "ms": 20, "mfc": "none", "mew": 2, "ls": "none"}
+    ax.plot(*searched, label="HMQ, a recorded search", **star)
+    ax.set(xlabel="compression", ylabel="test accuracy (%)")
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    # The two ends of each curve, for the sentence.
+    told = []
+    for name, found in ways.items():
+        first, last = min(found), max(found)
+        start = f"{name} {found[first]:.1f} % at {first:.3g}"
+        told.append(f"{start} and {found[last]:.1f} % at {last:.3g}")
+
+    # What the figure shows, with its numbers.
+    drawing.sentence = f"Test accuracy by compression: {'; '.join(told)}. "
+    drawing.sentence += f"HMQ's search has {searched[1]:.1f} % at {searched[0]:.3g}."
+    return drawing
+
+
+def gain_sentence(
+    others: Mapping[str, float], hmq: float, images: int, compression: float = 8.0
+) -> str:
+    """Return what a search gains over other ways at one compression; where it loses comes first.
+
+    >>> print(gain_sentence({"uniform": 80.0, "by error": 94.0}, hmq=93.5, images=2000))
+    At a compression of 8 HMQ is 0.5 points below by error. It gains 13.5 points over uniform. \
+Two standard errors of a difference are 1.5 points: HMQ and by error cannot be told apart.
+
+    Args:
+        others: test accuracy (%) by way.
+        hmq: test accuracy (%) of the search.
+        images: how many test images there were.
+        compression: of all of them.
+
+    Returns:
+        Text in plain English.
+    """
+    # Below comes first.
+    below = {name: value - hmq for name, value in others.items() if value > hmq}
+    above = {name: hmq - value for name, value in others.items() if value <= hmq}
+    lost = [f"{points:.1f} points below {name}" for name, points in below.items()]
+    gained = [f"{points:.1f} points over {name}" for name, points in above.items()]
+    said = f"At a compression of {compression:.3g} HMQ is {listed(lost, 'below none of them')}."
+    if gained:
+        said += f" It gains {listed(gained)}."
+    # The noise of a difference, as if the two were on different images.
+    noise = 2 * (2 * hmq * (100 - hmq) / images) ** 0.5
+    close = [name for name, value in others.items() if abs(value - hmq) <= noise]
+    said += f" Two standard errors of a difference are {noise:.1f} points: "
+    if not close:
+        return said + "all differences are larger."
+    return said + f"{listed(['HMQ', *close])} cannot be told apart."
+
+
+def training_sentence(ways: Mapping[str, Mapping[float, float]]) -> str:
+    """Return what training changes for uniform bits, at the compressions where it was done.
+
+    >>> training_sentence({"uniform": {8.0: 80.0, 16.0: 17.5}, "trained uniform": {16.0: 80.5}})
+    'Training takes uniform bits from 17.5 % to 80.5 % at 16.'
+
+    Args:
+        ways: test accuracy (%) by way and compression; has "uniform" and "trained uniform".
+
+    Returns:
+        Text in plain English.
+    """
+    told = []
+    for compression, after in ways["trained uniform"].items():
+        before = ways["uniform"][compression]
+        told.append(f"from {before:.1f} % to {after:.1f} % at {compression:.3g}")
+    return f"Training takes uniform bits {listed(told)}."
+
+
+def search_gains(found: Mapping[str, Record]) -> dict[float, tuple[float, float, float]]:
+    """Return what searches gain over a network without training, by compression.
+
+    Args:
+        found: records of ResNet-20 on CIFAR10 with 8-bit activations, by name.
+
+    Returns:
+        {compression: (accuracy without training, mean of the searches, mean of their minutes)}.
+        Compressions that no search had as its target are left out.
+    """
+    # The searches of each target that was measured without training, too.
+    gains = {}
+    for value in published.WITHOUT_TRAINING:
+        same = [r for r in found.values() if r.header["target"]["weights"] == value.wcr]
+        if same and value.wcr is not None:
+            searched = float(np.mean([r.results["accuracy"]["test"] for r in same]))
+            minutes = float(np.mean([r.timing["seconds"] for r in same])) / 60
+            gains[value.wcr] = (value.accuracy, searched, minutes)
+    return gains
+
+
+def what_a_search_buys(found: Mapping[str, Record]) -> Drawing:
+    """Return the accuracies of recorded searches beside a library that trains nothing.
+
+    Args:
+        found: records of ResNet-20 on CIFAR10 with 8-bit activations, by name.
+
+    Returns:
+        The figure; its sentence says what it shows, with the numbers.
+    """
+    # One point for each search.
+    drawing, ax = canvas(height=3.8)
+    reached = [r.results["rates"]["weights"] for r in found.values()]
+    accuracies = [r.results["accuracy"]["test"] for r in found.values()]
+    searches = {"color": BLUE, "marker": "o", "ls": "none", "ms": 8}
+    ax.plot(reached, accuracies, label="HMQ, recorded searches", **searches)
+    # The library's points, and the float network.
+    other = published.WITHOUT_TRAINING
+    places = [v.wcr for v in other], [v.accuracy for v in other]
+    style = {"color": ORANGE, "marker": "s", "ls": "--", "ms": 8}
+    ax.plot(*places, label=f"{other[0].method}, no training", **style)
+    floats = next(iter(found.values())).results["accuracy"]["float_test"]
+    ax.axhline(floats, color=PALE, label="float network")
+    ax.set(xlabel="compression", ylabel="test accuracy (%)")
+    ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+    # What the figure shows, with its numbers.
+    told = []
+    for compression, (without, searched, minutes) in search_gains(found).items():
+        told.append(
+            f"at {compression:g} a search gains {searched - without:.1f} points "
+            f"({searched:.1f} % instead of {without:.1f} %) in {minutes:.0f} minutes"
+        )
+    drawing.sentence = f"ResNet-20 on CIFAR10, float {floats:.2f} %: {'; '.join(told)}."
+    return drawing
