@@ -23,6 +23,7 @@ from hmq_lab.hardware.arithmetic import (
     window_sums,
 )
 from hmq_lab.hardware.integer import IntegerNetwork, compare
+from hmq_lab.hardware.lowering import unlowered
 from hmq_lab.placement import blocks
 
 
@@ -410,7 +411,7 @@ def test_refused_unselected_default_mode_and_unrounded():
     model = attach(trained(models.build("tiny_resnet8"), x), SearchSpace(), x)
     for block in blocks(model).values():
         block.fix()
-    with pytest.raises(ValueError, match=r"^x: the input picture is float: hardware mode"):
+    with pytest.raises(ValueError, match=r"^x: the input image is float: hardware mode"):
         IntegerNetwork.from_selected(model)
 
     model = select(trained(models.build("tiny_resnet8"), x), x)
@@ -478,3 +479,29 @@ def test_who_stops_in_the_middle_may_train_afterwards():
         next(running)
     running.close()
     assert torch.is_grad_enabled()
+
+
+class _Then(nn.Module):
+    """A convolution, and then a function of its output."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(3, 4, 3), function
+
+    def forward(self, x):
+        return self.function(torch.relu(self.conv(x)))
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda x: x * 0.3, "a shift needs a power of two, got 0.3"),
+        (lambda x: x / 3, "a shift needs a power of two, got 0.333333"),
+        (lambda x: x.clamp(-0.3, 0.3), "it cuts at -0.3, a multiple of no power of two"),
+        (lambda x: x * 0.25, None),
+        (lambda x: x.clamp(0, 6), None),
+    ],
+)
+def test_what_no_scheme_could_change_is_told_before_the_search(function, told):
+    said = unlowered(attach(_Then(function), torch.randn(2, 3, 8, 8), hardware=True))
+    assert said is None if told is None else told in said

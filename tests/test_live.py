@@ -643,7 +643,7 @@ def test_a_view_before_there_is_a_run(tmp_path, monkeypatch):
     ) == {"go"}
     assert list(tmp_path.iterdir()) == []
     view.buttons["go"].click()
-    assert view.sentence == "Starting: loading the network and the pictures."
+    assert view.sentence == "Starting: loading the network and the images."
     assert view.run.arguments["target"]["weights"] == 9
     assert explorers.live(tmp_path, target=9.0).sentence == view.sentence  # the same cell again
     with pytest.raises(

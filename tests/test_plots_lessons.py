@@ -305,3 +305,17 @@ def test_figures_draw_with_a_sentence():
     for drawing in drawings:
         drawing.draw_without_rendering()
         assert drawing.sentence.endswith(".") and len(drawing.sentence) > 30
+
+
+@pytest.mark.parametrize("count", [1, 4, 7])
+def test_any_number_of_rivals_is_drawn(count):
+    """Each rival has its own look, and a mark at its regret for each target."""
+    names = [f"rival {k}" for k in range(count)]
+    rivals = {target: {name: 0.1 * k for k, name in enumerate(names)} for target in (6.0, 8.0)}
+    hmq = dict.fromkeys(rivals, (0.0, 0.1))
+    drawing = lesson06.regrets(rivals, hmq, dict.fromkeys(rivals, 1.0))
+    (ax,) = drawing.axes
+    marks = [line for line in ax.lines if line.get_label() in names]
+    looks = {(line.get_color(), line.get_marker()) for line in marks}
+    assert len(marks) == len(looks) == count
+    assert [line.get_ydata()[0] for line in marks] == [0.1 * k for k in range(count)]

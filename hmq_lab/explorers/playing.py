@@ -275,8 +275,8 @@ def compute(state: State) -> Result:
     tried = tuple((o.rate, o.accuracy) for o in arena.tried)
     text = f"{state.note}{state.layer}: {many(state.bits, 'bit')} below 2^{state.exponent}. All "
     text += "weights take "
-    text += f"{outcome.weight_bytes:,.0f} bytes, {outcome.rate:.2f} times fewer than in float; a "
-    text += "picture takes "
+    text += f"{outcome.weight_bytes:,.0f} bytes, {outcome.rate:.2f} times fewer than in float; an "
+    text += "image takes "
     text += (
         f"{outcome.bit_operations / 1e6:,.1f} million bit operations; {outcome.accuracy:.1f} % of "
     )

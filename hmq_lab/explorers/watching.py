@@ -376,7 +376,7 @@ def _waiting(status: Status | None, wish: str) -> str:
     if status is None:
         return "Nothing has been searched here yet: press Start."
     more = {
-        "starting": ": loading the network and the pictures",
+        "starting": ": loading the network and the images",
         "running": ": calibrating thresholds",
     }
     return _doing(status, wish) + more.get(status.state, "") + "."

@@ -176,7 +176,7 @@ class _Lowering:
         # A float tensor has no exponent.
         found = self.of[source]
         if found.exponent is None:
-            raise _failure(source, f"the input picture is float: {IN_HARDWARE_MODE} quantizes it")
+            raise _failure(source, f"the input image is float: {IN_HARDWARE_MODE} quantizes it")
         return _Codes(found.name, found.exponent, found.bound)
 
     def values(self, node: fx.Node) -> list[_Codes]:
@@ -254,7 +254,7 @@ def _aligned(node: fx.Node, terms: list[_Codes]) -> tuple[int, tuple[int, ...], 
 
 
 def _image(lowering: _Lowering, node: fx.Node) -> Instruction:
-    return _in_float(lowering, node, "image", "the picture, float")
+    return _in_float(lowering, node, "image", "the image, float")
 
 
 def _size(lowering: _Lowering, node: fx.Node) -> Instruction:
@@ -267,7 +267,7 @@ def _of_image(lowering: _Lowering, node: fx.Node) -> Instruction:
     # Constants travel with the instruction, as a mean and a deviation.
     constants = [n for n in node.all_input_nodes if n.meta["kind"] == "constant"]
     call = Call(node, {n: lowering.constant(n) for n in constants})
-    says = f"{node.meta['layer']} of the picture, float"
+    says = f"{node.meta['layer']} of the image, float"
     return _in_float(lowering, node, "float", says, call=call)
 
 
@@ -398,6 +398,9 @@ def _whole(node: fx.Node, end: float, exponent: int) -> int | None:
     # An end between two codes would cut where the float network does not.
     scaled = math.ldexp(end, -exponent)
     if scaled != int(scaled):
+        # No step of any scheme has a multiple like 0.3.
+        if not math.ldexp(end, 31).is_integer():
+            raise _no_rule(node, f"it cuts at {end:g}, a multiple of no power of two")
         raise _failure(node, f"it cuts at {end:g}, no multiple of its input's step 2^{exponent}")
     return int(scaled)
 
@@ -426,7 +429,7 @@ def _scale(lowering: _Lowering, node: fx.Node) -> Instruction:
     try:
         power = exponent_of(factor)
     except ValueError as error:
-        raise _failure(node, str(error)) from None
+        raise _no_rule(node, str(error)) from None
     says = f"the same integers, times 2^{power}"
     return _make(node, "scale", says, [x], x.exponent + power, x.bound)
 

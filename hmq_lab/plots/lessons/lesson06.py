@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 import seaborn as sns
@@ -147,15 +148,15 @@ def regrets(
     # One group of marks for each target.
     drawing, ax = canvas(height=3.8)
     names = list(next(iter(rivals.values())))
-    colours = (ORANGE, GREEN, RED, INK)
+    colours, markers = cycle((ORANGE, GREEN, RED, INK)), cycle("sD^vPX")
+    looks = [{"color": next(colours), "marker": next(markers)} for _ in names]
     for place, target in enumerate(rivals):
         first = place == 0
         # The rivals stand side by side.
-        for shift, name in enumerate(names):
-            look = {"color": colours[shift], "marker": "sD^v"[shift]}
-            look |= {"ms": 8, "ls": "none"}
+        for shift, (name, look) in enumerate(zip(names, looks, strict=True)):
             at = place + 0.12 * (shift - 1)
-            ax.plot(at, rivals[target][name], label=name if first else None, **look)
+            label = name if first else None
+            ax.plot(at, rivals[target][name], label=label, ms=8, ls="none", **look)
         # The seeds stand beside each other, so that equal ones do not hide one another.
         found = hmq[target]
         beside = place - 0.3 + 0.06 * np.arange(len(found))
