@@ -52,15 +52,15 @@ class Kernels(AsyncMappingKernelManager):
     left = Integer(LEFT, config=True)
     starting = 0
 
-    async def start_kernel(self, **options: Any) -> str:
-        """Start a kernel and return its id.
-
-        Raises:
-            HTTPError: with the status 503, where there are as many as there may be.
-        """
-        # No other request comes between this look and the count: nothing is awaited.
+    def check_place(self) -> None:
+        """Raise HTTPError with the status 503, where there are as many kernels as there may be."""
         if len(self) + self.starting >= self.most:
             raise HTTPError(503, f"all {self.most} kernels are in use")
+
+    async def start_kernel(self, **options: Any) -> str:
+        """Start a kernel and return its id; see `check_place`."""
+        # No other request comes between this look and the count: nothing is awaited.
+        self.check_place()
         self.starting += 1
         try:
             return await super().start_kernel(**options)
@@ -75,7 +75,8 @@ class Kernels(AsyncMappingKernelManager):
         seconds = self.idle if is_open else self.left
         is_idle = utcnow() - kernel.last_activity > timedelta(seconds=seconds)
         is_busy = kernel.execution_state == "busy"
-        if is_idle and not is_busy or kernel.execution_state == "dead":
+        is_dead = kernel.execution_state == "dead"
+        if is_dead or (is_idle and not is_busy):
             self.log.info("Kernel %s ends: nobody uses it", kernel_id)
             await self.shutdown_kernel(kernel_id)
 
@@ -84,9 +85,12 @@ class Render(TornadoVoilaHandler):
     """A page with Python, or the page that says that there is no place."""
 
     async def prepare(self) -> None:
+        """Check who asks, and that there is a place, before anything is read or drawn."""
         await super().prepare()
         # Sets the cookie with which a page ends its kernel when it is left.
         _ = self.xsrf_token
+        if self.current_user is not None:
+            self.kernel_manager.check_place()
 
     def write_error(self, status_code: int, **details: Any) -> None:
         """Write the page of an error."""
