@@ -7,6 +7,8 @@ EXTRAS := lab,export,scale,test,book
 TORCH ?=# which build of PyTorch: TORCH=cpu is a tenth of the download on Linux, where there is no GPU
 LAB ?=# what JupyterLab gets beside, such as LAB=--allow-root where you are root
 PORT := 8866# of the explorers
+ADDRESS ?= 127.0.0.1# who reaches the explorers; ADDRESS=0.0.0.0 opens them to a room, with a token
+KERNELS ?= 8# explorers with Python at a time, of about 0.8 GB each
 WORKERS ?= 2# processes that test side by side, of one thread and up to 4 GB each
 
 BIN   := .venv/bin
@@ -28,8 +30,8 @@ figures: $(DONE) ## draw the figures of runs/builtin again
 lab: $(DONE) ## open the first lesson in JupyterLab
 	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB)
 
-explore: $(DONE) ## the explorers as web pages, without code, on this machine alone
-	$(BIN)/python -m hmq_lab.explorers.pages runs/explore --port $(PORT)
+explore: $(DONE) ## the explorers as web pages, without code; ADDRESS=0.0.0.0 opens them to a room
+	$(BIN)/python -m hmq_lab.explorers.pages runs/explore --port $(PORT) --address $(ADDRESS) --kernels $(KERNELS)
 
 book: $(DONE) ## lessons, explorers and reference as pages that open from disk, in build/book; every link is checked
 	$(BIN)/python notebooks/book/make.py build/book

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from hmq_lab.data import atomic
 from hmq_lab.data.files import (
     check_fields,
     check_readable,
@@ -89,6 +90,61 @@ def test_a_place_that_cannot_be_taken_leaves_nothing(tmp_path):
     with pytest.raises(OSError), replacing(tmp_path / "folder") as temporary:
         temporary.write_text("x")
     assert os.listdir(tmp_path) == ["folder"]
+
+
+def test_on_windows_files_are_closed_before_they_are_renamed_and_readers_are_waited_for(
+    tmp_path, monkeypatch
+):
+    """As there: no open file is renamed, none that was opened for reading is flushed to the disk."""
+    replace, fsync, refusals = os.replace, os.fsync, iter([True, True, False])
+
+    def renamed(source, target):
+        links = [
+            os.readlink(f"/proc/self/fd/{name}")
+            for name in os.listdir("/proc/self/fd")
+            if os.path.islink(f"/proc/self/fd/{name}")
+        ]
+        assert str(source) not in links
+        if next(refusals):
+            raise PermissionError(errno.EACCES, "in use by another process")
+        replace(source, target)
+
+    def flushed(handle):
+        os.write(handle, b"")  # fails on a handle for reading alone
+        fsync(handle)
+
+    monkeypatch.setattr(atomic, "fcntl", None)
+    monkeypatch.setattr(atomic, "WINDOWS", True)
+    monkeypatch.setattr(atomic, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(os, "replace", renamed)
+    monkeypatch.setattr(os, "fsync", flushed)
+    (tmp_path / "status.json").write_text("old")
+    with replacing(tmp_path / "status.json") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "status.json").read_text() == "new"
+    assert os.listdir(tmp_path) == ["status.json"]
+
+    # A reader that never closes the file: the error comes, the old file stays, nothing is left.
+    refusals = iter([True] * 9)
+    with pytest.raises(PermissionError, match="in use"):
+        with replacing(tmp_path / "status.json") as temporary:
+            temporary.write_text("newer")
+    assert (tmp_path / "status.json").read_text() == "new"
+    assert os.listdir(tmp_path) == ["status.json"]
+
+
+def test_elsewhere_a_rename_that_is_refused_is_not_tried_again(tmp_path, monkeypatch):
+    tried = []
+
+    def renamed(source, target):
+        tried.append(source)
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "replace", renamed)
+    with pytest.raises(PermissionError):
+        with replacing(tmp_path / "a") as temporary:
+            temporary.write_text("b")
+    assert len(tried) == 1
 
 
 def test_two_writers_do_not_meet(tmp_path):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -223,6 +224,43 @@ def test_a_process_is_known_by_number_and_start():
     until(lambda: start_time(child.pid) is None)  # a zombie is none
     child.wait()
     assert start_time(child.pid) is None
+
+
+def test_without_proc_a_process_is_known_too(monkeypatch):
+    """As on macOS and Windows: no /proc, and no program is started to find out."""
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: "proc" not in path.parts and exists(path))
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    monkeypatch.setattr(subprocess, "run", None)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    try:
+        started = start_time(child.pid)
+        assert started and started != start_time(os.getpid()) and started == start_time(child.pid)
+        child.stdin.close()
+        until(lambda: start_time(child.pid) is None)  # a zombie is none
+    finally:
+        child.kill()
+        child.wait()
+    assert start_time(child.pid) is None
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    with pytest.raises(ImportError, match=r"needs psutil: pip install hmq_lab\[lab\]"):
+        start_time(os.getpid())
+
+
+@pytest.mark.parametrize(
+    "name", ["network.safetensors", "log.txt", "wish", "tensors.json", "status.json"]
+)
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_is_there_is_removed_only_if_asked(tmp_path, monkeypatch, name, resume):
+    """Also a file of that name that no search wrote."""
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"already \\({name}\\)"):
+        start(tmp_path, resume=resume)
+    assert os.listdir(tmp_path) == [name] or set(os.listdir(tmp_path)) == {name, ".lock"}
+    assert (tmp_path / name).read_text() == "mine"
+    monkeypatch.setattr(Run, "launch", lambda run: None)
+    start(tmp_path, overwrite=True)
+    assert not (tmp_path / name).exists()
 
 
 @pytest.mark.parametrize("rounds", range(3))

@@ -289,6 +289,16 @@ def test_an_output_folder_that_holds_a_run_is_kept_unless_asked(pictures, whole,
     assert content(run(pictures, out=tmp_path, resume=True)) == content(whole)
 
 
+def test_a_lone_network_in_the_output_folder_is_kept_unless_asked(pictures, tmp_path):
+    """Also with resume: a run that could go on has a checkpoint or a record."""
+    (tmp_path / NETWORK).write_bytes(b"mine")
+    for resume in (False, True):
+        with pytest.raises(FileExistsError, match=r"already \(network\.safetensors\)"):
+            run(pictures, out=tmp_path, resume=resume)
+    assert (tmp_path / NETWORK).read_bytes() == b"mine"
+    assert [path.name for path in tmp_path.iterdir()] == [NETWORK]
+
+
 def test_two_searches_do_not_write_into_one_folder(pictures, tmp_path):
     def another(event):
         if event["kind"] == "step" and event["step"] == 3:

@@ -15,6 +15,7 @@ import re
 import secrets
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,11 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+# Windows replaces no file that another program has open. Readers are done in a moment: these are
+# the seconds between two attempts.
+WINDOWS = os.name == "nt"
+PAUSES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 # A temporary file of `replacing`: a dot, the name of the file, and seven digits of its own with a
 # mark behind them.
@@ -56,16 +62,28 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         # On the disk before it has the name: a loss of power leaves the old file or the new one.
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        _take_place(temporary, target)
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
         temporary.unlink(missing_ok=True)
 
 
-def _new_temporary(target: Path) -> tuple[Path, int]:
-    """A new empty file beside the target, and the open handle that holds its lock."""
+def _take_place(temporary: Path, target: Path) -> None:
+    """Give a file the name of another one, which is gone then."""
+    for pause in PAUSES if WINDOWS else ():
+        try:
+            os.replace(temporary, target)
+            return
+        except PermissionError:
+            time.sleep(pause)
+    os.replace(temporary, target)
+
+
+def _new_temporary(target: Path) -> tuple[Path, int | None]:
+    """A new empty file beside the target, and the open handle that holds its lock, if any."""
     while True:
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)[:7]}_")
         # 0o666 less the umask is the mode of any new file; tempfile.mkstemp would make it private.
@@ -73,8 +91,10 @@ def _new_temporary(target: Path) -> tuple[Path, int]:
             handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         except FileExistsError:
             continue
+        # Windows renames no open file.
         if fcntl is None:
-            return temporary, handle
+            os.close(handle)
+            return temporary, None
         # A drive without locks: the file is used without one.
         with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)

@@ -1,19 +1,18 @@
 """The explorers as web pages for whoever is to move a slider and see no code: `make explore`.
 
-    python -m hmq_lab.explorers.pages runs/explore    # writes the pages and serves them on
-    127.0.0.1 alone python -m hmq_lab.explorers.pages runs/explore --write-only
+    python -m hmq_lab.explorers.pages runs/explore    # writes the pages; serves this machine alone
+    python -m hmq_lab.explorers.pages runs/explore --write-only
 
 A page for each explorer and a front page with their pictures, all written from `PAGES`. Explorers
 that have a module of JavaScript (`STATIC`) are whole by themselves: they need no kernel, and open
-from disk. The others are served by Voila, with a kernel each. A visitor's browser shows outputs
-only; the server takes from it what widgets say, and no code to run.
+from disk. The others are served by Voila (see `server`), with a kernel each. A visitor's browser
+shows outputs only; the server takes from it what widgets say, and no code to run.
 """
 
 from __future__ import annotations
 
 import argparse
 import html
-import re
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -33,10 +32,6 @@ except ModuleNotFoundError as error:
     sys.exit(2)
 
 PORT = 8866
-# They need what Voila lacks, and say so.
-LACKING = ["jupyterlab-jupytext", "@jupyter-notebook/lab-extension"]
-IDLE = 900  # seconds until the kernel of a page that nobody looks at any more ends
-KERNELS = 8  # at a time; each takes about 0.8 GB
 
 
 @dataclass(frozen=True)
@@ -229,47 +224,6 @@ def notebook(page: Page) -> nbformat.NotebookNode:
     return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
 
-def serve(folder: Path, port: int = PORT, browser: bool = True) -> None:
-    """Serve the pages until Ctrl-C; the URL is printed. Only this machine can reach them, under a
-    local name.
-
-    Args:
-        folder: for the files of the server.
-        port: to listen at, or one near it that is free.
-        browser: whether to open the front page.
-    """
-    from tornado.web import StaticFileHandler
-    from voila.app import Voila
-
-    class Front(StaticFileHandler):
-        def prepare(self):
-            # Sets the cookie with which a page ends its kernel when it is left.
-            _ = self.xsrf_token
-
-    class Pages(Voila):
-        # A page elsewhere that renames itself to 127.0.0.1 is refused.
-        def init_settings(self):
-            return super().init_settings() | {"allow_remote_access": False}
-
-        def init_handlers(self):
-            front = {"path": str(folder.resolve()), "default_filename": "index.html"}
-            return [(rf"/({'|'.join(files)})", Front, front), *super().init_handlers()]
-
-    there = [path.name for path in folder.iterdir() if path.suffix in (".png", ".html")]
-    files = ["", *map(re.escape, sorted(there))]
-    # Only this machine may ask; idle kernels end.
-    arguments = [
-        str(folder),
-        "--Voila.ip=127.0.0.1",
-        f"--port={port}",
-        "--VoilaConfiguration.strip_sources=True",
-        *(f"--VoilaConfiguration.extension_denylist={name}" for name in LACKING),
-        f"--MappingKernelManager.cull_idle_timeout={IDLE}",
-        "--MappingKernelManager.cull_interval=60",
-    ]
-    Pages.launch_instance(arguments + ([] if browser else ["--no-browser"]))
-
-
 BACK = '<p><a href="index.html">All explorers</a></p>'
 ENTRY = """<li><a href="{link}"><img src="{name}.png" alt="{alt}">
 <h2>{title}</h2></a><p>{sentence}</p></li>"""
@@ -296,7 +250,8 @@ a:focus-visible { outline: 3px solid var(--link); outline-offset: 3px }
 </style></head><body>
 <h1>hmq_lab: explorers</h1>
 <p>Move a slider, see what changes, read the sentence below the figure.
-Pages that need Python take some seconds to start.</p>
+Pages that need Python take some seconds to start, and stop when nobody touches them for 15 minutes:
+then load the page again.</p>
 <ul>
 ENTRIES
 </ul>
@@ -311,6 +266,12 @@ if (matchMedia("(prefers-color-scheme: dark)").matches)
 def _port(text: str) -> int:
     if not (text.isdecimal() and 1 <= int(text) <= 65535):
         raise argparse.ArgumentTypeError(f"a port is an integer from 1 to 65535, got {text}")
+    return int(text)
+
+
+def _kernels(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 1000):
+        raise argparse.ArgumentTypeError(f"kernels must be an integer from 1 to 1000, got {text}")
     return int(text)
 
 
@@ -334,18 +295,35 @@ def main(arguments: list[str] | None = None) -> None:
         "--port", type=_port, default=PORT, help=f"by default {PORT}, or one near it that is free"
     )
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
+    parser.add_argument(
+        "--address",
+        default="127.0.0.1",
+        help="an address of this machine that others may reach, who then need the token that is "
+        "printed; by default 127.0.0.1, which only this machine reaches",
+    )
+    parser.add_argument(
+        "--kernels",
+        type=_kernels,
+        default=8,
+        help="pages with Python that are open at a time, by default 8; each takes about 0.8 GB",
+    )
     # What is missing is said before anything is drawn.
     options = parser.parse_args(arguments)
     if not options.write_only and find_spec("voila") is None:
         parser.exit(2, LACKS.format("voila"))
     try:
+        if not options.write_only:
+            from hmq_lab.explorers import server
+
+            server.check_address(options.address)
         count = len(_chosen(options.only))
         print(f"drawing {count} picture{'s' * (count > 1)} ...", flush=True)
         write(options.folder, options.only)
     except ValueError as error:
         parser.error(str(error))
     if not options.write_only:
-        serve(options.folder, options.port, not options.no_browser)
+        browser = not options.no_browser
+        server.serve(options.folder, options.port, browser, options.address, options.kernels)
 
 
 if __name__ == "__main__":

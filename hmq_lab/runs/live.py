@@ -9,7 +9,7 @@
 The folder holds plain files, each with one writer, beside the files of `search`. The process
 (`live_worker`) writes status.json, events.jsonl (the events of the record, one to a line, as they
 happen), tensors.json (the tensors of the network) and log.txt. The viewer writes search.json (the
-arguments of the search) and wish (run, pause or stop). A POSIX system is needed.
+arguments of the search) and wish (run, pause or stop).
 """
 
 from __future__ import annotations
@@ -52,6 +52,14 @@ WISH = "wish"
 EVENTS = "events.jsonl"
 TENSORS = "tensors.json"
 LOG = "log.txt"
+
+WRITTEN = (STATUS, WISH, EVENTS, TENSORS, LOG)
+# What any search leaves.
+SEARCHED = (CHECKPOINT, RECORD, NETWORK)
+
+# Windows has no sessions: Ctrl-C in the console that started a search must not reach it.
+WINDOWS_FLAGS = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+WINDOWS_FLAGS |= getattr(subprocess, "CREATE_NO_WINDOW", 0)
 
 # The states in which there is a process, all states, and all requests.
 ALIVE = ("starting", "running", "paused")
@@ -212,9 +220,7 @@ def start(
             pass
 
         # Remove the files of the search before, but for what is to be resumed.
-        old = [STATUS, WISH, EVENTS, TENSORS, LOG]
-        if not resume:
-            old += [CHECKPOINT, RECORD, NETWORK]
+        old = WRITTEN if resume else WRITTEN + SEARCHED
         for file in old:
             (out / file).unlink(missing_ok=True)
         # The process reads its arguments from this file.
@@ -233,8 +239,9 @@ def _check_free(run: Run, resume: bool, overwrite: bool) -> None:
             "or choose another folder"
         )
     # What an earlier run left stays, unless the caller says otherwise.
-    there = [file for file in (SEARCH, CHECKPOINT, RECORD) if (out / file).exists()]
-    may_resume = resume and SEARCH not in there
+    there = [file for file in (SEARCH, *SEARCHED, *WRITTEN) if (out / file).exists()]
+    # Of another program's run only its own files are taken over.
+    may_resume = resume and set(there) <= set(SEARCHED) and there != [NETWORK]
     if there and not (overwrite or may_resume):
         raise FileExistsError(
             f"{out} holds a run already ({there[0]}): attach to it and resume it, overwrite it, or "
@@ -575,6 +582,7 @@ class Run:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                creationflags=WINDOWS_FLAGS,
                 env=environment,
             )
         # Say that it starts, before it can say so itself.
@@ -624,11 +632,9 @@ def start_time(pid: int) -> str | None:
     >>> start_time(os.getpid()) == start_time(os.getpid())
     True
     """
-    # Systems without /proc have ps.
+    # macOS and Windows have no /proc.
     if not Path("/proc/self/stat").exists():
-        command = ["ps", "-o", "lstart=", "-p", str(pid)]
-        said = subprocess.run(command, capture_output=True, text=True, check=False)
-        return said.stdout.strip() or None
+        return _start_time_elsewhere(pid)
     # Linux counts from the start of the machine, so the start is part of the answer.
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
@@ -641,6 +647,23 @@ def start_time(pid: int) -> str | None:
         return None
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {numbers[18]}"
+
+
+def _start_time_elsewhere(pid: int) -> str | None:
+    """Return when a process started on a system without /proc; None where there is no process."""
+    try:
+        import psutil
+    except ImportError as error:
+        said = "a search in a process of its own needs psutil: pip install hmq_lab[lab]"
+        raise ImportError(said, name=error.name) from error
+    # A zombie counts as gone.
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return repr(process.create_time())
+    except psutil.NoSuchProcess:
+        return None
 
 
 def write(path: Path, content: dict) -> None:

@@ -250,7 +250,7 @@ def hardware(device: torch.device | str = "cpu") -> dict:
 def _processor() -> str:
     # Linux knows the name of the processor, other systems perhaps.
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     for line in lines:

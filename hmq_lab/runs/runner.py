@@ -355,12 +355,14 @@ class Runner:
         """Begin, go on, or give back what is done: what `out` holds decides."""
         out = self.out
         if out is not None:
-            there = [name for name in (CHECKPOINT, RECORD) if (out / name).exists()]
-            if there and not (resume or overwrite):
+            there = [name for name in (CHECKPOINT, RECORD, NETWORK) if (out / name).exists()]
+            # A network alone is nothing that a run could go on from.
+            may_resume = resume and there != [NETWORK]
+            if there and not (may_resume or overwrite):
                 raise FileExistsError(
                     f"{out} holds a run already ({there[0]}): resume it, overwrite it, or choose another"
                 )
-            if resume and there == [RECORD]:
+            if resume and RECORD in there and CHECKPOINT not in there:
                 return self.already_done(out)
             if not resume and self.team.is_main:
                 for name in (RECORD, NETWORK, CHECKPOINT):
