@@ -362,7 +362,7 @@ fresh = copy.deepcopy(network)
 refused(Target, weights=40)
 refused(search, fresh, own, Target(weights=20), space=SearchSpace((2, 4, 8)), **quick)
 refused(search, Own(classes=7), own, Target(weights=8), **quick)
-refused(search, fresh, own, Target(weights=8), **quick | {"settings": "quick/mine"})
+refused(search, fresh, own, Target(weights=8), **quick | {"settings": "quick/does-not-exist"})
 # %% [markdown]
 # A compression of 40 would need less than one bit a weight. One of 20 would need less than two bits,
 # the fewest that were allowed. A network needs as many outputs as there are classes. A preset must
