@@ -10,14 +10,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import TensorDataset
 
 matplotlib.use("agg")
 
-from hmq_lab import explorers, quantize
+from hmq_lab import SearchSpace, explorers, quantize, search
+from hmq_lab.data import Data
 from hmq_lab.explorers import Selection
 from hmq_lab.hardware.integer import IntegerNetwork
 from hmq_lab.hardware.packing import pack, unpack
 from hmq_lab.network import blocks, is_attached, placements
+from hmq_lab.placement import attach
+from hmq_lab.quantizer import Scheme
+from hmq_lab.runs import records
+from hmq_lab.runs.runner import prefer
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -156,6 +162,92 @@ def test_what_is_exported_is_taken(case, tmp_path, monkeypatch):
     # What nobody chose has 8 bits.
     free = Selection({}, selection.sizes, True).on(network, batch)
     assert {block.scheme.bits for block in blocks(free).values()} == {8}
+
+
+def pairs(count, seed):
+    """Images and labels of four classes, as a torch data set."""
+    rng = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, 3, 6, 6, generator=rng)
+    return TensorDataset(images, torch.arange(count) % 4)
+
+
+@pytest.mark.parametrize("hardware", [False, True])
+def test_a_search_begins_at_a_selection(case, tmp_path, hardware):
+    """Without epochs of the search it keeps the bits and thresholds, and trains the weights."""
+    network, _, _ = case
+    data = Data.of(pairs(40, 0), pairs(20, 1), pairs(20, 2), classes=list("abcd"), name="pairs")
+    images = torch.stack([x for x, _ in pairs(40, 0)])
+    view = explorers.network(network, images, hardware=hardware)
+    view.everything(4)
+    view.set(tensor="linear.weight", bits=2)
+    exponents = view.bench.exponents("linear.weight")
+    view.set(exponent=exponents[1])
+    view.set(tensor="relu", bits=3)
+    chosen = view.selection
+    short = {"search_epochs": 0, "final_epochs": 1, "batch_size": 20, "compile": "off"}
+    short |= {"preset": "quick/folder"}
+    options = {"settings": short, "hardware": hardware, "progress": False}
+    model = copy.deepcopy(network)
+    record = search(model, data, chosen, out=tmp_path / "run", **options)
+    assert record.is_complete and not record.events[0].get("moves")
+    found = {name: block.scheme for name, block in blocks(model).items()}
+    for name, scheme in chosen.schemes.items():
+        assert found[name].bits == scheme.bits, name
+        if name.endswith("weight"):
+            assert found[name] == scheme
+    assert record.results["rates"]["weights"] == chosen.compression
+    assert not torch.equal(model.linear.parametrizations.weight.original, network.linear.weight)
+
+    # The record says what it began at, and another selection is another run.
+    begun = record.header["begin_at"]["linear.weight"]
+    assert begun == [2, exponents[1]]
+    assert records.read(tmp_path / "run").header["begin_at"] == record.header["begin_at"]
+    view.set(tensor="conv.weight", bits=3)
+    with pytest.raises(ValueError, match="another configuration.*begin_at"):
+        search(
+            copy.deepcopy(network),
+            data,
+            view.selection,
+            out=tmp_path / "run",
+            resume=True,
+            **options,
+        )
+
+
+def test_a_search_learns_from_where_a_selection_begins(case):
+    """The scheme that was chosen has most of the probability, and the others share the rest."""
+    network, batch, _ = case
+    model = copy.deepcopy(network)
+    attach(model, sample=batch)
+    scheme = Scheme(3, 1, True)
+    block = blocks(model)["conv.weight"]
+    prefer(block, scheme)
+    table = torch.softmax(block.logits.detach().double().flatten(), 0)
+    assert table.max() == pytest.approx(0.9, abs=1e-6)
+    assert table.sort().values[:-1].tolist() == pytest.approx([0.1 / 63] * 63, rel=1e-5)
+    assert block.scheme.bits == 3
+    # A threshold that the block does not have becomes the nearest that it has.
+    nearest = min(block.exponents.tolist(), key=lambda exponent: abs(exponent - 1))
+    assert block.scheme.threshold_exponent == nearest
+
+
+def test_a_selection_that_a_search_cannot_begin_at_is_refused(case):
+    network, _, _ = case
+    data = Data.of(pairs(40, 0), pairs(20, 1), pairs(20, 2), classes=list("abcd"), name="pairs")
+    short = {"batch_size": 20}
+    other = Selection({"nowhere.weight": Scheme(2, 0, True)}, {"nowhere.weight": 8})
+    with pytest.raises(ValueError, match=r"no quantized tensor nowhere\.weight"):
+        search(copy.deepcopy(network), data, other, settings=short, progress=False)
+    view = explorers.network(network, torch.randn(20, 3, 6, 6), tensor="conv.weight", bits=3)
+    with pytest.raises(ValueError, match=r"gives conv\.weight 3 bits, the search chooses from"):
+        search(
+            copy.deepcopy(network),
+            data,
+            view.selection,
+            space=SearchSpace(bits=(2, 8)),
+            settings=short,
+            progress=False,
+        )
 
 
 def test_a_file_that_is_no_selection_is_named(tmp_path):

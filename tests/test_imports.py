@@ -34,7 +34,7 @@ THIRD_PARTY = {
     "data": {"torch", "torchvision", "numpy", "PIL", "safetensors", "filelock"},
     "models": {"torch", "torchvision", "safetensors"},
     "hardware": {"torch", "numpy", "safetensors", "onnx", "onnxruntime", "onnxscript"},
-    "runs": {"torch", "tqdm", "accelerate", "filelock"},
+    "runs": {"torch", "tqdm", "accelerate", "filelock", "psutil"},
     "rivals": {"torch", "numpy", "scipy", "tqdm"},
     "plots": {"torch", "numpy", "pandas", "matplotlib", "seaborn", "IPython"},
     "explorers": {
@@ -47,7 +47,9 @@ THIRD_PARTY = {
         "ipywidgets",
         "anywidget",
         "traitlets",
-        "voila",
+        "voila",  # jupyter_client and jupyter_server are what it is made of
+        "jupyter_client",
+        "jupyter_server",
         "tornado",
         "nbformat",
     },

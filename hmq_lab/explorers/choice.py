@@ -30,7 +30,7 @@ class Selection:
     >>> chosen = selection.on(model, batch)                               # doctest: +SKIP
     >>> pack(chosen, "packed.safetensors", "mine")                        # doctest: +SKIP
     >>> IntegerNetwork.from_selected(chosen)                              # doctest: +SKIP
-    >>> search(model, data, selection.target)                             # doctest: +SKIP
+    >>> search(model, data, selection)                                    # doctest: +SKIP
 
     Args:
         schemes: by name; a tensor that is not among them has 8 bits, and the threshold that fits
@@ -52,9 +52,7 @@ class Selection:
 
     @property
     def target(self) -> Target:
-        """What a search must reach to be as small as this selection; it begins anew, and trains the
-        weights.
-        """
+        """What a search must reach to be as small as this selection."""
         activations = set()
         for name, scheme in self.schemes.items():
             if name not in self.sizes:

@@ -231,9 +231,13 @@ def start(
 
 def _check_free(run: Run, resume: bool, overwrite: bool) -> None:
     """Raise FileExistsError where a folder holds a run that must stay."""
-    # A search that runs is left alone.
+    # A search that runs is left alone. A file of that name may be anything else.
     out = run.out
-    if run.is_alive():
+    try:
+        is_alive = run.is_alive()
+    except ValueError:
+        is_alive = False
+    if is_alive:
         raise FileExistsError(
             f"{out} holds a search that is {run.state} (process {run.status().pid}): attach to it, "
             "or choose another folder"

@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from hmq_lab import _kernels as kernels
 from hmq_lab import budget
-from hmq_lab.block import SearchSpace, check_space
+from hmq_lab.block import HMQ, SearchSpace, check_space
 from hmq_lab.budget import Target
 from hmq_lab.data.datasets import Data, load
 from hmq_lab.data.files import digest, exclusive_lock, read_tensors, write_tensors
@@ -33,7 +33,9 @@ from hmq_lab.graph.folding import fold
 from hmq_lab.graph.tracing import in_mode
 from hmq_lab.hardware.lowering import unlowered
 from hmq_lab.models.training import evaluate
+from hmq_lab.network import blocks
 from hmq_lab.placement import attach, calibrate, set_activation_bits, switched_off
+from hmq_lab.quantizer import Scheme
 from hmq_lab.runs import checkpoints, records
 from hmq_lab.runs import processes as scale
 from hmq_lab.runs.interruption import stop_signals
@@ -49,10 +51,23 @@ WORTH_COMPILING = 10**10
 SPLITS = ("train", "validation", "test")
 
 
+@runtime_checkable
+class Chosen(Protocol):
+    """A selection that was made by hand, such as `explorers.Selection`."""
+
+    @property
+    def schemes(self) -> Mapping[str, Scheme]:
+        """The schemes of the tensors that were chosen, by name."""
+
+    @property
+    def target(self) -> Target:
+        """What a search must reach to be as small."""
+
+
 def search(
     model: nn.Module,
     data: Data | str,
-    target: Target | float = 8.0,
+    target: Target | Chosen | float = 8.0,
     *,
     space: SearchSpace | None = None,
     settings: Settings | Mapping[str, Any] | str | None = None,
@@ -78,7 +93,9 @@ def search(
     Args:
         model: the float network. It comes back in training mode, with blocks, its schemes fixed.
         data: a `Data`, or what `data.load` takes.
-        target: a `Target`, or a number, the compression of the weights.
+        target: a `Target`, a number (the compression of the weights), or a selection that was made
+            by hand (`explorers.Selection`): the search begins at its schemes, and must become as
+            small. With the setting search_epochs=0 it keeps them, and trains the weights alone.
         space: the bit-widths and thresholds to choose from.
         settings: `Settings`, the name of a preset, or a dict of changes to the preset of the data
             (see `settings.preset_for`), which is the default. The dict may name another "preset".
@@ -118,6 +135,9 @@ def search(
     # Names become what they name.
     data = data if isinstance(data, Data) else load(data)
     data = data.for_network(model)
+    begin_at: Mapping[str, Scheme] = {}
+    if isinstance(target, Chosen):
+        begin_at, target = target.schemes, target.target
     target = target if isinstance(target, Target) else Target(weights=target)
     space = check_space(space)
     settings = as_settings(settings, data.name)
@@ -153,6 +173,7 @@ def search(
         out=out,
         progress=progress and team.is_main,
         on_event=on_event,
+        begin_at=begin_at,
     )
     # One search at a time writes to a folder.
     is_writer = out is not None and team.is_main
@@ -330,11 +351,13 @@ class Runner:
         out: Path | None,
         progress: bool,
         on_event: Callable[[Event], None] | None,
+        begin_at: Mapping[str, Scheme],
     ):
         self.model, self.data, self.target, self.space = model, data, target, space
         self.settings, self.hardware, self.seed, self.team = settings, hardware, seed, team
         self.accumulate, self.shared_noise = accumulate, shared_noise
         self.out, self.progress = out, progress
+        self.begin_at = begin_at
         self.recorder = Recorder(settings.log_every, on_event)
         # Decided once a run: compiled and eager sums differ in the last bits.
         self.compiling: bool | None = None
@@ -350,6 +373,9 @@ class Runner:
             "hardware_mode": hardware,
             "settings": dataclasses.asdict(settings),
         }
+        if begin_at:
+            begun = {name: [s.bits, s.threshold_exponent] for name, s in sorted(begin_at.items())}
+            self.configuration["begin_at"] = begun
 
     def start(self, resume: bool, overwrite: bool) -> Record:
         """Begin, go on, or give back what is done: what `out` holds decides."""
@@ -414,6 +440,7 @@ class Runner:
         attach(model, self.space, sample, hardware=self.hardware, generator=logits)
         bits = self.target.bits_of(budget.activation_sizes(model))
         set_activation_bits(model, bits)
+        set_chosen_bits(model, self.begin_at)
         if not budget.weight_sizes(model):
             raise ValueError(
                 "the network has no weight of a convolution or fully connected layer: nothing to search"
@@ -439,6 +466,8 @@ class Runner:
         # Blocks let everything through in both.
         images = (x for x, _ in self.search.calibration_batches())
         calibrate(self.model, images, largest=self.team.largest)
+        for name, scheme in self.begin_at.items():
+            prefer(self.search.blocks[name], scheme)
         with switched_off(self.model):
             self.search.progress.results["accuracy"] = {
                 "float_validation": self.accuracy(self.model, self.data.validation),
@@ -573,6 +602,57 @@ class Runner:
         kept = checkpoints.restore(self.search, self.configuration, path)
         self.recorder.events, self.recorder.timing = kept["events"], kept["timing"]
         self.compiling = kept["compiling"]
+
+
+def set_chosen_bits(model: nn.Module, schemes: Mapping[str, Scheme]) -> None:
+    """Give the blocks of activations the bits of these schemes; weights choose among theirs.
+
+    Args:
+        model: an attached network.
+        schemes: by the names of its tensors.
+
+    Raises:
+        ValueError: a tensor is not there, or a weight does not choose from these bits.
+    """
+    found = blocks(model)
+    weights = budget.weight_sizes(model)
+    for name, scheme in schemes.items():
+        if name not in found:
+            raise ValueError(
+                f"this network has no quantized tensor {name}: the selection is another network's"
+            )
+        block = found[name]
+        if name not in weights:
+            block.bits.fill_(scheme.bits)
+        elif scheme.bits not in block.space.bits:
+            raise ValueError(
+                f"the selection gives {name} {scheme.bits} bits, the search chooses from "
+                f"{block.space.bits}"
+            )
+
+
+def prefer(block: HMQ, scheme: Scheme, probability: float = 0.9) -> None:
+    """Give a scheme of a block so much probability, and the same share of the rest to the others.
+
+    >>> block = HMQ.for_weight(torch.tensor([0.3, -1.2]), SearchSpace())
+    >>> prefer(block, Scheme(3, 0, signed=True))
+    >>> block.scheme, round(block.probabilities().max().item(), 3)
+    (Scheme(bits=3, threshold_exponent=0, signed=True), 0.9)
+
+    Args:
+        block: not fixed; it chooses from these bits.
+        scheme: of its thresholds the nearest is taken.
+        probability: between 0 and 1.
+    """
+    row = block.bits.tolist().index(scheme.bits)
+    distances = (block.exponents - scheme.threshold_exponent).abs()
+    column = int(distances.argmin())
+    # Of n schemes, p = exp(z) / (exp(z) + n - 1).
+    others = block.logits.numel() - 1
+    with torch.no_grad():
+        block.logits.zero_()
+        if others:
+            block.logits[row, column] = math.log(probability * others / (1 - probability))
 
 
 def teacher_of(model: nn.Module, sample: Tensor) -> nn.Module:

@@ -490,7 +490,7 @@ def gain_sentence(
 
     >>> print(gain_sentence({"uniform": 80.0, "by error": 94.0}, hmq=93.5, images=2000))
     At a compression of 8 HMQ is 0.5 points below by error. It gains 13.5 points over uniform. \
-Two standard errors of a difference are 1.5 points: HMQ and by error cannot be told apart.
+Two standard errors of a difference are 1.6 points: HMQ and by error cannot be told apart.
 
     Args:
         others: test accuracy (%) by way.
