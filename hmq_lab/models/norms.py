@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from hmq_lab.graph.folding import NORMS, pairs
 from hmq_lab.graph.tracing import in_mode
 
 
-def norms(model: nn.Module) -> list[nn.Module]:
+def norms(model: nn.Module) -> list[Any]:
     """The batch norms with statistics, scale and shift.
 
     Args:
@@ -117,17 +118,17 @@ def equalize(model: nn.Module, sample: Tensor) -> None:
         sample: images (B, 3, H, W) that show which layers follow each other.
     """
     # Each layer together with the norm behind it.
-    for layer, name in pairs(model, sample):
-        layer, norm = model.get_submodule(layer), model.get_submodule(name)
+    for path, name in pairs(model, sample):
+        layer: Any = model.get_submodule(path)
+        norm: Any = model.get_submodule(name)
         if not norm.affine:
             continue
         # Every filter gets the median of the largest weights as its own largest.
         largest = layer.weight.detach().abs().flatten(1).amax(1)  # (out,)
-        ratio = (
-            torch.where(largest > 0, largest[largest > 0].median() / largest, 1.0)
-            if largest.any()
-            else largest + 1
-        )
+        ratio = torch.ones_like(largest)
+        if largest.any():
+            median = largest[largest > 0].median()
+            ratio = torch.where(largest > 0, median / largest, 1.0)
         # The filters get the factor, and the norm takes it back.
         with torch.no_grad():
             layer.weight *= ratio.view(-1, *[1] * (layer.weight.dim() - 1))
@@ -137,7 +138,7 @@ def equalize(model: nn.Module, sample: Tensor) -> None:
 
 
 @torch.no_grad()
-def _set(norm: nn.Module, mean: Tensor, variance: Tensor, ratio: Tensor | float = 1.0) -> None:
+def _set(norm: Any, mean: Tensor, variance: Tensor, ratio: Tensor | float = 1.0) -> None:
     """New statistics for inputs that are `ratio` times what they were.
 
     Scale and shift keep the output: for every x,

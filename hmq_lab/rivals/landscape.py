@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from hmq_lab.block import HMQ
-from hmq_lab.network import attribute_of, blocks
+from hmq_lab.network import attribute_of, blocks, check_attached
 from hmq_lab.quantizer import Scheme, quantize
 
 FLOAT = "float"  # in a choice: this weight is not quantized
@@ -178,7 +178,8 @@ class _Remembering(fx.Interpreter):
             if node in self.wanted and not self._is_kept(node):
                 self.wanted.update(node.all_input_nodes)
         values = super().run(*args, **options)
-        return pytree.tree_unflatten(values, self.module.hmq.outputs[False])
+        outputs = check_attached(self.module).outputs[False]
+        return pytree.tree_unflatten(values, outputs)
 
     def run_node(self, node: fx.Node):
         """Return the value of a node, kept or computed."""

@@ -176,8 +176,10 @@ def search(
         begin_at=begin_at,
     )
     # One search at a time writes to a folder.
-    is_writer = out is not None and team.is_main
-    with exclusive_lock(out, "search") if is_writer else contextlib.nullcontext():
+    alone: contextlib.AbstractContextManager = contextlib.nullcontext()
+    if out is not None and team.is_main:
+        alone = exclusive_lock(out, "search")
+    with alone:
         return runner.start(resume, overwrite)
 
 
@@ -296,6 +298,7 @@ class ParallelSearch(Search):
         return self.team.prepare(loss, *self.example, target_rate)
 
     def backward(self, images: Tensor, labels: Tensor, target_rate: float | None) -> Tensor:
+        assert self.loss is not None
         parts = zip(images.chunk(self.accumulate), labels.chunk(self.accumulate), strict=True)
         found = []
         for k, (part, classes) in enumerate(parts):
@@ -593,8 +596,11 @@ class Runner:
         # The others wait, so that no one is ahead of the file.
         self.recorder.tick()
         if self.team.is_main:
-            kept = {"events": self.recorder.events, "timing": self.recorder.timing}
-            kept["compiling"] = self.compiling
+            kept = {
+                "events": self.recorder.events,
+                "timing": self.recorder.timing,
+                "compiling": self.compiling,
+            }
             checkpoints.save(self.search, self.configuration, kept, self.out / CHECKPOINT)
         self.team.wait()
 

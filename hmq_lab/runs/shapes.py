@@ -102,9 +102,8 @@ def _is_plain(value: Any, shape: Any) -> bool:
 
 
 def _word(shape: Any) -> str:
-    if isinstance(shape, dict | list):
-        shape = type(shape)
-    return WORDS[shape]
+    kind: Any = type(shape) if isinstance(shape, dict | list) else shape
+    return WORDS[kind]
 
 
 def _named(value: Any) -> str:
