@@ -21,7 +21,7 @@ import math
 from typing import Any
 
 # Types in words.
-WORDS = {
+WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a finite number",
     str: "a text",
@@ -102,7 +102,7 @@ def _is_plain(value: Any, shape: Any) -> bool:
 
 
 def _word(shape: Any) -> str:
-    kind: Any = type(shape) if isinstance(shape, dict | list) else shape
+    kind = type(shape) if isinstance(shape, dict | list) else shape
     return WORDS[kind]
 
 
