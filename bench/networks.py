@@ -17,6 +17,7 @@ import argparse
 import copy
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -420,6 +421,8 @@ def table(results: list[dict]) -> str:
         "block by block, each from the codes before it: floats are added in another order there, and",
         "a value in the middle of two codes may get the other one.",
         "`python bench/networks.py` writes this page; see bench/README.md.",
+        f"One thread of {platform.machine()}, Python {platform.python_version()}, "
+        f"{sum(result['seconds'] for result in results) / 60:.0f} minutes in all.",
         "",
         "| family | network | " + " | ".join((*TRAINING, *HARDWARE)) + " |",
         "|" + "---|" * (2 + len(TRAINING) + len(HARDWARE)),

@@ -91,3 +91,19 @@ def test_the_page_for_a_class_names_every_verdict():
     words = {grade.RIGHT, grade.WRONG, grade.OPEN, grade.CRASHED, grade.ENDLESS, grade.MISSING}
     row = next(line for line in TEXTS["class.md"].splitlines() if line.startswith("| `verdict`"))
     assert set(re.findall(r"`([\w ]+)`", row)) - {"verdict"} == words
+
+
+def test_the_page_of_networks_counts_its_rows():
+    """The number in its first sentence, and none that died or computed something else."""
+    page = (ROOT / "docs" / "networks.md").read_text()
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| ")][1:]
+    trained = sum([cell.strip() for cell in row[2:5]] == ["passed"] * 3 for row in rows)
+    assert f"{trained} of {len(rows)} families" in page and len(rows) == 62 and trained >= 60
+    # What the page of promises says of it.
+    trust = (ROOT / "TRUST.md").read_text()
+    equal = [sum(row[column].strip() == "equal" for row in rows) for column in (6, 7, 8)]
+    refused = sum(row[7].strip() == "refused" for row in rows)
+    assert f"{trained} of {len(rows)} attach" in trust
+    assert f"{equal[0]} packed files and {equal[2]} ONNX files" in trust
+    assert f"on integers {equal[1]} do, and {refused} are refused" in trust
+    assert not {cell.strip() for row in rows for cell in row[2:]} & {"error", "died"}
