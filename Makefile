@@ -28,7 +28,7 @@ figures: $(DONE) ## draw the figures of runs/builtin again
 	$(BIN)/hmq-lab figures runs/builtin --overwrite
 
 lab: $(DONE) ## open the first lesson in JupyterLab
-	$(BIN)/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB)
+	$(BIN)/jupyter lab --config=jupyter_server_config.py --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB)
 
 explore: $(DONE) ## the explorers as web pages, without code; ADDRESS=0.0.0.0 opens them to a room
 	$(BIN)/python -m hmq_lab.explorers.pages runs/explore --port $(PORT) --address $(ADDRESS) --kernels $(KERNELS)

@@ -1,4 +1,4 @@
-"""What JupyterLab reads when it is started in this folder, as `make lab` does.
+"""What JupyterLab reads when `make lab` starts it (`--config`).
 
 JupyterLab writes the exact version of Python into every notebook that it saves. The lessons name
 only "3": to open and save one then changes nothing that git sees, whatever Python the reader has.

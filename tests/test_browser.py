@@ -35,7 +35,6 @@ CELLS = {
     "beat": "explorers.beat(images=100, few=50)",
     "integers": "explorers.integers()",
     "placements": "explorers.placements()",
-    "why": "explorers.why()",
     "replay": "explorers.replay(records.recorded('builtin-tiny_resnet8-w8-a8'))",
     "selection": "explorers.selection(*map(records.recorded, ('cifar10-resnet20-w16-a8', 'cifar10-resnet20-w8-a8')))",
 }

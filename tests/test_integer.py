@@ -377,7 +377,7 @@ class Apply(nn.Module):
         (Apply(lambda m, x: F.relu(x) + torch.rand(4, 1, 1)), "at random, has no integers"),
         (Apply(lambda m, x: F.relu(x) * m.gain), "has no rule on integers"),
         (Apply(lambda m, x: F.pad(F.relu(x), (1, 1), value=0.5)), "padding with 0.5"),
-        (Apply(lambda m, x: x.clamp(-0.3, 0.3)), "it cuts at -0.3, no multiple of"),
+        (Apply(lambda m, x: x.clamp(-0.3, 0.3)), "it cuts at -0.3, a multiple of no power"),
         (Apply(lambda m, x: torch.add(F.relu(x), x, alpha=2)), "a sum with alpha"),
     ],
 )

@@ -25,7 +25,8 @@ def checkout(tmp_path_factory):
 
 def test_opening_and_saving_a_lesson_changes_no_byte(browser, checkout):  # noqa: F811
     root = ("--ServerApp.ip=127.0.0.1", "--ServerApp.allow_root=True", "--ServerApp.root_dir=.")
-    with serving(checkout, "jupyterlab", *root, "--expose-app-in-browser") as (base, token):
+    config = "--config=jupyter_server_config.py"
+    with serving(checkout, "jupyterlab", config, *root, "--expose-app-in-browser") as (base, token):
         for name in LESSONS:
             path = checkout / "notebooks" / name
             before, written = path.read_bytes(), path.stat().st_mtime_ns

@@ -488,7 +488,7 @@ points_at_8.result(f"{hmq - max(at_8['uniform'], at_8['by error']):.1f}")
 # *Predict:* at a compression of 10.5, how many points does a search gain?
 
 # %%
-points_at_10 = predict("points-at-10.5", low=-10, high=90)
+points_at_10 = predict("points-at-10", low=-10, high=90)
 
 # %%
 plots.show(figures.what_a_search_buys(plain))
