@@ -185,7 +185,8 @@ def prose(source):
     texts = []
     for cell in read(source):
         if cell.cell_type == "markdown":
-            text = re.sub(r"```.*?```|^\|.*$", " ", cell.source, flags=re.DOTALL | re.MULTILINE)
+            text = re.sub(r"```.*?```", " ", cell.source, flags=re.DOTALL)
+            text = re.sub(r"^\|.*$", " ", text, flags=re.MULTILINE)
             text = re.sub(r"\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\]\([^)]*\)", " ", text, flags=re.DOTALL)
             texts.append(" ".join(text.split()))
     return texts
@@ -244,9 +245,9 @@ TERMS = re.findall(
 
 
 def test_the_glossary_has_the_words_that_readers_asked_for():
-    assert {"octave", "tight", "aim", "margin", "repair", "selection", "compression"} <= {
-        t for t, _ in TERMS
-    }
+    asked = {"octave", "tight", "aim", "margin", "repair", "selection", "compression", "gamma"}
+    asked |= {"hardware mode", "cycle", "marginal", "sample", "distillation", "recipe"}
+    assert asked | {"training step"} <= {term for term, _ in TERMS}
 
 
 @pytest.mark.parametrize(("term", "lesson"), TERMS, ids=[term for term, _ in TERMS])
@@ -310,7 +311,7 @@ def test_what_lesson_04_says_of_restarts_is_what_happened(seed, threads, monkeyp
         )
         noise = math.sqrt(np.var(one, ddof=1) / len(one) + np.var(two, ddof=1) / len(two))
         told = next(text for text in said if f"one decay to {floor} and" in text)
-        assert ("cannot be told apart" in told) == (abs(np.mean(one) - np.mean(two)) <= 2 * noise)
+        assert ("may be chance" in told) == (abs(np.mean(one) - np.mean(two)) <= 2 * noise)
 
 
 # The editions as they are kept

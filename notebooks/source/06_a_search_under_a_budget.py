@@ -13,7 +13,7 @@
 # * find the best bits of a small network by trying all of them, and say when that is impossible,
 # * name three rivals of HMQ, what each one looks at, and how often it runs the network,
 # * measure a choice by its rank and its regret, over several seeds,
-# * tell the expected compression from the actual one, and say what the repair does about the gap.
+# * say how the expected compression differs from the actual one, and how the repair closes the gap.
 
 # %% tags=["parameters"] quick={"widths": [2, 8], "targets": [8.0], "images": 64, "epochs": 4, "seeds": 1, "first": 3}
 # Parameters: all of them are yours to change. There are len(widths) ** 8 choices.
@@ -280,7 +280,7 @@ checks.best_bits(best_bits)
 #
 # ## Exercise 3 · The hinge (easy, 3 minutes)
 #
-# Write `hinge(rate, target)`, the term without its factor γ. `rate` is the compression R.
+# Write `hinge(rate, target)`, the term without its factor gamma, γ. `rate` is the compression R.
 
 
 # %% tags=["stub"]
@@ -507,14 +507,14 @@ explorers.replay(own_search, step=own_search.of("tables")[-1]["step"])
 # * Trying every choice is possible for eight tensors and three widths, and for hardly more.
 # * Rivals differ in what they look at: sizes alone, errors, single rises of the loss, or the loss
 #   step by step.
-# * HMQ learns the bits of all tensors at once, by gradient descent. Its choice may differ from seed
-#   to seed, so report a rank together with its spread over seeds.
+# * HMQ learns the bits of all tensors together, by gradient descent. Its choice may differ from
+#   seed to seed, so report a rank together with its spread over seeds.
 # * The loss pulls the expected compression; the repair closes the gap to the actual one.
 #
 # ## To talk about
 #
 # * How many times did greedy run the network? How many times would it for 50 tensors with 8 widths?
-#   And what does one search step of HMQ cost then?
+#   And what does one training step of HMQ cost then?
 # * The rises of single tensors do not add up. Where in a network would you expect that most?
 # * HMQ's choice is judged here on weights that do not change, which it was not made for. What would
 #   a fairer comparison need, and what would it cost?
