@@ -120,6 +120,30 @@ def test_teachers_are_told_the_minutes_that_the_lesson_says(source):
     assert len(re.findall(r"^\* ", after, re.MULTILINE)) >= len(re.findall(r"^\* ", asked, re.M))
 
 
+def counted_minutes(source):
+    """Minutes of a lesson: 180 words or 25 lines of code a minute, and what is to be done."""
+    words = lines = todo = 0
+    for cell in read(source):
+        tags = set(cell.metadata.get("tags", []))
+        if cell.cell_type == "code":
+            shown = not tags & {"stub", "solution", "check"}
+            lines += shown * sum(bool(line.strip()) for line in cell.source.split("\n"))
+        elif "hint" not in tags:
+            words += len(re.sub(r"\$[^$]*\$|[|#*`]", " ", cell.source).split())
+            # Half a minute for a prediction, three for an explorer, an exercise as it says.
+            todo += 0.5 * cell.source.count("*Predict:*") + 3 * cell.source.count("## Explor")
+            todo += sum(map(int, re.findall(r"## Exercise .*, (\d+) minutes\)", cell.source)))
+    computing = int(re.search(r"\((\d+) s of them", prose(source)[0])[1]) / 60
+    return words / 180 + lines / 25 + todo + computing
+
+
+def test_the_minutes_of_a_lesson_are_counted(source):
+    said = int(re.search(r"\*\*Minutes:\*\* (\d+)", prose(source)[0])[1])
+    # The game of lesson 12 takes ten more.
+    extra = 10 if "## Play" in markdown_of(source) else 0
+    assert abs(said - counted_minutes(source) - extra) <= 3, counted_minutes(source)
+
+
 def test_a_lesson_begins_with_its_parameters(build, source):
     notebook = build.edition(source, "student")
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]

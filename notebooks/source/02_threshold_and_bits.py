@@ -5,7 +5,7 @@
 # The best threshold balances the two errors, and it depends on the bits. The threshold with the
 # least error does not always give the best accuracy.
 #
-# **Minutes:** 45 (20 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
+# **Minutes:** 35 (20 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
 # lesson 01; mean and standard deviation
 #
 # **After this you can**

@@ -4,7 +4,7 @@
 # How to choose a quantizer at random with noise, how to soften the choice so that gradients pass,
 # and what the temperature changes.
 #
-# **Minutes:** 30 (20 s of them computing) · **Data:** one layer that comes with the package ·
+# **Minutes:** 45 (20 s of them computing) · **Data:** one layer that comes with the package ·
 # **Know first:** lesson 03; what a softmax and an expectation are
 #
 # **After this you can**

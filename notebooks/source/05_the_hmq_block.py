@@ -4,7 +4,7 @@
 # A table of probabilities, two expected numbers, one quantization: the block from its first logit
 # to its selection, and how to put it on a module of your own.
 #
-# **Minutes:** 40 (25 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
+# **Minutes:** 55 (25 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
 # lessons 03 and 04
 #
 # **After this you can**
@@ -332,8 +332,9 @@ smaller_spread.result(of_activation[1][0] / of_activation[64][0])
 
 # %% [markdown]
 # More samples calm the noise, and still there is one quantization. The mean of n independent
-# gradients would follow the dotted line. Losses of different images are nearly independent. The
-# input channels of a weight are not: they act together in every image.
+# gradients would follow the dotted line. The losses of two images depend little on each other. The
+# input channels of a weight are different: they act together in every image, so their samples help
+# less.
 #
 # ## The gradient of each logit
 #
@@ -548,7 +549,7 @@ for place in placements(own):
 # %% [markdown]
 # The list says for every tensor whether it is quantized, and why. Read it before you train. Then
 # calibrate on more than one batch, and train in a loop of your own. The loop has two additions: new
-# noise before every step, and the compression term in the loss,
+# noise before every training step, and the compression term in the loss,
 #
 # $$L = L_\text{task} + \gamma \cdot \max\left(\frac{R_\text{target} - R}{R_\text{target}},
 # 0\right)^2, \qquad R = \frac{32 \sum_i n_i}{\sum_i n_i\, \mathbb E[b_i]}$$

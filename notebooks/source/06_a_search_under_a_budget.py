@@ -4,7 +4,7 @@
 # How good is the choice that HMQ makes? On a small network every choice can be tried, so this
 # question has an answer.
 #
-# **Minutes:** 40 (180 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
+# **Minutes:** 45 (180 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
 # lessons 04 and 05: the block, its probabilities, the temperature
 #
 # **After this you can**

@@ -4,7 +4,7 @@
 # Four networks for large images: where their weights and activations are, what a compression
 # requires of each layer, and a whole search of MobileNetV2 on ten of the thousand classes.
 #
-# **Minutes:** 45 (30 s of them computing) · **Data:** none for the counts; the searches are records
+# **Minutes:** 50 (30 s of them computing) · **Data:** none for the counts; the searches are records
 # that come with the package; ImageNet, or a folder of images, only for a search of your own ·
 # **Know first:** lessons 05 to 07
 #
