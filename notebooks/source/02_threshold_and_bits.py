@@ -290,8 +290,7 @@ tails.result(
 )
 # %% [markdown]
 # In the squared error, 10 decibels are a factor of ten, and 3 decibels are a factor of about two.
-# How much a power of two costs depends on where the best threshold happens to lie between two
-# powers.
+# How much a power of two costs depends on where the best threshold lies between two powers.
 #
 # The four curves differ because their tails differ. No formula for one distribution fits all layers:
 # HMQ lets each tensor choose.

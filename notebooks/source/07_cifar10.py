@@ -99,8 +99,8 @@ plots.show(plots.compression(at(close)))
 arrives.result(figures.part_class(figures.time_to_aim(at(close))))
 
 # %% [markdown]
-# Play the search. Look at the rows of layer3 on the left, where most weights are, and at the task
-# loss, at the bottom right.
+# Press play. Look at the rows of layer3 on the left, where most weights are, and at the task loss,
+# at the bottom right.
 
 # %%
 explorers.replay(at(close), play=4)

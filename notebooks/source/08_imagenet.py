@@ -556,7 +556,8 @@ own_or_none()
 #   whole budget.
 # * At an ACR of 8, few activations have 4 bits; the others have 8. The ACR cannot rise above 8,
 #   even if its target does.
-# * Peak memory is a pair of tensors, or more with shortcuts. In bytes, batch norm counts, too.
+# * Peak memory is the sum of two neighbouring tensors, or of more where there are shortcuts. In
+#   bytes, batch norm counts, too.
 # * Ten classes and 1,000 images can show that a search works. They cannot show how good it is on
 #   ImageNet.
 #
@@ -565,9 +566,9 @@ own_or_none()
 # * The paper says that depthwise layers need more bits than pointwise ones. Which experiment would
 #   show that this is not only "the budget does not act on them"?
 # * MobileNetV2's largest activation is inside a block, between expansion and depthwise convolution.
-#   How could a chip avoid storing it, and what would be left of the ACR then?
-# * ResNet-50 at the size of EfficientNet-B0, or EfficientNet-B0 itself: what would you ask, besides
-#   accuracy and size?
+#   How could a chip avoid storing it? Would the ACR still be a useful measure then?
+# * You can choose between two networks of one size: a compressed ResNet-50, and EfficientNet-B0.
+#   What would you ask, besides accuracy and size?
 # * The authors leave the last layer float. Why does this matter less in ResNet-50 than it would in
 #   MobileNetV2?
 #

@@ -503,8 +503,8 @@ points_at_10.result(f"{searched - without:.1f}")
 #
 # ## Summary
 #
-# * A selection answers the budget first: bits fall with elements. What is left after that is about
-#   the network.
+# * A selection follows the budget first: tensors with more elements have fewer bits. Only what this
+#   does not explain says something about the network.
 # * Compare selections by the order of their bits and by the weights that agree, and always with
 #   chance.
 # * Read what the searches chose before the repair. The repair gives small tensors bits that the

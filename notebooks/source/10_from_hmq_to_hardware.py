@@ -562,8 +562,8 @@ best_machine.result(max(gains, key=gains.get))
 #
 # * A chip has 16-bit accumulators. Would you let them wrap, let them saturate, or take bits from the
 #   weights? How would you prove that it is enough?
-# * Where does the paper's own setting, float biases and unfolded batch norm, leave integer arithmetic?
-#   What would you have to say in a paper that claims "integer only"?
+# * The paper's own setting has float biases and unfolded batch norm. Where does a chip need real
+#   numbers for it? What would you have to say in a paper that claims "integer only"?
 # * One threshold for each output channel would undo the harm of folding. Which lines of the program
 #   would change?
 # * Your accelerator waits for its memory most of the time. Would you rather take bits from weights
