@@ -41,7 +41,9 @@ def classroom(tmp_path_factory):
     spec.loader.exec_module(build)
     folder = tmp_path_factory.mktemp("classroom")
     for source in SOURCES:
-        nbformat.write(build.edition(source, "student", quick=True), folder / f"{source.stem}.ipynb")
+        nbformat.write(
+            build.edition(source, "student", quick=True), folder / f"{source.stem}.ipynb"
+        )
     return folder
 
 
@@ -112,7 +114,10 @@ def test_a_student_works_through_a_lesson(source, browser, school, classroom):  
                 assert "Not attempted yet" in text
                 # Nothing right, then the solution.
                 head = stub[1].split("def ")[1].split("(")[0]
-                for answer, mark in ((f"def {head}(*_):\n    return 0", "✗"), (solutions[solved], "✓")):
+                for answer, mark in (
+                    (f"def {head}(*_):\n    return 0", "✗"),
+                    (solutions[solved], "✓"),
+                ):
                     page.evaluate(WRITE, [stub[0], answer])
                     said(page.evaluate(RUN, stub[0]))
                     verdict = said(page.evaluate(RUN, index))

@@ -270,7 +270,7 @@ checks.best_bits(best_bits)
 # ## The hinge
 #
 # HMQ does not try choices one by one. It gives each tensor probabilities over its bits and learns
-# all of them at once, by gradient descent. The budget is a term of the loss, the **hinge**:
+# all of them together, by gradient descent. The budget is a term of the loss, the **hinge**:
 #
 # $$L = L_\text{task} + \gamma \cdot \max\!\left(\frac{R_\text{target} - R}{R_\text{target}},
 # 0\right)^2$$
@@ -374,8 +374,8 @@ hmq_finds.result(figures.how_often(hmq_ranks[target]))
 
 # %% [markdown]
 # The costs differ, too. A search goes through the images `epochs` times, forward and backward. This
-# number does not depend on how many tensors and widths there are. The rivals' runs, in the table
-# above, grow with both.
+# does not depend on the number of tensors and widths. The rivals need more runs, in the table
+# above, the more tensors and widths there are.
 #
 # (The learning rate of the logits matters. Set `logit_rate` to 0.05, run this section again, and
 # look at the next figure. Are there enough steps to move the probability away from 8 bits?)

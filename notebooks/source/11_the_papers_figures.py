@@ -32,7 +32,7 @@ from IPython.display import Markdown
 
 from hmq_lab import Scheme, checks, explorers, plots, quantize
 from hmq_lab.plots import comparison, paper, published
-from hmq_lab.plots.lessons import lesson09, listed
+from hmq_lab.plots.lessons import lesson09, listed, say
 from hmq_lab.plots.lessons import lesson11 as figures
 from hmq_lab.runs import records
 from hmq_lab.settings import Settings
@@ -101,8 +101,9 @@ actual_changes = predict("actual-changes", "gradually", "in jumps")
 name = paper.typical(found, near)
 record = found[name]
 plots.show(plots.compression(record))
-dots = [round(e["actual_rate"], 6) for e in record.of("step") if "actual_rate" in e]
-actual_changes.result("in jumps" if len(set(dots)) < len(dots) / 2 else "gradually")
+way, sentence = figures.way_of_change(figures.selected_compressions(record))
+say(sentence)
+actual_changes.result(way)
 
 # %% [markdown]
 # A tensor gives up a bit-width all at once, so the actual compression stays the same for many steps
