@@ -4,7 +4,7 @@
 # A tour of mixed-precision quantization and of HMQ, the method of this course. You run a whole
 # search yourself.
 #
-# **Minutes:** 25 (70 s of them computing) · **Data:** built in, nothing to fetch · **Know
+# **Minutes:** 25 (60 s of them computing) · **Data:** built in, nothing to fetch · **Know
 # first:** what a convolution is, Python and some PyTorch
 #
 # **After this you can**

@@ -4,7 +4,7 @@
 # A whole search on real images, from the float network to the test accuracy: what each part of it
 # did, and what it cost.
 #
-# **Minutes:** 40 (20 s of them computing) · **Data:** records that come with the package, nothing
+# **Minutes:** 40 (15 s of them computing) · **Data:** records that come with the package, nothing
 # to fetch; CIFAR10 itself only for a search of your own · **Know first:** lessons 04 to 06
 #
 # **After this you can**

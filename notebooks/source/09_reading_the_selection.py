@@ -4,7 +4,7 @@
 # A search gives you a list of bits. What does it say about the network, and what only about this
 # one run?
 #
-# **Minutes:** 40 (60 s of them computing) · **Data:** records that come with the package and
+# **Minutes:** 40 (50 s of them computing) · **Data:** records that come with the package and
 # built-in images, nothing to fetch · **Know first:** lessons 06 and 07
 #
 # **After this you can**

@@ -5,7 +5,7 @@
 # simulation bit for bit. Then you break it on purpose, pack it into its real bits, and count what it
 # costs.
 #
-# **Minutes:** 60 (25 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
+# **Minutes:** 60 (35 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
 # lesson 01: codes, steps, rounding half to even; what a residual network is
 #
 # **After this you can**

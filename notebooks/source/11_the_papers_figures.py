@@ -4,7 +4,7 @@
 # Every figure and table of the paper again, from our own records, with the published values beside
 # them.
 #
-# **Minutes:** 40 (10 s of them computing) · **Data:** none, the records come with the package ·
+# **Minutes:** 40 (15 s of them computing) · **Data:** none, the records come with the package ·
 # **Know first:** lesson 06: compression, expected and actual; 07 and 08 say how the records were made
 #
 # **After this you can**

@@ -4,7 +4,7 @@
 # From a folder of images and a module of your own to a packed file with few bits: every step, what
 # can go wrong there, and what the library then says.
 #
-# **Minutes:** 40 (45 s of them computing) · **Data:** a small folder of PNG files, which the lesson
+# **Minutes:** 40 (50 s of them computing) · **Data:** a small folder of PNG files, which the lesson
 # draws itself · **Know first:** lessons 00 and 05; how a PyTorch module is written
 #
 # **After this you can**

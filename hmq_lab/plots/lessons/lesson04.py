@@ -75,7 +75,7 @@ def triangles(p: Tensor, samples: Mapping[float, Tensor]) -> Drawing:
         for (x, y), value, side in zip(CORNERS, p, ("left", "right", "center"), strict=True):
             place = (x, y + 0.03 if y else -0.05)
             ax.text(*place, f"{value:.0%}", ha=side, va="bottom" if y else "top")
-        limits = {"xlim": (-0.05, 1.05), "ylim": (-0.2, 1.0)}
+        limits = {"xlim": (-0.05, 1.05), "ylim": (-0.2, 1.1)}
         ax.set(title=f"τ = {temperature:g}", aspect="equal", **limits)
         ax.axis("off")
         # A sample is nearly hard where one entry has almost everything.
