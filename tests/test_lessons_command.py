@@ -115,6 +115,7 @@ def test_lab_writes_a_copy_and_opens_it(shelf, tmp_path, monkeypatch):
     assert started[0][:3] == [sys.executable, "-m", "jupyterlab"]
     assert (
         f"--ServerApp.root_dir={target.resolve()}" in started[0]
+        and f"--ServerApp.contents_manager_class={lab.FILES}" in started[0]
         and started[0][-1] == "--no-browser"
     )
     (target / "00_a.ipynb").write_text("my answer", encoding="utf-8")
