@@ -74,7 +74,15 @@ KINDS = {
 }
 SIX = ("right", "wrong", "no Python", "exiting", "endless", "deleted")
 # Endless ones are few: each of them takes the whole limit.
-SIXTY = {"right": 18, "wrong": 9, "raising": 7, "open": 6, "no Python": 5, "exiting": 5, "endless": 3}
+SIXTY = {
+    "right": 18,
+    "wrong": 9,
+    "raising": 7,
+    "open": 6,
+    "no Python": 5,
+    "exiting": 5,
+    "endless": 3,
+}
 SIXTY |= {"busy": 1, "deleted": 3, "cut off": 3}
 
 

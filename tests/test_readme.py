@@ -11,6 +11,7 @@ import torch
 import hmq_lab
 from hmq_lab import data, models, settings
 from hmq_lab.commands.main import parser
+from hmq_lab.explorers import Selection
 from hmq_lab.models.weights import save_weights
 from hmq_lab.runs import records
 
@@ -91,6 +92,9 @@ def test_the_python_of_the_readme_runs_when_pasted(
         assert (tmp_path / "runs" / "photos" / "record.json").exists() == (
             "photos" in PYTHON[number]
         )
+    elif "view" in names:
+        chosen = Selection.read("selection.json")
+        assert chosen == names["view"].selection and len(chosen.sizes) == 21
     else:
         assert names["loss"].isfinite() and hmq_lab.placements(names["model"])
 
