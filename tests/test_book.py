@@ -74,7 +74,9 @@ def book(make, tmp_path_factory):
         "# For those who teach\n\n[00](00_two_numbers.ipynb)\n"
     )
     (root / "docs" / "glossary.md").write_text("# Glossary\n\n## Scheme\n\nBits and threshold.\n")
-    (root / "docs" / "install.md").write_text("# Install\n\n`pip install`\n")
+    long = "a_name.that_no_phone.is_wide_enough.for_and_that_has_no_space"
+    words = f"# Install\n\n`pip install {long}`\n\n* see {long}\n\n## {long}\n\nYes.\n"
+    (root / "docs" / "install.md").write_text(words)
     (root / "hmq_lab" / "seeds.py").touch()
     (root / "hmq_lab" / "graph" / "naming.py").touch()
     folder = root / "build" / "book"
@@ -258,10 +260,16 @@ def test_a_phone_shows_the_book_from_disk(book, chromium):
         "index.html",
         "notebooks/00_two_numbers.html",
         "api/method.html",
+        "api/graph.html",
+        "docs/install.html",
         "explorers.html",
     ):
         tab.goto((book / place).as_uri())
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390, place
+    # The button above the page opens the contents, which lead to every page.
+    tab.locator("button.primary-toggle:visible").click()
+    tab.locator("dialog[open]").get_by_role("link", name="Glossary").click()
+    tab.wait_for_url("**/docs/glossary.html")
     context.close()
     assert wrong == []
 
