@@ -447,7 +447,8 @@ def renew_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
     Statistics that were gathered under other schemes, or under the noise of the search, do not fit
     the selection. The images should vary as they did when the network was trained: with the
-    built-in network, statistics of images that do not vary cost 12 points. Batch norms that are frozen, or that these images do not reach, keep theirs.
+    built-in network, statistics of images that do not vary cost 12 points. Batch norms that are
+    frozen, or that these images do not reach, keep theirs.
     The network runs as in training: that is where batch norm measures.
     """
     norms: list[Any] = [
