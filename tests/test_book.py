@@ -290,3 +290,14 @@ def test_the_search_works_from_disk(book, chromium):
     tab.get_by_role("link", name="Glossary").last.wait_for()
     assert tab.locator("#search-results li").count() >= 1
     context.close()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_the_whole_book_has_no_fault_and_stays_below_ten_megabytes(make, tmp_path, capfd):
+    folder = tmp_path / "book"
+    code = make.main([str(folder)])
+    said = capfd.readouterr()
+    assert code == 0, said.err
+    assert ", 0 warnings, 0 faults;" in said.out
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 10_000_000

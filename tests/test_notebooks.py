@@ -9,7 +9,6 @@ import itertools
 import math
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import jupytext
 import nbformat
@@ -20,6 +19,8 @@ from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelspec import get_kernel_dict
 from nbformat.v4 import new_output
 from PIL import Image
+
+from hmq_lab.commands import lab_files
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SOURCES = sorted((NOTEBOOKS / "source").glob("[0-9]*.py"))
@@ -342,15 +343,12 @@ def test_an_edition_is_stored_as_jupyterlab_stores_it(build, source, which, buil
 
 
 def test_jupyterlab_writes_a_short_version_into_lessons_alone():
-    settings = NOTEBOOKS.parent / "jupyter_server_config.py"
-    scope = {"c": SimpleNamespace(FileContentsManager=SimpleNamespace())}
-    exec(settings.read_text(encoding="utf-8"), scope)
-    hook = scope["c"].FileContentsManager.pre_save_hook
-    for path, version in (("notebooks/00.ipynb", "3"), ("own.ipynb", "3.12.4")):
+    lesson = SOURCES[0].stem
+    for path, version in ((f"notebooks/{lesson}.ipynb", "3"), ("own.ipynb", "3.12.4")):
         content = {"metadata": {"language_info": {"name": "python", "version": "3.12.4"}}}
-        hook(model={"type": "notebook", "content": content}, path=path, contents_manager=None)
+        lab_files.shorten({"type": "notebook", "content": content}, path)
         assert content["metadata"]["language_info"] == {"name": "python", "version": version}
-    hook(model={"type": "file", "content": "text"}, path="notebooks/README.md")
+    lab_files.shorten({"type": "file", "content": "text"}, f"notebooks/{lesson}.py")
 
 
 def test_an_edition_needs_no_kernel_to_be_read(built):
