@@ -175,7 +175,7 @@ def test_a_register_that_is_too_narrow_wraps(explorer, network, picture, program
     r = explorer.result
     assert (r.sum, r.code, r.simulated_code) == (wrapped[at], codes[at], right[at])
     assert f"of which 12 bits hold {r.sum:,}" in r.sentence and r.differ[at[1:]]
-    assert "the bits part here" in [text.get_text() for text in explorer.artists["words"]]
+    assert "the two codes differ" in [text.get_text() for text in explorer.artists["words"]]
     limits = [line.get_ydata()[0] * 2**places for line in explorer.artists["limits"]]
     assert limits == [-2048, 2048]
     crosses = np.c_[explorer.artists["parted"].get_data()]
@@ -263,7 +263,7 @@ def test_what_has_no_shift_of_its_own_is_refused(network, program, picture):
     with pytest.raises(ValueError, match=r"factor must be from 0.5 to 1, .*got 2"):
         breaking.threshold(program, network, "conv", factor=2)
     with pytest.raises(
-        ValueError, match=r"picture must be a float tensor \(C, H, W\), got \(1, 3, 9, 8\)"
+        ValueError, match=r"image must be a float tensor \(C, H, W\), got \(1, 3, 9, 8\)"
     ):
         explorers.integers(network, picture[None])
     with pytest.raises(ValueError, match="has no HMQ blocks"):

@@ -543,7 +543,7 @@ def test_files_of_other_games_are_refused(play, arena, tmp_path):
     torch.manual_seed(9)
     others = [
         (Arena(Net(), X, Y, "net"), "other trained weights"),
-        (Arena(network(), X[:9], Y[:9], "net"), "other pictures"),
+        (Arena(network(), X[:9], Y[:9], "net"), "other images"),
         (Arena(network(), X, Y, "big"), "the model 'big', not 'net'"),
         (Arena(network(), X, Y, "net", record()), "other activations"),
     ]
@@ -705,7 +705,7 @@ def test_the_game_of_most_files_counts_on_a_board(play, arena, tmp_path):
     game.Game(other, folder=tmp_path, player="Aaron").play("a.weight", 2)  # the first by name
     board = game.board(tmp_path)
     assert {player.player for player in board.players} == {"ada", "ben"}
-    assert "is a game on other pictures" in next(iter(board.skipped.values()))
+    assert "is a game on other images" in next(iter(board.skipped.values()))
 
 
 @pytest.mark.parametrize("beginning", ["=", "+", "-", "@", "\t", "\r", "\n="])
@@ -870,7 +870,7 @@ def test_a_board_on_an_arena_measures_again(play, arena, tmp_path):
         != arena.references
         == game.board(tmp_path, arena=teacher).references
     )
-    with pytest.raises(ValueError, match="is a game on other pictures"):
+    with pytest.raises(ValueError, match="is a game on other images"):
         game.board(tmp_path, arena=Arena(network(), X[:9], Y[:9], "net"))
 
 

@@ -133,7 +133,7 @@ def test_the_default_mode_is_the_papers():
     attach(model, SearchSpace(), x)
     assert norms(model) and not blocks(model, "hardware")
     assert {p.reason for p in placements(model) if p.name in ("x", "pool")} == {
-        "input picture: float in the paper's method", "pooled: float in the paper's method"}  # fmt: skip
+        "input image: float in the paper's method", "pooled: float in the paper's method"}  # fmt: skip
 
 
 def test_a_network_that_is_refused_keeps_its_batch_norm():

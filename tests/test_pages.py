@@ -82,7 +82,7 @@ def test_a_port_that_cannot_be_is_named(port, tmp_path, capsys):
 def test_what_will_be_drawn_is_said_before(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(pages, "write", lambda folder, names: print("written"))
     pages.main([str(tmp_path), "--only", "gumbel", "quantizer", "--write-only"])
-    assert capsys.readouterr().out == "drawing 2 pictures ...\nwritten\n"
+    assert capsys.readouterr().out == "drawing 2 images ...\nwritten\n"
 
 
 @pytest.mark.parametrize("package", ["nbformat", "voila"])

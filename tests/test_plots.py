@@ -598,8 +598,14 @@ drawing.savefig(sys.argv[1])
 drawing.canvas.draw()
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
-ink = [to_rgb(text.get_color()) for text in drawing.findobj(Text) if text.get_text().strip()]
-assert min(sum(rgb) / 3 for rgb in ink) > 0.8, ink
+import torch
+from hmq_lab.plots.lessons import lesson05, lesson13
+table = lesson05.logit_gradient(torch.eye(2), [0, -1], "a loss")  # it has a bar
+curves = lesson13.running_maxima([1, 2], {"relu": [1.5, 2.5]}, {"relu": 5.0})  # it has a legend
+for one in (drawing, table, curves):
+    one.canvas.draw()
+    ink = [to_rgb(text.get_color()) for text in one.findobj(Text) if text.get_text().strip()]
+    assert min(sum(rgb) / 3 for rgb in ink) > 0.8, ink
 """
 
 

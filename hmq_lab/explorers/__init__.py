@@ -1,4 +1,4 @@
-"""Explorers: move a slider, see what changes, read one sentence that says what the picture shows.
+"""Explorers: move a slider, see what changes, read one sentence that says what the figure shows.
 
 >>> from hmq_lab import explorers
 >>> explorers.quantizer(model.conv1.weight)  # shown where a cell ends so
@@ -7,7 +7,7 @@
 >>> print(explorer.sentence)
 
 Each is a state, `compute(state, ...) -> result` of plain numbers, `draw` and `move` that put a
-result on a figure, and core ipywidgets around it (`frame.py`). Where no kernel runs, the picture
+result on a figure, and core ipywidgets around it (`frame.py`). Where no kernel runs, the image
 and its sentence stay.
 """
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import ipywidgets as widgets
 import numpy as np
 
-LAYOUT = {"width": "395px"}  # two in a row beside each other, as wide as the picture
+LAYOUT = {"width": "395px"}  # two in a row beside each other, as wide as the image
 STYLE = {"description_width": "130px"}
 
 

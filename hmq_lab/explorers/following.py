@@ -87,20 +87,18 @@ class Result:
         return 2.0**self.places / (breaking.HALF_AN_OCTAVE if self.state.odd_threshold else 1.0)
 
 
-def integers(
-    network: nn.Module | None = None, picture: Tensor | None = None, **initial
-) -> Explorer:
-    """Follow one picture through one layer in integers: codes in, weights, sum, shift, code out;
+def integers(network: nn.Module | None = None, image: Tensor | None = None, **initial) -> Explorer:
+    """Follow one image through one layer in integers: codes in, weights, sum, shift, code out;
     and the simulation.
 
-    >>> explorers.integers(network, picture, layer="layer2.0.conv1", channel=3)
-    >>> explorer = explorers.integers(odd_threshold=True, multiplier=4)     # where the bits part
+    >>> explorers.integers(network, image, layer="layer2.0.conv1", channel=3)
+    >>> explorer = explorers.integers(odd_threshold=True, multiplier=4)     # where the codes differ
     >>> explorer.result.differ_in_layer
 
     Args:
         network: attached in hardware mode, its schemes fixed; by default the small network that
             comes with the package, with the bits of its recorded search.
-        picture: an image (C, H, W); by default a built-in one.
+        image: (C, H, W); by default a built-in one.
         initial: layer, one whose sums are shifted to codes next (a sum of a residual connection is
             not); channel, row, column of its output; odd_threshold: the weights below 2^-1/2 times
             their threshold; multiplier: of so many bits, 0, 4, 8 or 12, in place of that factor;
@@ -111,15 +109,15 @@ def integers(
     """
     network = example() if network is None else network
     program = IntegerNetwork.from_selected(network)
-    if picture is None:
+    if image is None:
         from hmq_lab import data
 
-        picture = next(data.load("builtin").test.batches(1))[0][0]
-    if not isinstance(picture, Tensor) or picture.dim() != 3 or not picture.is_floating_point():
-        what = tuple(picture.shape) if isinstance(picture, Tensor) else type(picture).__name__
-        raise ValueError(f"picture must be a float tensor (C, H, W), got {what}")
+        image = next(data.load("builtin").test.batches(1))[0][0]
+    if not isinstance(image, Tensor) or image.dim() != 3 or not image.is_floating_point():
+        what = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(f"image must be a float tensor (C, H, W), got {what}")
     # Every layer's codes for the image, and the layers that can be followed.
-    traced = program.trace(picture[None])
+    traced = program.trace(image[None])
     values = {name: codes for name, (codes, _) in traced.items()}
     followed = {}
     for name in breaking.layers(program):
@@ -188,7 +186,7 @@ def example() -> nn.Module:
 
 @dataclass(frozen=True, eq=False)
 class Followed:
-    """A layer of a program with the codes that come in for one picture, and what leads to the codes
+    """A layer of a program with the codes that come in for one image, and what leads to the codes
     that go out.
     """
 
@@ -204,7 +202,7 @@ class Followed:
     def of(
         cls, program: IntegerNetwork, name: str, values: Mapping[str, Tensor]
     ) -> Followed | None:
-        """None for layers that have no picture to draw.
+        """None for layers that have no figure to draw.
 
         Args:
             program: an integer network.
@@ -514,5 +512,5 @@ def words(r: Result) -> list[str]:
         lines.append(f"shift       left by {-places}")
     lines.append(f"code        {r.code}")
     lines.append(f"simulation  {r.simulated:.6g}, code {r.simulated_code}")
-    lines.append("" if r.code == r.simulated_code else "the bits part here")
+    lines.append("" if r.code == r.simulated_code else "the two codes differ")
     return lines + [""] * (LINES - len(lines))

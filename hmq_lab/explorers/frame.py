@@ -13,7 +13,7 @@ result moves. move(result, artists): gives them the data of another result. Ever
 figure is drawn once.
 
 An explorer that has a module of JavaScript (`modules.py`) computes and draws in the browser. Where
-anywidget is missing, and for all other explorers, core ipywidgets show a still picture that Python
+anywidget is missing, and for all other explorers, core ipywidgets show a still image that Python
 draws anew at each move.
 """
 
@@ -24,13 +24,14 @@ import dataclasses
 import html
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import ipywidgets as widgets
 import matplotlib as mpl
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from PIL import Image, ImageDraw, ImageFont
 
 from hmq_lab.explorers import modules
@@ -93,7 +94,22 @@ class Picture:
         return out.getvalue()
 
 
-STRIP = 22  # pixels below a still picture
+def name_only(legend: Legend, drawn: Iterable[str]) -> None:
+    """Leave in a legend the names of what is drawn.
+
+    Args:
+        legend: of the axes; its other entries become invisible.
+        drawn: labels.
+    """
+    wanted = set(drawn)
+    for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True):
+        shown = text.get_text() in wanted
+        text.set_visible(shown)
+        if handle is not None:
+            handle.set_visible(shown)
+
+
+STRIP = 22  # pixels below a still image
 STILL = "A still image: its controls come when you run this cell."
 
 
@@ -115,7 +131,7 @@ def still(image: Image.Image) -> bytes:
 
 
 class CoreView:
-    """An explorer in core widgets: its controls, a picture that Python draws, its sentence."""
+    """An explorer in core widgets: its controls, an image that Python draws, its sentence."""
 
     def __init__(self, explorer: Explorer):
         self.explorer = explorer
@@ -183,7 +199,7 @@ class Explorer:
 
     `controls` are ipywidgets, by the name of what they set; `widget` is what is shown, to be placed
     beside others. Two explorers of one kind move together by `jslink((a.widget, "state"),
-    (b.widget, "state"))`. Without a kernel a notebook keeps the picture of the state it was
+    (b.widget, "state"))`. Without a kernel a notebook keeps the image of the state it was
     displayed in, with the sentence as its alternative text. `set` raises ValueError naming the
     value and what is allowed, and then nothing has changed.
 
@@ -220,7 +236,7 @@ class Explorer:
         self.state = changed(state, controls, initial or {})
         self._result = compute(self.state)
         self._picture: Picture | None = None
-        # The result that the picture shows.
+        # The result that the image shows.
         self._drawn = None
         self.controls = {name: control.widget() for name, control in controls.items()}
         self._follow()
@@ -368,7 +384,7 @@ class Explorer:
             self._following = False
 
     def _repr_mimebundle_(self, **_):
-        # The still picture is for a notebook without a kernel.
+        # The still image is for a notebook without a kernel.
         png = base64.b64encode(still(self.image())).decode()
         # Anywidget gives the metadata, too.
         found = self.widget._repr_mimebundle_()

@@ -3,7 +3,7 @@
     python -m hmq_lab.explorers.pages runs/explore    # writes the pages; serves this machine alone
     python -m hmq_lab.explorers.pages runs/explore --write-only
 
-A page for each explorer and a front page with their pictures, all written from `PAGES`. Explorers
+A page for each explorer and a front page with their images, all written from `PAGES`. Explorers
 that have a module of JavaScript (`STATIC`) are whole by themselves: they need no kernel, and open
 from disk. The others are served by Voila (see `server`), with a kernel each. A visitor's browser
 shows outputs only; the server takes from it what widgets say, and no code to run.
@@ -159,7 +159,7 @@ def write_static(folder: Path | str) -> list[Path]:
 
 
 def write(folder: Path | str, names: list[str] | None = None) -> Path:
-    """Write a page and a picture for each explorer, and index.html with links to all; returns the
+    """Write a page and an image for each explorer, and index.html with links to all; returns the
     folder.
 
     Args:
@@ -172,7 +172,7 @@ def write(folder: Path | str, names: list[str] | None = None) -> Path:
     chosen = _chosen(names)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # A page, a picture and an entry of the front page for each.
+    # A page, an image and an entry of the front page for each.
     entries = []
     for name, page in chosen.items():
         # One file, or a notebook that Voila runs.
@@ -317,7 +317,7 @@ def main(arguments: list[str] | None = None) -> None:
 
             server.check_address(options.address)
         count = len(_chosen(options.only))
-        print(f"drawing {count} picture{'s' * (count > 1)} ...", flush=True)
+        print(f"drawing {count} image{'s' * (count > 1)} ...", flush=True)
         write(options.folder, options.only)
     except ValueError as error:
         parser.error(str(error))

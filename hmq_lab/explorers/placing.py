@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from hmq_lab.block import SearchSpace
 from hmq_lab.explorers.controls import Choice, Control, Switch
-from hmq_lab.explorers.frame import Explorer
+from hmq_lab.explorers.frame import Explorer, name_only
 from hmq_lab.explorers.tensors import many
 from hmq_lab.graph.tracing import in_mode
 from hmq_lab.network import Placement, attribute_of, blocks, is_attached, switched_off
@@ -329,7 +329,7 @@ def draw(result: Result, figure) -> dict:
     )
     sizes.set_ylim(0.5, 2.0 * result.largest + 1)
     place: Look = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
-    sizes.legend(ncols=3, frameon=False, **place)
+    artists["legend"] = sizes.legend(ncols=3, frameon=False, **place)
     # Below its values as bars, in units of its largest threshold.
     edges = np.linspace(-1.3, 1.3, BINS + 1)
     style = {"color": PALE, "edgecolor": "white", "lw": 0.3}
@@ -361,6 +361,8 @@ def move(result: Result, artists: dict) -> None:
         artists: from `draw`.
     """
     count = max(len(result.shown) - 1, 1)
+    drawn = [name for name, test in GROUPS.items() if any(map(test, result.shown))]
+    name_only(artists["legend"], drawn)
     for name, test in GROUPS.items():
         # Each group has its marks, at its places among what is shown.
         points = {at: p for at, p in enumerate(result.shown) if test(p)}

@@ -9,7 +9,7 @@ import numpy as np
 
 from hmq_lab.explorers import tensors
 from hmq_lab.explorers.controls import Control, Switch, Whole, powers
-from hmq_lab.explorers.frame import Explorer
+from hmq_lab.explorers.frame import Explorer, name_only
 from hmq_lab.explorers.modules import Module
 from hmq_lab.plots import BLUE, INK, ORANGE, RED
 from hmq_lab.quantizer import Scheme
@@ -167,7 +167,7 @@ def draw(result: Result, figure) -> dict:
     artists: dict[str, Any] = {"title": stairs.set_title("Qq", loc="left")}
     (artists[OURS],) = stairs.plot([], [], color=BLUE, lw=2, label=OURS)
     (artists[AUTHORS],) = stairs.plot([], [], color=ORANGE, lw=2, ls="--", label=AUTHORS)
-    stairs.legend(loc="upper left")
+    artists["legend"] = stairs.legend(loc="upper left", frameon=False)
     # Right above the values, with a line for each level.
     tensors.histogram(result.values, values, result.view)
     values.set(xlim=result.view, xlabel="", ylabel="values (%)")
@@ -215,6 +215,7 @@ def move(result: Result, artists: dict) -> None:
     low.set_width(ends[0] - low.get_x())
     high.set_x(ends[1])
     high.set_width(max(result.view[1] - ends[1], 0))
+    name_only(artists["legend"], result.ranges)
     for name in (OURS, AUTHORS):
         # A range that is not asked for has no staircase and no bars.
         shown = result.ranges.get(name)

@@ -28,7 +28,7 @@ from hmq_lab.runs.records import Record
 
 HEIGHT = 4.6
 LOOK = 0.5  # seconds between two looks at the folder
-# Of one processor, for painting: what a picture costs is paid off before the next one.
+# Of one processor, for painting: what a figure costs is paid off before the next one.
 SHARE = 0.01
 MOST = 0.1  # but for what the first one costs above so many seconds
 # For who listens.
@@ -117,14 +117,14 @@ def _difference(key: str, there, here) -> str:
 
 
 class Live:
-    """What a cell shows of a search: buttons, and below them first words, then the growing picture,
+    """What a cell shows of a search: buttons, and below them first words, then the growing figure,
     then its replay.
 
     >>> view = explorers.live("runs/mine", target=8)
     >>> view.buttons["pause"].click()
     >>> view.update()                               # as a notebook does by itself, twice a second
     >>> print(view.sentence)
-    >>> view.explorer  # the picture of the moment; None before there is anything to draw
+    >>> view.explorer  # the figure of the moment; None before there is anything to draw
 
     In a notebook the view looks after itself until the search has ended or `close` is called; of
     two views of one folder the newer one does. `set`, `controls`, `figure` and `result` are those
@@ -182,7 +182,7 @@ class Live:
 
     def set(self, **values) -> None:
         """As `Explorer.set`: layer, and when the search is finished step, too. ValueError before
-        there is a picture.
+        there is a figure.
         """
         if self.explorer is None:
             raise ValueError(f"there is nothing to set yet: {self.sentence}")
@@ -203,7 +203,7 @@ class Live:
         """
         status = self.run.status() if self.run else None
         wish = self.run.wish if self.run else ""
-        # A new state is shown at once, new steps when the last picture is paid off.
+        # A new state is shown at once, new steps when the last figure is paid off.
         state = status and (status.state, status.message, wish)
         if patient and self._shown and state == self._shown[0] and time.monotonic() < self._due:
             return
@@ -424,7 +424,7 @@ class Result(playback.Result):
 
 
 class Growing(Explorer):
-    """The picture of a search that runs; `grow` shows a later moment of it. Its one control is the
+    """The figure of a search that runs; `grow` shows a later moment of it. Its one control is the
     layer.
     """
 

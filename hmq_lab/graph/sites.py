@@ -33,7 +33,7 @@ REASONS = {
     "non-linearity": "after a non-linearity",
     "sum": "after a residual sum",
     "linear": "after a linear bottleneck",
-    "input": "input picture: float in the paper's method",
+    "input": "input image: float in the paper's method",
     "mean": "pooled: float in the paper's method",
     "product": "product, as of squeeze and excite: float in the paper's method",
     "concatenation": "concatenation: its parts are quantized where they arise",
@@ -41,7 +41,7 @@ REASONS = {
     "output": "output of the network",
 }
 HARDWARE = {  # what else has a block in hardware mode
-    "input": "input picture: hardware mode",
+    "input": "input image: hardware mode",
     "mean": "pooled: hardware mode",
     "concatenation": "concatenation: hardware mode",
 }

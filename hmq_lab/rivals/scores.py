@@ -42,7 +42,7 @@ MORE_POINTS = 0.5
 # What is said of two games that differ in an entry of the setting.
 DIFFERENT = {
     "weights": "other trained weights",
-    "pictures": "other pictures",
+    "pictures": "other images",
     "activations": "other activations",
     "rival": "another selection to beat",
 }

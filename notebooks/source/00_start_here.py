@@ -4,7 +4,7 @@
 # A tour of mixed-precision quantization and of HMQ, the method of this course. You run a whole
 # search yourself.
 #
-# **Minutes:** 25 (70 s of them computing) · **Data:** built in, nothing to fetch · **Know
+# **Minutes:** 25 (60 s of them computing) · **Data:** built in, nothing to fetch · **Know
 # first:** what a convolution is, Python and some PyTorch
 #
 # **After this you can**
@@ -12,7 +12,7 @@
 # * say what a bit-width and a threshold do to a tensor,
 # * put HMQ blocks on a network and take them off again,
 # * run a search and read its record: the bits of each layer, and what they cost,
-# * tell the expected compression from the actual one.
+# * say how the expected compression differs from the actual one.
 #
 # ## How to use the lab
 #
@@ -212,8 +212,9 @@ image_block.result("yes" if image.quantized else "no")
 
 # %% [markdown]
 # Look at one block before the training begins. Nearly all of its probability is on the most bits
-# and the largest threshold. During training, every image and every input channel sees a random
-# sample of the step. `detach` takes the blocks off again.
+# and the largest threshold. In training, a block draws **samples**. For a **sample** it changes the
+# probabilities by random noise, and then takes the mean step and the mean threshold. Every image
+# and every input channel gets its own sample. `detach` takes the blocks off again.
 
 # %%
 block = blocks(network)["layer3.0.conv2.weight"]
@@ -230,8 +231,9 @@ _ = detach(network)
 # The **compression** of a network is 32 over the mean bits of a weight, because a float weight
 # has 32 bits. A search gets a compression as its **target**. It has two **stages**:
 #
-# 1. Stage 1 trains weights and probabilities together. The loss is the loss of the task, plus a
-#    term that grows while the *expected* compression is below the target.
+# 1. Stage 1 trains weights and probabilities together. In each **training step** the network sees
+#    one batch of images, and the optimizer changes weights and probabilities once. The loss is the
+#    loss of the task, plus a term that grows while the *expected* compression is below the target.
 # 2. Then every tensor gets its most probable scheme, the **selection**. Stage 2 trains the
 #    weights alone.
 #
@@ -241,7 +243,7 @@ _ = detach(network)
 keepers = predict("keep-bits", "the small ones", "the large ones", "all alike")
 
 # %% [markdown]
-# The next cell computes for about a minute. While it computes, `[*]` stands beside it.
+# The next cell computes for about a minute. While it computes, you see `[*]` beside it.
 
 # %%
 small = data.Data(
@@ -303,9 +305,9 @@ checks.mean_bits(mean_bits)
 #
 # ## Explorer: ResNet-20 on CIFAR10, a recorded search
 #
-# A **record** is the file that a search leaves: every step, the result, the seed, the settings, the
-# versions, the hardware and the time. The record below comes with the package. It is from a search
-# on real images; the target is 16, on average 2 bits for each weight.
+# A **record** is the file that a search leaves. It has every training step, the result, the seed,
+# the settings, the versions, the hardware and the time. The record below comes with the package. It
+# is from a search on real images; the target is 16, on average 2 bits for each weight.
 
 # %%
 recorded = records.recorded("cifar10-resnet20-w16-a8")

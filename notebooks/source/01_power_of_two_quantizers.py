@@ -160,7 +160,7 @@ checks.to_codes(to_codes)
 # %% [markdown]
 # ## Round half to even
 #
-# Which code does 2.5 get? At school one learns to round a half up. The quantizer rounds a half to
+# Which code does 2.5 get? At school you learn to round a half up. The quantizer rounds a half to
 # the *even* neighbour: 0.5 to 0, 1.5 to 2, 2.5 to 2. A measured number is hardly ever exactly on a
 # half. But quantized numbers are coarse. When a coarse number loses its last bits, halves are
 # common.
@@ -365,8 +365,8 @@ checks.rescale(rescale)
 #
 # 1. *2 bits, then move the threshold from 2^-1 down to 2^-3.* The shaded regions grow into the
 #    histogram. Which error gets larger, which smaller?
-# 2. *4 bits, switch "signed" off.* Every negative weight becomes 0. Which error tells how much of
-#    the layer was negative?
+# 2. *4 bits, switch "signed" off.* Every negative weight becomes 0. Which of the two errors shows
+#    how much of the layer was negative?
 # 3. *1 bit, "the authors' range" on.* Two's complement has -t and 0, the released range has 0 and
 #    t. Which half of the weights is lost in each of them?
 # %%
@@ -389,8 +389,8 @@ explorers.quantizer(weight)
 #   better choice? For which bit-widths?
 # * Why does a ReLU's output get an unsigned scheme? What would you do with the output of a function
 #   that is sometimes slightly negative, such as SiLU?
-# * A chip has a 32-bit multiplier for every output anyway. Is it still worth keeping thresholds to
-#   powers of two?
+# * Suppose that a chip has a 32-bit multiplier for every output. Are thresholds that are powers of
+#   two still useful?
 # * One threshold for each output channel would fit the weights better. What would it do to the
 #   shift?
 #

@@ -5,7 +5,7 @@
 # The best threshold balances the two errors, and it depends on the bits. The threshold with the
 # least error does not always give the best accuracy.
 #
-# **Minutes:** 45 (20 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
+# **Minutes:** 35 (20 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
 # lesson 01; mean and standard deviation
 #
 # **After this you can**
@@ -14,7 +14,7 @@
 # * find the best threshold for a tensor and a bit-width, and say why it falls as bits fall,
 # * say what a sign costs, and what a power of two costs,
 # * compare real layers with Gaussian and Laplace numbers,
-# * say what the error of a layer does not tell about the accuracy of the network.
+# * say why the error of a layer does not predict the accuracy of the network.
 # %% tags=["parameters"] quick={"images": 100, "values": 2000, "seed": 3}
 # Parameters: images for the accuracy, random numbers for the distributions, and their seed.
 images = 1000
@@ -145,9 +145,10 @@ eight, two = of_weight.best(8), of_weight.best(2)
 same = "both the same"
 higher_threshold.result("8 bits" if eight > two else "2 bits" if two > eight else same)
 # %% [markdown]
-# Read a column from below. Right of the circles the step is coarse, and more bits help a lot. Far to
-# the left nearly everything is clipped, and more bits do not help at all. So bits and threshold must
-# be searched *together*. That is why an HMQ block has a probability for every pair of the two.
+# Read a column of the figure from the bottom to the top. Right of the circles the step is coarse,
+# and more bits help a lot. Far to the left nearly everything is clipped, and more bits do not help
+# at all. So bits and threshold must be searched *together*. That is why an HMQ block has a
+# probability for every pair of the two.
 #
 # A threshold is **tight** if it is the smallest power of two that no magnitude exceeds.
 #
@@ -289,13 +290,12 @@ tails.result(
 )
 # %% [markdown]
 # In the squared error, 10 decibels are a factor of ten, and 3 decibels are a factor of about two.
-# How much a power of two costs depends on where the best threshold happens to lie between two
-# powers.
+# How much a power of two costs depends on where the best threshold lies between two powers.
 #
 # The four curves differ because their tails differ. No formula for one distribution fits all layers:
 # HMQ lets each tensor choose.
 #
-# ## What the error does not tell
+# ## What the error cannot show
 #
 # We want a small error because we want accuracy. Take the weight tensors one at a time. Quantize
 # one to 2 bits with each of four thresholds, leave the others float, and measure the accuracy on
@@ -369,8 +369,8 @@ explorers.surface(weight)
 #
 # * One of the images that you choose thresholds on is very bright. What does it do to a threshold
 #   taken from the maximum, and to one of least error?
-# * Which other measure could replace the squared error, so that it tells more about accuracy? What
-#   would it cost?
+# * Which other measure could replace the squared error, so that it predicts the accuracy better?
+#   What would it cost?
 # * Two tensors lose the same share. Which facts about the network help you to guess which of the
 #   two lowers the accuracy more?
 # * Weights are fixed, activations change with the image. Who should choose the activations'

@@ -6,7 +6,7 @@
 # threshold learnable. This lesson shows what the assumption makes possible, where it differs from
 # the truth, and why the end levels decide whether a 1-bit tensor can learn.
 #
-# **Minutes:** 40 (15 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
+# **Minutes:** 40 (20 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
 # lessons 01 and 02; the chain rule; what `backward()` does
 #
 # **After this you can**

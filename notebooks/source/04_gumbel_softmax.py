@@ -4,7 +4,7 @@
 # How to choose a quantizer at random with noise, how to soften the choice so that gradients pass,
 # and what the temperature changes.
 #
-# **Minutes:** 30 (20 s of them computing) · **Data:** one layer that comes with the package ·
+# **Minutes:** 45 (20 s of them computing) · **Data:** one layer that comes with the package ·
 # **Know first:** lesson 03; what a softmax and an expectation are
 #
 # **After this you can**
@@ -68,8 +68,8 @@ plots.show(figures.draws(p, share, draws))
 last_wins.result(f"{100 * share[3].item():.1f} %")
 
 # %% [markdown]
-# The shares are the probabilities, except for the error of a finite sample. Gumbel-max is exact,
-# not an approximation.
+# The shares are the probabilities, except for the error of a finite number of draws. Gumbel-max is
+# exact, not an approximation.
 #
 # ## Exercise 1 · Gumbel-max (easy, 5 minutes)
 #
@@ -299,12 +299,13 @@ print("\n".join(figures.cosines(rows, exact)))
 # ## Schedules
 #
 # At a high temperature a search compares many schemes at once. At a low one it sees what a hard
-# choice does. The paper's schedule falls
-# from 1 to a floor of 0.5 and starts again every five epochs:
+# choice does. The paper's schedule falls from 1 to a floor of 0.5 and starts again every five
+# epochs. The part from one start to the next is a **cycle**:
 #
 # $$\tau_i = \max\left(0.5,\ e^{-0.01\,\operatorname{round}(i / n)}\right)$$
 #
-# Here $i$ is the step within the cycle, and $n$ is the number of steps of an epoch divided by 25.
+# Here $i$ counts the training steps within the cycle, and $n$ is the number of training steps of an
+# epoch divided by 25.
 #
 # *Predict:* after how many epochs does the temperature reach its floor for the first time?
 
@@ -325,8 +326,8 @@ floor_epoch.result(first.index(0.5) / per_epoch)
 # %% [markdown]
 # ## Exercise 4 · The paper's cycles (medium, 8 minutes)
 #
-# Write `cycle_temperature(step, steps_per_epoch)`: the temperature at a step, counted from 0. The
-# steps of an epoch need not be a multiple of 25.
+# Write `cycle_temperature(step, steps_per_epoch)`: the temperature at a training step, counted from
+# 0. The number of training steps of an epoch need not be a multiple of 25.
 
 
 # %% tags=["stub"]
@@ -414,7 +415,8 @@ say(*figures.restart_sentences(landscape, ends))
 # %% [markdown]
 # At a temperature of 0.1 nearly every sample *is* the most probable scheme, so the others get no
 # gradient: the search is frozen. A restart can undo a freeze. The paper's schedule never goes below
-# 0.5, where nothing freezes. This tensor cannot show whether that schedule needs its restarts.
+# 0.5. There a sample is a softer mixture, and the other schemes still get a gradient. So this
+# tensor cannot show whether the paper's schedule needs its restarts.
 #
 # ## Summary
 #

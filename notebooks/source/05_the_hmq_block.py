@@ -4,13 +4,14 @@
 # A table of probabilities, two expected numbers, one quantization: the block from its first logit
 # to its selection, and how to put it on a module of your own.
 #
-# **Minutes:** 40 (25 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
+# **Minutes:** 55 (25 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
 # lessons 03 and 04
 #
 # **After this you can**
 #
 # * compute the expected step and threshold of a block, and say why one quantization is enough,
-# * tell mixing parameters from mixing outputs, and measure the gap between mixture and selection,
+# * say how mixing parameters differs from mixing outputs, and measure the gap between mixture and
+#   selection,
 # * say why every image and every input channel has a sample of its own,
 # * derive the gradient that reaches each logit, and apply the selection rule,
 # * attach blocks to your own module, train it, and take them off.
@@ -143,10 +144,10 @@ more_levels.result("both the same" if same else max(counts, key=counts.get))
 
 # %% [markdown]
 # Mixed parameters give a uniform quantizer again. Only its two end levels are special: the mixed
-# threshold is no multiple of the mixed step, so they are less than a step away from their
-# neighbours. Mixed outputs give levels at uneven distances. Mixed outputs also need memory: the
-# largest activation of ResNet-20 has 16,384 numbers for each image, and they would be stored 64
-# times. One quantization costs the same however many schemes there are.
+# threshold is no multiple of the mixed step, so the distance to their neighbours is less than a
+# step. Mixed outputs give levels at uneven distances. Mixed outputs also need memory: the largest
+# activation of ResNet-20 has 16,384 numbers for each image, and they would be stored 64 times. One
+# quantization costs the same however many schemes there are.
 
 # %%
 batch = 16384 * 64 * 4 / 2**20
@@ -266,8 +267,8 @@ half_way.result(figures.where_half_lies(soft[0], soft[5], soft[-1]))
 #
 # During training, noise is added to the logits. One sample could serve a whole tensor, but the
 # block draws more. An activation has one sample for every image of the batch. A weight has one for
-# every *input* channel. The selected scheme belongs to the whole tensor all the same. Why so many
-# samples? Each sample gives its own gradient, and a mean of many gradients is less noisy.
+# every *input* channel. The selected scheme still belongs to the whole tensor. Why so many samples?
+# Each sample gives its own gradient, and a mean of many gradients is less noisy.
 #
 # *Predict:* one sample for 64 images, or 64 samples: how many times smaller is the spread of the
 # gradient?
@@ -331,8 +332,9 @@ smaller_spread.result(of_activation[1][0] / of_activation[64][0])
 
 # %% [markdown]
 # More samples calm the noise, and still there is one quantization. The mean of n independent
-# gradients would follow the dotted line. Losses of different images are nearly independent. The
-# input channels of a weight are not: they act together in every image.
+# gradients would follow the dotted line. The losses of two images depend little on each other. The
+# input channels of a weight are different: they act together in every image, so their samples help
+# less.
 #
 # ## The gradient of each logit
 #
@@ -404,7 +406,7 @@ print("singular values, divided by the largest:", relative)
 
 # %% [markdown]
 # All values after the second are rounding errors, so the rank is two. One sample says little about
-# 64 schemes; many samples are needed to tell them apart.
+# 64 schemes; many samples are needed to see which scheme is better.
 #
 # ## Exercise 3 · The gradient of the logits (medium, 10 minutes)
 #
@@ -451,8 +453,9 @@ explorers.block(weight, bits=2, exponent=-3, mass=0.5)
 # ## The selection
 #
 # For evaluation, and in all of the second stage, each block has one scheme, the **selection**.
-# First comes the bit-width with the largest probability, summed over its thresholds; then the most
-# probable threshold for this bit-width. There is no noise:
+# First comes the bit-width. Its **marginal** probability is the sum of its probabilities over all
+# thresholds; the bit-width with the largest marginal is selected. Then comes the most probable
+# threshold for this bit-width. There is no noise:
 #
 # $$b^* = \arg\max_b \sum_t p_{t,b} \qquad t^* = \arg\max_t\, p_{t,b^*}$$
 #
@@ -546,13 +549,14 @@ for place in placements(own):
 # %% [markdown]
 # The list says for every tensor whether it is quantized, and why. Read it before you train. Then
 # calibrate on more than one batch, and train in a loop of your own. The loop has two additions: new
-# noise before every step, and the compression term in the loss,
+# noise before every training step, and the compression term in the loss,
 #
 # $$L = L_\text{task} + \gamma \cdot \max\left(\frac{R_\text{target} - R}{R_\text{target}},
 # 0\right)^2, \qquad R = \frac{32 \sum_i n_i}{\sum_i n_i\, \mathbb E[b_i]}$$
 #
-# with $n_i$ the number of elements of weight tensor $i$. The logits have a larger learning rate
-# than the weights.
+# with $n_i$ the number of elements of weight tensor $i$. The factor **gamma**, $\gamma$, says how
+# strongly the compression counts beside the task. The logits have a larger learning rate than the
+# weights.
 
 # %%
 found = calibrate(own, (x for x, _ in builtin.train.subset(range(512)).batches(64)))

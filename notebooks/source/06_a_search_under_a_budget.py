@@ -4,7 +4,7 @@
 # How good is the choice that HMQ makes? On a small network every choice can be tried, so this
 # question has an answer.
 #
-# **Minutes:** 40 (180 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
+# **Minutes:** 45 (180 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
 # lessons 04 and 05: the block, its probabilities, the temperature
 #
 # **After this you can**
@@ -13,7 +13,7 @@
 # * find the best bits of a small network by trying all of them, and say when that is impossible,
 # * name three rivals of HMQ, what each one looks at, and how often it runs the network,
 # * measure a choice by its rank and its regret, over several seeds,
-# * tell the expected compression from the actual one, and say what the repair does about the gap.
+# * say how the expected compression differs from the actual one, and how the repair closes the gap.
 
 # %% tags=["parameters"] quick={"widths": [2, 8], "targets": [8.0], "images": 64, "epochs": 4, "seeds": 1, "first": 3}
 # Parameters: all of them are yours to change. There are len(widths) ** 8 choices.
@@ -270,7 +270,7 @@ checks.best_bits(best_bits)
 # ## The hinge
 #
 # HMQ does not try choices one by one. It gives each tensor probabilities over its bits and learns
-# all of them at once, by gradient descent. The budget is a term of the loss, the **hinge**:
+# all of them together, by gradient descent. The budget is a term of the loss, the **hinge**:
 #
 # $$L = L_\text{task} + \gamma \cdot \max\!\left(\frac{R_\text{target} - R}{R_\text{target}},
 # 0\right)^2$$
@@ -280,7 +280,7 @@ checks.best_bits(best_bits)
 #
 # ## Exercise 3 · The hinge (easy, 3 minutes)
 #
-# Write `hinge(rate, target)`, the term without its factor γ. `rate` is the compression R.
+# Write `hinge(rate, target)`, the term without its factor gamma, γ. `rate` is the compression R.
 
 
 # %% tags=["stub"]
@@ -374,8 +374,8 @@ hmq_finds.result(figures.how_often(hmq_ranks[target]))
 
 # %% [markdown]
 # The costs differ, too. A search goes through the images `epochs` times, forward and backward. This
-# number does not depend on how many tensors and widths there are. The rivals' runs, in the table
-# above, grow with both.
+# does not depend on the number of tensors and widths. The rivals need more runs, in the table
+# above, the more tensors and widths there are.
 #
 # (The learning rate of the logits matters. Set `logit_rate` to 0.05, run this section again, and
 # look at the next figure. Are there enough steps to move the probability away from 8 bits?)
@@ -408,10 +408,10 @@ for at in targets:
 # bits counts as 5, and is selected as one of the two. So the expected compression changes gradually
 # and the actual one jumps. The actual one may end on either side of the target.
 #
-# The **repair** is a rule of this package. While the target is missed, it lowers the bits of the
-# tensor that gives up the least probability for each bit. When the target is reached, it gives bits
-# back as long as the target stays reached: to the tensor that gains the most probability for each
-# bit (the setting `refill`).
+# The **repair** is a rule of this package. While the target is missed, it takes one bit after
+# another. Each time it takes the bit from the tensor whose quantization error rises least for the
+# bits that are still missing. When the target is reached, it gives back what is saved too much:
+# each bit goes to the tensor whose error falls most for it (the setting `refill`).
 #
 # ## What a restart does
 #
@@ -507,14 +507,14 @@ explorers.replay(own_search, step=own_search.of("tables")[-1]["step"])
 # * Trying every choice is possible for eight tensors and three widths, and for hardly more.
 # * Rivals differ in what they look at: sizes alone, errors, single rises of the loss, or the loss
 #   step by step.
-# * HMQ learns the bits of all tensors at once, by gradient descent. Its choice may differ from seed
-#   to seed, so report a rank together with its spread over seeds.
+# * HMQ learns the bits of all tensors together, by gradient descent. Its choice may differ from
+#   seed to seed, so report a rank together with its spread over seeds.
 # * The loss pulls the expected compression; the repair closes the gap to the actual one.
 #
 # ## To talk about
 #
 # * How many times did greedy run the network? How many times would it for 50 tensors with 8 widths?
-#   And what does one search step of HMQ cost then?
+#   And what does one training step of HMQ cost then?
 # * The rises of single tensors do not add up. Where in a network would you expect that most?
 # * HMQ's choice is judged here on weights that do not change, which it was not made for. What would
 #   a fairer comparison need, and what would it cost?

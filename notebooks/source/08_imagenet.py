@@ -4,13 +4,13 @@
 # Four networks for large images: where their weights and activations are, what a compression
 # requires of each layer, and a whole search of MobileNetV2 on ten of the thousand classes.
 #
-# **Minutes:** 45 (30 s of them computing) · **Data:** none for the counts; the searches are records
+# **Minutes:** 50 (30 s of them computing) · **Data:** none for the counts; the searches are records
 # that come with the package; ImageNet, or a folder of images, only for a search of your own ·
 # **Know first:** lessons 05 to 07
 #
 # **After this you can**
 #
-# * take stock of a network: which tensors are quantized, where its elements are, which of them can
+# * list what a network has: which tensors are quantized, where its elements are, which of them can
 #   save bits,
 # * say which weights a compression counts, and what the others must reach when one layer keeps its
 #   bits,
@@ -68,7 +68,7 @@ def kinds_and_sizes(network):
 # To count weights, we need no trained network, and an image of noise is enough. The blocks are
 # attached, so everything below is counted on the networks' own graphs.
 #
-# ## Taking stock
+# ## What the networks have
 #
 # *Predict:* ResNet-50 has the most weights. Which network has the most weight *tensors*: the most
 # choices of bits to make?
@@ -91,7 +91,9 @@ most_tensors.result(max(tensors, key=tensors.get))
 
 # %% [markdown]
 # A **preset** is a set of settings with a name. `paper/mobilenet_v2` has the settings of the paper
-# for this network, and a name such as `paper/mobilenet_v2-w8-acr8` also has the targets.
+# for this network. A **recipe** is a preset together with its targets: the name
+# `paper/mobilenet_v2-w8-acr8` adds a compression of 8 for the weights and of 8 for the largest
+# activation.
 
 # %%
 head = f"{'epochs':>9s}{'batch':>7s}{'network l.r.':>14s}{'logit l.r.':>12s}{'gamma':>7s}"
@@ -180,8 +182,8 @@ explorers.placements(networks[explored], sample, show="activations", tensor=larg
 # ## Exercise 2 · The compression of the rest (medium, 6 minutes)
 #
 # Write `rest_rate(rate, elements, kept, bits)`: all `elements` together must have the compression
-# `rate`, and `kept` of them have `bits` bits. Which compression do the others need? If the kept ones
-# take all the room, or more, return `float("inf")`.
+# `rate`, and `kept` of them have `bits` bits. Which compression do the others need? If the kept
+# ones take all bits of the budget, or more, return `float("inf")`.
 
 
 # %% tags=["stub"]
@@ -281,7 +283,8 @@ bits = budget.activation_bits(activation_sizes["mobilenet_v2"], 8.0)
 four_bits.result(figures.four_bit_class(bits))
 
 # %% [markdown]
-# Reports call such a network "W4A4", because 32 / 8 is 4. This misleads: look at the histogram, too.
+# Reports call such a network "W4A4", because 32 / 8 is 4. The name misleads: most activations have
+# 8 bits. Look at the histogram, too.
 #
 # *Predict:* the target ACR goes up to 16. What does the actual ACR do?
 
@@ -500,7 +503,7 @@ explorers.replay(first, step=last) if large else print(missing)
 # images as this record's search?
 
 # %%
-times_more = predict("times-more", "about 10", "about 100", "about 1,000", "about 10,000")
+times_more = predict("times-more", "below 100", "100 to 1,000", "1,000 to 10,000", "more")
 
 # %%
 epochs = 30 + 20  # the paper's
@@ -513,7 +516,8 @@ for name, record in large.items():
     print(f"{name}: {minutes:.0f} minutes for {seen:,} images")
     print(f"    on {hardware['processor']}, {hardware['threads']} threads")
     print(f"    all of ImageNet at this speed: {minutes * factor / 60 / 24:,.0f} days")
-    times_more.result(f"{factor:,.0f}")
+    print(f"    all of ImageNet has {factor:,.0f} times as many images")
+    times_more.result(figures.times_class(factor))
 
 # %% [markdown]
 # So ImageNet needs GPUs. Several of them can share one search (`accelerate launch`, in the README).
@@ -550,19 +554,21 @@ own_or_none()
 #   next to nothing to save.
 # * Ask which weights a compression counts. A float last layer of a small network can be more than the
 #   whole budget.
-# * At an ACR of 8, few activations have 4 bits; the others have 8. The ACR can rise no further, though
-#   a target may.
-# * Peak memory is a pair of tensors, or more with shortcuts. In bytes, batch norm counts, too.
-# * Ten classes on 1,000 images can show that a search works, not what it is worth on ImageNet.
+# * At an ACR of 8, few activations have 4 bits; the others have 8. The ACR cannot rise above 8,
+#   even if its target does.
+# * Peak memory is the sum of two neighbouring tensors, or of more where there are shortcuts. In
+#   bytes, batch norm counts, too.
+# * Ten classes and 1,000 images can show that a search works. They cannot show how good it is on
+#   ImageNet.
 #
 # ## To talk about
 #
 # * The paper says that depthwise layers need more bits than pointwise ones. Which experiment would
-#   tell this from "the budget does not act on them"?
+#   show that this is not only "the budget does not act on them"?
 # * MobileNetV2's largest activation is inside a block, between expansion and depthwise convolution.
-#   How could a chip avoid storing it, and what would be left of the ACR then?
-# * ResNet-50 at the size of EfficientNet-B0, or EfficientNet-B0 itself: what would you ask, besides
-#   accuracy and size?
+#   How could a chip avoid storing it? Would the ACR still be a useful measure then?
+# * You can choose between two networks of one size: a compressed ResNet-50, and EfficientNet-B0.
+#   What would you ask, besides accuracy and size?
 # * The authors leave the last layer float. Why does this matter less in ResNet-50 than it would in
 #   MobileNetV2?
 #

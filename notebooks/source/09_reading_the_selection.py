@@ -4,7 +4,7 @@
 # A search gives you a list of bits. What does it say about the network, and what only about this
 # one run?
 #
-# **Minutes:** 50 (60 s of them computing) · **Data:** records that come with the package and
+# **Minutes:** 40 (50 s of them computing) · **Data:** records that come with the package and
 # built-in images, nothing to fetch · **Know first:** lessons 06 and 07
 #
 # **After this you can**
@@ -195,8 +195,9 @@ def agreement(one, two, sizes):
 checks.agreement(agreement)
 
 # %% [markdown]
-# We need something to compare an agreement with. Here it is the same bits, dealt out again at
-# random *among tensors of one size*. So a chance selection knows the sizes and nothing else.
+# We need something to compare an agreement with. We call it *chance*: we give the same bits to the
+# tensors again, in a random order, but only *among tensors of one size*. So a chance selection
+# knows the sizes and nothing else.
 #
 # *Predict:* do two searches with different seeds agree more than chance?
 
@@ -300,8 +301,8 @@ held_share.result(f"{100 * shares[8]:.1f} %")
 # %% [markdown]
 # Lowering the bits of such a tensor would save next to nothing, so the budget hardly acts on it.
 # Perhaps the network needs these bits. Perhaps the budget only did not ask for them. Both look the
-# same in a selection. To tell them apart, lower the bits of this tensor alone, and look at the
-# loss.
+# same in a selection. To see which of the two is true, lower the bits of this tensor alone, and
+# look at the loss.
 #
 # ## Sensitivity
 #
@@ -389,8 +390,7 @@ programme_agrees.result(f"{100 * same['rise']:.0f} %")
 #
 # ## Depthwise against pointwise
 #
-# The paper's figure 5: in MobileNets, pointwise convolutions need
-# fewer bits than depthwise ones.
+# The paper's figure 5: in MobileNets, pointwise convolutions need fewer bits than depthwise ones.
 #
 # *Predict:* which of the two kinds holds more of the weights?
 
@@ -422,7 +422,7 @@ if not mobile:
 #
 # In all three, each threshold is the power of two with the least squared error. (The programme on
 # the errors, above, worked on folded weights. Folding changes how large the weights of a layer are,
-# so here it chooses other bits.) Beside them stands the recorded search of above: HMQ, with
+# so here it chooses other bits.) We compare them with the recorded search of above: HMQ, with
 # fine-tuning, at a compression of 8.
 #
 # *Predict:* at a compression of 8, how many points is HMQ above the better of the two ways without
@@ -479,8 +479,8 @@ points_at_8.result(f"{hmq - max(at_8['uniform'], at_8['by error']):.1f}")
 # The record's search has more epochs than `tuned`. If a way without training is as good as the
 # search, you need no search at this compression. Then compare the curves at their right end.
 #
-# The next figure is of ResNet-20 on CIFAR10. It reads the records of our machine. Beside them are
-# two accuracies *without* training. They were measured beforehand on the same network, with another
+# The next figure is of ResNet-20 on CIFAR10. It reads the records of our machine. It also shows two
+# accuracies *without* training. They were measured beforehand on the same network, with another
 # library: Sony's Model Compression Toolkit 2.6.1, one run each. That library needed 48 seconds at a
 # compression of 8. It has one threshold for each channel, which need not be a power of two. HMQ has
 # one power of two for each tensor.
@@ -503,14 +503,14 @@ points_at_10.result(f"{searched - without:.1f}")
 #
 # ## Summary
 #
-# * A selection answers the budget first: bits fall with elements. What is left after that is about
-#   the network.
+# * A selection follows the budget first: tensors with more elements have fewer bits. Only what this
+#   does not explain says something about the network.
 # * Compare selections by the order of their bits and by the weights that agree, and always with
 #   chance.
-# * Read what the searches chose before the repair. The repair gives small tensors bits that no
-#   gradient asked for.
+# * Read what the searches chose before the repair. The repair gives small tensors bits that the
+#   search did not choose.
 # * A tensor that has many bits in every search may need them, or may only be cheap. Sensitivities
-#   can tell the two apart, one tensor at a time.
+#   can show which of the two is true, one tensor at a time.
 # * At a low compression, bits chosen by error without any training can be as good as a search. At a
 #   high one, the network has to be trained.
 #
@@ -518,9 +518,10 @@ points_at_10.result(f"{searched - without:.1f}")
 #
 # * Two searches with different seeds end with nearly the same accuracy and other bits. What may a
 #   paper write about "the bits a network needs"?
-# * Many recipes fix the first and the last layer at 8 bits from the start. Do these records support
+# * Many methods fix the first and the last layer at 8 bits from the start. Do these records support
 #   that?
-# * How would you design a budget that tells "needs these bits" from "nobody asked for them"?
+# * How would you design a budget that shows whether a tensor needs its bits, or whether the budget
+#   only did not ask for them?
 # * The sensitivities were measured on float-trained weights. Why might they mislead about a network
 #   whose weights train, too?
 #

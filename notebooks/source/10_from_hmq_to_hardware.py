@@ -5,7 +5,7 @@
 # simulation bit for bit. Then you break it on purpose, pack it into its real bits, and count what it
 # costs.
 #
-# **Minutes:** 50 (25 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
+# **Minutes:** 60 (35 s of them computing) · **Data:** built in, nothing to fetch · **Know first:**
 # lesson 01: codes, steps, rounding half to even; what a residual network is
 #
 # **After this you can**
@@ -15,7 +15,7 @@
 #   multiplication,
 # * say why integers and simulation are equal, and show what breaks this,
 # * say how wide an accumulator must be, for any image,
-# * tell a compression from the bytes of a file, and bytes from cycles and energy.
+# * say why a compression, the bytes of a file, clock cycles and energy are different things.
 #
 # The sections up to "Break it on purpose" take about 35 minutes; the rest can be a second session.
 # %% tags=["parameters"] quick={"images": 60}
@@ -91,14 +91,15 @@ widest = max(after, key=lambda name: figures.spread(after[name]))
 plots.show(figures.channels(before[widest], after[widest], widest))
 # %% [markdown]
 # Folding changes nothing except rounding errors of floats. But it matters for the quantizer: all
-# channels share one threshold and one step, and after folding the channels differ in size. So in
-# hardware mode the same bits give a larger error. The paper leaves batch norm unfolded and float.
+# channels share one threshold and one step, and after folding the channels differ in size. So with
+# folded weights the same bits give a larger error. The paper leaves batch norm unfolded and float.
 #
 # ## What else is float
 #
-# In the paper's method the image, biases and pooled vectors stay float. `attach(..., hardware=True)`
-# quantizes the image and each mean to 8 bits. It rounds each bias to a multiple of
-# $\Delta_w \Delta_x$, the unit of the sum it is added to. (It would fold, too; we did that already.)
+# In the paper's method the image, biases and pooled vectors stay float. In hardware mode,
+# `attach(..., hardware=True)`, nothing does: it quantizes the image and each mean to 8 bits. It
+# rounds each bias to a multiple of $\Delta_w \Delta_x$, the unit of the sum it is added to. (It
+# would fold, too; we did that already.)
 #
 # For the bits we take what a recorded search chose for this network. That search ran in the paper's
 # mode, so its thresholds do not fit the folded weights. So we choose the thresholds again, by least
@@ -386,7 +387,7 @@ worst_fault.result(min(accuracies, key=accuracies.get))
 # A dropped bit makes a code wrong by one, always in the same direction. A sum that wraps is wrong
 # by the whole range. How *many* codes differ and how *much* they differ are two questions. But only
 # "no code differs" is easy to test. If a test allows a difference of one here and there, it cannot
-# tell an error of the hardware from another rounding rule.
+# find out whether the hardware has an error or only another rounding rule.
 #
 # ## Explore: one image, one layer
 #
@@ -493,10 +494,10 @@ else:
 #
 # Fewer bits are fewer bytes, always. They are fewer **bit operations**, too: a weight of $w$ bits
 # times an input of $i$ bits takes $w \cdot i$ products of single bits. Whether they are also fewer
-# cycles depends on the machine. `costs`
-# counts exactly what can be counted, and applies it to a *model* of an accelerator: multipliers made of
-# 2-bit cells (Bit Fusion, ISCA 2018), memory that moves a number of bits a cycle, energies from a
-# published table at 45 nm (Horowitz, ISSCC 2014).
+# clock cycles depends on the machine. `costs` counts exactly what can be counted, and applies it to
+# a *model* of an accelerator: multipliers made of 2-bit cells (Bit Fusion, ISCA 2018), memory that
+# moves a number of bits in each clock cycle, energies from a published table at 45 nm (Horowitz,
+# ISSCC 2014).
 #
 # *Predict:* ResNet-20 with a compression of 16, against 8 bits everywhere. What falls most?
 # %%
@@ -539,9 +540,9 @@ for name, other in machines.items():
 say(figures.machine_sentence(gains))
 best_machine.result(max(gains, key=gains.get))
 # %% [markdown]
-# Where the multipliers are the bottleneck, the cycles follow the bits of the weights. Where memory is,
-# they follow the bytes, also those of the activations, which stayed at 8 bits. What bits are worth
-# depends on the machine.
+# Where the multipliers are the bottleneck, the cycles follow the bits of the weights. Where memory
+# is, they follow the bytes, also those of the activations, which stayed at 8 bits. So how much is
+# gained by fewer bits depends on the machine.
 #
 # ## Summary
 #
@@ -561,12 +562,12 @@ best_machine.result(max(gains, key=gains.get))
 #
 # * A chip has 16-bit accumulators. Would you let them wrap, let them saturate, or take bits from the
 #   weights? How would you prove that it is enough?
-# * Where does the paper's own setting, float biases and unfolded batch norm, leave integer arithmetic?
-#   What would you have to say in a paper that claims "integer only"?
+# * The paper's own setting has float biases and unfolded batch norm. Where does a chip need real
+#   numbers for it? What would you have to say in a paper that claims "integer only"?
 # * One threshold for each output channel would undo the harm of folding. Which lines of the program
 #   would change?
-# * Your accelerator is bound by its memory. Would you rather take bits from weights or from
-#   activations, and in which layers?
+# * Your accelerator waits for its memory most of the time. Would you rather take bits from weights
+#   or from activations, and in which layers?
 #
 # **In the paper:** the uniform quantizer with power-of-two thresholds is section 3.1, meant for
 # hardware. Integer execution, files and costs are not measured there. **Differences:** hardware mode

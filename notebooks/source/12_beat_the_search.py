@@ -12,7 +12,7 @@
 # * say when one choice of bits beats another, and when two cannot be compared,
 # * read a hint: what one bit less costs the loss, divided by the bits that it saves,
 # * say what a threshold changes that bits do not,
-# * tell the bytes of a network from its bit operations,
+# * say how the bytes of a network differ from its bit operations,
 # * play a whole game, keep your scores, and put them on the board of a class.
 
 # %% tags=["parameters"] quick={"images": 60, "few": 20, "moves": 2}
@@ -293,8 +293,8 @@ ahead.result(listed(n for n, score in scores.items() if score == max(scores.valu
 #
 # ## To talk about
 #
-# * You looked at the held images at every move. What is your best score worth on images that nobody
-#   has seen?
+# * You looked at the held images at every move. Would your best score be the same on images that
+#   nobody has seen?
 # * HMQ's selection was made for weights that went on learning. Name a reason why it may look bad
 #   here, and one why it may look good.
 # * The hint changes one bit in one layer. Which better choices can it never find?

@@ -4,12 +4,12 @@
 # From a folder of images and a module of your own to a packed file with few bits: every step, what
 # can go wrong there, and what the library then says.
 #
-# **Minutes:** 45 (45 s of them computing) · **Data:** a small folder of PNG files, which the lesson
+# **Minutes:** 40 (50 s of them computing) · **Data:** a small folder of PNG files, which the lesson
 # draws itself · **Know first:** lessons 00 and 05; how a PyTorch module is written
 #
 # **After this you can**
 #
-# * lay out a folder of images so that the library reads it, and understand its error messages,
+# * arrange a folder of images so that the library reads it, and understand its error messages,
 # * write a forward pass that blocks can be put into,
 # * say of every tensor of your network whether it is quantized, and why not,
 # * calibrate, search and read the selection on a network that the library has never seen,
@@ -71,9 +71,10 @@ def refused(attempt, *arguments, **options):
 # %% [markdown]
 # ## Images in folders
 #
-# The library reads folders: `train/<class>/<image>`, and the same under `val/` and `test/`. The names
-# of the folders are the classes. If you have images of your own, lay them out like this and give the
-# folder's name to `data.load` below. Here we draw four kinds of glyph and write them as PNG files.
+# The library reads folders: `train/<class>/<image>`, and the same under `val/` and `test/`. The
+# names of the folders are the classes. If you have images of your own, arrange them like this and
+# give the folder's name to `data.load` below. Here we draw four kinds of glyph and write them as
+# PNG files.
 
 # %%
 classes = ("arrow", "heart", "ring", "zigzag")
@@ -178,7 +179,7 @@ except ValueError as error:
 # %% [markdown]
 # There were four networks and four messages. The first network decides by a value; the message
 # names the line. The second changes its own state in the forward pass. In the third, something else
-# already computes a weight. In the fourth, the sample does not fit the network.
+# already computes a weight. In the fourth, the images do not fit the network.
 #
 # ## Exercise 1 · Without a decision (medium, 8 minutes)
 #
@@ -400,7 +401,7 @@ keepers.result(lesson00.small_or_large(record))
 # cost next to nothing. One search with one seed is one answer. Run it again with another seed before
 # you draw conclusions.
 #
-# ## Take it away
+# ## Save and export
 #
 # The folder of the run has everything: the record, and the network's weights. Your module's code is in
 # no file. Give the module, built as it was before the search.

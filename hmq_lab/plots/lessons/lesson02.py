@@ -205,8 +205,8 @@ def wrong_octave_sentence(table: Surface, widths: Sequence[int] = (8, 2)) -> str
     """Return what a threshold costs that is one octave too low, or one too high.
 
     >>> import torch
-    >>> wrong_octave_sentence(surface(torch.linspace(-1, 1, 99)), (2,))[:34]
-    'One octave too low multiplies the '
+    >>> wrong_octave_sentence(surface(torch.linspace(-1, 1, 99)), (2,))[:47]
+    'With 2 bits, a threshold one octave too low mul'
 
     Args:
         table: losses by bits and threshold.
@@ -223,8 +223,9 @@ def wrong_octave_sentence(table: Surface, widths: Sequence[int] = (8, 2)) -> str
         # The neighbours of the best threshold, below and above.
         low = row[at - 1] / row[at]
         high = row[min(at + 1, len(row) - 1)] / row[at]
-        told.append(f"by {low:.1f} with {bits} bits, one too high by {high:.1f}")
-    return f"One octave too low multiplies the loss {'; '.join(told)}."
+        said = f"With {bits} bits, a threshold one octave too low multiplies the lost share by "
+        told.append(f"{said}{low:.1f}, and one octave too high by {high:.1f}.")
+    return " ".join(told)
 
 
 def two_histograms(weight: Tensor, activation: Tensor, names: tuple[str, str]) -> Drawing:

@@ -75,7 +75,7 @@ def triangles(p: Tensor, samples: Mapping[float, Tensor]) -> Drawing:
         for (x, y), value, side in zip(CORNERS, p, ("left", "right", "center"), strict=True):
             place = (x, y + 0.03 if y else -0.05)
             ax.text(*place, f"{value:.0%}", ha=side, va="bottom" if y else "top")
-        limits = {"xlim": (-0.05, 1.05), "ylim": (-0.2, 1.0)}
+        limits = {"xlim": (-0.05, 1.05), "ylim": (-0.2, 1.1)}
         ax.set(title=f"τ = {temperature:g}", aspect="equal", **limits)
         ax.axis("off")
         # A sample is nearly hard where one entry has almost everything.
@@ -322,7 +322,7 @@ def compared_sentence(one: str, two: str, errors: Tensor, others: Tensor) -> str
     """Return whether the mean errors of two schedules differ by more than their noise.
 
     >>> a, b = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.2, 0.2, 0.4])
-    >>> compared_sentence("A", "B", a, b).endswith("They cannot be told apart.")
+    >>> compared_sentence("A", "B", a, b).endswith("So the difference may be chance.")
     True
 
     Args:
@@ -341,7 +341,7 @@ def compared_sentence(one: str, two: str, errors: Tensor, others: Tensor) -> str
     start = f"The mean errors of {one} and {two} differ by {abs(difference):.3f}: "
     # Within two standard errors nothing is said.
     if abs(difference) <= 2 * noise:
-        return start + "at most two standard errors. They cannot be told apart."
+        return start + "at most two standard errors. So the difference may be chance."
     better = two if difference > 0 else one
     return start + f"more than two standard errors. Here {better} is better."
 

@@ -230,13 +230,17 @@ def logit_gradient(gradient: Tensor, exponents: Sequence[int], title: str) -> Dr
     # Colours are even on both sides of 0.
     drawing, ax = canvas(height=3.8)
     reach = gradient.abs().max().item()
-    names = [f"$2^{{{e}}}$" for e in exponents]
+    # Right is larger, whatever the order of the block.
+    order = sorted(range(len(exponents)), key=exponents.__getitem__)
+    names = [f"$2^{{{exponents[column]}}}$" for column in order]
     style = {"cmap": "vlag", "vmin": -reach, "vmax": reach, "linewidths": 0.5}
     bar = {"label": "gradient"}
     rows = range(1, len(gradient) + 1)
     # More bits stand higher.
-    sns.heatmap(gradient.numpy(), ax=ax, xticklabels=names, yticklabels=rows, cbar_kws=bar, **style)
+    labels = {"xticklabels": names, "yticklabels": rows}
+    sns.heatmap(gradient[:, order].numpy(), ax=ax, cbar_kws=bar, **labels, **style)
     ax.invert_yaxis()
+    ax.tick_params(axis="y", rotation=0)
     # Axes and legend.
     ax.set(xlabel="threshold", ylabel="bits", title=title)
     # Descent raises the logit with the least gradient most.

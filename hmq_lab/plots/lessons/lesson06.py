@@ -176,7 +176,8 @@ def regrets(
     told = []
     for target, found in hmq.items():
         least = min(rivals[target], key=rivals[target].__getitem__)
-        regret = f"{min(found):.3f} to {max(found):.3f}"
+        ends = dict.fromkeys(f"{value:.3f}" for value in (min(found), max(found)))
+        regret = " to ".join(ends)
         text = f"at the target {target:g}, HMQ's regret is {regret} and the least of the rivals', "
         told.append(f"{text}{least}, is {rivals[target][least]:.3f}")
 

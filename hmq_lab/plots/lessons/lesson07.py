@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import seaborn as sns
 
-from hmq_lab.plots.frame import COLOURS, INK, MARKERS, PALE, Drawing, canvas
+from hmq_lab.plots.frame import COLOURS, INK, MARKERS, Drawing, canvas
 from hmq_lab.plots.lessons import listed
 from hmq_lab.runs import records
 from hmq_lab.runs.records import Record
@@ -69,7 +68,9 @@ def look(number: int) -> dict:
         Arguments of a plot, by name.
     """
     line = ("-", "--", ":")[number // 4 % 3]
-    return {"color": COLOURS[number % 4], "marker": MARKERS[number % 4], "ls": line}
+    markers = MARKERS + "vPX*"
+    marker = markers[number % len(markers)]
+    return {"color": COLOURS[number % 4], "marker": marker, "ls": line}
 
 
 def overview(found: Mapping[str, Record]) -> str:
@@ -81,23 +82,22 @@ def overview(found: Mapping[str, Record]) -> str:
     Returns:
         Text in plain English.
     """
-    # The head of the table.
+    # The head of the table, as wide as the longest name.
+    width = max(len(records.label(record)) for record in found.values())
     head = f"{'compr.':>8s}{'test %':>8s}{'float %':>9s}{'minutes':>9s}"
-    lines = [f"{'':40s}{'epochs':>8s}{head}"]
+    lines = [f"{'':{width}s}{'epochs':>8s}{head}"]
     # One line for each search.
     for record in found.values():
         settings = record.header["settings"]
         results = record.results
         name = records.label(record)
-        if kind(record) == "8-bit activations":
-            name += ", 8-bit activations"
         # Epochs of both stages, then the numbers.
         epochs = f"{settings['search_epochs']} + {settings['final_epochs']}"
         accuracy = results["accuracy"]
         minutes = record.timing["seconds"] / 60
         numbers = f"{results['rates']['weights']:8.2f}{accuracy['test']:8.2f}"
         numbers += f"{accuracy['float_test']:9.2f}{minutes:9.1f}"
-        lines.append(f"{name:40s}{epochs:>8s}{numbers}")
+        lines.append(f"{name:{width}s}{epochs:>8s}{numbers}")
     return "\n".join(lines)
 
 
@@ -216,7 +216,7 @@ def moves(record: Record) -> list[str]:
         record: record of one search.
 
     Returns:
-        Number of images, seconds, and ratios to a forward pass, by name.
+        Lines of text.
     """
     # The repair's move needs the tensor's size.
     sizes = {t["name"]: t["size"] for t in tensors(record)}
@@ -327,13 +327,16 @@ def accuracy_over_compression(found: Mapping[str, Record], plain: Mapping[str, R
     Returns:
         The figure; its sentence says what it shows, with the numbers.
     """
-    # The searches of one kind share a colour; the plain ones come first.
+    # A colour for the bits of activations, a marker for the rest; the plain ones come first.
     drawing, ax = canvas(height=4)
     names = {kind(r) for r in found.values()}
     kinds = sorted(names, key=lambda name: (name != "8-bit activations", name))
     tested = next(iter(found.values())).header["pictures"][2]
-    colours = itertools.cycle([*COLOURS, INK, PALE])
-    markers = itertools.cycle(MARKERS + "vPX*p")
+    parts = [name.partition("activations") for name in kinds]
+    bits = list(dict.fromkeys(before for before, _, _ in parts))
+    modes = list(dict.fromkeys(after for _, _, after in parts))
+    colours = [COLOURS[bits.index(before) % 4] for before, _, _ in parts]
+    markers = [MARKERS[modes.index(after) % 4] for _, _, after in parts]
     # One group of points for each kind, with standard errors.
     for name, colour, marker in zip(kinds, colours, markers, strict=False):
         group = [r for r in found.values() if kind(r) == name]
@@ -618,7 +621,9 @@ def cost_lines(found: Mapping[str, Record]) -> tuple[list[str], list[float]]:
         The lines, and one ratio for each search.
     """
     # One line below the head for each search.
-    lines = [f"{'':40s}{'minutes':>9s}{'s an epoch, stage 1':>21s}{'stage 2':>9s}{'ratio':>8s}"]
+    width = max(len(records.label(record)) for record in found.values())
+    head = f"{'minutes':>9s}{'s an epoch, stage 1':>21s}{'stage 2':>9s}{'ratio':>8s}"
+    lines = [f"{'':{width}s}{head}"]
     ratios = []
     for record in found.values():
         # A teacher's forward passes would count as stage 2's.
@@ -629,7 +634,7 @@ def cost_lines(found: Mapping[str, Record]) -> tuple[list[str], list[float]]:
         ratios.append(first / second)
         minutes = record.timing["seconds"] / 60
         numbers = f"{minutes:9.1f}{first:21.0f}{second:9.0f}{ratios[-1]:8.2f}"
-        lines.append(f"{records.label(record):40s}{numbers}")
+        lines.append(f"{records.label(record):{width}s}{numbers}")
     return lines, ratios
 
 

@@ -190,6 +190,22 @@ def four_bit_class(bits: Mapping[str, int]) -> str:
     return "about half" if share < 0.7 else "nearly all"
 
 
+def times_class(factor: float) -> str:
+    """Return how many times more: "below 100", "100 to 1,000", "1,000 to 10,000" or "more".
+
+    >>> times_class(3923.4)
+    '1,000 to 10,000'
+
+    Args:
+        factor: a number above 0.
+
+    Returns:
+        Text in plain English.
+    """
+    names = ("below 100", "100 to 1,000", "1,000 to 10,000", "more")
+    return names[sum(factor >= end for end in (100, 1000, 10_000))]
+
+
 def actual_acr(sizes: Mapping[str, int], bits: Mapping[str, int]) -> float:
     """Return the compression of the largest activation: float over quantized.
 

@@ -490,7 +490,7 @@ def gain_sentence(
 
     >>> print(gain_sentence({"uniform": 80.0, "by error": 94.0}, hmq=93.5, images=2000))
     At a compression of 8 HMQ is 0.5 points below by error. It gains 13.5 points over uniform. \
-Two standard errors of a difference are 1.6 points: HMQ and by error cannot be told apart.
+Two standard errors of a difference are 1.6 points: the difference of HMQ and by error may be chance.
 
     Args:
         others: test accuracy (%) by way.
@@ -515,7 +515,7 @@ Two standard errors of a difference are 1.6 points: HMQ and by error cannot be t
     said += f" Two standard errors of a difference are {noise:.1f} points: "
     if not close:
         return said + "all differences are larger."
-    return said + f"{listed(['HMQ', *close])} cannot be told apart."
+    return said + f"the difference of HMQ and {listed(close)} may be chance."
 
 
 def training_sentence(ways: Mapping[str, Mapping[float, float]]) -> str:

@@ -8,9 +8,53 @@ from collections.abc import Sequence
 import numpy as np
 
 from hmq_lab.plots import comparison
-from hmq_lab.plots.frame import BLUE, INK, ORANGE, Drawing, canvas
+from hmq_lab.plots.frame import BLUE, INK, ORANGE, Drawing, canvas, of_kind
 from hmq_lab.plots.lessons import listed
 from hmq_lab.plots.published import Value
+from hmq_lab.runs.records import Record
+
+
+def selected_compressions(record: Record) -> list[float]:
+    """Return the actual compression at every moment of stage 1 that a record has tables of.
+
+    Args:
+        record: of a search.
+
+    Returns:
+        32 over the mean of the most probable bits, one for each moment.
+    """
+    weights = of_kind(record, "weight")
+    sizes = [t["size"] for t in weights]
+    found = []
+    for event in record.of("tables"):
+        # The most probable bits, summed over the thresholds.
+        chosen = []
+        for t in weights:
+            marginal = np.sum(event["tables"][t["name"]], axis=1)
+            chosen.append(t["space"]["bits"][int(marginal.argmax())])
+        found.append(32 * sum(sizes) / float(np.dot(sizes, chosen)))
+    return found
+
+
+def way_of_change(values: Sequence[float]) -> tuple[str, str]:
+    """Return whether a compression changes "in jumps" or "gradually", and a sentence with numbers.
+
+    >>> way_of_change([4.0, 4.0, 4.0, 9.0])
+    ('in jumps', 'Among 4 moments the actual compression changes 1 time, by up to 5.0.')
+
+    Args:
+        values: at moments that follow each other.
+
+    Returns:
+        The class, and the sentence.
+    """
+    steps = np.abs(np.diff(values))
+    changes = int((steps > 0).sum())
+    # It jumps where it mostly rests.
+    way = "in jumps" if changes < len(steps) / 2 else "gradually"
+    times = f"{changes} time{'s' * (changes != 1)}"
+    said = f"Among {len(values)} moments the actual compression changes {times}, "
+    return way, f"{said}by up to {steps.max():.1f}."
 
 
 def beside_published(ours: Sequence[Value], theirs: Sequence[Value]) -> list[str]:

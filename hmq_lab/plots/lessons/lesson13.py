@@ -5,8 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from hmq_lab.plots.frame import BLUE, COLOURS, INK, Drawing, canvas
+import seaborn as sns
+
+from hmq_lab.plots.frame import COLOURS, INK, Drawing, canvas
 from hmq_lab.plots.lessons import listed
+
+PINK = sns.color_palette("colorblind").as_hex()[4]
 
 
 def running_maxima(
@@ -22,18 +26,19 @@ def running_maxima(
     Returns:
         The figure; its sentence says what it shows, with the numbers.
     """
-    # One curve for each activation.
+    # One curve for each activation; the first ones are thicker, to be seen below others.
     drawing, ax = canvas(height=3.4)
-    looks = zip((*COLOURS, INK, BLUE), "osD^vP", strict=True)
-    for (name, values), (colour, marker) in zip(theta.items(), looks, strict=False):
-        ax.plot(counts, values, color=colour, marker=marker, ms=4, lw=1.2, label=name)
-    # Broken lines at the powers of two.
-    exponents = range(4)
+    looks = zip((*COLOURS, INK, PINK), "osD^vP", (3.0, 2.4, 2.4, 1.2, 1.2, 1.2), strict=True)
+    for (name, values), (colour, marker, width) in zip(theta.items(), looks, strict=False):
+        ax.plot(counts, values, color=colour, marker=marker, ms=4, lw=width, label=name)
+    # Broken lines at the powers of two that the curves come near.
+    ends = [value for values in theta.values() for value in (min(values), max(values))]
+    exponents = range(exponent_of(min(ends)) - 1, exponent_of(max(ends)) + 1)
     for exponent in exponents:
         ax.axhline(2.0**exponent, color=INK, lw=0.8, ls="--")
     # Axes and legend.
     ax.set(xlabel="batches of 32 images", ylabel="running maximum", yscale="log")
-    ax.set_yticks([2.0**e for e in exponents], [f"$2^{e}$" for e in exponents])
+    ax.set_yticks([2.0**e for e in exponents], [f"$2^{{{e}}}$" for e in exponents])
     ax.minorticks_off()
     ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     # Which thresholds change, and which stay below the largest value.
