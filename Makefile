@@ -6,6 +6,7 @@ UV     := uv==0.13.9
 EXTRAS := lab,export,scale,test,book
 TORCH ?=# which build of PyTorch: TORCH=cpu is a tenth of the download on Linux, where there is no GPU
 LAB ?=# what JupyterLab gets beside, such as LAB=--allow-root where you are root
+FILES := hmq_lab.commands.lab_files.LessonFiles# to open and save a lesson changes nothing
 PORT := 8866# of the explorers
 ADDRESS ?= 127.0.0.1# who reaches the explorers; ADDRESS=0.0.0.0 opens them to a room, with a token
 KERNELS ?= 8# explorers with Python at a time, of about 0.8 GB each
@@ -28,7 +29,8 @@ figures: $(DONE) ## draw the figures of runs/builtin again
 	$(BIN)/hmq-lab figures runs/builtin --overwrite
 
 lab: $(DONE) ## open the first lesson in JupyterLab
-	$(BIN)/jupyter lab --config=jupyter_server_config.py --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB)
+	$(BIN)/jupyter lab --ServerApp.root_dir=. --ServerApp.contents_manager_class=$(FILES) \
+	  --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(LAB)
 
 explore: $(DONE) ## the explorers as web pages, without code; ADDRESS=0.0.0.0 opens them to a room
 	$(BIN)/python -m hmq_lab.explorers.pages runs/explore --port $(PORT) --address $(ADDRESS) --kernels $(KERNELS)

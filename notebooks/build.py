@@ -36,6 +36,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from PIL import Image
 
+from hmq_lab.commands.grade import CALLED
 from hmq_lab.commands.grade_worker import QUICK
 from hmq_lab.data.files import replacing
 
@@ -44,7 +45,7 @@ EDITIONS = {"student": HERE, "solutions": HERE / "solutions"}
 HANDOUT = "handout"  # an edition that is made for a class and not kept here
 AT_ONCE = 2  # kernels; each may need 2 GB
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# What JupyterLab writes when it saves a notebook; jupyter_server_config.py keeps the version short.
+# What JupyterLab writes when it saves a notebook; hmq_lab/commands/lab_files.py keeps the version short.
 LANGUAGE = {
     "codemirror_mode": {"name": "ipython", "version": 3},
     "file_extension": ".py",
@@ -105,8 +106,46 @@ def edition(source: Path, which: str, quick: bool = False) -> NotebookNode:
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number:02d}"  # the same in every build
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=METADATA)
+    if which == HANDOUT:
+        add_points(notebook)
     nbformat.validate(notebook)
     return notebook
+
+
+def add_points(notebook: NotebookNode) -> None:
+    """Tell nbgrader and otter of the checks of a hand-out: a point for each.
+
+    A stub gets no mark: nbgrader would put an empty cell in its place.
+    """
+    tests = {}
+    for cell in notebook.cells:
+        if "check" not in cell.metadata.get("tags", []):
+            continue
+        (name,) = CALLED.findall(cell.source)
+        cell.metadata["nbgrader"] = {
+            "schema_version": 3,
+            "grade_id": name,
+            "grade": True,
+            "locked": True,
+            "solution": False,
+            "task": False,
+            "points": 1,
+        }
+        cell.metadata["otter"] = {"tests": [name]}
+        # A doctest that shows what the check says, where it is not satisfied.
+        code = f">>> verdict = {cell.source}\n>>> verdict.passed or print(verdict)\nTrue"
+        case = {"code": code, "hidden": False, "locked": False}
+        suite = {"cases": [case], "scored": True, "setup": "", "teardown": "", "type": "doctest"}
+        tests[name] = {"name": name, "points": 1, "suites": [suite]}
+    notebook.metadata["otter"] = {"OK_FORMAT": True, "tests": tests}
+
+
+def write_tests(notebook: NotebookNode, folder: Path) -> None:
+    """Write the checks of a hand-out as the files that `otter generate` packs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, test in notebook.metadata["otter"]["tests"].items():
+        with replacing(folder / f"{name}.py") as temporary:
+            temporary.write_text(f"OK_FORMAT = True\n\ntest = {test!r}\n", encoding="utf-8")
 
 
 def fresh(cell: NotebookNode) -> NotebookNode:
@@ -226,7 +265,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.handout is not None:
         for source in sources(options.lessons):
-            write(edition(source, HANDOUT), options.handout / f"{source.stem}.ipynb")
+            notebook = edition(source, HANDOUT)
+            write(notebook, options.handout / f"{source.stem}.ipynb")
+            write_tests(notebook, options.handout / "otter" / source.stem)
         return
     both = [(source, which) for source in sources(options.lessons) for which in EDITIONS]
     if options.text:

@@ -74,7 +74,9 @@ def book(make, tmp_path_factory):
         "# For those who teach\n\n[00](00_two_numbers.ipynb)\n"
     )
     (root / "docs" / "glossary.md").write_text("# Glossary\n\n## Scheme\n\nBits and threshold.\n")
-    (root / "docs" / "install.md").write_text("# Install\n\n`pip install`\n")
+    long = "a_name.that_no_phone.is_wide_enough.for_and_that_has_no_space"
+    words = f"# Install\n\n`pip install {long}`\n\n* see {long}\n\n## {long}\n\nYes.\n"
+    (root / "docs" / "install.md").write_text(words)
     (root / "hmq_lab" / "seeds.py").touch()
     (root / "hmq_lab" / "graph" / "naming.py").touch()
     folder = root / "build" / "book"
@@ -258,10 +260,16 @@ def test_a_phone_shows_the_book_from_disk(book, chromium):
         "index.html",
         "notebooks/00_two_numbers.html",
         "api/method.html",
+        "api/graph.html",
+        "docs/install.html",
         "explorers.html",
     ):
         tab.goto((book / place).as_uri())
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390, place
+    # The button above the page opens the contents, which lead to every page.
+    tab.locator("button.primary-toggle:visible").click()
+    tab.locator("dialog[open]").get_by_role("link", name="Glossary").click()
+    tab.wait_for_url("**/docs/glossary.html")
     context.close()
     assert wrong == []
 
@@ -290,3 +298,14 @@ def test_the_search_works_from_disk(book, chromium):
     tab.get_by_role("link", name="Glossary").last.wait_for()
     assert tab.locator("#search-results li").count() >= 1
     context.close()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_the_whole_book_has_no_fault_and_stays_below_ten_megabytes(make, tmp_path, capfd):
+    folder = tmp_path / "book"
+    code = make.main([str(folder)])
+    said = capfd.readouterr()
+    assert code == 0, said.err
+    assert ", 0 warnings, 0 faults;" in said.out
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 10_000_000

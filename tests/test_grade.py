@@ -7,6 +7,7 @@ import json
 import subprocess
 import time
 from dataclasses import asdict, fields
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -114,6 +115,15 @@ def test_a_submission_without_end_is_ended_and_keeps_what_was_judged(tmp_path, m
     assert verdicts(grades) == ["right", "time limit"]
     assert grades[1].message == "the notebook did not end within 20 s"
     assert processes[0].poll() is not None
+
+
+def test_on_windows_a_process_ends_with_those_that_it_started(monkeypatch):
+    asked, waited = [], []
+    process = SimpleNamespace(pid=4711, wait=lambda: waited.append(True))
+    monkeypatch.setattr(grade.sys, "platform", "win32")
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: asked.append(command))
+    grade.end(process)
+    assert asked == [["taskkill", "/F", "/T", "/PID", "4711"]] and waited == [True]
 
 
 def test_a_check_that_was_deleted_is_missing(tmp_path, monkeypatch):

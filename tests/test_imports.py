@@ -54,7 +54,7 @@ THIRD_PARTY = {
         "nbformat",
     },
     "checks": {"torch", "numpy", "matplotlib", "seaborn", "IPython", "ipywidgets"},
-    "commands": {"torch", "numpy", "matplotlib", "IPython", "onnxruntime"},
+    "commands": {"torch", "numpy", "matplotlib", "IPython", "onnxruntime", "jupyter_server"},
 }
 
 # Imports that still point down, with the reason. The list only ever shrinks: an entry that is no longer needed fails.

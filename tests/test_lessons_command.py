@@ -1,5 +1,6 @@
 """A working copy of the lessons is written, updated, and never over what the reader wrote."""
 
+import io
 import json
 import subprocess
 import sys
@@ -42,6 +43,16 @@ def test_a_copy_is_written(shelf, tmp_path, capsys):
 def test_the_solutions_are_written_when_asked_for(shelf, tmp_path):
     lessons.copy(tmp_path / "mine", solutions=True)
     assert texts(tmp_path / "mine") == {"00_a.ipynb": "solved"}
+
+
+def test_a_name_that_the_terminal_cannot_write_stops_nothing(shelf, tmp_path, monkeypatch):
+    """Python writes into a pipe on Windows in an old encoding of 256 characters."""
+    said = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(said, encoding="cp1252"))
+    assert main(["lessons", str(tmp_path / "Łódź")]) == 0
+    sys.stdout.flush()
+    assert "?ód?: 2 written" in said.getvalue().decode("cp1252")
+    assert (tmp_path / "Łódź" / "00_a.ipynb").exists()
 
 
 def test_a_second_copy_changes_nothing(shelf, tmp_path):
@@ -115,6 +126,7 @@ def test_lab_writes_a_copy_and_opens_it(shelf, tmp_path, monkeypatch):
     assert started[0][:3] == [sys.executable, "-m", "jupyterlab"]
     assert (
         f"--ServerApp.root_dir={target.resolve()}" in started[0]
+        and f"--ServerApp.contents_manager_class={lab.FILES}" in started[0]
         and started[0][-1] == "--no-browser"
     )
     (target / "00_a.ipynb").write_text("my answer", encoding="utf-8")

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from test_browser import browser, opened, serving  # noqa: F401  (browser is a fixture)
 
+from hmq_lab.commands.lab import FILES
+
 ROOT = Path(__file__).parents[1]
 LESSONS = ("01_power_of_two_quantizers.ipynb", "solutions/09_reading_the_selection.ipynb")
 
@@ -14,9 +16,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """What JupyterLab needs of a checkout: the lessons, and its settings."""
+    """A folder with lessons, as a reader has them."""
     folder = tmp_path_factory.mktemp("checkout")
-    shutil.copy(ROOT / "jupyter_server_config.py", folder)
     for name in LESSONS:
         (folder / "notebooks" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "notebooks" / name, folder / "notebooks" / name)
@@ -25,8 +26,8 @@ def checkout(tmp_path_factory):
 
 def test_opening_and_saving_a_lesson_changes_no_byte(browser, checkout):  # noqa: F811
     root = ("--ServerApp.ip=127.0.0.1", "--ServerApp.allow_root=True", "--ServerApp.root_dir=.")
-    config = "--config=jupyter_server_config.py"
-    with serving(checkout, "jupyterlab", config, *root, "--expose-app-in-browser") as (base, token):
+    files = f"--ServerApp.contents_manager_class={FILES}"
+    with serving(checkout, "jupyterlab", files, *root, "--expose-app-in-browser") as (base, token):
         for name in LESSONS:
             path = checkout / "notebooks" / name
             before, written = path.read_bytes(), path.stat().st_mtime_ns

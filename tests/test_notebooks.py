@@ -9,7 +9,6 @@ import itertools
 import math
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import jupytext
 import nbformat
@@ -20,6 +19,8 @@ from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelspec import get_kernel_dict
 from nbformat.v4 import new_output
 from PIL import Image
+
+from hmq_lab.commands import lab_files
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SOURCES = sorted((NOTEBOOKS / "source").glob("[0-9]*.py"))
@@ -343,10 +344,11 @@ def test_what_lesson_04_says_of_restarts_is_what_happened(seed, threads, monkeyp
 
 def test_an_edition_is_built_from_its_source(build, source, which, built):
     wanted = build.edition(source, which)
+    behind = f"{source.name} has changed since: run `python notebooks/build.py {source.name[:2]}`"
     assert [(c.id, c.cell_type, c.source) for c in built.cells] == [
         (c.id, c.cell_type, c.source) for c in wanted.cells
-    ]
-    assert [c.metadata for c in built.cells] == [c.metadata for c in wanted.cells]
+    ], behind
+    assert [c.metadata for c in built.cells] == [c.metadata for c in wanted.cells], behind
 
 
 def test_an_edition_ran_from_top_to_bottom(built):
@@ -366,15 +368,12 @@ def test_an_edition_is_stored_as_jupyterlab_stores_it(build, source, which, buil
 
 
 def test_jupyterlab_writes_a_short_version_into_lessons_alone():
-    settings = NOTEBOOKS.parent / "jupyter_server_config.py"
-    scope = {"c": SimpleNamespace(FileContentsManager=SimpleNamespace())}
-    exec(settings.read_text(encoding="utf-8"), scope)
-    hook = scope["c"].FileContentsManager.pre_save_hook
-    for path, version in (("notebooks/00.ipynb", "3"), ("own.ipynb", "3.12.4")):
+    lesson = SOURCES[0].stem
+    for path, version in ((f"notebooks/{lesson}.ipynb", "3"), ("own.ipynb", "3.12.4")):
         content = {"metadata": {"language_info": {"name": "python", "version": "3.12.4"}}}
-        hook(model={"type": "notebook", "content": content}, path=path, contents_manager=None)
+        lab_files.shorten({"type": "notebook", "content": content}, path)
         assert content["metadata"]["language_info"] == {"name": "python", "version": version}
-    hook(model={"type": "file", "content": "text"}, path="notebooks/README.md")
+    lab_files.shorten({"type": "file", "content": "text"}, f"notebooks/{lesson}.py")
 
 
 def test_an_edition_needs_no_kernel_to_be_read(built):

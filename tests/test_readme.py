@@ -1,4 +1,4 @@
-"""The README: its Python runs and its commands parse."""
+"""The README and docs/use.md: their Python runs and their commands parse."""
 
 import dataclasses
 import re
@@ -11,15 +11,17 @@ import torch
 import hmq_lab
 from hmq_lab import data, models, settings
 from hmq_lab.commands.main import parser
+from hmq_lab.explorers import Selection
 from hmq_lab.models.weights import save_weights
 from hmq_lab.runs import records
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+BOTH = README + (ROOT / "docs" / "use.md").read_text(encoding="utf-8")
 
 
 def commands():
-    text = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
+    text = "\n".join(re.findall(r"```bash\n(.*?)```", BOTH, re.DOTALL)).replace("\\\n", " ")
     return [
         line.split("#")[0].strip()
         for line in text.splitlines()
@@ -28,11 +30,11 @@ def commands():
 
 
 @pytest.mark.parametrize("command", commands())
-def test_a_command_of_the_readme_parses(command):
+def test_a_command_parses(command):
     assert parser().parse_args(shlex.split(command)[1:]).command
 
 
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PYTHON = re.findall(r"```python\n(.*?)```", BOTH, re.DOTALL)
 
 
 @pytest.fixture
@@ -61,7 +63,7 @@ PRESET, SEARCH = settings.preset, hmq_lab.search
 
 
 def photos(folder: Path) -> None:
-    """What the README says one has: photos/ with two classes, and the weights of a network trained on them."""
+    """What docs/use.md says one has: photos/ with two classes, and the weights of a network trained on them."""
     from PIL import Image
 
     for split, count in (("train", 20), ("val", 4)):
@@ -74,14 +76,12 @@ def photos(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_the_python_of_the_readme_runs_when_pasted(
-    number, shortened, tmp_path, monkeypatch, capsys
-):
+def test_python_runs_when_pasted(number, shortened, tmp_path, monkeypatch, capsys):
     """Each block by itself, nothing imported before it."""
     monkeypatch.chdir(tmp_path)
     photos(tmp_path)
     names = {}
-    exec(compile(PYTHON[number], f"README.md, Python block {number + 1}", "exec"), names)
+    exec(compile(PYTHON[number], f"Python block {number + 1}", "exec"), names)
     if "record" in names:
         assert (
             names["record"].results["status"] == "complete"
@@ -91,11 +91,14 @@ def test_the_python_of_the_readme_runs_when_pasted(
         assert (tmp_path / "runs" / "photos" / "record.json").exists() == (
             "photos" in PYTHON[number]
         )
+    elif "view" in names:
+        chosen = Selection.read("selection.json")
+        assert chosen == names["view"].selection and len(chosen.sizes) == 21
     else:
         assert names["loss"].isfinite() and hmq_lab.placements(names["model"])
 
 
-def test_the_readme_has_python_for_a_search_a_folder_and_a_loop_of_ones_own():
+def test_there_is_python_for_a_search_a_folder_and_a_loop_of_ones_own():
     assert len(PYTHON) >= 3
     for wanted in ('search(network, "builtin"', 'data.load("photos"', "resample(model, generator)"):
         assert sum(wanted in block for block in PYTHON) == 1, wanted

@@ -1,5 +1,6 @@
 """`make explore` for a room: a real server, twenty visitors, a bound on kernels, a token."""
 
+import contextlib
 import http.client
 import os
 import re
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +27,18 @@ server.serve(Path(folder), int(port), True, "0.0.0.0", int(most), int(idle))
 """
 
 
+def resident(processes):
+    """Gigabytes of memory that processes hold, what they share divided among them; one that has
+    just ended holds none.
+    """
+    kilobytes = 0
+    for process in processes:
+        with contextlib.suppress(OSError):
+            text = Path(f"/proc/{process}/smaps_rollup").read_text()
+            kilobytes += int(re.search(r"^Pss: +(\d+)", text, re.MULTILINE)[1])
+    return kilobytes * 1024 / 1e9
+
+
 class Room:
     """The server of a room, and a visitor's requests to it."""
 
@@ -33,7 +47,7 @@ class Room:
 
     def ask(self, path, method="GET", **headers):
         """Status, headers and body of a request."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=240)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=1200)
         try:
             connection.request(method, path, headers=headers)
             answer = connection.getresponse()
@@ -57,6 +71,10 @@ class Room:
                 found += [entry.name] if b"ipykernel_launcher" in command else []
         return found
 
+    def memory(self):
+        """Gigabytes that the server holds, and those that all its kernels hold together."""
+        return resident([self.process.pid]), resident(self.kernels())
+
     def until(self, number, seconds=120):
         """Wait until so many kernels run."""
         deadline = time.monotonic() + seconds
@@ -68,23 +86,29 @@ class Room:
 @pytest.fixture(scope="module")
 def room(tmp_path_factory):
     """A server for whoever has the token, with a page whose kernel is light and one without."""
-    if not Path("/proc/self/stat").exists():
-        pytest.skip("kernels are counted by /proc")
     folder = tmp_path_factory.mktemp("room")
     page = pages.Page("Light", "A page with Python.", "6 * 7")
     notebook = pages.notebook(page)
     notebook.cells[1].source = page.code
     nbformat.write(notebook, folder / "light.ipynb")
     (folder / "index.html").write_text("<p>all explorers</p>", encoding="utf-8")
+    with serving(folder, tmp_path_factory.mktemp("home")) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def serving(folder, home, idle=IDLE):
+    """The server of a room, with settings of its own, until the block ends."""
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("kernels are counted by /proc")
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     log = folder.with_name("room.log")
     root = Path(__file__).parents[1]
-    home = tmp_path_factory.mktemp("home")
     own = {f"JUPYTER_{kind}_DIR": str(home / kind) for kind in ("CONFIG", "DATA", "RUNTIME")}
     own |= {"JUPYTER_TOKEN": TOKEN, "PYTHONPATH": str(root), "IPYTHONDIR": str(home / "ipython")}
-    command = [sys.executable, "-c", START, str(folder), str(port), str(MOST), str(IDLE)]
+    command = [sys.executable, "-c", START, str(folder), str(port), str(MOST), str(idle)]
     with log.open("wb") as file:
         process = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, env=os.environ | own
@@ -125,6 +149,39 @@ def test_of_twenty_visitors_as_many_get_a_kernel_as_there_may_be(room):
     room.until(0)
     assert room.enter()[0] == 200
     room.until(0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+def test_twenty_visitors_of_a_page_with_a_network_stay_within_the_stated_memory(tmp_path):
+    """Twenty come at once, and again when the first have left."""
+    folder = tmp_path / "room"
+    folder.mkdir()
+    nbformat.write(pages.notebook(pages.PAGES["network"]), folder / "network.ipynb")
+    (folder / "index.html").write_text("<p>all explorers</p>", encoding="utf-8")
+    # A kernel is given time to start: here three of them import torch at once.
+    with serving(folder, tmp_path / "home", idle=120) as room:
+        before, _ = room.memory()
+        most, peak, answers = 0, 0.0, Counter()
+        for _ in range(2):
+            with ThreadPoolExecutor(VISITORS) as visitors:
+                entering = [
+                    visitors.submit(room.enter, "/voila/render/network.ipynb")
+                    for _ in range(VISITORS)
+                ]
+                while not all(answer.done() for answer in entering):
+                    most = max(most, len(room.kernels()))
+                    peak = max(peak, room.memory()[1])
+                    time.sleep(0.2)
+            answers.update(answer.result()[0] for answer in entering)
+            room.until(0, seconds=600)
+        after, _ = room.memory()
+    print(f"{2 * VISITORS} visits: {dict(answers)}; at most {most} kernels with {peak:.2f} GB")
+    print(f"the server: {before:.2f} GB before, {after:.2f} GB after, no kernel is left")
+    # A kernel that has just ended may count for a moment: then a visitor more has to wait.
+    assert answers.keys() == {200, 503} and answers.total() == 2 * VISITORS
+    assert MOST < answers[200] <= 2 * MOST and most == MOST
+    assert peak <= MOST * server.GIGABYTES and after < before + 0.1
 
 
 @pytest.mark.timeout(300)

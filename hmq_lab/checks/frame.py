@@ -9,6 +9,7 @@ import functools
 import inspect
 import io
 import math
+import os
 import re
 import types
 from collections.abc import Callable, Iterable
@@ -72,6 +73,9 @@ class Verdict:
         display(Markdown(re.sub(r"([*_`<#])", r"\\\1", str(self))))
         if self.drawing is not None:
             plots.show(self.drawing)
+        # nbgrader gives the point of a check, unless its cell raises an error.
+        if "NBGRADER_EXECUTION" in os.environ and not self.passed:
+            raise AssertionError(self.message)
 
     def _repr_mimebundle_(self, **_) -> tuple[dict, dict]:
         # Plain text is always there, for pages that show nothing else.

@@ -89,7 +89,7 @@ def mean_bits(answer) -> Verdict:
         answer: the reader's function.
 
     Returns:
-        The mean number of bits.
+        The verdict: whether the answer passes, what is wrong first, and a drawing.
     """
 
     # The bits of all weights together.

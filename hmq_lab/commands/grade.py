@@ -20,7 +20,7 @@ import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from hmq_lab.commands.lessons import shelf
 from hmq_lab.data.files import check_writable, replacing
@@ -63,7 +63,7 @@ def exercises(lesson: str) -> list[str]:
     return found
 
 
-def lesson_of(submission: Path) -> str | None:
+def lesson_of(submission: PurePath) -> str | None:
     """The lesson that a notebook is a copy of, from its name; None if its name holds no lesson's.
 
     >>> lesson_of(Path("anna/00_start_here-final (2).ipynb"))

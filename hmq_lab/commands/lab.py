@@ -14,6 +14,7 @@ from hmq_lab.commands.lessons import copy
 
 FOLDER = Path("hmq-lessons")
 FIRST = "00_start_here.ipynb"
+FILES = "hmq_lab.commands.lab_files.LessonFiles"  # to open and save a lesson changes nothing
 
 
 def add(commands, formatter: type) -> None:
@@ -58,6 +59,7 @@ def arguments(folder: Path, more: list[str]) -> list[str]:
         "-m",
         "jupyterlab",
         f"--ServerApp.root_dir={root}",
+        f"--ServerApp.contents_manager_class={FILES}",
         f"--LabApp.default_url=/lab/tree/{FIRST}",
         *more,
     ]

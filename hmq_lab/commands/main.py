@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 import warnings
 from typing import Any
@@ -36,6 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: the command and its options; None takes those of the process.
     """
+    # On Windows a pipe takes 256 characters: another one in a name becomes a question mark.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         options = parser().parse_args(arguments)
         # A preset's name says what was not typed.

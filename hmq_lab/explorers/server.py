@@ -70,9 +70,10 @@ class Kernels(AsyncMappingKernelManager):
     async def cull_kernel_if_idle(self, kernel_id: str) -> None:
         """End a kernel that nobody uses any more."""
         kernel = self._kernels[kernel_id]
-        # A kernel that nobody can see has no reason to wait.
+        # A kernel that nobody can see has no reason to wait, unless its page is still to come.
         is_open = self._kernel_connections.get(kernel_id, 0) > 0
-        seconds = self.idle if is_open else self.left
+        is_starting = kernel.execution_state == "starting"
+        seconds = self.idle if is_open or is_starting else self.left
         is_idle = utcnow() - kernel.last_activity > timedelta(seconds=seconds)
         is_busy = kernel.execution_state == "busy"
         is_dead = kernel.execution_state == "dead"

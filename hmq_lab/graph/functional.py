@@ -163,7 +163,7 @@ def make_functional(graph: fx.Graph, held: Mapping[str, Tensor], name: str) -> N
 
 
 def line(node: fx.Node) -> str:
-    """' at FILE:LINE' of the model's code that a node comes from, as far as that is known.
+    """Where in the model's code a node comes from, such as " at net.py:12", as far as known.
 
     Args:
         node: of a graph that torch.export made.

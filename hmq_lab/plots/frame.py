@@ -43,7 +43,8 @@ if IS_DARK:
     TEXTS = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
     STYLE |= dict.fromkeys(TEXTS, INK) | {"grid.color": "#343a40"}
     # Legends and bars that are added to a canvas later are light, too.
-    mpl.rcParams.update(dict.fromkeys(TEXTS, INK))
+    light: Any = dict.fromkeys(TEXTS, INK)
+    mpl.rcParams.update(light)
 # No dates: the same bytes again.
 FORMATS = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 

@@ -222,7 +222,7 @@ def front(source: Path, notebooks: Path) -> str:
     """The first page: a row for each lesson, and what stands in the contents at the left."""
     titles = lesson_titles(notebooks)
     rows = [f"* [{name[:2]} {title}](notebooks/{name}.ipynb)" for name, title in titles.items()]
-    first = ["install.md", "class.md", "glossary.md"]
+    first = ["install.md", "use.md", "class.md", "glossary.md"]
     names = sorted(path.name for path in (source / "docs").glob("*.md"))
     ordered = [name for name in first if name in names] + [
         name for name in names if name not in first

@@ -408,10 +408,10 @@ for at in targets:
 # bits counts as 5, and is selected as one of the two. So the expected compression changes gradually
 # and the actual one jumps. The actual one may end on either side of the target.
 #
-# The **repair** is a rule of this package. While the target is missed, it lowers the bits of the
-# tensor that gives up the least probability for each bit. When the target is reached, it gives bits
-# back as long as the target stays reached: to the tensor that gains the most probability for each
-# bit (the setting `refill`).
+# The **repair** is a rule of this package. While the target is missed, it takes one bit after
+# another. Each time it takes the bit from the tensor whose quantization error rises least for the
+# bits that are still missing. When the target is reached, it gives back what is saved too much:
+# each bit goes to the tensor whose error falls most for it (the setting `refill`).
 #
 # ## What a restart does
 #

@@ -156,9 +156,9 @@ apart.result("after the first epoch" if first > last else "at the end of stage 1
 # ## What the repair did
 #
 # The search aims above the target, so the selection usually saves more bits than the target asks
-# for. The repair gives these bits back. It gives them to the tensor that can have more bits within
-# the target and gains the most probability for each bit. Where a selection misses the target, the
-# repair first takes bits away by the same rule.
+# for. The repair gives these bits back, as far as they fit within the target. Records of today give
+# each bit to the tensor whose quantization error falls most for it. Older records gave many bits to
+# one tensor. Where a selection misses the target, the repair first takes bits away.
 #
 # *Predict:* to which tensors does the repair give bits?
 

@@ -349,6 +349,20 @@ def largest_exponent(maxima):
 # %% tags=["check"]
 checks.largest_exponent(largest_exponent)
 # %% [markdown]
+# ## Choose by hand
+#
+# `explorers.network` takes a network, a batch and, if you have them, its labels. Choose a tensor,
+# then its bits and its threshold. The figure shows what this choice alone changes in the output, and
+# what all choices change together. "export" writes the choices to a file.
+# %%
+x, y = next(own.test.batches(32))
+explorers.network(network, x, y, tensor="last.0.weight", bits=2)
+# %% [markdown]
+# If you give the explorer a name, `view = explorers.network(...)`, then `view.selection` has the same
+# choices in Python. Give it to `search` in place of a target: the search begins there.
+# `view.selection.on(network, x)` is a network that has these schemes. You can pack it and run it on
+# integers, like the one below.
+#
 # ## Search
 #
 # `search` attaches, calibrates, searches and fine-tunes. Give it the float network. For the export

@@ -176,8 +176,7 @@ def regrets(
     told = []
     for target, found in hmq.items():
         least = min(rivals[target], key=rivals[target].__getitem__)
-        ends = dict.fromkeys(f"{value:.3f}" for value in (min(found), max(found)))
-        regret = " to ".join(ends)
+        regret = " to ".join(dict.fromkeys(f"{value:.3f}" for value in (min(found), max(found))))
         text = f"at the target {target:g}, HMQ's regret is {regret} and the least of the rivals', "
         told.append(f"{text}{least}, is {rivals[target][least]:.3f}")
 

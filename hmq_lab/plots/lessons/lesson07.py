@@ -216,7 +216,7 @@ def moves(record: Record) -> list[str]:
         record: record of one search.
 
     Returns:
-        Number of images, seconds, and ratios to a forward pass, by name.
+        Lines of text.
     """
     # The repair's move needs the tensor's size.
     sizes = {t["name"]: t["size"] for t in tensors(record)}
