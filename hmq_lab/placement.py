@@ -178,7 +178,7 @@ def _attach(model, readings, space, sample, activation_bits, hardware, generator
         _round_biases(model, rounded, {place.name for place in listed if place.quantized})
         model.hmq.train(model.training)
         # Calibration runs the network: its own buffers stay as they were.
-        with kept(model, own_buffers):
+        with kept(own_buffers):
             calibrate(model, [sample])
     except Exception:
         detach(model)
