@@ -52,7 +52,7 @@ LAYERS = (
     nn.Linear,
     nn.MultiheadAttention,
 )
-INPUTS_FIRST = ("conv_transpose", "matmul", "mm", "bmm")  # their weights are (in, out, ...)
+INPUTS_FIRST = ("conv_transpose", "matmul")  # their weights are (in, out, ...)
 
 
 def attach(

@@ -14,12 +14,9 @@ from torch import fx, nn
 from hmq_lab.graph.functional import line
 from hmq_lab.graph.naming import label
 from hmq_lab.graph.operations import (
-    ADD,
-    DIVIDE,
     DROPS,
     LAYERS,
     OPERATIONS,
-    SUBTRACT,
     argument,
     aten,
     data_inputs,
@@ -125,7 +122,7 @@ def sites(
         return node
 
     def divides(user: fx.Node, node: fx.Node) -> bool:
-        divisor = user.args[1] if aten(user) in DIVIDE else None
+        divisor = user.args[1] if aten(user) == "div" else None
         return isinstance(divisor, fx.Node) and origin(divisor) is node
 
     @functools.cache
@@ -276,7 +273,7 @@ def layer_inputs(graph: fx.Graph, names: Mapping[fx.Node, str]) -> dict[str, tup
         layer, bias = node, None
         if aten(node) in LAYERS:
             bias = argument(node, "bias")
-        elif kind[node] == "scale" and aten(node) in ADD | SUBTRACT:
+        elif kind[node] == "scale" and aten(node) in ("add", "sub"):
             layer = data_inputs(node, kind)[0]
             bias = next((n for n in node.all_input_nodes if kind[n] == "constant"), None)
         if bias is None or aten(layer) not in LAYERS:
@@ -317,10 +314,10 @@ def _may_bring_negatives(node: fx.Node) -> bool:
     """Whether an operation that passes numbers on may add negative ones of its own."""
     name = aten(node)
     # Padding adds a constant, which is 0 by default.
-    if name in ("pad", "constant_pad_nd"):
+    if name == "pad":
         value = argument(node, "value")
         return value is not None and value < 0
-    if name in SUBTRACT or name == "rsub":
+    if name in ("sub", "rsub"):
         return True
     # A sum with alpha may subtract; alpha dropout shifts what it drops.
     scaled = name == "add" and argument(node, "alpha") not in (1, None)

@@ -11,12 +11,8 @@ where hardware mode rounded it.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import math
 import operator
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -31,8 +27,8 @@ from torch import Tensor, fx, nn
 
 from hmq_lab.budget import original
 from hmq_lab.data.files import replacing
-from hmq_lab.graph.operations import ADAPTIVE_MEAN, GLOBAL_MEAN, SPLITS, argument, aten
-from hmq_lab.graph.tracing import in_mode
+from hmq_lab.graph.operations import ADAPTIVE_MEAN, SPLITS, argument, aten
+from hmq_lab.graph.tracing import first_line, in_mode, quiet
 from hmq_lab.hardware.integer import IntegerNetwork
 from hmq_lab.hardware.packing import pack_bits
 from hmq_lab.network import BiasRounding, attribute_of, blocks, check_attached, fixed_blocks
@@ -199,7 +195,7 @@ def _rounded_bias(module: nn.Module, attribute: str, value: Tensor) -> tuple | N
 
 def _is_global_mean(node: fx.Node) -> bool:
     """Whether a node averages whole planes."""
-    if aten(node) in GLOBAL_MEAN:
+    if aten(node) == "mean":
         return len(node.args) > 1
     return aten(node) in ADAPTIVE_MEAN and all(size == 1 for size in node.meta["shape"][2:])
 
@@ -211,7 +207,7 @@ def _exact_mean(graph: fx.Graph, node: fx.Node, x: fx.Node) -> fx.Node:
     # The axes are given, or they are all the spatial ones.
     shape = node.all_input_nodes[0].meta["shape"]
     axes, keep = list(range(2, len(shape))), True
-    if aten(node) in GLOBAL_MEAN:
+    if aten(node) == "mean":
         axes, keep = argument(node, "dim"), bool(argument(node, "keepdim"))
         axes = [axes] if isinstance(axes, int) else list(axes)
 
@@ -258,7 +254,7 @@ def _by_torch(module: nn.Module, size: tuple[int, ...]) -> onnx.ModelProto:
     # Two zero images give the shapes; the batch may have any size.
     image = torch.zeros(2, *size)
     dynamic = ({0: torch.export.Dim("N", min=1)},)
-    with _silence():
+    with quiet():
         try:
             exported = torch.export.export(module, (image,), dynamic_shapes=dynamic, strict=False)
             program = torch.onnx.export(
@@ -276,9 +272,8 @@ def _by_torch(module: nn.Module, size: tuple[int, ...]) -> onnx.ModelProto:
             cause: BaseException = error
             while cause.__cause__ is not None:
                 cause = cause.__cause__
-            first = next(iter(str(cause).splitlines()), type(cause).__name__)
             why = "torch.onnx.export has no rule for an operation of this network"
-            raise ValueError(f"{why}: {first}") from error
+            raise ValueError(f"{why}: {first_line(cause)}") from error
     assert program is not None
     return program.model_proto
 
@@ -301,20 +296,6 @@ def _onnx_operation(name: str):
         attributes=[index],
     )
     return onnxscript.values.Op(onnxscript.values.Opset(DOMAIN, 1), name, schema)
-
-
-@contextlib.contextmanager
-def _silence():
-    """Without the exporter's progress and its advice."""
-    # The exporter logs, warns and prints.
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.getLogger("torch.onnx").setLevel(level)
 
 
 # --------------------------------------------------------------------------------------- quantizers
