@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
@@ -64,19 +65,17 @@ def check_model(model: nn.Module) -> None:
             raise ValueError(
                 f"{where} is a scripted module ({module.original_name}): use the module it was made from"
             )
+        # A lazy layer has no weights before its first batch.
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
+            raise ValueError(f"{where} is lazy and has no weights yet: run the network once first")
         # Blocks are parametrizations themselves.
         if parametrize.is_parametrized(module):
             raise ValueError(f"{where} has parametrizations of its own: remove them first")
-        # A hook that computes the weight has an error of its own, further below.
-        if (
-            path
-            and (module._forward_hooks or module._forward_pre_hooks)
-            and not _computes_weight(module)
-        ):
+        _check_computed(path, module)
+        if path and (module._forward_hooks or module._forward_pre_hooks):
             raise ValueError(
                 f"{where} has a forward hook, which would run no more: remove it, and register it again after"
             )
-        _check_computed(path, module)
 
     # Blocks compute in single or double precision.
     for parameter, value in model.named_parameters():
@@ -370,26 +369,18 @@ def _first_difference(model: nn.Module, reading: Reading, images: Tensor, traini
     return ""
 
 
-def _computes_weight(module: nn.Module) -> bool:
-    """Whether a hook of a layer computes its weight, which `_check_computed` refuses by the
-    weight's name.
-    """
-    return (
-        isinstance(getattr(module, "weight", None), Tensor) and "weight" not in module._parameters
-    )
-
-
 def _check_computed(path: str, module: nn.Module) -> None:
     """Raise ValueError for a weight that a hook computes anew in every pass: no block could stand
     on it.
     """
-    if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
-        return
     # A weight that is no parameter comes from a hook, or is a plain tensor.
-    if "weight" not in module._parameters and isinstance(getattr(module, "weight", None), Tensor):
+    is_layer = isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
+    if not is_layer or "weight" in module._parameters:
+        return
+    if isinstance(getattr(module, "weight", None), Tensor):
         hooks = {type(hook).__name__ for hook in module._forward_pre_hooks.values()}
         by = f"computed by {', '.join(sorted(hooks))}" if hooks else "a plain tensor"
-        name = f"{path}.weight" if path else "weight"
+        name = f"{path}.weight".lstrip(".")
         raise ValueError(
             f"weight {name} is no parameter but {by}: make it one again, as remove_weight_norm does"
         )

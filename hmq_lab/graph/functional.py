@@ -247,7 +247,8 @@ def _put_back(graph: fx.Graph, target: fx.Node, new: fx.Node, order: dict[fx.Nod
     stale = {
         alias
         for alias in graph.nodes
-        if alias is not target
+        if order.get(alias, 0) < order[new]
+        and alias is not target
         and _root(alias) is root
         and any(order.get(u, 0) > order[new] for u in alias.users)
     }

@@ -14,6 +14,7 @@ be written down is refused here, with the line of the model's code.
 
 from __future__ import annotations
 
+import builtins
 import copy
 import io
 import logging
@@ -129,7 +130,12 @@ def trace(model: nn.Module, sample: Tensor, training: bool) -> Reading:
     cumulative = _prepare(twin)
     drawn = _random_state()
     # Gradients are on, so that no_grad in forward can be seen.
-    with torch.enable_grad(), quiet(), _own_functions_refused():
+    with (
+        torch.enable_grad(),
+        quiet(),
+        _replaced(torch.autograd.Function, "apply", classmethod(_apply)),
+        _replaced(builtins, "len", _length),
+    ):
         try:
             exported, module = _export(twin, two_of(sample))
         except _OwnFunction as error:
@@ -224,10 +230,9 @@ def _drop_assertions(graph: fx.Graph) -> None:
 def _check_any_batch(graph: fx.Graph, name: str) -> None:
     # The first axis is a symbol, unless forward fixes the batch size.
     image = next(node for node in graph.nodes if node.op == "placeholder")
-    if isinstance(image.meta["val"].shape[0], int):
-        raise ValueError(
-            f"{name} runs on {image.meta['val'].shape[0]} images alone: its forward fixes the batch size"
-        )
+    count = image.meta["val"].shape[0]
+    if isinstance(count, int) or not count.node.expr.free_symbols:
+        raise ValueError(f"{name} runs on {count} images alone: its forward fixes the batch size")
 
 
 class _Table(dict):
@@ -299,22 +304,33 @@ class _OwnFunction(Exception):
     """An autograd.Function was called that is not torch's own."""
 
 
-@contextmanager
-def _own_functions_refused() -> Iterator[None]:
-    """Raise _OwnFunction where an autograd.Function is called that is not torch's own."""
-    apply = vars(torch.autograd.Function)["apply"]  # a classmethod
+APPLY = vars(torch.autograd.Function)["apply"]  # a classmethod
 
-    # Functions of torch go on; one of the user's own is refused.
-    def refuse(cls, *args, **kwargs):
-        if cls.__module__.startswith("torch."):
-            return apply.__get__(None, cls)(*args, **kwargs)
+
+def _apply(cls, *args, **kwargs):
+    """What a call of an autograd.Function does: functions of torch go on."""
+    if not cls.__module__.startswith("torch."):
         raise _OwnFunction(cls.__name__)
+    return APPLY.__get__(None, cls)(*args, **kwargs)
 
-    torch.autograd.Function.apply = classmethod(refuse)
+
+LENGTH = len
+
+
+def _length(values) -> int | torch.SymInt:
+    """What `len` gives: Python's own makes a fixed number of the size of a batch."""
+    return values.shape[0] if isinstance(values, Tensor) and values.dim() else LENGTH(values)
+
+
+@contextmanager
+def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    """Another value of an attribute inside."""
+    before = vars(owner)[name]
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        torch.autograd.Function.apply = apply
+        setattr(owner, name, before)
 
 
 def _random_state() -> tuple:
