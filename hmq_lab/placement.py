@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from hmq_lab.block import HMQ, SearchSpace, check_space
 from hmq_lab.graph.checks import check_model, check_same, check_sample, check_size, kept
 from hmq_lab.graph.folding import fold_with_graphs
-from hmq_lab.graph.naming import label, layer_of, matched, numbered
+from hmq_lab.graph.naming import label, matched, numbered
 from hmq_lab.graph.operations import drops, kinds
 from hmq_lab.graph.operations import shape as shape_of
 from hmq_lab.graph.sites import Site, layer_inputs, sites, weight_readers
@@ -291,9 +291,7 @@ def _activation_block(place: Placement, space: SearchSpace, activation_bits, gen
 
 
 def _annotate(model: nn.Module, graph: fx.Graph, names: dict[fx.Node, str]) -> None:
-    """Keep of each node what others need: name, kind, shape for a batch of one image, layer, line
-    of the model's code.
-    """
+    """Keep of each node what others need: name, kind, shape for a batch of one image, layer."""
     # Everything else that the export wrote on a node is dropped.
     modules, kind = dict(model.named_modules()), kinds(graph)
     for node in graph.nodes:
@@ -305,8 +303,6 @@ def _annotate(model: nn.Module, graph: fx.Graph, names: dict[fx.Node, str]) -> N
             "kind": kind[node],
             "shape": shapes if isinstance(value, list | tuple) else shapes[0],
             "layer": label(node, modules),
-            "path": layer_of(node, modules),
-            "stack_trace": node.meta.get("stack_trace"),
         }
 
 
@@ -331,7 +327,6 @@ def _insert(reading: Reading, found: list[Site], activations: dict[str, HMQ]) ->
             "kind": "block",
             "shape": site.node.meta["shape"],
             "layer": "HMQ",
-            "path": None,
         }
         # All readers but the block itself read the block.
         readers = [user for user in site.node.users if user is not block]
@@ -370,6 +365,10 @@ def _weights(model, space, generator, readers: dict[str, str], rounded: dict[str
         elif read_by:
             # A weight that forward works on first has no block.
             role, reason = "weight", "float: forward computes from it what the layer reads"
+            warnings.warn(
+                f"forward computes the weight {name} from its parameter: it stays float",
+                stacklevel=4,
+            )
         else:
             role, reason = _parameter_reason(module, attribute, name in rounded)
         # Its line in the list of placements.

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from hmq_lab import attach, detach
 from hmq_lab.hardware.integer import IntegerNetwork
 from hmq_lab.hardware.packing import pack, unpack
-from hmq_lab.network import blocks, switched_off
+from hmq_lab.network import blocks, placements, switched_off
 
 
 class Net(nn.Module):
@@ -136,11 +136,10 @@ EXACT = {  # on integers as well
     ),
     "three axes": lambda: Net(
         lambda m, x: m.pool(F.relu(m.norm(m.a(x)))),
-        outputs=16,
         stem=nn.Conv3d(3, 8, 3, padding=1),
         a=nn.Conv3d(8, 8, (1, 3, 3), bias=False),
         norm=nn.BatchNorm3d(8),
-        pool=nn.AdaptiveAvgPool3d((1, 2, 1)),
+        pool=nn.AdaptiveAvgPool3d(1),
     ),
     "a layer again": lambda: Net(
         again_and_again, nested=nn.ModuleDict({"deep": nn.ModuleList([conv(3, padding=1)])})
@@ -290,6 +289,10 @@ def images(name):
     return torch.randn(shape, generator=torch.Generator().manual_seed(5))
 
 
+# Standardized: its weight stays float.
+pytestmark = pytest.mark.filterwarnings("ignore:forward computes the weight w")
+
+
 def build(name):
     torch.manual_seed(0)
     made = EXACT[name]() if name in EXACT else REFUSED[name][0]()
@@ -302,7 +305,16 @@ def build(name):
 every = pytest.mark.parametrize("name", EXACT | REFUSED)
 
 
+@pytest.fixture
+def ordinary_attention():
+    """Its fast path of evaluation rounds in another way."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(True)
+
+
 @every
+@pytest.mark.usefixtures("ordinary_attention")
 def test_two_steps_and_back(name):
     model, x = build(name), images(name)
     twin = copy.deepcopy(model)
@@ -386,6 +398,17 @@ def test_several_outputs_train_and_have_no_file(tmp_path):
     ):
         with pytest.raises(ValueError, match="returns several tensors: this form has one output"):
             use(model)
+
+
+def test_a_weight_that_is_computed_is_said_to_stay_float():
+    model = build("a standardized weight")
+    with pytest.warns(
+        UserWarning, match="^forward computes the weight w from its parameter: it stays float$"
+    ):
+        attach(model, X)
+    (place,) = [place for place in placements(model) if place.name == "w"]
+    assert not place.quantized and place.reason.startswith("float: forward computes from it")
+    assert "w" not in blocks(model)
 
 
 NAMED = {  # refused by attach

@@ -5,7 +5,6 @@ stay float.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,7 +13,6 @@ from torch import fx, nn
 from hmq_lab.graph.functional import line
 from hmq_lab.graph.naming import label
 from hmq_lab.graph.operations import (
-    DROPS,
     LAYERS,
     OPERATIONS,
     argument,
@@ -42,6 +40,7 @@ HARDWARE = {  # what else has a block in hardware mode
     "mean": "pooled: hardware mode",
     "concatenation": "concatenation: hardware mode",
 }
+SIGN_KEPT = {"pass", "mean", "concatenation", "product", "sum"}
 
 
 @dataclass(frozen=True)
@@ -144,28 +143,17 @@ def sites(
         # The table knows it, or the lower end of a clamp tells it.
         if kind[node] == "non-linearity":
             known, ends = operation(node), limits(node)
-            return bool(known and known.non_negative) or (
-                ends is not None and math.isfinite(ends[0]) and ends[0] >= 0
-            )
+            is_known = known is not None and known.non_negative
+            return is_known or (ends is not None and ends[0] >= 0)
         # A sum, mean or product of what is not negative is not negative.
-        if _may_bring_negatives(node) or kind[node] not in (
-            "pass",
-            "mean",
-            "concatenation",
-            "product",
-            "sum",
-        ):
+        if kind[node] not in SIGN_KEPT or _may_bring_negatives(node):
             return False
         # A constant of any sign may make the result negative.
-        constants = (
-            any(kind[n] == "constant" for n in node.all_input_nodes) and aten(node) not in DROPS
-        )
+        reads_constant = any(kind[source] == "constant" for source in node.all_input_nodes)
+        if reads_constant and kind[node] != "pass":
+            return False
         inputs = data_inputs(node, kind)
-        return (
-            not (constants and kind[node] != "pass")
-            and bool(inputs)
-            and all(non_negative(n) for n in inputs)
-        )
+        return bool(inputs) and all(non_negative(source) for source in inputs)
 
     def role_of(node: fx.Node) -> str | None:
         """None for what is no tensor of its own."""

@@ -244,6 +244,10 @@ def _aligned(node: fx.Node, terms: list[_Codes]) -> tuple[int, tuple[int, ...], 
     return exponent, shifts, bounds
 
 
+def _after(shifts: tuple[int, ...]) -> str:
+    return f"after shifts left by {', '.join(map(str, shifts))}"
+
+
 # ---------------------------------------------------------------------------------------- the rules
 
 
@@ -367,7 +371,7 @@ def _add(lowering: _Lowering, node: fx.Node) -> Instruction:
     terms = [lowering.value(node, first), lowering.value(node, second)]
     exponent, shifts, bounds = _aligned(node, terms)
     options = {"shifts": shifts, "signs": SIGNS[aten(node)]}
-    says = "add, after shifts left by " + ", ".join(map(str, shifts))
+    says = f"add, {_after(shifts)}"
     return _make(node, "add", says, terms, exponent, sum(bounds), **options)
 
 
@@ -471,7 +475,7 @@ def _concatenate(lowering: _Lowering, node: fx.Node) -> Instruction:
     # All parts have to be at one exponent.
     terms = lowering.values(node)
     exponent, shifts, bounds = _aligned(node, terms)
-    says = "concatenate, after shifts left by " + ", ".join(map(str, shifts))
+    says = f"concatenate, {_after(shifts)}"
     options = {"shifts": shifts, "call": Call(node)}
     return _make(node, "concatenate", says, terms, exponent, max(bounds), **options)
 
@@ -479,15 +483,14 @@ def _concatenate(lowering: _Lowering, node: fx.Node) -> Instruction:
 def _refuse(lowering: _Lowering, node: fx.Node) -> Instruction:
     """For kinds without a rule."""
     # A norm of the float image is allowed; any other one is not.
-    if node.meta["kind"] == "norm":
-        if lowering.is_float(node):
-            return _of_image(lowering, node)
-        what = f"a batch norm or another norm that is not folded, {node.meta['layer']}"
-        raise _no_rule(node, what)
-    if node.meta["kind"] == "product":
-        what = "a product of two tensors, as of squeeze and excite"
-        raise _no_rule(node, f"{what}, has no rule on integers here")
-    raise _no_rule(node)
+    kind, layer = node.meta["kind"], node.meta["layer"]
+    if kind == "norm" and lowering.is_float(node):
+        return _of_image(lowering, node)
+    why = {
+        "norm": f"a batch norm or another norm that is not folded, {layer}",
+        "product": "a product of two tensors, as of squeeze and excite, has no rule on integers here",
+    }
+    raise _no_rule(node, why.get(kind, ""))
 
 
 RULES: dict[str, Callable[[_Lowering, fx.Node], Instruction]] = {

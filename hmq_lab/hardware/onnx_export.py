@@ -133,8 +133,8 @@ def _with_custom_operations(model: nn.Module) -> tuple[fx.GraphModule, list[_Ten
         elif node.meta["kind"] == "block":
             # A block becomes one custom operation.
             name = node.meta["name"]
-            values[node] = _indexed(graph, _quantize, sources[0], tensors)
             tensors.append(_Tensor(name, found[name].scheme))
+            values[node] = _last(graph, _quantize, sources[0], tensors)
         elif _is_global_mean(node):
             # ONNX's means round in another way.
             values[node] = _exact_mean(graph, node, sources[0])
@@ -147,9 +147,9 @@ def _with_custom_operations(model: nn.Module) -> tuple[fx.GraphModule, list[_Ten
     return fx.GraphModule(module, graph), tensors
 
 
-def _indexed(graph: fx.Graph, operation, x: fx.Node, tensors: list[_Tensor]) -> fx.Node:
-    """A call of a custom operation on the tensor that comes next in `tensors`."""
-    return graph.call_function(operation._opoverload, (x, len(tensors)))
+def _last(graph: fx.Graph, operation, x: fx.Node, tensors: list[_Tensor]) -> fx.Node:
+    """A call of a custom operation for the last one of `tensors`."""
+    return graph.call_function(operation._opoverload, (x, len(tensors) - 1))
 
 
 def _held(
@@ -167,30 +167,19 @@ def _held(
     if block is not None:
         scheme = block.scheme
         integers = codes(original(model, name).detach().cpu(), scheme)
-        tensor = _Tensor(name, scheme, integers, scheme.step)
-    else:
-        path, _, attribute = name.rpartition(".")
-        rounded = _rounded_bias(model.get_submodule(path), attribute, value)
-        if rounded is None:
-            return read
-        tensor = _Tensor(name, None, *rounded)
-    made = _indexed(graph, _integers, read, tensors)
-    tensors.append(tensor)
-    return made
-
-
-def _rounded_bias(module: nn.Module, attribute: str, value: Tensor) -> tuple | None:
-    """(integers, step) of a bias that hardware mode rounded, if int32 holds it."""
-    # Only a bias with a rounding on it is whole in these steps.
-    chains: Any = getattr(module, "parametrizations", {})
+        tensors.append(_Tensor(name, scheme, integers, scheme.step))
+        return _last(graph, _integers, read, tensors)
+    path, _, attribute = name.rpartition(".")
+    chains: Any = getattr(model.get_submodule(path), "parametrizations", {})
     if attribute not in chains or not isinstance(chains[attribute][0], BiasRounding):
-        return None
-    exponent = sum(int(block.step_exponent()) for block in chains[attribute][0].blocks)
+        return read
     # A bias beyond int32 stays float.
+    exponent = sum(int(block.step_exponent()) for block in chains[attribute][0].blocks)
     scaled = torch.ldexp(value.double(), torch.tensor(-exponent, dtype=torch.float64))
     if scaled.abs().max() >= 2**31:
-        return None
-    return scaled.long(), math.ldexp(1.0, exponent)
+        return read
+    tensors.append(_Tensor(name, None, scaled.long(), math.ldexp(1.0, exponent)))
+    return _last(graph, _integers, read, tensors)
 
 
 def _is_global_mean(node: fx.Node) -> bool:
