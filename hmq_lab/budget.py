@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -256,19 +256,19 @@ def rates(model: nn.Module) -> Rates:
 
 @dataclass(frozen=True)
 class Move:
-    """One change of `repair`: a weight gets fewer bits to reach the target, or more by a refill.
+    """One step of `repair`: a weight gets the next bit-width of its space, fewer bits or more.
 
     Args:
         name: of the weight.
         before: its bits before the step.
         after: its bits after the step.
-        probability: how much less probable the new bit-width is than the old one.
+        error: how much its relative quantization error rises; negative where it falls.
     """
 
     name: str
     before: int
     after: int
-    probability: float
+    error: float
 
 
 def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
@@ -277,129 +277,88 @@ def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
     >>> moves = repair(model, target=14.0)
 
     The loss acts on expected bits, so the most probable bits can miss the target. While they do,
-    one weight goes to a lower bit-width. Of all choices of a weight and a lower bit-width, it is
-    the one that loses the least probability for each bit saved:
+    one weight goes down to the next bit-width of its space: the one whose quantization error rises
+    least for each bit that is still missing:
 
-        (p(b) - p(b')) / min(size * (b - b'), bits still missing)
+        (e(b') - e(b)) / min(size * (b - b'), bits still missing)
+        e(b) = min over thresholds of |w - Q(w)|^2 / |w|^2
 
-    with p the marginal over bit-widths. Of two as good, the one that saves less. The threshold is
-    the most probable one given the bits. The rule is ours; the paper has none.
+    Then, with `refill`, what is saved beyond the target is given back. As long as one fits within
+    the target, the weight whose error falls most for each bit goes up to the next bit-width:
+
+        (e(b) - e(b')) / (size * (b' - b))
+
+    A weight that ends with other bits than the selected ones gets the threshold of the smallest
+    error. The logits cannot choose it: the search has long left these bit-widths. Both rules are
+    ours; the paper has none.
 
     Args:
         model: an attached network.
         target: the compression of the weights to reach.
-        refill: give what is saved beyond the target back, see `refilled`.
+        refill: give back what is saved beyond the target.
 
     Returns:
-        The moves: those down in their order, then those up, weight by weight.
+        The steps in their order: first those down, then those up.
 
     Raises:
         ValueError: even the fewest bits miss the target; nothing is changed then.
     """
     found, sizes = blocks(model, "weight"), weight_sizes(model)
-    marginals = {name: _marginal(block) for name, block in found.items()}
-    bits = {name: block.scheme.bits for name, block in found.items()}
+    selected = {name: block.scheme for name, block in found.items()}
+    bits = {name: scheme.bits for name, scheme in selected.items()}
     allowed = FLOAT_BITS * sum(sizes.values()) / target
-    moves = []
-
-    def move(name: str, after: int) -> Move:
-        p, before = marginals[name], bits[name]
-        return Move(name, before, after, p[before] - p[after])
-
-    # Bits are taken from one weight after the other until the target is reached.
-    while compression(bits, sizes) < target:
-        missing = sum(bits[name] * size for name, size in sizes.items()) - allowed
-        options = []
-        for name, now in bits.items():
-            for lower in (b for b in marginals[name] if b < now):
-                saved = sizes[name] * (now - lower)
-                step = move(name, lower)
-                options.append((step.probability / min(saved, missing), saved, step))
-        if not options:
-            largest = compression(bits, sizes)
-            raise ValueError(
-                f"a compression of the weights of {target:g} cannot be reached: "
-                f"the largest is {largest:g}"
-            )
-        # The cheapest option; of two as cheap, the one that saves less.
-        _, _, step = min(options, key=lambda option: option[:2])
-        moves.append(step)
-        bits[step.name] = step.after
-    chosen = {name: block.select(bits[name]) for name, block in found.items()}
-
-    # What is saved beyond the target goes to the weights that gain most by it.
-    if refill:
-        for name, scheme in refilled(model, bits, target).items():
-            for higher in (b for b in marginals[name] if bits[name] < b <= scheme.bits):
-                moves.append(move(name, higher))
-                bits[name] = higher
-            chosen[name] = scheme
-
-    # Every block is fixed, the activations' too. A weight that comes back to its selected bits keeps
-    # the selected threshold.
-    for name, block in blocks(model).items():
-        changed = name in chosen and chosen[name].bits != block.scheme.bits
-        block.fix(chosen[name] if changed else block.scheme)
-    return moves
-
-
-def _marginal(block: HMQ) -> dict[int, float]:
-    """The probability of each bit-width, over all thresholds."""
-    probabilities = block.probabilities().sum(1).tolist()
-    return dict(zip(block.space.bits, probabilities, strict=True))
-
-
-def refilled(model: nn.Module, bits: Mapping[str, int], target: float) -> dict[str, Scheme]:
-    """Schemes with more bits, for the weights that gain most by what a selection saves too much.
-
-    >>> from hmq_lab import attach, models
-    >>> model = attach(models.build("tiny_resnet8"), torch.rand(8, 3, 32, 32))
-    >>> two = dict.fromkeys(weight_bits(model), 2)  # a compression of 16
-    >>> schemes = refilled(model, two, target=14.0)
-    >>> all(scheme.bits > 2 for scheme in schemes.values())
-    True
-
-    As long as one fits within the target, the weight whose quantization error falls most per bit
-    gets the next bit-width of its space:
-
-        (e(b) - e(b')) / (size * (b' - b)),    e(b) = min over thresholds of |w - Q(w)|^2 / |w|^2
-
-    Its threshold is the one of the smallest error; `repair` uses it where the bits differ from the
-    selection's. The logits cannot choose it: the search has
-    long left these bit-widths. The rule is ours; the paper has none.
-
-    Args:
-        model: an attached network.
-        bits: the bits of each weight.
-        target: the compression of the weights to stay above.
-
-    Returns:
-        The schemes of the weights that get more bits.
-    """
-    found, sizes = blocks(model, "weight"), weight_sizes(model)
-    bits = dict(bits)
-    given: dict[str, Scheme] = {}
+    smallest = {name: min(block.space.bits) for name, block in found.items()}
+    if bits and compression(smallest, sizes) < target:
+        largest = compression(smallest, sizes)
+        raise ValueError(
+            f"a compression of the weights of {target:g} cannot be reached: "
+            f"the largest is {largest:g}"
+        )
 
     @functools.cache
     def fit(name: str, width: int) -> tuple[Scheme, float]:
         return closest(found[name], original(model, name), width)
 
-    while True:
-        # The next bit-width of every weight that has room for it: what it gains, what it costs.
-        options = []
+    def steps(direction: int) -> Iterator[Move]:
+        # Every weight's next bit-width in this direction, where there is one.
         for name, now in bits.items():
-            higher = min((b for b in found[name].space.bits if b > now), default=None)
-            if higher is None or compression(bits | {name: higher}, sizes) < target:
-                continue
-            cost = sizes[name] * (higher - now)
-            gain = fit(name, now)[1] - fit(name, higher)[1]
-            options.append((gain / cost, -cost, name, higher))
+            widths = sorted(found[name].space.bits)
+            place = widths.index(now) + direction
+            if 0 <= place < len(widths):
+                after = widths[place]
+                yield Move(name, now, after, fit(name, after)[1] - fit(name, now)[1])
+
+    def cost(move: Move) -> int:
+        return sizes[move.name] * (move.after - move.before)
+
+    # Down, until the target is reached. Of two steps as good, the one that saves less.
+    moves = []
+    while compression(bits, sizes) < target:
+        missing = sum(bits[name] * size for name, size in sizes.items()) - allowed
+        options = [
+            (move.error / min(-cost(move), missing), -cost(move), move) for move in steps(-1)
+        ]
+        move = min(options, key=lambda option: option[:2])[-1]
+        bits[move.name] = move.after
+        moves.append(move)
+
+    # Up, as long as a step fits. Of two as good, the one that costs less.
+    while refill:
+        options = []
+        for move in steps(+1):
+            if compression(bits | {move.name: move.after}, sizes) >= target:
+                options.append((move.error / cost(move), cost(move), move))
         if not options:
-            return given
-        # The best buy; of two as good, the one that costs less.
-        _, _, name, higher = max(options, key=lambda option: option[:2])
-        bits[name] = higher
-        given[name] = fit(name, higher)[0]
+            break
+        move = min(options, key=lambda option: option[:2])[-1]
+        bits[move.name] = move.after
+        moves.append(move)
+
+    # Every block is fixed, the activations' too.
+    for name, block in blocks(model).items():
+        is_changed = name in bits and bits[name] != selected[name].bits
+        block.fix(fit(name, bits[name])[0] if is_changed else block.scheme)
+    return moves
 
 
 def closest(block: HMQ, weight: Tensor, bits: int) -> tuple[Scheme, float]:

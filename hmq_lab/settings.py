@@ -75,7 +75,7 @@ class Settings:
         margin: a fraction; stage 1 aims at target * (1 + margin), because the pull of the hinge
             vanishes as the target comes near.
         refill: give what a selection saves beyond the target to the weights that gain most by it;
-            see `budget.refilled`.
+            see `budget.repair`.
         search_loss: task loss of stage 1: "cross-entropy" with the labels, or "distillation": the
             distance from the float network's class scores; see `stages.distillation`.
         final_loss: task loss of stage 2.

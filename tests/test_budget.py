@@ -1,7 +1,6 @@
 """Sizes and rates against sums by hand; the hinge; the repair against brute force."""
 
 import copy
-import itertools
 import math
 from fractions import Fraction
 
@@ -297,49 +296,6 @@ def test_unreachable_targets_say_the_largest():
 # ------------------------------------------------------------------------------------- the repair
 
 
-def marginals(model):
-    tables = {
-        n: torch.softmax(b.logits.detach().double().flatten(), 0)
-        for n, b in blocks(model, "weight").items()
-    }
-    return {
-        n: dict(zip((2, 4, 8), t.view(3, 3).sum(1).tolist(), strict=True))
-        for n, t in tables.items()
-    }
-
-
-@pytest.mark.parametrize("target", (4.5, 6.0, 8.0, 12.0, 15.9, 16.0))
-@pytest.mark.parametrize("seed", range(6))
-def test_repair_takes_the_least_probability_per_bit(seed, target):
-    model = spread(tiny(), seed)
-    p, sizes, bits = marginals(model), weight_sizes(model), weight_bits(model)
-    wanted, before = [], dict(bits)
-    while (total := sum(bits[n] * sizes[n] for n in bits)) > 32 * 164 / target:  # brute force
-        missing = total - 32 * 164 / target
-        price = {}
-        for n, b in itertools.product(bits, (2, 4, 8)):
-            if b < bits[n]:
-                saved = sizes[n] * (bits[n] - b)
-                price[n, b] = ((p[n][bits[n]] - p[n][b]) / min(saved, missing), saved)
-        name, fewer = min(price, key=price.get)
-        wanted.append((name, bits[name], fewer))
-        bits[name] = fewer
-    activations = {n: b.scheme for n, b in blocks(model, "activation").items()}
-    selected = {n: b.select(bits[n]) for n, b in blocks(model, "weight").items()}
-    moves = repair(model, target)
-    assert [(m.name, m.before, m.after) for m in moves] == wanted
-    for m in moves:
-        assert m.probability == pytest.approx(p[m.name][m.before] - p[m.name][m.after], abs=1e-6)
-    assert weight_bits(model) == bits and rates(model).weights >= target
-    assert all(b.is_fixed for b in blocks(model).values())
-    assert {n: b.scheme for n, b in blocks(model, "weight").items()} == selected
-    assert {n: b.scheme for n, b in blocks(model, "activation").items()} == activations
-    assert all(bits[n] <= before[n] for n in bits)
-    if moves:  # one move less would miss the target
-        last = moves[-1]
-        assert compression({**bits, last.name: last.before}, sizes) < target
-
-
 def error_by_hand(weight, bits, exponents):
     """The smallest relative error of two's complement codes over the thresholds, and its threshold."""
     w = weight.detach().double().numpy()
@@ -349,6 +305,51 @@ def error_by_hand(weight, bits, exponents):
         codes = np.clip(np.rint(w / step), -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
         found.append((((codes * step - w) ** 2).sum() / (w**2).sum(), exponent))
     return min(found, key=lambda pair: pair[0])
+
+
+@pytest.mark.parametrize("target", (4.5, 6.0, 8.0, 12.0, 15.9, 16.0))
+@pytest.mark.parametrize("seed", range(6))
+def test_repair_takes_the_next_bits_from_what_loses_least(seed, target):
+    torch.manual_seed(seed)
+    model = spread(tiny(), seed)
+    sizes, bits = weight_sizes(model), weight_bits(model)
+    found = blocks(model, "weight")
+    errors = {
+        (n, b): error_by_hand(original(model, n), b, found[n].exponents.tolist())
+        for n in sizes
+        for b in (2, 4, 8)
+    }
+    wanted, before = [], dict(bits)
+    while (total := sum(bits[n] * sizes[n] for n in bits)) > 32 * 164 / target:  # brute force
+        missing = total - 32 * 164 / target
+        price = {}
+        for n, now in bits.items():
+            lower = {8: 4, 4: 2}.get(now)
+            if lower:
+                saved = sizes[n] * (now - lower)
+                rise = errors[n, lower][0] - errors[n, now][0]
+                price[n, lower] = (rise / min(saved, missing), saved)
+        name, fewer = min(price, key=price.get)
+        wanted.append((name, bits[name], fewer))
+        bits[name] = fewer
+    activations = {n: b.scheme for n, b in blocks(model, "activation").items()}
+    selected = {n: b.scheme for n, b in found.items()}
+    moves = repair(model, target)
+    assert [(m.name, m.before, m.after) for m in moves] == wanted
+    for m in moves:
+        rise = errors[m.name, m.after][0] - errors[m.name, m.before][0]
+        assert m.error == pytest.approx(rise, rel=1e-9)
+    assert weight_bits(model) == bits and rates(model).weights >= target
+    assert all(b.is_fixed for b in blocks(model).values())
+    assert {n: b.scheme for n, b in blocks(model, "activation").items()} == activations
+    for n, block in found.items():
+        if bits[n] == before[n]:  # as the search left it
+            assert block.scheme == selected[n]
+        else:
+            assert block.scheme.threshold_exponent == errors[n, bits[n]][1]
+    if moves:  # one move less would miss the target
+        last = moves[-1]
+        assert compression({**bits, last.name: last.before}, sizes) < target
 
 
 @pytest.mark.parametrize("target", (4.0, 4.5, 6.0, 8.0, 12.0, 16.0))
@@ -420,25 +421,29 @@ def test_refill_where_nothing_is_to_spare_or_everything_is():
     assert set(weight_bits(free).values()) == {8}
 
 
-def test_one_repair_costs_least_of_all_single_moves():
-    """Where one move is enough whatever it is, the one taken has the smallest price of all."""
-    model = spread(tiny(), 3)
-    choose(model, dict.fromkeys(CHOICE, 8))
-    with torch.no_grad():
-        for k, block in enumerate(blocks(model, "weight").values()):
-            block.logits.copy_(torch.tensor([[0.0], [1.0], [1.5 + k]]).expand(3, 3))
-    p, sizes = marginals(model), weight_sizes(model)
-    missing = 164 * 8 - 32 * 164 / 4.0001
-    assert missing < 1
-    cost = {(p[n][8] - p[n][b], sizes[n] * (8 - b)): (n, b) for n in sizes for b in (2, 4)}
-    (move,) = repair(model, 4.0001)
-    assert (move.name, move.after) == cost[min(cost)]
-
-
-def test_of_moves_as_good_the_repair_takes_the_one_that_saves_least():
-    """All tables are alike, and what is missing is less than any move saves: all prices are one."""
+def test_a_small_gap_costs_no_large_weight_its_bits():
+    """What is missing counts, not what a step saves: a larger saving is no reason to take it."""
     model = tiny()
     choose(model, dict.fromkeys(CHOICE, 8))
+    missing = 164 * 8 - 32 * 164 / 4.0001
+    assert missing < 1
+    errors = {}
+    for name, block in blocks(model, "weight").items():
+        four, eight = (
+            error_by_hand(original(model, name), b, block.exponents.tolist())[0] for b in (4, 8)
+        )
+        errors[name] = four - eight
+    (move,) = repair(model, 4.0001)
+    assert (move.name, move.after) == (min(errors, key=errors.get), 4)
+
+
+def test_of_steps_as_good_the_repair_takes_the_one_that_saves_least():
+    """All weights are 0 and have no error; what is missing is less than any step saves."""
+    model = tiny()
+    choose(model, dict.fromkeys(CHOICE, 8))
+    with torch.no_grad():
+        for name in CHOICE:
+            original(model, name).zero_()
     (move,) = repair(model, 4.0001)
     assert (move.name, move.after) == ("linear.weight", 4)  # 80 bits; of conv.weight 432 at least
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import re
 
 import pytest
@@ -14,11 +15,11 @@ from hmq_lab.models.weights import SHIPPED, load_weights
 from hmq_lab.network import blocks
 from hmq_lab.quantizer import Scheme
 from hmq_lab.rivals.arena import Arena
-from hmq_lab.rivals.explain import Change, Explanation, explain, of_run
+from hmq_lab.rivals.explain import Change, Explanation, explain, of_record, of_run
 from hmq_lab.rivals.game import held_images
 from hmq_lab.rivals.landscape import original
 from hmq_lab.runs import records
-from hmq_lab.runs.records import Record
+from hmq_lab.runs.records import RECORDED, Record
 
 RECORD = records.recorded("builtin-tiny_resnet8-w8-a8")
 X, Y = held_images(data.load("builtin"), 200)
@@ -106,7 +107,7 @@ def test_the_sentences_say_what_a_full_pass_measures(model, found):
         prices[name], free[name] = rise / reason.size, rise <= 0 and points >= 0
         said = re.search(
             rf"(\d+\.\d) % of the weights, and {fewer} bits? would (cost|gain|change) .*?"
-            r"\(loss ([+-]\d\.\d{4})\) and bring (\d+\.\d\d) instead of 8.02 times smaller",
+            r"\(loss ([+-]\d\.\d{4})\) and change the compression from 8.02 to (\d+\.\d\d)",
             reason.sentence,
         )
         assert said, reason.sentence
@@ -146,11 +147,40 @@ def test_the_way_of_the_search_is_that_of_the_record(found):
         assert formed.probability == pytest.approx(max(rows[-1]), abs=1e-6)
         at = [e["step"] for e in tables].index(formed.since)
         assert set(best[at:]) == {formed.bits} and (at == 0 or best[at - 1] != formed.bits)
-        said = f"chose {formed.bits} with a probability of {formed.probability:.2f}"
+        plural = "" if formed.bits == 1 else "s"
+        said = f"a probability of {formed.probability:.2f} for {formed.bits} bit{plural}, the most"
         assert said in found[t["name"]].sentence
         assert ("the repair made it" in found[t["name"]].sentence) == (
             t["bits"] != t["bits_before_repair"]
         )
+
+
+@pytest.mark.parametrize("name", records.names())
+def test_every_record_of_the_package_is_explained(name):
+    """What a record says without weights: each sentence against the file's own bits and sizes."""
+    content = json.loads((RECORDED / f"{name}.json").read_text())
+    weights = [t for t in content["tensors"] if t["kind"] == "weight"]
+    used = sum(t["bits"] * t["size"] for t in weights)
+    total = sum(t["size"] for t in weights)
+    explanation = of_record(records.recorded(name))
+    assert list(explanation.reasons) == [t["name"] for t in weights]
+    for t in weights:
+        sentence = explanation[t["name"]].sentence
+        assert sentence.startswith(f"{t['name']} has ")
+        share = float(re.search(r"it has (\d+\.\d) % of the weights", sentence)[1])
+        assert share == pytest.approx(100 * t["size"] / total, abs=0.051)
+        # Both neighbours, where the space has them, with what they do to the compression.
+        effects = re.findall(
+            r"(\d) bits? would change the compression from (\d+\.\d+) to (\d+\.\d+)", sentence
+        )
+        widths = sorted(t["space"]["bits"])
+        near = {b for b in widths if abs(widths.index(b) - widths.index(t["bits"])) == 1}
+        assert {int(bits) for bits, _, _ in effects} == near
+        for bits, before, after in effects:
+            changed = used + (int(bits) - t["bits"]) * t["size"]
+            assert before != after
+            assert float(before) == pytest.approx(32 * total / used, abs=0.0051)
+            assert float(after) == pytest.approx(32 * total / changed, abs=0.0051)
 
 
 def test_the_gradient_score_is_the_slope_towards_the_quantized_weight():

@@ -318,10 +318,11 @@ def test_what_lesson_04_says_of_restarts_is_what_happened(seed, threads, monkeyp
 
 def test_an_edition_is_built_from_its_source(build, source, which, built):
     wanted = build.edition(source, which)
+    behind = f"{source.name} has changed since: run `python notebooks/build.py {source.name[:2]}`"
     assert [(c.id, c.cell_type, c.source) for c in built.cells] == [
         (c.id, c.cell_type, c.source) for c in wanted.cells
-    ]
-    assert [c.metadata for c in built.cells] == [c.metadata for c in wanted.cells]
+    ], behind
+    assert [c.metadata for c in built.cells] == [c.metadata for c in wanted.cells], behind
 
 
 def test_an_edition_ran_from_top_to_bottom(built):

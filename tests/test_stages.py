@@ -534,15 +534,15 @@ def test_renewed_statistics_are_means_over_batches():
     assert unreached.running_mean.tolist() == [7] * 4 and unreached.momentum == 0.1
 
 
-@pytest.mark.parametrize("renew", [True, False])
-def test_renewed_statistics_fit_the_selection(renew, pictures):
+@pytest.mark.parametrize("renew, augment", [(True, True), (True, False), (False, False)])
+def test_renewed_statistics_fit_the_selection(renew, augment, pictures):
     """With the statistics of one batch, evaluation computes for that batch what training does."""
     model = network()
     settings = dataclasses.replace(
-        RECIPE, final_epochs=0, calibration_images=32, renew_statistics=renew
+        RECIPE, final_epochs=0, calibration_images=32, renew_statistics=renew, augment=augment
     )
     run(pictures, model, settings=settings)
-    batch = next(pictures.train.batches(32, seed=0))[0]
+    batch = next(pictures.train.batches(32, seed=0, augment=augment))[0]
     with torch.no_grad():
         evaluated, trained = model.eval()(batch), model.train()(batch)
     difference = ((evaluated - trained).norm() / trained.norm()).item()

@@ -133,14 +133,9 @@ class Playing(Explorer):
             # A move is measured: not at every place that is dragged over.
             self.controls[name].continuous_update = False
         # Starts, and what else can be done, as buttons.
-        starts = [what for what in rules.STARTS if what != "HMQ" or arena.rival]
-        texts = {
-            "uniform": "uniform bits",
-            "greedy": "greedy choice",
-            "HMQ": "HMQ's bits",
-            "best": "my best score",
-        }
-        options = [(texts[what], what) for what in starts]
+        options = [
+            (text, what) for what, text in rules.STARTS.items() if what != "HMQ" or arena.rival
+        ]
         looks = {"layout": {"width": "250px"}, "style": {"description_width": "80px"}}
         self._start = widgets.Dropdown(options=options, description="start from", **looks)
         does = {"start": lambda: self.start(self._start.value)}

@@ -247,8 +247,9 @@ def of_record(record: Record, missing: str = "the weights are missing") -> Expla
     >>> from hmq_lab.runs import records
     >>> found = of_record(records.recorded("cifar10-resnet20-w16-a8"))
     >>> print(found["conv1.weight"].sentence)
-    conv1.weight has 8 bits: it has 0.2 % of the weights, and 7 bits would bring 16.03 instead of \
-16.01 times smaller. The search chose 8 with a probability of 1.00, the most probable since step 0.
+    conv1.weight has 8 bits: it has 0.2 % of the weights, and 7 bits would change the compression \
+from 16.01 to 16.03. The search ended with a probability of 1.00 for 8 bits, the most probable \
+since step 0.
 
     Args:
         record: of a run that has a selection.
@@ -429,7 +430,7 @@ def _with_sentence(reason: Reason, usual: float, compression: float) -> Reason:
         compression: of the selection.
     """
     share = f"it has {100 * reason.share:.1f} % of the weights"
-    has = f"{reason.bits} bit" + ("s" if reason.bits != 1 else "")
+    has = _in_bits(reason.bits)
     less, more, price = reason.less, reason.more, _price(reason)
 
     # Dear bits are kept, cheap bits are given up, and some cost nothing at all.
@@ -457,8 +458,8 @@ def _with_sentence(reason: Reason, usual: float, compression: float) -> Reason:
     formed = reason.formed
     if formed is not None:
         text += (
-            f" The search chose {formed.bits} with a probability of {formed.probability:.2f}, the "
-            f"most probable since step {formed.since:,}"
+            f" The search ended with a probability of {formed.probability:.2f} for "
+            f"{_in_bits(formed.bits)}, the most probable since step {formed.since:,}"
         )
         text += "." if formed.bits == reason.bits else f"; the repair made it {reason.bits}."
     return replace(reason, sentence=text)
@@ -468,13 +469,17 @@ def _effect(change: Change, compression: float) -> str:
     """Return what a change does, in words.
 
     >>> _effect(Change(7, 0.0123, -0.4, 8.1), 8.0)
-    '7 bits would cost 0.4 points (loss +0.0123) and bring 8.10 instead of 8.00 times smaller'
+    '7 bits would cost 0.4 points (loss +0.0123) and change the compression from 8.00 to 8.10'
     """
+    # With as many digits as tell the two apart.
+    before, after = f"{compression:.2f}", f"{change.compression:.2f}"
+    if before == after:
+        before, after = f"{compression:.4f}", f"{change.compression:.4f}"
+    size = f"change the compression from {before} to {after}"
     # A record alone knows the sizes.
-    bits = f"{change.bits} bit" + ("s" if change.bits != 1 else "")
-    brings = f"bring {change.compression:.2f} instead of {compression:.2f} times smaller"
+    bits = _in_bits(change.bits)
     if change.loss is None or change.points is None:
-        return f"{bits} would {brings}"
+        return f"{bits} would {size}"
 
     # An accuracy is shown with one decimal.
     points = f"{abs(change.points):.1f} points"
@@ -486,4 +491,9 @@ def _effect(change: Change, compression: float) -> str:
         does = f"cost {points}"
     else:
         does = f"gain {points}"
-    return f"{bits} would {does} (loss {change.loss:+.4f}) and {brings}"
+    return f"{bits} would {does} (loss {change.loss:+.4f}) and {size}"
+
+
+def _in_bits(count: int) -> str:
+    """Return a number of bits in words: 1 bit, 2 bits."""
+    return f"{count} bit" + ("s" if count != 1 else "")

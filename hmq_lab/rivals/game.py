@@ -37,7 +37,13 @@ from hmq_lab.runs.records import Record
 __all__ = ["FOLDER", "STARTS", "Arena", "Game", "Hint", "board", "of_run", "on", "shipped"]
 
 FOLDER = "beat-the-search"
-STARTS = ("uniform", "greedy", "HMQ", "best")
+# What a game can start from, and how the explorer calls it.
+STARTS = {
+    "uniform": "uniform bits",
+    "greedy": "greedy choice",
+    "HMQ": "HMQ's bits",
+    "best": "my best score",
+}
 
 
 class Game:
