@@ -299,9 +299,9 @@ def _text(scheme: Scheme) -> str:
 
 def _full(name: str, network: nn.Module) -> str:
     """A weight's name from its short one: that of a layer is its `weight`, all others are whole."""
-    modules = dict(network.named_modules()) if isinstance(network, nn.Module) else {}
-    is_layer = name in modules
-    return f"{name}.weight" if is_layer else name
+    is_module = isinstance(network, nn.Module)
+    parameters = dict(network.named_parameters(remove_duplicate=False)) if is_module else {}
+    return name if name in parameters else f"{name}.weight"
 
 
 def _schemes(text: str) -> dict[str, Scheme]:
