@@ -350,7 +350,7 @@ def _weights(model, space, generator, readers: dict[str, str], rounded: dict[str
             held.setdefault(parameter, []).append((module, attribute, name))
 
     # A parameter is quantized where a layer reads it as it is.
-    found, listed = [], []
+    found, listed, computed = [], [], []
     for parameter, places in held.items():
         read_by = {name: readers[name] for _, _, name in places if name in readers}
         quantized = any(by != "computed" for by in read_by.values())
@@ -365,10 +365,7 @@ def _weights(model, space, generator, readers: dict[str, str], rounded: dict[str
         elif read_by:
             # A weight that forward works on first has no block.
             role, reason = "weight", "float: forward computes from it what the layer reads"
-            warnings.warn(
-                f"forward computes the weight {name} from its parameter: it stays float",
-                stacklevel=4,
-            )
+            computed.append(name)
         else:
             role, reason = _parameter_reason(module, attribute, name in rounded)
         # Its line in the list of placements.
@@ -386,6 +383,13 @@ def _weights(model, space, generator, readers: dict[str, str], rounded: dict[str
                         other, "shared", shape, False, True, reason, type(module).__name__, "shared"
                     )
                 )
+    # Said once: a network of standardized weights has a hundred of them.
+    if computed:
+        names = ", ".join(computed[:4]) + (", ..." if len(computed) > 4 else "")
+        warnings.warn(
+            f"forward computes from these parameters what the layers read, so they stay float: {names}",
+            stacklevel=4,
+        )
     return found, listed
 
 
