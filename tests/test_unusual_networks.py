@@ -400,6 +400,31 @@ def test_several_outputs_train_and_have_no_file(tmp_path):
             use(model)
 
 
+SEVERAL_RESULTS = {
+    "recurrent": lambda: Net(
+        lambda m, x: m.a(x.flatten(2).transpose(1, 2))[0][:, -1],
+        a=nn.GRU(8, 8, batch_first=True),
+    ),
+    "largest": lambda: Net(lambda m, x: x.flatten(2).topk(3).values.mean(-1)),
+}
+
+
+@pytest.mark.parametrize("name", SEVERAL_RESULTS)
+def test_an_operation_of_several_results_without_a_rule(name):
+    torch.manual_seed(0)
+    model = SEVERAL_RESULTS[name]()
+    wanted = model(X)
+    attach(model, X, hardware=True)
+    reasons = [place.reason for place in placements(model) if place.role == "other"]
+    assert reasons and all("an operation without a rule" in reason for reason in reasons)
+    with switched_off(model):
+        assert torch.equal(model(X), wanted)
+    for block in blocks(model).values():
+        block.fix()
+    with pytest.raises(ValueError, match="has no rule on integers"):
+        IntegerNetwork.from_selected(model)
+
+
 def test_a_weight_that_is_computed_is_said_to_stay_float():
     model = build("a standardized weight")
     with pytest.warns(
@@ -411,7 +436,47 @@ def test_a_weight_that_is_computed_is_said_to_stay_float():
     assert "w" not in blocks(model)
 
 
+class TwoInputs(nn.Conv2d):
+    def forward(self, x, scale):
+        return super().forward(x) * scale
+
+
+class Growing(nn.Linear):
+    """Keeps what it has read in a buffer of another shape."""
+
+    def __init__(self):
+        super().__init__(8, 8)
+        self.register_buffer("last", torch.zeros(8))
+
+    def forward(self, x):
+        found = super().forward(x + self.last)
+        self.last = found.detach()
+        return found
+
+
+def loop_over_images(m, x):
+    return torch.stack([pooled(m.a(x[i : i + 1])) for i in range(len(x))])
+
+
 NAMED = {  # refused by attach
+    "two inputs": (
+        lambda: TwoInputs(3, 8, 1),
+        "optional inputs left out: .* missing 1 required positional argument: 'scale'",
+    ),
+    "a buffer that grows": (
+        lambda: Net(lambda m, x: m.a(pooled(x)), a=Growing()),
+        "graph that torch.export reads of Net does not run in evaluation: output with shape",
+    ),
+    "a generator": (
+        lambda: Net(
+            lambda m, x: pooled(x + torch.rand(8, 1, 1, generator=m.own)), own=torch.Generator()
+        ),
+        "^Net uses a Generator in its forward pass, which a graph cannot hold",
+    ),
+    "a loop over images": (
+        lambda: Net(loop_over_images, a=conv()),
+        "^Net runs on 2 images alone: its forward fixes the batch size",
+    ),
     "a lazy layer": (
         lambda: nn.Sequential(nn.LazyConv2d(8, 3), nn.ReLU()),
         "^0 is lazy and has no weights yet: run the network once first",

@@ -120,7 +120,9 @@ def check_sample(model: nn.Module, sample: Any) -> Tensor:
     # Copies run on one image: the network stays as it was.
     try:
         _outcome_of_second_pass(model, sample[:1], training=False)
-    except (RuntimeError, IndexError) as error:
+    except ValueError:
+        raise
+    except Exception as error:
         said = f"{type(model).__name__} does not run on a sample of shape {tuple(sample.shape)}"
         raise ValueError(
             f"{said}, with its optional inputs left out: {first_line(error)}"
@@ -150,7 +152,11 @@ def check_same(model: nn.Module, readings: dict[bool, Reading], sample: Tensor) 
         theirs, their_slopes = _outcome_of_second_pass(model, images, training)
         twin = _with_constants(model, reading, training)
         function = partial(run(reading.graph), twin)
-        ours, our_slopes = _outcome(twin, function, images)
+        try:
+            ours, our_slopes = _outcome(twin, function, images)
+        except RuntimeError as error:
+            why = f"does not run in {mode}: {first_line(error)}"
+            raise ValueError(f"the graph that torch.export reads of {name} {why}") from error
         # The outputs have to be the same, bit for bit.
         if len(theirs) != len(ours) or not all(map(_equal, theirs, ours)):
             where = _first_difference(model, reading, images, training)

@@ -283,7 +283,7 @@ def _kind(node: fx.Node, kind: dict[fx.Node, str], random: set[fx.Node]) -> str:
     if not data or name in FRESH:
         return "constant"
     if node.target is operator.getitem:
-        return kind[data[0]] if kind[data[0]] in ("linear", "norm") else "pass"
+        return kind[data[0]] if kind[data[0]] in ("linear", "norm", "other") else "pass"
 
     # Operations of the table; a product of two tensors may be a gate.
     known = operation(node)

@@ -157,6 +157,9 @@ def sites(
 
     def role_of(node: fx.Node) -> str | None:
         """None for what is no tensor of its own."""
+        # Of several results each is a tensor of its own.
+        if isinstance(node.meta.get("val"), list | tuple):
+            return None
         # No tensor of activations, or one that nobody reads.
         users = [kind[user] for user in consumers(node)]
         if (

@@ -176,6 +176,11 @@ def trace(model: nn.Module, sample: Tensor, training: bool) -> Reading:
         for node in graph.nodes
         if node.op == "get_attr" and node.target not in held
     }
+    for value in constants.values():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{name} uses a {type(value).__name__} in its forward pass, which a graph cannot hold"
+            )
     _check_any_batch(graph, name)
     return Reading(graph, exported.call_spec.out_spec, constants)
 
