@@ -465,7 +465,7 @@ NAMED = {  # refused by attach
     ),
     "a buffer that grows": (
         lambda: Net(lambda m, x: m.a(pooled(x)), a=Growing()),
-        "graph that torch.export reads of Net does not run in evaluation: output with shape",
+        "graph that torch.export reads of Net leaves another value in a.last in evaluation: change",
     ),
     "a generator": (
         lambda: Net(

@@ -149,7 +149,7 @@ def check_same(model: nn.Module, readings: dict[bool, Reading], sample: Tensor) 
     for training, reading in readings.items():
         # Run the network and the graph from the same state.
         mode = "training" if training else "evaluation"
-        theirs, their_slopes = _outcome_of_second_pass(model, images, training)
+        used, (theirs, their_slopes) = _outcome_of_second_pass(model, images, training)
         twin = _with_constants(model, reading, training)
         function = partial(run(reading.graph), twin)
         try:
@@ -163,6 +163,13 @@ def check_same(model: nn.Module, readings: dict[bool, Reading], sample: Tensor) 
             raise ValueError(
                 f"the graph that torch.export reads of {name} computes something else in {mode}{where}"
             )
+        # So have the buffers afterwards: an assignment may be lost.
+        for (buffer, a), (_, b) in zip(used.named_buffers(), twin.named_buffers(), strict=False):
+            if not _equal(a, b):
+                raise ValueError(
+                    f"the graph that torch.export reads of {name} leaves another value in {buffer} in {mode}: "
+                    "change the buffer in place, with copy_, and keep its shape"
+                )
         # Gradients have to agree as well, as far as autograd gives them.
         if their_slopes is None or our_slopes is None:
             continue
@@ -232,7 +239,7 @@ def kept(buffers: Iterable[Tensor]) -> Iterator[None]:
 
 
 def _outcome_of_second_pass(model: nn.Module, images: Tensor, training: bool):
-    """`_outcome` of a copy of the network that has run on other images before.
+    """A copy of the network that has run on other images before, and its `_outcome`.
 
     Raises ValueError for an attribute that forward changes: a graph would not change it. Tables
     that keep tensors to compute them once are allowed: a second pass neither adds to them nor finds
@@ -264,7 +271,7 @@ def _outcome_of_second_pass(model: nn.Module, images: Tensor, training: bool):
             f"{type(model).__name__} changes {lost[0]} in its forward pass: torch.export would do that once, "
             "as it reads the network, and never again; keep it outside of forward or in a buffer"
         )
-    return outcome
+    return twin, outcome
 
 
 def _attributes(model: nn.Module) -> dict[str, Any]:
