@@ -52,8 +52,8 @@ class Blocks(nn.Module):
     the graphs.
 
     graph: of evaluation, with the blocks in it. Each node's `meta` has its "name", "kind", "shape"
-    (for a batch of one image), "layer" and "path" (of the layer that it runs in). sizes: of images
-    that the graphs are known to be right for.
+    (for a batch of one image) and "layer". sizes: of images that the graphs are known to be right
+    for.
     """
 
     def __init__(

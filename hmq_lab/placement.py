@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from hmq_lab.block import HMQ, SearchSpace, check_space
 from hmq_lab.graph.checks import check_model, check_same, check_sample, check_size, kept
 from hmq_lab.graph.folding import fold_with_graphs
-from hmq_lab.graph.naming import label, layer_of, matched, numbered
+from hmq_lab.graph.naming import label, matched, numbered
 from hmq_lab.graph.operations import drops, kinds
 from hmq_lab.graph.operations import shape as shape_of
 from hmq_lab.graph.sites import Site, layer_inputs, sites, weight_readers
@@ -52,7 +52,7 @@ LAYERS = (
     nn.Linear,
     nn.MultiheadAttention,
 )
-INPUTS_FIRST = ("conv_transpose", "matmul", "mm", "bmm")  # their weights are (in, out, ...)
+INPUTS_FIRST = ("conv_transpose", "matmul")  # their weights are (in, out, ...)
 
 
 def attach(
@@ -178,7 +178,7 @@ def _attach(model, readings, space, sample, activation_bits, hardware, generator
         _round_biases(model, rounded, {place.name for place in listed if place.quantized})
         model.hmq.train(model.training)
         # Calibration runs the network: its own buffers stay as they were.
-        with kept(model, own_buffers):
+        with kept(own_buffers):
             calibrate(model, [sample])
     except Exception:
         detach(model)
@@ -291,9 +291,7 @@ def _activation_block(place: Placement, space: SearchSpace, activation_bits, gen
 
 
 def _annotate(model: nn.Module, graph: fx.Graph, names: dict[fx.Node, str]) -> None:
-    """Keep of each node what others need: name, kind, shape for a batch of one image, layer, line
-    of the model's code.
-    """
+    """Keep of each node what others need: name, kind, shape for a batch of one image, layer."""
     # Everything else that the export wrote on a node is dropped.
     modules, kind = dict(model.named_modules()), kinds(graph)
     for node in graph.nodes:
@@ -305,8 +303,6 @@ def _annotate(model: nn.Module, graph: fx.Graph, names: dict[fx.Node, str]) -> N
             "kind": kind[node],
             "shape": shapes if isinstance(value, list | tuple) else shapes[0],
             "layer": label(node, modules),
-            "path": layer_of(node, modules),
-            "stack_trace": node.meta.get("stack_trace"),
         }
 
 
@@ -331,7 +327,6 @@ def _insert(reading: Reading, found: list[Site], activations: dict[str, HMQ]) ->
             "kind": "block",
             "shape": site.node.meta["shape"],
             "layer": "HMQ",
-            "path": None,
         }
         # All readers but the block itself read the block.
         readers = [user for user in site.node.users if user is not block]
@@ -355,7 +350,7 @@ def _weights(model, space, generator, readers: dict[str, str], rounded: dict[str
             held.setdefault(parameter, []).append((module, attribute, name))
 
     # A parameter is quantized where a layer reads it as it is.
-    found, listed = [], []
+    found, listed, computed = [], [], []
     for parameter, places in held.items():
         read_by = {name: readers[name] for _, _, name in places if name in readers}
         quantized = any(by != "computed" for by in read_by.values())
@@ -370,6 +365,7 @@ def _weights(model, space, generator, readers: dict[str, str], rounded: dict[str
         elif read_by:
             # A weight that forward works on first has no block.
             role, reason = "weight", "float: forward computes from it what the layer reads"
+            computed.append(name)
         else:
             role, reason = _parameter_reason(module, attribute, name in rounded)
         # Its line in the list of placements.
@@ -387,6 +383,13 @@ def _weights(model, space, generator, readers: dict[str, str], rounded: dict[str
                         other, "shared", shape, False, True, reason, type(module).__name__, "shared"
                     )
                 )
+    # Said once: a network of standardized weights has a hundred of them.
+    if computed:
+        names = ", ".join(computed[:4]) + (", ..." if len(computed) > 4 else "")
+        warnings.warn(
+            f"forward computes from these parameters what the layers read, so they stay float: {names}",
+            stacklevel=4,
+        )
     return found, listed
 
 

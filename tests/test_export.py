@@ -340,7 +340,8 @@ def test_a_weight_that_forward_computes_is_said_to_be_float():
     model = nn.Sequential(
         Standardized(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
     )
-    attach(model, SearchSpace((2,), 4), X)
+    with pytest.warns(UserWarning, match="forward computes from these .* float: 0.weight"):
+        attach(model, SearchSpace((2,), 4), X)
     place = next(p for p in placements(model) if p.name == "0.weight")
     assert (
         not place.quantized

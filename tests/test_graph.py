@@ -3,6 +3,7 @@
 import copy
 import doctest
 import importlib
+import types
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hmq_lab.block import SearchSpace
+from hmq_lab.graph.checks import check_same
 from hmq_lab.graph.naming import matched, numbered
 from hmq_lab.graph.tracing import trace
 from hmq_lab.placement import attach, blocks, detach, is_attached, placements, switched_off
@@ -304,6 +306,134 @@ def test_what_evaluation_keeps_follows_the_parameters(used_before):
     assert not any(isinstance(value, torch._subclasses.FakeTensor) for value in kept)
     wanted = detach(model).train()(x).detach()
     assert torch.equal(found, wanted) and not (before is not None and torch.equal(found, before))
+
+
+class Stores(nn.Module):
+    """Keeps something in `kept` in its forward pass, in one of the ways below."""
+
+    def __init__(self, way, kept):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+        self.kept, self.way = kept, way
+
+    def forward(self, x):
+        return F.relu(self.b(self.way(self, F.relu(self.a(x))))).mean((2, 3))
+
+
+def keep(m, x):
+    m.kept["x"] = x
+    return x
+
+
+def keep_and_read(m, x):
+    m.kept["x"] = x
+    return m.kept["x"] * 2 + x
+
+
+def read_of_the_last_pass(m, x):
+    last = m.kept.get("x", x)
+    m.kept["x"] = x
+    return x + last
+
+
+def keep_the_first(m, x):
+    if "x" not in m.kept:
+        m.kept["x"] = x.mean()
+    return x + m.kept["x"]
+
+
+def append_features(m, x):
+    m.kept.append(x)
+    return x
+
+
+def begin_a_list_anew(m, x):
+    m.kept = [x]
+    return x
+
+
+def replace_an_item(m, x):
+    m.kept[0] = x
+    return x
+
+
+def set_attribute(m, x):
+    m.kept = x
+    return x
+
+
+def in_an_object(m, x):
+    last, m.kept.x = m.kept.x, x
+    return x if last is None else x + last
+
+
+def position_of_size(m, x):
+    size = x.shape[2:]
+    if size not in m.kept:
+        grid = torch.meshgrid(*(torch.arange(side) / side for side in size), indexing="ij")
+        m.kept[size] = sum(grid)
+    return x + m.kept[size]
+
+
+@pytest.mark.parametrize(
+    ("way", "kept", "says"),
+    [
+        (keep, dict, "changes kept in its forward pass"),
+        (keep_and_read, dict, "changes kept in its forward pass"),
+        (read_of_the_last_pass, dict, "changes kept in its forward pass"),
+        (keep_the_first, dict, "changes kept in its forward pass"),
+        (append_features, list, "changes kept in its forward pass"),
+        (begin_a_list_anew, list, "changes kept in its forward pass"),
+        (replace_an_item, lambda: [0], "changes kept in its forward pass"),
+        (set_attribute, lambda: None, "changes kept in its forward pass"),
+        (in_an_object, lambda: types.SimpleNamespace(x=None), "computes something else"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_a_pass_leaves_for_the_next_one_is_refused(way, kept, says):
+    model = Stores(way, kept())
+    before = copy.deepcopy(model.kept)
+    with pytest.raises(ValueError, match=says) as error:
+        attach(model, X)
+    assert "\n" not in str(error.value) and not is_attached(model)
+    assert model.kept == before
+
+
+@pytest.mark.parametrize("used_before", [False, True])
+def test_a_table_that_depends_on_the_size_alone_is_no_state(used_before):
+    model = Stores(position_of_size, {})
+    if used_before:
+        model(X[..., :4])
+    twin, tables = copy.deepcopy(model), copy.deepcopy(model.kept)
+    attach(model, X)
+    assert model.kept.keys() == tables.keys()
+    for x in (X, X.flip(0)):
+        with switched_off(model), torch.no_grad():
+            assert torch.equal(model(x), twin(x))
+    with pytest.raises(ValueError, match="with whose size its forward computes"):
+        model(X[..., :5])
+
+
+def test_features_that_a_hook_stores_are_said_to_be_lost():
+    model, features = Stores(lambda m, x: x, {}), []
+    hook = model.a.register_forward_hook(lambda m, i, out: features.append(out))
+    with pytest.raises(ValueError, match="^a has a forward hook, which would run no more"):
+        attach(model, X)
+    hook.remove()
+    model.register_forward_hook(lambda m, i, out: features.append(out))  # of the whole network
+    attach(model, X)
+    del features[:]
+    logits = model.eval()(X)
+    assert len(features) == 1 and features[0] is logits
+
+
+def test_a_graph_that_computes_something_else_is_refused_with_the_layer():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    reading = trace(model, X, False)
+    relu = next(node for node in reading.graph.nodes if "relu" in str(node.target))
+    relu.target = torch.ops.aten.sigmoid.default
+    with pytest.raises(ValueError, match="computes something else in evaluation, first in 1$"):
+        check_same(model, {False: reading}, X)
 
 
 class Normalizing(nn.Module):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -226,7 +227,8 @@ def check_fields(content: object, fields: Mapping[str, type], path: str | os.Pat
 
 
 def check_image_shape(shape: object, path: str | os.PathLike) -> None:
-    """Raise a ValueError that names the file, unless this is the shape of an image (C, H, W).
+    """Raise a ValueError that names the file, unless this is the shape of an image (C, H, W),
+    or of a row or volume of numbers.
 
     >>> check_image_shape([3, 10**6, 10**6], "net.safetensors")
     Traceback (most recent call last):
@@ -234,9 +236,11 @@ def check_image_shape(shape: object, path: str | os.PathLike) -> None:
 
     A file of others could ask for terabytes.
     """
-    fits = isinstance(shape, list) and len(shape) == 3
-    if not fits or not all(type(n) is int and 1 <= n <= LARGEST for n in shape):  # type: ignore[union-attr,attr-defined]
+    sizes = shape if isinstance(shape, list) and len(shape) in (1, 2, 3, 4) else [0]
+    whole = all(type(n) is int and 1 <= n <= LARGEST for n in sizes)
+    if not whole or math.prod(sizes) > LARGEST**3:
         said = f"the shape of an image must be 3 whole numbers from 1 to {LARGEST}"
+        said += ", or 1, 2 or 4 for other data"
         raise ValueError(f"{path} is not as hmq_lab writes it: {said}, got {_short(shape)}")
 
 

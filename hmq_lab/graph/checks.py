@@ -5,18 +5,19 @@ the same.
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from hmq_lab.graph.naming import numbered
-from hmq_lab.graph.tracing import Reading, in_mode, run, trace
+from hmq_lab.graph.tracing import Reading, copied, first_line, run, trace, two_of
 
 WRAPPERS = {  # attribute of a wrapper that holds the network: classes of such wrappers
     "module": (
@@ -27,6 +28,7 @@ WRAPPERS = {  # attribute of a wrapper that holds the network: classes of such w
     ),
     "_orig_mod": ("OptimizedModule",),
 }
+CONTAINERS = (list, dict, set)
 
 
 def check_model(model: nn.Module) -> None:
@@ -63,19 +65,17 @@ def check_model(model: nn.Module) -> None:
             raise ValueError(
                 f"{where} is a scripted module ({module.original_name}): use the module it was made from"
             )
+        # A lazy layer has no weights before its first batch.
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
+            raise ValueError(f"{where} is lazy and has no weights yet: run the network once first")
         # Blocks are parametrizations themselves.
         if parametrize.is_parametrized(module):
             raise ValueError(f"{where} has parametrizations of its own: remove them first")
-        # A hook that computes the weight has an error of its own, further below.
-        if (
-            path
-            and (module._forward_hooks or module._forward_pre_hooks)
-            and not _computes_weight(module)
-        ):
+        _check_computed(path, module)
+        if path and (module._forward_hooks or module._forward_pre_hooks):
             raise ValueError(
                 f"{where} has a forward hook, which would run no more: remove it, and register it again after"
             )
-        _check_computed(path, module)
 
     # Blocks compute in single or double precision.
     for parameter, value in model.named_parameters():
@@ -117,23 +117,24 @@ def check_sample(model: nn.Module, sample: Any) -> Tensor:
     # NaN would make every threshold NaN.
     if not torch.isfinite(sample).all():
         raise ValueError("sample must be finite, got NaN or infinite images")
-    # Run one image, and keep the network as it was.
+    # Copies run on one image: the network stays as it was.
     try:
-        with in_mode(model, training=False), kept(model), torch.no_grad():
-            model(sample[:1].clone())
-    except (RuntimeError, IndexError) as error:
-        # Only the first line of torch's error: the rest is its own code.
+        _outcome_of_second_pass(model, sample[:1], training=False)
+    except ValueError:
+        raise
+    except Exception as error:
         said = f"{type(model).__name__} does not run on a sample of shape {tuple(sample.shape)}"
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"{said}, with its optional inputs left out: {first}") from error
+        raise ValueError(
+            f"{said}, with its optional inputs left out: {first_line(error)}"
+        ) from error
     return sample
 
 
 def check_same(model: nn.Module, readings: dict[bool, Reading], sample: Tensor) -> None:
     """Raise ValueError unless the graphs compute exactly what the network does, gradients included.
 
-    Both run on two images of the sample, with the same random numbers; buffers are put back
-    afterwards.
+    Copies of both run on two images of the sample, with the same random numbers. The network has
+    run before, on other images: what it keeps from one pass to the next is no part of a graph.
 
     Args:
         model: the network, without blocks.
@@ -141,28 +142,34 @@ def check_same(model: nn.Module, readings: dict[bool, Reading], sample: Tensor) 
         sample: a batch of images (N, C, H, W).
 
     Raises:
-        ValueError: naming the first layer whose output differs, or a parameter whose gradient
-            differs.
+        ValueError: naming the first layer whose output differs, a parameter whose gradient differs,
+            or an attribute, no buffer, that forward changes.
     """
-    # Two images: batch norm in training needs more than one.
-    images = torch.cat([sample, sample])[:2]
+    images, name = two_of(sample), type(model).__name__
     for training, reading in readings.items():
         # Run the network and the graph from the same state.
-        function = _function(reading)
         mode = "training" if training else "evaluation"
-        with in_mode(model, training), kept(model):
-            theirs, their_slopes = _outcome(model, model, images.clone())
-        with in_mode(model, training), kept(model):
-            ours, our_slopes = _outcome(model, lambda x, f=function: f(model, x), images.clone())
+        used, (theirs, their_slopes) = _outcome_of_second_pass(model, images, training)
+        twin = _with_constants(model, reading, training)
+        function = partial(run(reading.graph), twin)
+        try:
+            ours, our_slopes = _outcome(twin, function, images)
+        except RuntimeError as error:
+            why = f"does not run in {mode}: {first_line(error)}"
+            raise ValueError(f"the graph that torch.export reads of {name} {why}") from error
         # The outputs have to be the same, bit for bit.
-        name = type(model).__name__
-        if len(theirs) != len(ours) or not all(
-            _equal(a, b) for a, b in zip(theirs, ours, strict=True)
-        ):
+        if len(theirs) != len(ours) or not all(map(_equal, theirs, ours)):
             where = _first_difference(model, reading, images, training)
             raise ValueError(
                 f"the graph that torch.export reads of {name} computes something else in {mode}{where}"
             )
+        # So have the buffers afterwards: an assignment may be lost.
+        for (buffer, a), (_, b) in zip(used.named_buffers(), twin.named_buffers(), strict=False):
+            if not _equal(a, b):
+                raise ValueError(
+                    f"the graph that torch.export reads of {name} leaves another value in {buffer} in {mode}: "
+                    "change the buffer in place, with copy_, and keep its shape"
+                )
         # Gradients have to agree as well, as far as autograd gives them.
         if their_slopes is None or our_slopes is None:
             continue
@@ -215,102 +222,77 @@ def check_size(model: nn.Module, images: Tensor, detach: Callable) -> None:
 # ------------------------------------------------------------------------------------------ helpers
 
 
-def _function(reading: Reading) -> Callable:
-    """The graph as a function (model, x), its constants bound."""
-    function, constants = run(reading.graph), reading.constants
-    return lambda model, x: function(_WithConstants(model, constants), x)
-
-
-class _WithConstants:
-    """A model, and constants of its graph beside its attributes."""
-
-    def __init__(self, model: nn.Module, constants: dict[str, Tensor]):
-        self._model, self._constants = model, constants
-
-    def __getattr__(self, name: str):
-        if name in self._constants:
-            return self._constants[name]
-        return getattr(self._model, name)
-
-
 @contextmanager
-def kept(model: nn.Module, buffers: Iterable[Tensor] | None = None) -> Iterator[None]:
-    """The same random numbers inside; afterwards buffers, attributes and the random state are what
-    they were.
-
-    Attention takes its ordinary path: the fast one of evaluation without gradients rounds
-    otherwise.
+def kept(buffers: Iterable[Tensor]) -> Iterator[None]:
+    """Afterwards these buffers and the random state are what they were.
 
     Args:
-        model: the network.
-        buffers: those to put back; all by default.
-
-    Raises:
-        ValueError: for an attribute, no buffer, that forward changes: a graph would not change it.
+        buffers: of the network that runs inside.
     """
-    # Remember the buffers and all attributes of every module.
-    saved = [
-        (buffer, buffer.clone()) for buffer in (model.buffers() if buffers is None else buffers)
-    ]
-    attributes = [
-        (m, name, value, _copied(value)) for m in model.modules() for name, value in vars(m).items()
-    ]
-    # The fast path of attention rounds in another way.
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    saved = [(buffer, buffer.clone()) for buffer in buffers]
     try:
         with torch.random.fork_rng():
-            torch.manual_seed(0)
             yield
     finally:
-        # Put everything back, whether or not the run failed.
-        torch.backends.mha.set_fastpath_enabled(fast)
-        changed = _restore(attributes)
-        with torch.no_grad():
-            for buffer, value in saved:
-                if buffer.requires_grad:
-                    buffer.detach_()
-                buffer.copy_(value)
-    # A change of an attribute would be lost in the graph: say which one it is.
-    if changed:
-        paths = {module: path for path, module in model.named_modules()}
-        module, name = changed
+        for buffer, value in saved:
+            buffer.data.copy_(value)
+
+
+def _outcome_of_second_pass(model: nn.Module, images: Tensor, training: bool):
+    """A copy of the network that has run on other images before, and its `_outcome`.
+
+    Raises ValueError for an attribute that forward changes: a graph would not change it. Tables
+    that keep tensors to compute them once are allowed: a second pass neither adds to them nor finds
+    there what depends on the images of the first one.
+    """
+    twin = copied(model, training)
+    before = _attributes(twin)
+    _outcome(twin, twin, torch.rand_like(images))
+    between = _attributes(twin)
+    # Buffers may change: the graph changes them as well.
+    for module, fresh in zip(twin.modules(), copied(model, training).modules(), strict=False):
+        module._buffers = fresh._buffers
+    outcome = _outcome(twin, twin, images)
+    after = _attributes(twin)
+
+    changed = [name for name in between if not _same(between[name], before.get(name, model))]
+    lost = [
+        name
+        for name in changed
+        if not (_has_grown(before.get(name), between[name]) and _same(between[name], after[name]))
+    ]
+    # What depends on the images of the first pass changes the outputs of the second one.
+    if changed and not lost:
+        fresh = copied(model, training)
+        alike = map(_equal, outcome[0], _outcome(fresh, fresh, images)[0])
+        lost = [] if all(alike) else changed
+    if lost:
         raise ValueError(
-            f"{type(model).__name__} changes {f'{paths[module]}.{name}'.lstrip('.')} in its forward pass: torch.export "
-            "would do that once, as it reads the network, and never again; keep it outside of forward or in a buffer"
+            f"{type(model).__name__} changes {lost[0]} in its forward pass: torch.export would do that once, "
+            "as it reads the network, and never again; keep it outside of forward or in a buffer"
         )
+    return twin, outcome
 
 
-def _copied(value):
-    return copy.copy(value) if type(value) in (list, dict, set) else value
+def _attributes(model: nn.Module) -> dict[str, Any]:
+    """All attributes of all modules by path, but for their buffers; containers are copies."""
+    return {
+        f"{path}.{name}".lstrip("."): copy.copy(value) if type(value) in CONTAINERS else value
+        for path, module in model.named_modules()
+        for name, value in vars(module).items()
+        if name != "_buffers"
+    }
 
 
-def _restore(before: list[tuple]) -> tuple[nn.Module, str] | None:
-    """Undo changes of attributes; the first one that was changed."""
-    changed = None
-    for module, name, value, copied in before:
-        # The table of buffers may change: buffers are put back apart.
-        now = vars(module).get(name)
-        same = _same(now, value) and (_same(value, copied) or _keeps_tensors(value, copied))
-        if name != "_buffers" and not same:
-            changed = changed or (module, name)
-        # Containers get their old elements, so that other holders see them too.
-        vars(module)[name] = value
-        if copied is not value:
-            value.clear()
-            (value.extend if isinstance(value, list) else value.update)(copied)
-    return changed
-
-
-def _keeps_tensors(table, before) -> bool:
-    """Whether a table has only got further tensors, which forward keeps to compute them once."""
-    return isinstance(table, dict) and all(
+def _has_grown(before: Any, now: Any) -> bool:
+    """Whether a value is a table that has only got further tensors."""
+    return type(before) is type(now) is dict and all(
         value is before[key] if key in before else isinstance(value, Tensor)
-        for key, value in table.items()
+        for key, value in now.items()
     )
 
 
-def _same(a, b) -> bool:
+def _same(a: Any, b: Any) -> bool:
     """Whether two values of an attribute are one, containers element by element."""
     if a is b:
         return True
@@ -323,25 +305,49 @@ def _same(a, b) -> bool:
     return isinstance(a, bool | int | float | str | set) and a == b
 
 
+def _with_constants(model: nn.Module, reading: Reading, training: bool) -> nn.Module:
+    """A copy of the network that holds the constants of its graph, too."""
+    twin = copied(model, training)
+    for name, value in reading.constants.items():
+        path, _, attribute = name.rpartition(".")
+        setattr(twin.get_submodule(path), attribute, value.clone())
+    return twin
+
+
 def _outcome(model: nn.Module, function: Callable, images: Tensor):
     """The outputs, and in training the gradients of a sum of them: None where there is none, or for
     all of them.
+
+    Random numbers are the same in every call; attention takes its ordinary path: the fast one of
+    evaluation rounds in another way.
     """
-    # Gradients are asked for the trained parameters alone.
     parameters = list(model.parameters())
-    wanted = [p for p in parameters if p.requires_grad]
-    with torch.set_grad_enabled(model.training):
-        outputs = [t for t in pytree.tree_leaves(function(images)) if isinstance(t, Tensor)]
+    with torch.random.fork_rng(), _ordinary_attention(), torch.set_grad_enabled(model.training):
+        torch.manual_seed(0)
+        results = pytree.tree_leaves(function(images.clone()))
+        outputs = [tensor for tensor in results if isinstance(tensor, Tensor)]
         # A sum with squares and means: its gradient depends on the values.
         sums = [t.float().square().mean() + t.float().mean() for t in outputs if t.requires_grad]
         if not sums:
             return outputs, [None] * len(parameters)
+        # Gradients are asked for the trained parameters alone.
+        wanted = [p for p in parameters if p.requires_grad]
         try:
             total = torch.stack(sums).sum()
             slopes = iter(torch.autograd.grad(total, wanted, allow_unused=True))
         except RuntimeError:  # a change in place that autograd cannot take back
             return outputs, None
     return outputs, [next(slopes) if p.requires_grad else None for p in parameters]
+
+
+@contextmanager
+def _ordinary_attention() -> Iterator[None]:
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
@@ -358,62 +364,36 @@ def _first_difference(model: nn.Module, reading: Reading, images: Tensor, traini
     """ ", first in NAME": the first layer whose output differs, as far as layers tell."""
     # Record the first output of each layer in the network itself.
     seen: dict[str, Tensor] = {}
-    hooks = [
-        module.register_forward_hook(lambda m, i, out, path=path: seen.setdefault(path, out))
-        for path, module in model.named_modules()
-        if path and not list(module.children())
-    ]
-    with in_mode(model, training), kept(model), torch.no_grad():
-        model(images.clone())
-    for hook in hooks:
-        hook.remove()
+    twin = copied(model, training)
+    for path, module in twin.named_modules():
+        if path and not list(module.children()):
+            module.register_forward_hook(lambda m, i, out, path=path: seen.setdefault(path, out))
+    _outcome(twin, twin, images)
 
     # The same layers in the graph.
     names = {name: node for node, name in numbered(model, reading.graph).items()}
-    with in_mode(model, training), kept(model), torch.no_grad():
-        values = _values(reading, model, images)
+    twin = _with_constants(model, reading, training)
+    graph = fx.Interpreter(twin, garbage_collect_values=False, graph=reading.graph)
+    _outcome(twin, graph.run, images)
     for path, theirs in seen.items():
-        ours = values.get(names.get(path))
+        ours = graph.env.get(names[path]) if path in names else None
         if isinstance(ours, Tensor) and isinstance(theirs, Tensor) and not _equal(ours, theirs):
             return f", first in {path}"
     return ""
-
-
-def _values(reading: Reading, model: nn.Module, images: Tensor) -> dict[fx.Node | None, Any]:
-    """The value of each node of the graph."""
-    holder = _WithConstants(model, reading.constants)
-    values: dict[fx.Node | None, Any] = {}
-    for node in reading.graph.nodes:
-        if node.op == "placeholder":
-            values[node] = images
-        elif node.op == "get_attr":
-            values[node] = operator.attrgetter(node.target)(holder)
-        elif node.op == "call_function":
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
-            values[node] = node.target(*args, **kwargs)
-    return values
-
-
-def _computes_weight(module: nn.Module) -> bool:
-    """Whether a hook of a layer computes its weight, which `_check_computed` refuses by the
-    weight's name.
-    """
-    return (
-        isinstance(getattr(module, "weight", None), Tensor) and "weight" not in module._parameters
-    )
 
 
 def _check_computed(path: str, module: nn.Module) -> None:
     """Raise ValueError for a weight that a hook computes anew in every pass: no block could stand
     on it.
     """
-    if not isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
-        return
     # A weight that is no parameter comes from a hook, or is a plain tensor.
-    if "weight" not in module._parameters and isinstance(getattr(module, "weight", None), Tensor):
+    is_layer = isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
+    if not is_layer or "weight" in module._parameters:
+        return
+    if isinstance(getattr(module, "weight", None), Tensor):
         hooks = {type(hook).__name__ for hook in module._forward_pre_hooks.values()}
         by = f"computed by {', '.join(sorted(hooks))}" if hooks else "a plain tensor"
-        name = f"{path}.weight" if path else "weight"
+        name = f"{path}.weight".lstrip(".")
         raise ValueError(
             f"weight {name} is no parameter but {by}: make it one again, as remove_weight_norm does"
         )

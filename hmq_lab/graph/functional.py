@@ -9,15 +9,14 @@ nodes that switch the mode.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from hmq_lab.graph.operations import FRESH, argument, aten, holds_tensors, schema_of
+from hmq_lab.graph.operations import argument, kinds, schema_of
 
-SET_GRADIENT, AUTOCAST = "wrap_with_set_grad_enabled", "wrap_with_autocast"
 _aten = torch.ops.aten
 SCATTER = {
     _aten.slice.Tensor: _aten.slice_scatter.default,
@@ -32,6 +31,23 @@ RETURNS_ITS_INPUT = {
 
 
 # ------------------------------------------------------------------------------------------ regions
+
+
+def _set_gradient(enabled: bool) -> bool:
+    """Whether gradients were on before; the mode of before is read when the network runs."""
+    before = torch.is_grad_enabled()
+    torch._C._set_grad_enabled(enabled)
+    return before
+
+
+# How to enter a region with its settings, and how to leave it with what entering returned.
+MODES: dict[str, tuple[Callable, Callable]] = {
+    "wrap_with_set_grad_enabled": (_set_gradient, torch._C._set_grad_enabled),
+    "wrap_with_autocast": (
+        torch.amp.autocast_mode._enter_autocast,
+        torch.amp.autocast_mode._exit_autocast,
+    ),
+}
 
 
 def without_regions(graph: fx.Graph, module: torch.nn.Module) -> None:
@@ -51,66 +67,37 @@ def without_regions(graph: fx.Graph, module: torch.nn.Module) -> None:
         node for node in graph.nodes if isinstance(node.target, torch._ops.HigherOrderOperator)
     ]:
         for node in regions:
-            kind = node.target.name()
-            # Inside no_grad, enable_grad or set_grad_enabled.
-            if kind == SET_GRADIENT:
-                enabled, inner, *operands = node.args
-                _inline(graph, node, module, inner, operands, *_gradient_mode(enabled))
-            elif kind == AUTOCAST:
-                # The arguments of autocast come before the inner graph.
-                device, dtype, enabled, cache, inner, *operands = node.args
-                _inline(
-                    graph,
-                    node,
-                    module,
-                    inner,
-                    operands,
-                    *_autocast_mode(device, dtype, enabled, cache),
-                )
-            else:
-                raise ValueError(
-                    f"the network uses torch's {kind}, whose inner graphs have no place for blocks"
-                )
+            _inline(graph, node, module)
 
 
-def _gradient_mode(enabled: bool):
-    # The mode of before is read when the network runs, not now.
-    def enter(graph):
-        before = graph.call_function(torch.is_grad_enabled)
-        graph.call_function(torch._C._set_grad_enabled, (enabled,))
-        return before
-
-    return enter, lambda graph, before: graph.call_function(torch._C._set_grad_enabled, (before,))
-
-
-def _autocast_mode(*arguments):
-    mode = torch.amp.autocast_mode
-
-    def enter(graph):
-        return graph.call_function(mode._enter_autocast, arguments)
-
-    return enter, lambda graph, entered: graph.call_function(mode._exit_autocast, (entered,))
-
-
-def _inline(graph: fx.Graph, node: fx.Node, module, inner: fx.Node, operands, enter, leave) -> None:
-    """Replace a region by its nodes; `enter` and `leave` write the nodes that switch the mode."""
-    # The inputs of the region are the operands of the node that calls it.
-    region = module.get_submodule(inner.target).graph
-    values = dict(zip((n for n in region.nodes if n.op == "placeholder"), operands, strict=True))
+def _inline(graph: fx.Graph, node: fx.Node, module: torch.nn.Module) -> None:
+    """Replace a region by its nodes, between two nodes that switch the mode."""
+    called: Any = node.target
+    if called.name() not in MODES:
+        raise ValueError(
+            f"the network uses torch's {called.name()}, whose inner graphs have no place for blocks"
+        )
+    enter, leave = MODES[called.name()]
+    # First the settings of the mode, then the inner graph, then what it reads.
+    place = next(i for i, read in enumerate(node.args) if isinstance(read, fx.Node))
+    given: Any = node.args
+    settings, inner, operands = given[:place], given[place], given[place + 1 :]
+    region: Any = module.get_submodule(inner.target).graph
+    inputs = [n for n in region.nodes if n.op == "placeholder"]
     with graph.inserting_before(node):
-        token = enter(graph)
-        results = graph.graph_copy(region, values)
-        leave(graph, token)
+        entered = graph.call_function(enter, settings)
+        results = graph.graph_copy(region, dict(zip(inputs, operands, strict=True)))
+        graph.call_function(leave, (entered,))
 
     # The readers of its results read the inlined nodes now.
-    results = results if isinstance(results, list | tuple) else (results,)
+    values = results if isinstance(results, list | tuple) else (results,)
     for user in list(node.users):
         if user.target is not operator.getitem:
             raise ValueError(
                 "a region of the network's graph returns something else than a tuple of tensors"
             )
         index: Any = user.args[1]
-        user.replace_all_uses_with(results[index])
+        user.replace_all_uses_with(values[index])
         graph.erase_node(user)
     # The call goes, and the inner graph with its last reader.
     graph.erase_node(node)
@@ -138,7 +125,7 @@ def make_functional(graph: fx.Graph, held: Mapping[str, Tensor], name: str) -> N
             cannot be put back, with the line.
     """
     # What forward computes from the input, and where each node stands.
-    depends = _depending_on_input(graph)
+    depends = {node for node, kind in kinds(graph).items() if kind not in ("constant", "number")}
     order = {node: position for position, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         # Only operations that write into a tensor matter here.
@@ -183,18 +170,6 @@ def line(node: fx.Node) -> str:
     # A frame reads: File "NAME", line NUMBER, in FUNCTION.
     _, file, rest = own[-1].split('"', 2)
     return f" at {file}:{rest.split(',')[1].strip().removeprefix('line ')}"
-
-
-def _depending_on_input(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes whose values depend on the input's."""
-    depends: set[fx.Node] = set()
-    for node in graph.nodes:
-        # A size that comes from the input is a number, and does not count.
-        reads = any(source in depends for source in node.all_input_nodes)
-        computes = holds_tensors(node.meta.get("val")) or node.target is operator.getitem
-        if node.op == "placeholder" or (reads and computes and aten(node) not in FRESH):
-            depends.add(node)
-    return depends
 
 
 def _written_to(node: fx.Node) -> fx.Node | None:
@@ -272,7 +247,8 @@ def _put_back(graph: fx.Graph, target: fx.Node, new: fx.Node, order: dict[fx.Nod
     stale = {
         alias
         for alias in graph.nodes
-        if alias is not target
+        if order.get(alias, 0) < order[new]
+        and alias is not target
         and _root(alias) is root
         and any(order.get(u, 0) > order[new] for u in alias.users)
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection
+from typing import Any
 
 from torch import fx, nn
 
@@ -115,14 +116,14 @@ def operations(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, str]:
     """
     # The last node of a layer's call holds what the layer returns.
     modules = dict(model.named_modules())
-    last = {_call_key(node, modules): node for node in graph.nodes}
+    last = {_layer_call(node, modules): node for node in graph.nodes}
     found = {}
     for node in graph.nodes:
         layer = layer_of(node, modules)
         # Inputs, parameters and blocks have names of their own.
         if node.op in ("placeholder", "get_attr", "output", "call_module"):
             found[node] = str(node.target)
-        elif layer and last[_call_key(node, modules)] is node:
+        elif layer and last[_layer_call(node, modules)] is node:
             found[node] = layer
         else:
             # Everything else: the path that it runs in, and the function's name.
@@ -141,11 +142,9 @@ def layer_of(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
     Returns:
         The path, "" where the network itself is such a layer, None outside of layers.
     """
-    # The outermost layer of torch on the stack counts.
-    for path, _ in (node.meta.get("nn_module_stack") or {}).values():
-        module = modules.get(path)
-        if path and module is not None and is_layer(module):
-            return path
+    call = _layer_call(node, modules)
+    if call is not None:
+        return call[1]
     return "" if is_layer(modules[""]) and node.op == "call_function" else None
 
 
@@ -194,16 +193,21 @@ def module_path(node: fx.Node) -> str:
     Args:
         node: of a graph that torch.export made.
     """
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    return stack[-1][0] if stack else ""
+    paths = [path for path, _ in _stack(node).values()]
+    return paths[-1] if paths else ""
 
 
-def _call_key(node: fx.Node, modules: dict[str, nn.Module]) -> tuple:
-    """One value for all the nodes of one call of a layer, or of a function."""
-    for key, (path, _) in (node.meta.get("nn_module_stack") or {}).items():
+def _stack(node: fx.Node) -> dict[str, tuple[str, Any]]:
+    """The calls of modules that a node runs in, outermost first: {key: (path, class)}."""
+    return node.meta.get("nn_module_stack") or {}
+
+
+def _layer_call(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[str, str] | None:
+    """The outermost call of a layer that a node runs in."""
+    for key, (path, _) in _stack(node).items():
         if path and path in modules and is_layer(modules[path]):
-            return "layer", key
-    return "node", node
+            return key, path
+    return None
 
 
 def _call(operation: str, count: int) -> str:

@@ -59,20 +59,17 @@ def _table() -> dict[str, Operation]:
     )
     add(
         "non-linearity",
-        "log_sigmoid hardshrink softshrink threshold clamp clip clamp_min clamp_max log_softmax",
+        "log_sigmoid hardshrink softshrink threshold clamp clamp_min clamp_max log_softmax",
     )
     add("non-linearity", "erf sign abs exp sqrt pow tanhshrink glu")
     # Two tensors and one result: sums, products, means, concatenations.
-    add("sum", "add sub subtract rsub")
-    add(
-        "product",
-        "mul multiply div divide true_divide matmul mm bmm einsum scaled_dot_product_attention",
-    )
+    add("sum", "add sub rsub")
+    add("product", "mul div matmul einsum scaled_dot_product_attention")
     add("mean", "mean avg_pool1d avg_pool2d avg_pool3d")
     add("mean", "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d")
-    add("concatenation", "cat concat concatenate stack slice_scatter select_scatter")
+    add("concatenation", "cat stack slice_scatter select_scatter")
     # What moves, drops or repeats numbers, and computes no new ones.
-    add("pass", "max_pool1d max_pool2d max_pool3d adaptive_max_pool2d amax pad constant_pad_nd")
+    add("pass", "max_pool1d max_pool2d max_pool3d adaptive_max_pool2d amax pad")
     add(
         "pass",
         "reflection_pad2d replication_pad2d upsample_nearest2d pixel_shuffle pixel_unshuffle channel_shuffle",
@@ -87,7 +84,7 @@ def _table() -> dict[str, Operation]:
     )
     add(
         "pass",
-        "chunk split split_with_sizes tensor_split index_select unfold _to_copy to type_as float double",
+        "chunk split split_with_sizes tensor_split index_select unfold to type_as float double",
     )
     add("pass", "contiguous clone alias detach lift_fresh_copy")
     add("pass", " ".join(DROPS))
@@ -103,12 +100,31 @@ SPLITS = {"split", "split_with_sizes", "chunk", "tensor_split"}
 # They drop numbers in training and do nothing in evaluation.
 DROPS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout")
 
-# The names that several aten operations have for one thing.
-ADD, SUBTRACT, MULTIPLY = {"add"}, {"sub", "subtract"}, {"mul", "multiply"}
-DIVIDE = {"div", "divide", "true_divide"}
-MATRIX = {"matmul", "mm", "bmm"}
-GLOBAL_MEAN, POOLED_MEAN = {"mean"}, {"avg_pool2d"}
+# Other names that aten has for an operation of the table.
+SYNONYMS = {
+    "subtract": "sub",
+    "multiply": "mul",
+    "divide": "div",
+    "true_divide": "div",
+    "mm": "matmul",
+    "bmm": "matmul",
+    "concat": "cat",
+    "concatenate": "cat",
+    "clip": "clamp",
+    "constant_pad_nd": "pad",
+    "_to_copy": "to",
+}
 ADAPTIVE_MEAN = {"adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"}
+
+# What cuts a tensor: the smallest and the largest value, as numbers or as names of arguments.
+CUTS: dict[str, tuple[float | str, float | str]] = {
+    "relu": (0.0, math.inf),
+    "relu6": (0.0, 6.0),
+    "hardtanh": ("min_val", "max_val"),
+    "clamp": ("min", "max"),
+    "clamp_min": ("min", math.inf),
+    "clamp_max": (-math.inf, "max"),
+}
 
 # Fresh random numbers; and new tensors that take a shape, and no number, from another one.
 RANDOM = set("rand randn randint bernoulli rand_like randn_like normal uniform exponential".split())
@@ -130,9 +146,10 @@ def aten(node: fx.Node) -> str:
         The name, in the spelling of OPERATIONS.
     """
     # Only operations of aten have a schema.
-    if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
-        return schema_of(node).name.removeprefix("aten::")
-    return ""
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return ""
+    name = schema_of(node).name.removeprefix("aten::")
+    return SYNONYMS.get(name, name)
 
 
 def operation(node: fx.Node) -> Operation | None:
@@ -184,29 +201,14 @@ def limits(node: fx.Node) -> tuple[float, float] | None:
     Returns:
         Two floats, or None.
     """
-    # Two operations with fixed ends.
-    name = aten(node)
-    if name == "relu":
-        return 0.0, math.inf
-    if name == "relu6":
-        return 0.0, 6.0
-
-    # The others take their ends as arguments.
-    names = {
-        "hardtanh": ("min_val", "max_val"),
-        "clamp": ("min", "max"),
-        "clip": ("min", "max"),
-        "clamp_min": ("min", None),
-        "clamp_max": (None, "max"),
-    }.get(name)
-    if names is None:
+    if aten(node) not in CUTS:
         return None
-    # An end that is a tensor is no number: such a clamp has no rule.
-    ends = [None if end is None else argument(node, end) for end in names]
-    if not all(end is None or isinstance(end, int | float) for end in ends):
-        return None
-    low, high = ends
-    return (-math.inf if low is None else float(low)), (math.inf if high is None else float(high))
+    # An end that is left out is infinite. One that is a tensor is no number.
+    given = [argument(node, e) if isinstance(e, str) else e for e in CUTS[aten(node)]]
+    low, high = given
+    low, high = -math.inf if low is None else low, math.inf if high is None else high
+    numbers = isinstance(low, int | float) and isinstance(high, int | float)
+    return (float(low), float(high)) if numbers else None
 
 
 # ----------------------------------------------------------------------------------- what a node is
@@ -257,7 +259,7 @@ def drops(graph: fx.Graph) -> set[fx.Node]:
     # A product that only passes numbers on was one with random numbers.
     kind = kinds(graph)
     products = {
-        node for node in graph.nodes if kind[node] == "pass" and aten(node) in MULTIPLY | DIVIDE
+        node for node in graph.nodes if kind[node] == "pass" and aten(node) in ("mul", "div")
     }
     return products | {node for node in graph.nodes if aten(node) in DROPS}
 
@@ -281,7 +283,7 @@ def _kind(node: fx.Node, kind: dict[fx.Node, str], random: set[fx.Node]) -> str:
     if not data or name in FRESH:
         return "constant"
     if node.target is operator.getitem:
-        return kind[data[0]] if kind[data[0]] in ("linear", "norm") else "pass"
+        return kind[data[0]] if kind[data[0]] in ("linear", "norm", "other") else "pass"
 
     # Operations of the table; a product of two tensors may be a gate.
     known = operation(node)
@@ -295,7 +297,7 @@ def _kind(node: fx.Node, kind: dict[fx.Node, str], random: set[fx.Node]) -> str:
 
     # One tensor and a constant: a layer by hand, stochastic depth, or a scale and shift.
     constants = [source for source in node.all_input_nodes if source not in data]
-    if name in MATRIX:
+    if name == "matmul":
         return "linear"
     if known.kind == "product" and any(source in random for source in constants):
         return "pass"
@@ -318,7 +320,7 @@ def _gate(node: fx.Node, data: list[fx.Node], kind: dict[fx.Node, str]) -> str |
     by hand.
     """
     # All factors have to come from one tensor.
-    if aten(node) not in MULTIPLY:
+    if aten(node) != "mul":
         return None
     origins = [_elementwise_origin(source, kind) for source in data]
     if len(data) == 1 or len(set(origins)) > 1:
@@ -349,7 +351,7 @@ def gate_parts(node: fx.Node, kind: dict[fx.Node, str]) -> set[fx.Node]:
         The nodes, an empty set for every other node.
     """
     # Walk back from each factor to the tensor that all come from.
-    if kind[node] != "non-linearity" or aten(node) not in MULTIPLY:
+    if kind[node] != "non-linearity" or aten(node) != "mul":
         return set()
     parts: set[fx.Node] = set()
     origin = _elementwise_origin(data_inputs(node, kind)[0], kind)

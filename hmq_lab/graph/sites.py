@@ -5,7 +5,6 @@ stay float.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,12 +13,8 @@ from torch import fx, nn
 from hmq_lab.graph.functional import line
 from hmq_lab.graph.naming import label
 from hmq_lab.graph.operations import (
-    ADD,
-    DIVIDE,
-    DROPS,
     LAYERS,
     OPERATIONS,
-    SUBTRACT,
     argument,
     aten,
     data_inputs,
@@ -45,6 +40,7 @@ HARDWARE = {  # what else has a block in hardware mode
     "mean": "pooled: hardware mode",
     "concatenation": "concatenation: hardware mode",
 }
+SIGN_KEPT = {"pass", "mean", "concatenation", "product", "sum"}
 
 
 @dataclass(frozen=True)
@@ -125,7 +121,7 @@ def sites(
         return node
 
     def divides(user: fx.Node, node: fx.Node) -> bool:
-        divisor = user.args[1] if aten(user) in DIVIDE else None
+        divisor = user.args[1] if aten(user) == "div" else None
         return isinstance(divisor, fx.Node) and origin(divisor) is node
 
     @functools.cache
@@ -147,31 +143,23 @@ def sites(
         # The table knows it, or the lower end of a clamp tells it.
         if kind[node] == "non-linearity":
             known, ends = operation(node), limits(node)
-            return bool(known and known.non_negative) or (
-                ends is not None and math.isfinite(ends[0]) and ends[0] >= 0
-            )
+            is_known = known is not None and known.non_negative
+            return is_known or (ends is not None and ends[0] >= 0)
         # A sum, mean or product of what is not negative is not negative.
-        if _may_bring_negatives(node) or kind[node] not in (
-            "pass",
-            "mean",
-            "concatenation",
-            "product",
-            "sum",
-        ):
+        if kind[node] not in SIGN_KEPT or _may_bring_negatives(node):
             return False
         # A constant of any sign may make the result negative.
-        constants = (
-            any(kind[n] == "constant" for n in node.all_input_nodes) and aten(node) not in DROPS
-        )
+        reads_constant = any(kind[source] == "constant" for source in node.all_input_nodes)
+        if reads_constant and kind[node] != "pass":
+            return False
         inputs = data_inputs(node, kind)
-        return (
-            not (constants and kind[node] != "pass")
-            and bool(inputs)
-            and all(non_negative(n) for n in inputs)
-        )
+        return bool(inputs) and all(non_negative(source) for source in inputs)
 
     def role_of(node: fx.Node) -> str | None:
         """None for what is no tensor of its own."""
+        # Of several results each is a tensor of its own.
+        if isinstance(node.meta.get("val"), list | tuple):
+            return None
         # No tensor of activations, or one that nobody reads.
         users = [kind[user] for user in consumers(node)]
         if (
@@ -276,7 +264,7 @@ def layer_inputs(graph: fx.Graph, names: Mapping[fx.Node, str]) -> dict[str, tup
         layer, bias = node, None
         if aten(node) in LAYERS:
             bias = argument(node, "bias")
-        elif kind[node] == "scale" and aten(node) in ADD | SUBTRACT:
+        elif kind[node] == "scale" and aten(node) in ("add", "sub"):
             layer = data_inputs(node, kind)[0]
             bias = next((n for n in node.all_input_nodes if kind[n] == "constant"), None)
         if bias is None or aten(layer) not in LAYERS:
@@ -317,10 +305,10 @@ def _may_bring_negatives(node: fx.Node) -> bool:
     """Whether an operation that passes numbers on may add negative ones of its own."""
     name = aten(node)
     # Padding adds a constant, which is 0 by default.
-    if name in ("pad", "constant_pad_nd"):
+    if name == "pad":
         value = argument(node, "value")
         return value is not None and value < 0
-    if name in SUBTRACT or name == "rsub":
+    if name in ("sub", "rsub"):
         return True
     # A sum with alpha may subtract; alpha dropout shifts what it drops.
     scaled = name == "add" and argument(node, "alpha") not in (1, None)

@@ -14,7 +14,8 @@ be written down is refused here, with the line of the model's code.
 
 from __future__ import annotations
 
-import contextlib
+import builtins
+import copy
 import io
 import logging
 import os
@@ -23,7 +24,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,6 +73,34 @@ def in_mode(model: nn.Module, training: bool) -> Iterator[nn.Module]:
             module.training = mode
 
 
+def copied(model: nn.Module, training: bool) -> nn.Module:
+    """A copy of the network in training or in evaluation, as `in_mode` sets it.
+
+    Args:
+        model: the network, without blocks.
+        training: the mode of the copy.
+
+    Raises:
+        ValueError: for a network that Python cannot copy.
+    """
+    with in_mode(model, training=True):
+        pass  # a network that keeps tensors for evaluation forgets them
+    try:
+        twin = copy.deepcopy(model)
+    except Exception as error:
+        raise ValueError(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error
+    return twin if training and twin.training else twin.train(training)
+
+
+def two_of(sample: Tensor) -> Tensor:
+    """Two images: export takes a batch of one for a fixed size, and batch norm needs several.
+
+    Args:
+        sample: a batch of at least one image.
+    """
+    return torch.cat([sample, sample])[:2]
+
+
 def trace(model: nn.Module, sample: Tensor, training: bool) -> Reading:
     """The model's graph as it runs in training or in evaluation, for any number of images of the
     sample's size.
@@ -96,23 +125,19 @@ def trace(model: nn.Module, sample: Tensor, training: bool) -> Reading:
             the values of tensors), an `autograd.Function` of one's own, or random numbers that
             Python or NumPy draws: export would write down one of them for ever.
     """
-    # The state of Python's and NumPy's random numbers before the export.
-    name = type(model).__name__
+    # A copy: whatever the export does to it, the network itself stays as it is.
+    name, twin = type(model).__name__, copied(model, training)
+    cumulative = _prepare(twin)
     drawn = _random_state()
-    with in_mode(model, training=True):
-        pass  # a network that keeps tensors for evaluation forgets them
     # Gradients are on, so that no_grad in forward can be seen.
     with (
-        in_mode(model, training),
-        _own_tables(model),
         torch.enable_grad(),
-        _without_hooks(model),
-        _quiet(),
-        _own_functions_refused(),
-        _cumulative_averages(model) as cumulative,
+        quiet(),
+        _replaced(torch.autograd.Function, "apply", classmethod(_apply)),
+        _replaced(builtins, "len", _length),
     ):
         try:
-            exported, module = _export(model, _two_of(sample))
+            exported, module = _export(twin, two_of(sample))
         except _OwnFunction as error:
             # Say in one line what export cannot follow, and where.
             raise ValueError(
@@ -120,8 +145,9 @@ def trace(model: nn.Module, sample: Tensor, training: bool) -> Reading:
                 "torch.export would lose its backward pass; write it with operations of torch"
             ) from None
         except Exception as error:
+            why = f"{type(error).__name__}: {first_line(error)}"
             raise ValueError(
-                f"torch.export cannot follow {name}{_line(error)} ({type(error).__name__}: {_first_line(error)}); "
+                f"torch.export cannot follow {name}{_line(error)} ({why}); "
                 "a forward pass must not branch or loop on the values of its tensors"
             ) from error
 
@@ -150,6 +176,11 @@ def trace(model: nn.Module, sample: Tensor, training: bool) -> Reading:
         for node in graph.nodes
         if node.op == "get_attr" and node.target not in held
     }
+    for value in constants.values():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{name} uses a {type(value).__name__} in its forward pass, which a graph cannot hold"
+            )
     _check_any_batch(graph, name)
     return Reading(graph, exported.call_spec.out_spec, constants)
 
@@ -180,21 +211,16 @@ def _export(model: nn.Module, sample: Tensor):
         export,
     )
 
-    # The first axis may have any size, the others are fixed.
     # Autograd counts the devices at its first backward pass. Export knows a device more, for which
     # autograd would start a thread; and a process with such threads cannot fork.
     number = torch.zeros((), requires_grad=True)
     torch.autograd.grad(number * 1, [number])
 
+    # The first axis may have any size, the others are fixed.
     shapes = ShapesCollection()
     shapes[sample] = {0: Dim.AUTO}
     exported = export(model, (sample,), dynamic_shapes=shapes, strict=False)
     return exported, exported.module()
-
-
-def _two_of(sample: Tensor) -> Tensor:
-    """Two images of a sample: export takes a batch of one for a fixed size."""
-    return torch.cat([sample, sample])[:2] if len(sample) == 1 else sample[:2]
 
 
 def _drop_assertions(graph: fx.Graph) -> None:
@@ -209,69 +235,34 @@ def _drop_assertions(graph: fx.Graph) -> None:
 def _check_any_batch(graph: fx.Graph, name: str) -> None:
     # The first axis is a symbol, unless forward fixes the batch size.
     image = next(node for node in graph.nodes if node.op == "placeholder")
-    if isinstance(image.meta["val"].shape[0], int):
-        raise ValueError(
-            f"{name} runs on {image.meta['val'].shape[0]} images alone: its forward fixes the batch size"
-        )
-
-
-@contextmanager
-def _without_hooks(model: nn.Module):
-    """The hooks of the network itself are its caller's: they run around the forward pass, before
-    and after attach.
-    """
-    # Empty tables of the same type take the place of the hooks.
-    kept = model._forward_hooks, model._forward_pre_hooks
-    model._forward_hooks, model._forward_pre_hooks = type(kept[0])(), type(kept[1])()
-    try:
-        yield
-    finally:
-        model._forward_hooks, model._forward_pre_hooks = kept
+    count = image.meta["val"].shape[0]
+    if isinstance(count, int) or not count.node.expr.free_symbols:
+        raise ValueError(f"{name} runs on {count} images alone: its forward fixes the batch size")
 
 
 class _Table(dict):
     """A table of a module during the export, which looks only at tables of Python's own class."""
 
 
-@contextmanager
-def _own_tables(model: nn.Module):
-    """Tables of modules are copies: what forward keeps there, to compute it once, the graph
-    computes in every pass.
+def _prepare(twin: nn.Module) -> set[str]:
+    """Make a copy of a network ready for the export: paths of the batch norms with momentum None.
+
+    Its averages weigh all batches alike: such a norm computes 1 / (number of batches) as a number,
+    which export cannot follow. It is read with another momentum.
     """
-    tables = [
-        (vars(module), name, value)
-        for module in model.modules()
-        for name, value in vars(module).items()
-        if type(value) is dict and not name.startswith("_")
-    ]
-    try:
-        for attributes, name, value in tables:
-            attributes[name] = _Table(value)
-        yield
-    finally:
-        for attributes, name, value in tables:
-            attributes[name] = value
-
-
-@contextmanager
-def _cumulative_averages(model: nn.Module) -> Iterator[set[str]]:
-    """Paths of the batch norms with momentum None, whose averages weigh all batches alike.
-
-    They compute 1 / (number of batches) as a number, which export cannot follow: it reads them with
-    another momentum.
-    """
-    # Momentum None means that all batches weigh alike.
-    norms = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-    found = {
-        path: m for path, m in model.named_modules() if isinstance(m, norms) and m.momentum is None
-    }
-    try:
-        for module in found.values():
+    # The hooks of the network itself are its caller's: they run around the forward pass.
+    twin._forward_hooks.clear()
+    twin._forward_pre_hooks.clear()
+    cumulative = set()
+    for path, module in twin.named_modules():
+        # What forward keeps in a table to compute it once, the graph computes in every pass.
+        for name, value in vars(module).items():
+            if type(value) is dict and name not in vars(nn.Module()):
+                vars(module)[name] = _Table(value)
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.momentum is None:
             module.momentum = 0.1
-        yield set(found)
-    finally:
-        for module in found.values():
-            module.momentum = None
+            cumulative.add(path)
+    return cumulative
 
 
 def _restore_cumulative_averages(graph: fx.Graph, paths: set[str]) -> None:
@@ -295,16 +286,16 @@ def _reciprocal(count: Tensor) -> float:
 
 
 @contextmanager
-def _quiet():
-    """Without torch's own log of an export that fails, and the graph that it prints: the error
-    that follows says it in one line.
+def quiet() -> Iterator[None]:
+    """Without the warnings, the log and the output of torch's exporters: an error that they raise
+    says it in one line.
     """
     # The level of the log is put back afterwards.
-    logger = logging.getLogger("torch")
+    logger, output = logging.getLogger("torch"), io.StringIO()
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), redirect_stdout(output), redirect_stderr(output):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -318,22 +309,33 @@ class _OwnFunction(Exception):
     """An autograd.Function was called that is not torch's own."""
 
 
-@contextmanager
-def _own_functions_refused() -> Iterator[None]:
-    """Raise _OwnFunction where an autograd.Function is called that is not torch's own."""
-    apply = vars(torch.autograd.Function)["apply"]  # a classmethod
+APPLY = vars(torch.autograd.Function)["apply"]  # a classmethod
 
-    # Functions of torch go on; one of the user's own is refused.
-    def refuse(cls, *args, **kwargs):
-        if cls.__module__.startswith("torch."):
-            return apply.__get__(None, cls)(*args, **kwargs)
+
+def _apply(cls, *args, **kwargs):
+    """What a call of an autograd.Function does: functions of torch go on."""
+    if not cls.__module__.startswith("torch."):
         raise _OwnFunction(cls.__name__)
+    return APPLY.__get__(None, cls)(*args, **kwargs)
 
-    torch.autograd.Function.apply = classmethod(refuse)
+
+LENGTH = len
+
+
+def _length(values) -> int | torch.SymInt:
+    """What `len` gives: Python's own makes a fixed number of the size of a batch."""
+    return values.shape[0] if isinstance(values, Tensor) and values.dim() else LENGTH(values)
+
+
+@contextmanager
+def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    """Another value of an attribute inside."""
+    before = vars(owner)[name]
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        torch.autograd.Function.apply = apply
+        setattr(owner, name, before)
 
 
 def _random_state() -> tuple:
@@ -346,8 +348,13 @@ def _random_state() -> tuple:
     return random.getstate(), keys.tobytes(), position
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "")
+def first_line(error: BaseException) -> str:
+    """The first line of an error of torch, or else its class: the rest is torch's own code.
+
+    Args:
+        error: any exception.
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _line(error: Exception) -> str:

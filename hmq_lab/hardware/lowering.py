@@ -17,15 +17,9 @@ from hmq_lab.block import HMQ
 from hmq_lab.budget import original
 from hmq_lab.graph.operations import (
     ADAPTIVE_MEAN,
-    ADD,
-    DIVIDE,
     DROPS,
-    GLOBAL_MEAN,
     LAYERS,
-    MULTIPLY,
-    POOLED_MEAN,
     RANDOM,
-    SUBTRACT,
     argument,
     aten,
     limits,
@@ -44,9 +38,9 @@ from hmq_lab.network import attribute_of, blocks, check_attached, fixed_blocks
 from hmq_lab.quantizer import codes
 
 IN_HARDWARE_MODE = "hardware mode (hardware=True of search and attach, --hardware)"
-UNCHANGED = {*DROPS, "clone", "detach", "alias", "contiguous", "to", "_to_copy"} - {
-    "native_dropout"
-}
+UNCHANGED = {*DROPS, "clone", "detach", "alias", "contiguous", "to"} - {"native_dropout"}
+
+SIGNS = {"add": (1, 1), "sub": (1, -1), "rsub": (-1, 1)}
 
 
 class NoRule(ValueError):
@@ -250,6 +244,10 @@ def _aligned(node: fx.Node, terms: list[_Codes]) -> tuple[int, tuple[int, ...], 
     return exponent, shifts, bounds
 
 
+def _after(shifts: tuple[int, ...]) -> str:
+    return f"after shifts left by {', '.join(map(str, shifts))}"
+
+
 # ---------------------------------------------------------------------------------------- the rules
 
 
@@ -307,7 +305,7 @@ def _move(lowering: _Lowering, node: fx.Node) -> Instruction:
     if lowering.is_float(node):
         return _of_image(lowering, node)
     # Zero is code 0 at every exponent; no other number is.
-    if name in ("pad", "constant_pad_nd") and argument(node, "value") not in (0, None):
+    if name == "pad" and argument(node, "value") not in (0, None):
         padding = argument(node, "value")
         raise _no_rule(node, f"padding with {padding!r} has no rule on integers; 0 has")
     # Moving changes neither exponent nor bound.
@@ -372,9 +370,9 @@ def _add(lowering: _Lowering, node: fx.Node) -> Instruction:
     # Both terms at one exponent; a difference has a negative sign.
     terms = [lowering.value(node, first), lowering.value(node, second)]
     exponent, shifts, bounds = _aligned(node, terms)
-    signs = {"add": (1, 1), "rsub": (-1, 1)}.get(aten(node), (1, -1))
-    says = "add, after shifts left by " + ", ".join(map(str, shifts))
-    return _make(node, "add", says, terms, exponent, sum(bounds), shifts=shifts, signs=signs)
+    options = {"shifts": shifts, "signs": SIGNS[aten(node)]}
+    says = f"add, {_after(shifts)}"
+    return _make(node, "add", says, terms, exponent, sum(bounds), **options)
 
 
 def _clamp(lowering: _Lowering, node: fx.Node) -> Instruction:
@@ -410,7 +408,7 @@ def _scale(lowering: _Lowering, node: fx.Node) -> Instruction:
     name = aten(node)
     if lowering.is_float(node):
         return _of_image(lowering, node)
-    if name in ADD | SUBTRACT | {"rsub"}:
+    if name in SIGNS:
         return _add(lowering, node)
     # A constant of one element is as good as a number.
     factor: Any = node.args[1]
@@ -419,12 +417,12 @@ def _scale(lowering: _Lowering, node: fx.Node) -> Instruction:
         factor = value.item() if value.numel() == 1 else value
     # Only a product or quotient with a number may be a shift.
     is_number = isinstance(factor, int | float)
-    if name not in MULTIPLY | DIVIDE or not is_number or node.kwargs:
+    if name not in ("mul", "div") or not is_number or node.kwargs:
         why = f"{node.meta['layer']} with a number or constant has no rule on integers"
         raise _no_rule(node, why)
     (x,) = lowering.values(node)[:1]
     # A power of two moves the exponent and leaves the codes.
-    if name in DIVIDE and factor:
+    if name == "div" and factor:
         factor = 1 / factor
     try:
         power = exponent_of(factor)
@@ -448,13 +446,13 @@ def _mean(lowering: _Lowering, node: fx.Node) -> Instruction:
 
     # Which numbers are averaged.
     name = aten(node)
-    if name in POOLED_MEAN:
+    if name == "avg_pool2d":
         options = _options(node, 1)
         options["stride"] = options["stride"] or None
         sums = partial(window_sums, **options)
     elif name in ADAPTIVE_MEAN:
         sums = partial(region_sums, call=Call(node))
-    elif name in GLOBAL_MEAN and _keeps_batch(node):
+    elif name == "mean" and _keeps_batch(node):
         sums = partial(whole_sums, call=Call(node))
     else:
         raise _no_rule(node)
@@ -477,7 +475,7 @@ def _concatenate(lowering: _Lowering, node: fx.Node) -> Instruction:
     # All parts have to be at one exponent.
     terms = lowering.values(node)
     exponent, shifts, bounds = _aligned(node, terms)
-    says = "concatenate, after shifts left by " + ", ".join(map(str, shifts))
+    says = f"concatenate, {_after(shifts)}"
     options = {"shifts": shifts, "call": Call(node)}
     return _make(node, "concatenate", says, terms, exponent, max(bounds), **options)
 
@@ -485,15 +483,14 @@ def _concatenate(lowering: _Lowering, node: fx.Node) -> Instruction:
 def _refuse(lowering: _Lowering, node: fx.Node) -> Instruction:
     """For kinds without a rule."""
     # A norm of the float image is allowed; any other one is not.
-    if node.meta["kind"] == "norm":
-        if lowering.is_float(node):
-            return _of_image(lowering, node)
-        what = f"a batch norm or another norm that is not folded, {node.meta['layer']}"
-        raise _no_rule(node, what)
-    if node.meta["kind"] == "product":
-        what = "a product of two tensors, as of squeeze and excite"
-        raise _no_rule(node, f"{what}, has no rule on integers here")
-    raise _no_rule(node)
+    kind, layer = node.meta["kind"], node.meta["layer"]
+    if kind == "norm" and lowering.is_float(node):
+        return _of_image(lowering, node)
+    why = {
+        "norm": f"a batch norm or another norm that is not folded, {layer}",
+        "product": "a product of two tensors, as of squeeze and excite, has no rule on integers here",
+    }
+    raise _no_rule(node, why.get(kind, ""))
 
 
 RULES: dict[str, Callable[[_Lowering, fx.Node], Instruction]] = {

@@ -11,12 +11,8 @@ where hardware mode rounded it.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import math
 import operator
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -31,8 +27,8 @@ from torch import Tensor, fx, nn
 
 from hmq_lab.budget import original
 from hmq_lab.data.files import replacing
-from hmq_lab.graph.operations import ADAPTIVE_MEAN, GLOBAL_MEAN, SPLITS, argument, aten
-from hmq_lab.graph.tracing import in_mode
+from hmq_lab.graph.operations import ADAPTIVE_MEAN, SPLITS, argument, aten
+from hmq_lab.graph.tracing import first_line, in_mode, quiet
 from hmq_lab.hardware.integer import IntegerNetwork
 from hmq_lab.hardware.packing import pack_bits
 from hmq_lab.network import BiasRounding, attribute_of, blocks, check_attached, fixed_blocks
@@ -137,8 +133,8 @@ def _with_custom_operations(model: nn.Module) -> tuple[fx.GraphModule, list[_Ten
         elif node.meta["kind"] == "block":
             # A block becomes one custom operation.
             name = node.meta["name"]
-            values[node] = _indexed(graph, _quantize, sources[0], tensors)
             tensors.append(_Tensor(name, found[name].scheme))
+            values[node] = _last(graph, _quantize, sources[0], tensors)
         elif _is_global_mean(node):
             # ONNX's means round in another way.
             values[node] = _exact_mean(graph, node, sources[0])
@@ -151,9 +147,9 @@ def _with_custom_operations(model: nn.Module) -> tuple[fx.GraphModule, list[_Ten
     return fx.GraphModule(module, graph), tensors
 
 
-def _indexed(graph: fx.Graph, operation, x: fx.Node, tensors: list[_Tensor]) -> fx.Node:
-    """A call of a custom operation on the tensor that comes next in `tensors`."""
-    return graph.call_function(operation._opoverload, (x, len(tensors)))
+def _last(graph: fx.Graph, operation, x: fx.Node, tensors: list[_Tensor]) -> fx.Node:
+    """A call of a custom operation for the last one of `tensors`."""
+    return graph.call_function(operation._opoverload, (x, len(tensors) - 1))
 
 
 def _held(
@@ -171,35 +167,24 @@ def _held(
     if block is not None:
         scheme = block.scheme
         integers = codes(original(model, name).detach().cpu(), scheme)
-        tensor = _Tensor(name, scheme, integers, scheme.step)
-    else:
-        path, _, attribute = name.rpartition(".")
-        rounded = _rounded_bias(model.get_submodule(path), attribute, value)
-        if rounded is None:
-            return read
-        tensor = _Tensor(name, None, *rounded)
-    made = _indexed(graph, _integers, read, tensors)
-    tensors.append(tensor)
-    return made
-
-
-def _rounded_bias(module: nn.Module, attribute: str, value: Tensor) -> tuple | None:
-    """(integers, step) of a bias that hardware mode rounded, if int32 holds it."""
-    # Only a bias with a rounding on it is whole in these steps.
-    chains: Any = getattr(module, "parametrizations", {})
+        tensors.append(_Tensor(name, scheme, integers, scheme.step))
+        return _last(graph, _integers, read, tensors)
+    path, _, attribute = name.rpartition(".")
+    chains: Any = getattr(model.get_submodule(path), "parametrizations", {})
     if attribute not in chains or not isinstance(chains[attribute][0], BiasRounding):
-        return None
-    exponent = sum(int(block.step_exponent()) for block in chains[attribute][0].blocks)
+        return read
     # A bias beyond int32 stays float.
+    exponent = sum(int(block.step_exponent()) for block in chains[attribute][0].blocks)
     scaled = torch.ldexp(value.double(), torch.tensor(-exponent, dtype=torch.float64))
     if scaled.abs().max() >= 2**31:
-        return None
-    return scaled.long(), math.ldexp(1.0, exponent)
+        return read
+    tensors.append(_Tensor(name, None, scaled.long(), math.ldexp(1.0, exponent)))
+    return _last(graph, _integers, read, tensors)
 
 
 def _is_global_mean(node: fx.Node) -> bool:
     """Whether a node averages whole planes."""
-    if aten(node) in GLOBAL_MEAN:
+    if aten(node) == "mean":
         return len(node.args) > 1
     return aten(node) in ADAPTIVE_MEAN and all(size == 1 for size in node.meta["shape"][2:])
 
@@ -211,7 +196,7 @@ def _exact_mean(graph: fx.Graph, node: fx.Node, x: fx.Node) -> fx.Node:
     # The axes are given, or they are all the spatial ones.
     shape = node.all_input_nodes[0].meta["shape"]
     axes, keep = list(range(2, len(shape))), True
-    if aten(node) in GLOBAL_MEAN:
+    if aten(node) == "mean":
         axes, keep = argument(node, "dim"), bool(argument(node, "keepdim"))
         axes = [axes] if isinstance(axes, int) else list(axes)
 
@@ -258,7 +243,7 @@ def _by_torch(module: nn.Module, size: tuple[int, ...]) -> onnx.ModelProto:
     # Two zero images give the shapes; the batch may have any size.
     image = torch.zeros(2, *size)
     dynamic = ({0: torch.export.Dim("N", min=1)},)
-    with _silence():
+    with quiet():
         try:
             exported = torch.export.export(module, (image,), dynamic_shapes=dynamic, strict=False)
             program = torch.onnx.export(
@@ -276,9 +261,8 @@ def _by_torch(module: nn.Module, size: tuple[int, ...]) -> onnx.ModelProto:
             cause: BaseException = error
             while cause.__cause__ is not None:
                 cause = cause.__cause__
-            first = next(iter(str(cause).splitlines()), type(cause).__name__)
             why = "torch.onnx.export has no rule for an operation of this network"
-            raise ValueError(f"{why}: {first}") from error
+            raise ValueError(f"{why}: {first_line(cause)}") from error
     assert program is not None
     return program.model_proto
 
@@ -301,20 +285,6 @@ def _onnx_operation(name: str):
         attributes=[index],
     )
     return onnxscript.values.Op(onnxscript.values.Opset(DOMAIN, 1), name, schema)
-
-
-@contextlib.contextmanager
-def _silence():
-    """Without the exporter's progress and its advice."""
-    # The exporter logs, warns and prints.
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.getLogger("torch.onnx").setLevel(level)
 
 
 # --------------------------------------------------------------------------------------- quantizers

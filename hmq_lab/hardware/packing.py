@@ -175,11 +175,6 @@ def unpack(path: Path | str, network: nn.Module | None = None) -> nn.Module:
     dimensions = {name: tensor.dim() for name, tensor in tensors.items()}
     check_fields(dimensions, {"weights": int, "floats": int}, path)
 
-    # The schemes of weights and activations, by name.
-    weights = {_full(name): scheme for name, scheme in _schemes(header["weights"]).items()}
-    schemes = weights | _schemes(header["activations"])
-    bits = {scheme.bits for scheme in weights.values()}
-    largest = {name: scheme.threshold_exponent for name, scheme in schemes.items()}
     # A network of one's own has to be given: its code is not in the file.
     name = header["model"] if network is None else type(network).__name__
     if network is None:
@@ -187,6 +182,12 @@ def unpack(path: Path | str, network: nn.Module | None = None) -> nn.Module:
             how = "give it as network=, as it was built"
             raise ValueError(f"{path} holds your own module {name}: {how}")
         network = fresh(name, header["classes"])
+    # The schemes of weights and activations, by name.
+    short = _schemes(header["weights"])
+    weights = {_full(key, network): scheme for key, scheme in short.items()}
+    schemes = weights | _schemes(header["activations"])
+    bits = {scheme.bits for scheme in weights.values()}
+    largest = {key: scheme.threshold_exponent for key, scheme in schemes.items()}
     # Put the blocks on, with one threshold each.
     space = SearchSpace(tuple(bits), 1)
     build(network, header["picture"], schemes, space, largest, header["hardware"])
@@ -296,11 +297,11 @@ def _text(scheme: Scheme) -> str:
     return f"{scheme.bits}{'s' if scheme.signed else 'u'}<{scheme.threshold_exponent}"
 
 
-def _full(name: str) -> str:
-    """A weight's name from its short one: a layer's is its `weight`, attention has an
-    `in_proj_weight` and others.
-    """
-    return name if name.endswith("weight") else f"{name}.weight"
+def _full(name: str, network: nn.Module) -> str:
+    """A weight's name from its short one: that of a layer is its `weight`, all others are whole."""
+    is_module = isinstance(network, nn.Module)
+    parameters = dict(network.named_parameters(remove_duplicate=False)) if is_module else {}
+    return name if name in parameters else f"{name}.weight"
 
 
 def _schemes(text: str) -> dict[str, Scheme]:
