@@ -25,8 +25,7 @@ SAID = {
     "00": """
     assert block.probabilities().max() > 0.9  # nearly all on the most bits and the largest threshold
     assert record.results["rates"]["weights"] >= 8  # the repair reaches the target
-    moves = [e["expected_rate"] for e in record.of("step")]
-    assert moves[0] < 4.3  # all rows start at 8 bits
+    assert record.of("step")[0]["expected_rate"] < 4.3  # all rows start at 8 bits
     """,
     "01": """
     assert all(abs(error) < 0.02 for error in bias["half to even"])  # keeps the mean near 0
