@@ -340,7 +340,8 @@ def failure(error: Exception) -> dict:
     message = str(error)
     is_refusal = isinstance(error, ValueError) and "\n" not in message
     kind = "refused" if is_refusal else "error"
-    said = f"{type(error).__name__}: {message}"
+    # A refusal is a sentence for readers; of an error its kind matters.
+    said = message if is_refusal else f"{type(error).__name__}: {message}"
     return {"result": kind, "message": said[:2000], "traceback": traceback.format_exc()}
 
 

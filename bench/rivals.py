@@ -348,7 +348,8 @@ def begin_tuning(search: Search, choice: Choice) -> None:
     for name, block in blocks(search.model, "weight").items():
         block.fix(choice[name])
     torch.manual_seed(stable_hash(search.seed, "statistics"))
-    renew_statistics(search.model, (x for x, _ in search.calibration_batches()))
+    batches = search.calibration_batches(augment=search.settings.augment)
+    renew_statistics(search.model, (x for x, _ in batches))
     search.progress.stage = 2
 
 

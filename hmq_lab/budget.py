@@ -20,6 +20,9 @@ from hmq_lab.placement import Placement, blocks, placements
 from hmq_lab.quantizer import Scheme, check_bits, quantize
 
 FLOAT_BITS = 32
+NO_WEIGHT = (
+    "the network has no quantized weight, of a convolution or fully connected layer: no compression"
+)
 
 
 # ------------------------------------------------------------------------------ the target
@@ -153,6 +156,8 @@ def compression(bits: Mapping[str, Any], sizes: Mapping[str, int]) -> Any:
 def expected_compression(model: nn.Module) -> Tensor:
     """The compression of the weights under the blocks' expected bits, differentiable."""
     found = blocks(model, "weight")
+    if not found:
+        raise ValueError(NO_WEIGHT)
     expected = {name: block.expected_bits() for name, block in found.items()}
     return compression(expected, weight_sizes(model))
 
@@ -219,9 +224,7 @@ def rates(model: nn.Module) -> Rates:
     # What is quantized.
     sizes, bits = weight_sizes(model), weight_bits(model)
     if not sizes:
-        raise ValueError(
-            "the network has no quantized weight, of a convolution or fully connected layer: no compression"
-        )
+        raise ValueError(NO_WEIGHT)
     quantized = sum(sizes.values())
     packed = sum(bits[name] * size for name, size in sizes.items())
 
@@ -301,14 +304,17 @@ def repair(model: nn.Module, target: float, refill: bool = False) -> list[Move]:
         The steps in their order: first those down, then those up.
 
     Raises:
-        ValueError: even the fewest bits miss the target; nothing is changed then.
+        ValueError: no weight has a block, or even the fewest bits miss the target; nothing is
+            changed then.
     """
     found, sizes = blocks(model, "weight"), weight_sizes(model)
+    if not found:
+        raise ValueError(NO_WEIGHT)
     selected = {name: block.scheme for name, block in found.items()}
     bits = {name: scheme.bits for name, scheme in selected.items()}
     allowed = FLOAT_BITS * sum(sizes.values()) / target
     smallest = {name: min(block.space.bits) for name, block in found.items()}
-    if bits and compression(smallest, sizes) < target:
+    if compression(smallest, sizes) < target:
         largest = compression(smallest, sizes)
         raise ValueError(
             f"a compression of the weights of {target:g} cannot be reached: "

@@ -340,9 +340,11 @@ def calibrate(
         {activation: theta}, in the units of the tensor.
 
     Raises:
-        ValueError: naming the first tensor that holds NaN or infinities or is out of range, and
-            where there are no batches at all.
+        ValueError: naming the first tensor that holds NaN or infinities or is out of range, where
+            there are no batches at all, and for a rate that is not from 0 to 1.
     """
+    if not 0 <= rate <= 1:
+        raise ValueError(f"rate must be from 0 to 1, got {rate!r}")
     # The means and images of hardware mode are calibrated, too.
     activations = blocks(model, "activation") | blocks(model, "hardware")
     # Extremes of the present batch, and the running ones.

@@ -136,6 +136,12 @@ class Settings:
                 f"got {count!r}"
             )
 
+        # On or off.
+        for name in ("augment", "channels_last", "refill", "renew_statistics"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be True or False, got {value!r}")
+
         # Other numbers.
         learning_rates = ("network_learning_rate", "final_learning_rate", "logit_learning_rate")
         for name in (*learning_rates, "weight_decay", "gamma", "margin"):
@@ -198,7 +204,8 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
 
 
 # ---------------------------------------------------------------------------------- presets

@@ -458,15 +458,18 @@ def renew_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     ]
 
     sums: dict[Any, Tensor] = {}
+    measured: list[Any] | None = None
     with in_mode(model, training=True), torch.no_grad():
         for images in batches:
+            if measured is None:
+                measured = _counting(norms, model, images)
             # From zero, one pass leaves a known part of the batch's own statistics.
-            kept = [_buffers_of(norm) for norm in norms]
-            for norm in norms:
+            kept = [_buffers_of(norm) for norm in measured]
+            for norm in measured:
                 for buffer in norm.buffers():
                     buffer.zero_()
             model(images)
-            for norm, before in zip(norms, kept, strict=True):
+            for norm, before in zip(measured, kept, strict=True):
                 calls = int(norm.num_batches_tracked)
                 part = 1.0 if norm.momentum is None else 1 - (1 - norm.momentum) ** calls
                 if calls and part > 0:
@@ -479,6 +482,21 @@ def renew_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.running_mean.copy_(mean / count)
         norm.running_var.copy_(variance / count)
         norm.num_batches_tracked.fill_(int(count[0]))
+
+
+def _counting(norms: list[Any], model: nn.Module, images: Tensor) -> list[Any]:
+    """The batch norms that one pass over these images measures: they count it.
+
+    A frozen norm computes with its statistics, so it must keep them.
+    """
+    kept = [_buffers_of(norm) for norm in norms]
+    for norm in norms:
+        norm.num_batches_tracked.zero_()
+    model(images)
+    found = [norm for norm in norms if int(norm.num_batches_tracked) > 0]
+    for norm, before in zip(norms, kept, strict=True):
+        norm.load_state_dict(before, strict=False)
+    return found
 
 
 def _buffers_of(module: nn.Module) -> dict[str, Tensor]:

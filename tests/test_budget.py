@@ -464,6 +464,25 @@ def test_repair_stops_exactly_on_the_target():
     assert len(repair(three, 32 / 3)) == 3 and rates(three).weights == 32 / 3
 
 
+def test_without_a_quantized_weight_there_is_no_compression():
+    class Computed(nn.Module):
+        """The weight is computed in forward, so it stays float."""
+
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(4, 3, 3, 3))
+
+        def forward(self, x):
+            return nn.functional.conv2d(x, self.w - self.w.mean()).relu().mean((2, 3))
+
+    with pytest.warns(UserWarning, match="float"):
+        model = attach(Computed(), torch.randn(2, 3, 8, 8))
+    assert not blocks(model, "weight")
+    for asked in (lambda: repair(model, 8.0), lambda: expected_compression(model)):
+        with pytest.raises(ValueError, match="no quantized weight"):
+            asked()
+
+
 def test_repair_of_what_cannot_be_reached_changes_nothing():
     model = spread(tiny())
     with pytest.raises(ValueError, match="17 cannot be reached: the largest is 16"):

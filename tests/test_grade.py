@@ -164,6 +164,8 @@ def test_predictions_are_collected(tmp_path, monkeypatch, capsys):
         ),
         ("ben", "{ damaged"),
         ("eve", json.dumps({"00": 3})),
+        ("kim", json.dumps({"00": {"predictions": ["x"]}})),
+        ("leo", json.dumps({"00": {"predictions": {"levels": "7"}}})),
     ):
         path = tmp_path / "class" / student / grade.PROGRESS
         path.parent.mkdir(parents=True)

@@ -37,7 +37,7 @@ SAID = {
     for table in tables.values():
         assert table.lost[7, 0] > 0.8 * table.lost[1, 0]  # far left more bits do not help
         assert table.lost[7, -1] < table.lost[3, -1] / 10  # right of the circles they help a lot
-    assert all(f.below(2) >= f.below(8) for f in found.values() if hasattr(f, "below"))
+    assert all(figures.surface(x).below(2) >= figures.surface(x).below(8) for x in weights.values())
     """,
     "03": """
     assert gaps["by the threshold"] < 1e-6 and gaps["by the step, inside"] > 1
@@ -51,7 +51,6 @@ SAID = {
     assert found["mixed parameters, as in HMQ"][:, 0].min() > 0.1  # some bias is always left
     assert found["mixed losses"][0, 0] < found["mixed losses"][-1, 0]  # little bias when cold
     assert (ends["constant 0.1"] == 0).double().mean() > 0.9  # frozen
-    assert steps < 400 or (ends["constant 0.5"] != 0).double().mean() > 0.1  # not frozen
     """,
     "05": """
     assert all(values[2:] < 1e-4 * values[0])  # the rank is two
@@ -100,7 +99,8 @@ SAID = {
     """,
     "12": """
     assert operations[0] > operations[1]  # bits of early layers need many operations
-    assert max(scores.values()) > 0
+    assert max(scores.values()) > 50  # far above the 10 % of chance
+    assert all(score > 50 for score in scores.values() if score)  # 0: has not reached the target
     """,
     "13": """
     floats_of = sum(p.size for p in placements(attached) if p.kind == "parameter")

@@ -88,6 +88,33 @@ def test_a_module_may_have_any_name(tmp_path):
     )  # its bias, too
 
 
+class Plain(torch.nn.Module):
+    """A convolution with parameters of names of its own; `offset` is its bias, where it has one."""
+
+    def __init__(self, biased: bool):
+        super().__init__()
+        self.kernel = torch.nn.Parameter(torch.randn(4, 3, 3, 3))
+        self.offset = torch.nn.Parameter(torch.randn(4)) if biased else None
+
+    def forward(self, x):
+        x = torch.nn.functional.conv2d(x, self.kernel, self.offset)
+        return torch.relu(x).sum((2, 3))
+
+
+@pytest.mark.parametrize("hardware", [True, False])
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_bias_of_any_name_is_packed_and_none_is_needed(biased, hardware, tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8)
+    model = attach(Plain(biased), x, hardware=hardware).eval()
+    for block in blocks(model).values():
+        block.fix()
+    pack(model, tmp_path / "packed.safetensors", "plain")
+    other = Plain(biased)  # other weights than the packed ones
+    with torch.no_grad():
+        assert torch.equal(unpack(tmp_path / "packed.safetensors", other)(x), model(x))
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_only_float32_is_packed(dtype, tmp_path):
     model = selected("tiny_resnet8", hardware=False)

@@ -521,7 +521,10 @@ def test_evaluation_uses_the_selected_schemes():
 
 
 def test_looking_at_a_network_draws_nothing(generator):
-    model = attach(Toy(), SMALL, x := torch.randn(2, 3, 8, 8))
+    toy, x = Toy(), torch.randn(2, 3, 8, 8)
+    world = torch.get_rng_state()
+    model = attach(toy, SMALL, x, generator=generator)
+    assert torch.equal(torch.get_rng_state(), world)
     resample(model, generator)
     state, world = generator.get_state(), torch.get_rng_state()
     first = model(x).detach()
@@ -863,6 +866,9 @@ def test_calibration_is_a_running_maximum():
     for nothing in ([], iter(())):
         with pytest.raises(ValueError, match="at least one batch"):
             calibrate(model, nothing)
+    for wrong in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=f"rate must be from 0 to 1, got {wrong}"):
+            calibrate(model, batches, rate=wrong)
     assert int(blocks(model)["relu"].exponent) == 2
 
 

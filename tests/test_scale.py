@@ -383,7 +383,7 @@ def test_when_one_is_killed_the_other_says_so_and_the_relaunched_run_ends_as_if_
 
 
 def test_accelerate_launches_a_search(command, tmp_path):
-    """As the README says it for CPUs."""
+    """As docs/devices.md says it for CPUs."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
               "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
               "-m", "hmq_lab", *command, "--out", str(tmp_path / "run")]  # fmt: skip

@@ -85,6 +85,18 @@ def test_a_search_takes_a_preset_its_name_changes_or_nothing():
         as_settings({"preset": "papr"}, "cifar10")
 
 
+@pytest.mark.parametrize("name", ["augment", "channels_last", "refill", "renew_statistics"])
+@pytest.mark.parametrize("wrong", ["off", 1, None])
+def test_what_is_on_or_off_takes_nothing_else(name, wrong):
+    with pytest.raises(ValueError, match=f"{name} must be True or False, got {wrong!r}"):
+        Settings(**{name: wrong})
+
+
+def test_true_is_no_number():
+    with pytest.raises(ValueError, match="gamma must be a number from 0 on, got True"):
+        Settings(gamma=True)
+
+
 def test_settings_of_earlier_versions_keep_their_values_under_new_names():
     old = {
         "network_rate": 1.0,

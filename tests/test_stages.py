@@ -1,6 +1,7 @@
 """The search on a handful of pictures: what it reaches, that it can be repeated, stopped and resumed."""
 
 import contextlib
+import copy
 import dataclasses
 import json
 import math
@@ -532,6 +533,25 @@ def test_renewed_statistics_are_means_over_batches():
     assert model[1].running_var.tolist() == pytest.approx(variance.tolist(), rel=1e-4)
     assert model[1].momentum == 0.2 and model[1].training and not model[2].training
     assert unreached.running_mean.tolist() == [7] * 4 and unreached.momentum == 0.1
+
+
+def test_a_frozen_batch_norm_keeps_its_statistics_while_others_are_measured():
+    torch.manual_seed(0)
+    first, second = nn.BatchNorm2d(4), nn.BatchNorm2d(2)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), first, nn.ReLU(), nn.Conv2d(4, 2, 3), second)
+    first.running_mean.copy_(torch.randn(4))
+    first.running_var.copy_(torch.rand(4) + 0.5)
+    first.eval()
+    kept = copy.deepcopy(first)
+    x = torch.randn(8, 3, 8, 8)
+    stages.renew_statistics(model, [x])
+    assert torch.equal(first.running_mean, kept.running_mean)
+    assert torch.equal(first.running_var, kept.running_var)
+    with torch.no_grad():
+        inputs = model[3](torch.relu(kept(model[0](x)))).double().numpy()
+    assert second.running_mean.tolist() == pytest.approx(inputs.mean((0, 2, 3)).tolist(), abs=1e-5)
+    variance = inputs.var((0, 2, 3), ddof=1)
+    assert second.running_var.tolist() == pytest.approx(variance.tolist(), rel=1e-4)
 
 
 @pytest.mark.parametrize("renew, augment", [(True, True), (True, False), (False, False)])

@@ -216,17 +216,17 @@ def predictions(folder: Path) -> list[dict[str, str]]:
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
             lessons = {lesson: entry["predictions"] for lesson, entry in kept.items()}
+            found = []
+            for lesson, named in sorted(lessons.items()):
+                for name, facts in named.items():
+                    row = {"folder": path.parent.parent.relative_to(folder).as_posix()}
+                    row |= {"lesson": lesson, "name": name}
+                    row |= {key: facts.get(key, "") for key in ("prediction", "result")}
+                    found.append(row)
         except (ValueError, KeyError, TypeError, AttributeError):
             # A file that a student has damaged does not keep the others from being read.
             continue
-        student = path.parent.parent.relative_to(folder).as_posix()
-        for lesson, named in sorted(lessons.items()):
-            for name, facts in named.items():
-                given = {
-                    "prediction": facts.get("prediction", ""),
-                    "result": facts.get("result", ""),
-                }
-                rows.append({"folder": student, "lesson": lesson, "name": name} | given)
+        rows += found
     return rows
 
 

@@ -50,22 +50,26 @@ class Kernels(AsyncMappingKernelManager):
     most = Integer(KERNELS, config=True)
     idle = Integer(IDLE, config=True)
     left = Integer(LEFT, config=True)
-    starting = 0
+
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        self.starting: set[str] = set()  # ids, so that none counts twice
 
     def check_place(self) -> None:
         """Raise HTTPError with the status 503, where there are as many kernels as there may be."""
-        if len(self) + self.starting >= self.most:
+        if len(self.starting.union(self.list_kernel_ids())) >= self.most:
             raise HTTPError(503, f"all {self.most} kernels are in use")
 
     async def start_kernel(self, **options: Any) -> str:  # type: ignore[override]
         """Start a kernel and return its id; see `check_place`."""
         # No other request comes between this look and the count: nothing is awaited.
         self.check_place()
-        self.starting += 1
+        kernel_id = options.pop("kernel_id", None) or self.new_kernel_id(**options)
+        self.starting.add(kernel_id)
         try:
-            return await super().start_kernel(**options)
+            return await super().start_kernel(kernel_id=kernel_id, **options)
         finally:
-            self.starting -= 1
+            self.starting.discard(kernel_id)
 
     async def cull_kernel_if_idle(self, kernel_id: str) -> None:
         """End a kernel that nobody uses any more."""
@@ -216,6 +220,8 @@ def serve(
     print(said, flush=True)
     if token:
         host = socket.gethostname() if address in ("0.0.0.0", "::") else address
+        # An IPv6 address stands in brackets.
+        host = f"[{host}]" if ":" in host else host
         print(f"for the room: http://{host}:{port}/?token={token}", flush=True)
 
     manager = f"{__name__}.Kernels"

@@ -247,7 +247,10 @@ def _outcome_of_second_pass(model: nn.Module, images: Tensor, training: bool):
     """
     twin = copied(model, training)
     before = _attributes(twin)
-    _outcome(twin, twin, torch.rand_like(images))
+    # Other images, without a draw from torch's own generator.
+    own = torch.Generator(images.device).manual_seed(0)
+    others = torch.rand(images.shape, generator=own, device=images.device, dtype=images.dtype)
+    _outcome(twin, twin, others)
     between = _attributes(twin)
     # Buffers may change: the graph changes them as well.
     for module, fresh in zip(twin.modules(), copied(model, training).modules(), strict=False):

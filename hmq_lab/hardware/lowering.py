@@ -384,8 +384,10 @@ def _clamp(lowering: _Lowering, node: fx.Node) -> Instruction:
     # The ends in steps of the tensor.
     low, high = (_whole(node, end, x.exponent) for end in ends)
     says = f"max with {low}" if high is None else f"clamp to {low}..{high}"
-    # An open end leaves the bound as it was.
-    bound = x.bound if low is None or high is None else max(abs(low), abs(high))
+    # An open end leaves the bound as it was, unless the other end is beyond it.
+    bound = max(abs(end) for end in (low, high) if end is not None)
+    if low is None or high is None:
+        bound = max(bound, x.bound)
     return _make(node, "clamp", says, [x], x.exponent, bound, smallest=low, largest=high)
 
 

@@ -21,13 +21,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from hmq_lab import budget, models
-from hmq_lab.block import SearchSpace
+from hmq_lab.block import HMQ, SearchSpace
 from hmq_lab.budget import original
 from hmq_lab.data.files import check_fields, check_image_shape, read_tensors, write_tensors
 from hmq_lab.models.rebuilding import build, fresh
-from hmq_lab.network import check_attached, fixed_blocks, placements
+from hmq_lab.network import BiasRounding, check_attached, fixed_blocks, placements
 from hmq_lab.placement import detach
 from hmq_lab.quantizer import Scheme, codes
 
@@ -130,7 +131,7 @@ def pack(network: nn.Module, path: Path | str, name: str) -> Sizes:
     }
     # Two tensors hold all numbers.
     floats = [tensor.detach().float().flatten().cpu() for tensor in _floats(network)]
-    tensors = {"weights": torch.cat(streams), "floats": torch.cat(floats)}
+    tensors = {"weights": torch.cat(streams), "floats": torch.cat([*floats, torch.zeros(0)])}
     write_tensors(path, tensors, header)
 
     # Sizes in bytes, also of the same network in float32.
@@ -285,10 +286,10 @@ def _floats(network: nn.Module) -> list[Tensor]:
         if path.split(".")[0] == "hmq":
             continue
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-        # Of parametrizations only the float biases count.
-        inside = re.search(r"(^|\.)parametrizations\.(\w+)(\.\d+)?$", path)
-        if inside and (inside[3] or inside[2] != "bias"):
-            continue  # a block, or the weight it quantizes
+        # Neither a block nor the weight it quantizes.
+        is_quantized = isinstance(module, ParametrizationList) and isinstance(module[-1], HMQ)
+        if is_quantized or isinstance(module, HMQ | BiasRounding):
+            continue
         found += [tensor for name, tensor in own if name != "num_batches_tracked"]
     return found
 

@@ -97,7 +97,8 @@ def compression(record: Record) -> str:
     for e in record.of("repair"):
         if e["moves"]:
             text += f"; the repair takes it from {e['rate_before']:.2f} to {e['rate_after']:.2f}, "
-            text += f"moves: {len(e['moves'])}"
+            down = sum(move["after"] < move["before"] for move in e["moves"])
+            text += f"moves down: {down}, up: {len(e['moves']) - down}"
         else:
             text += "; the repair has nothing to do"
     return text + "."

@@ -217,7 +217,9 @@ def _repair(found: Material) -> list[Finding]:
     reached = before.weights / target
     if reached >= SHORT:
         return []
-    moves = sum(len(event["moves"]) for event in record.of("repair"))
+    # Steps up are the refill's.
+    every = [move for event in record.of("repair") for move in event["moves"]]
+    moves = sum(move["after"] < move["before"] for move in every)
     sentence = (
         f"the search ended at a compression of {before.weights:.2f}, the target is {target:g}: the "
         f"repair took the rest in {moves} moves, without seeing the loss. Raise gamma or "

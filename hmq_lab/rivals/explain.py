@@ -442,7 +442,7 @@ def _with_sentence(reason: Reason, usual: float, compression: float) -> Reason:
         text = (
             f"{reason.name} could have fewer than {has}: {share}, and {_effect(less, compression)}"
         )
-    elif price > usual:
+    elif price > usual or price <= 0:  # fewer bits cost accuracy, though the loss falls
         text = f"{reason.name} keeps {has}: {share}, and {_effect(less, compression)}"
     else:
         text = f"{reason.name} gets by with {has}: {share}, and {_effect(less, compression)}"

@@ -371,7 +371,7 @@ longer.result(f"one of stage {1 if np.median(ratios) > 1 else 2}")
 #
 # ## A search of your own
 #
-# You need CIFAR10 (the README says in which folders it is looked for) and the file of a trained
+# You need CIFAR10 (`docs/use.md` says in which folders it is looked for) and the file of a trained
 # ResNet-20: `hmq-lab train --data cifar10 --model resnet20 --out FILE` makes one. Put its name into
 # `weights` in the parameters. This cell then starts a search in a process of its own and draws it
 # while it runs: compression, loss, temperature, the map of bits. Buttons pause it, interrupt it and

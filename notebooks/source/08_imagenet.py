@@ -520,7 +520,7 @@ for name, record in large.items():
     times_more.result(figures.times_class(factor))
 
 # %% [markdown]
-# So ImageNet needs GPUs. Several of them can share one search (`accelerate launch`, in the README).
+# So ImageNet needs GPUs. Several of them can share one search (`accelerate launch`, see `docs/devices.md`).
 #
 # ## A search of your own
 #
