@@ -122,7 +122,7 @@ def test_upright_takes_what_export_can_follow(answer):
 
 
 def test_upright_says_that_the_number_of_images_is_open():
-    rejected(checks.upright(with_a_range), "written down as a constant")
+    rejected(checks.upright(with_a_range), "its number of images is open")
     rejected(checks.upright(with_a_loop), "its number of images is open")
 
 
