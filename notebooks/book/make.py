@@ -23,6 +23,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlencode
 
+from PIL import Image
+
 from hmq_lab.explorers import pages as explorer_pages
 
 HERE = Path(__file__).parent
@@ -347,7 +349,18 @@ def build(folder: Path, root: Path = ROOT) -> int:
     ]
     for path in useless:
         path.unlink(missing_ok=True)
+    reduce_colours(folder / "_images")
     return count
+
+
+def reduce_colours(folder: Path) -> None:
+    """Write the images of a folder with 256 colours, as the lessons have them: a third of the bytes."""
+    for path in folder.glob("*.png"):
+        with Image.open(path) as image:
+            if image.mode == "P":
+                continue
+            reduced = image.quantize(256)
+        reduced.save(path, optimize=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
