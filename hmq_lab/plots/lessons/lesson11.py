@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hmq_lab import budget
 from hmq_lab.plots import comparison
 from hmq_lab.plots.frame import BLUE, INK, ORANGE, Drawing, canvas, of_kind
 from hmq_lab.plots.lessons import listed
@@ -24,15 +25,15 @@ def selected_compressions(record: Record) -> list[float]:
         32 over the mean of the most probable bits, one for each moment.
     """
     weights = of_kind(record, "weight")
-    sizes = [t["size"] for t in weights]
+    sizes = {t["name"]: t["size"] for t in weights}
     found = []
     for event in record.of("tables"):
         # The most probable bits, summed over the thresholds.
-        chosen = []
+        bits = {}
         for t in weights:
             marginal = np.sum(event["tables"][t["name"]], axis=1)
-            chosen.append(t["space"]["bits"][int(marginal.argmax())])
-        found.append(32 * sum(sizes) / float(np.dot(sizes, chosen)))
+            bits[t["name"]] = t["space"]["bits"][int(marginal.argmax())]
+        found.append(budget.compression(bits, sizes))
     return found
 
 
